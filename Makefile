@@ -1,0 +1,79 @@
+# ajit: everything a developer does, from two commands: `make demo` and `make test`.
+#
+# Setting up needs Python 3.11 or newer and nothing else: cmake and ninja come as wheels, and where
+# no C or C++ compiler is found, so does one (ziglang). It is done once, in .venv, and again only
+# for what changed: pyproject.toml asks pip, the C sources ask ninja.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+NATIVE := ajit/_gpu/native
+NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.c $(NATIVE)/*.h)
+# What `make test` may take in all; one test's limit stands in pyproject.toml.
+TEST_SECONDS := 480
+# More arguments for pytest: make test ARGS="tests/cache -k lock"
+ARGS ?=
+
+.PHONY: help setup demo test lint format bench wheel check-zig clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/packages $(STAMPS)/native ## make .venv and build the C libraries (once; skipped when nothing changed)
+
+demo: setup ## the main job: serve, compile on demand, verify, show what happened
+	@$(BIN)/ajit demo $(ARGS)
+
+test: setup ## all tests, under 8 minutes on 2 cores
+	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS) \
+	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
+
+lint: setup ## ruff, mypy strict, the layers, and no asyncio or trio in the package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@! grep -rnE '^\s*(import|from)\s+(asyncio|trio)\b' --include='*.py' ajit \
+	|| { echo "make lint: ajit/ runs on asyncio and trio and imports neither" >&2; exit 1; }
+
+format: setup ## let ruff format and fix what it safely can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup $(STAMPS)/bench ## the budgets, measured side by side with peers
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+wheel: $(STAMPS)/venv ## build the wheel into dist/
+	@tools/with-compilers $(VENV) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls -l dist/*.whl
+
+check-zig: ## set up and test in a copy with every C and C++ compiler hidden (minutes)
+	@tools/check-without-compilers
+
+clean: ## remove what make made, .venv included
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -f $(NATIVE)/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- setting up ------------------------------------------------------------------------------------
+
+$(STAMPS)/venv:
+	@tools/make-venv $(VENV) "$(PYTHON)"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/packages: pyproject.toml $(STAMPS)/venv
+	@tools/install $(VENV) test,lint,build
+	@touch $@
+
+$(STAMPS)/bench: pyproject.toml $(STAMPS)/packages
+	@tools/install $(VENV) bench
+	@touch $@
+
+$(STAMPS)/native: $(NATIVE_SOURCES) $(STAMPS)/packages
+	@tools/build-native $(VENV) $(NATIVE)
+	@touch $@
