@@ -1,0 +1,117 @@
+"""The way from a thread into an event loop.
+
+ajit's own threads (lock waits, compile slots, the CUDA thread) finish things that tasks wait for.
+This module is the only place that knows how to wake an event loop from another thread, on asyncio,
+uvloop and trio alike, without importing any of them: anyio hands out the running loop as a token,
+and both kinds of loop have one thread-safe method to run a callback.
+
+Guarantees: nothing here blocks; a callback for a loop that has ended is dropped and said so;
+a `Promise` is resolved at most once, from any thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+import anyio
+from anyio.lowlevel import current_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["LoopHandle", "Promise"]
+
+T = TypeVar("T")
+
+
+class LoopHandle:
+    """One event loop, as other threads may use it. Get it with `LoopHandle.current()`.
+
+    Attributes:
+        native: The loop (asyncio, uvloop) or the token (trio) itself.
+        thread_id: The thread that the loop runs in.
+    """
+
+    __slots__ = ("_post", "native", "thread_id")
+
+    def __init__(self, native: object, thread_id: int) -> None:
+        self.native = native
+        self.thread_id = thread_id
+        # asyncio and uvloop have the first of these methods, trio's token the second.
+        name = (
+            "call_soon_threadsafe" if hasattr(native, "call_soon_threadsafe") else "run_sync_soon"
+        )
+        self._post: Callable[..., object] = getattr(native, name)
+
+    @classmethod
+    def current(cls) -> LoopHandle:
+        """Return the handle of the loop that runs the calling task.
+
+        Raises:
+            anyio.NoEventLoopError: If the caller runs in no event loop.
+        """
+        return cls(current_token().native_token, threading.get_ident())
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> bool:
+        """Run ``function(*args)`` in the loop, soon. Any thread may call this.
+
+        Returns:
+            False if the loop has ended: the call is dropped, for nobody waits any more.
+        """
+        try:
+            self._post(function, *args)
+        except RuntimeError:  # closed loop; trio's RunFinishedError is a RuntimeError as well
+            return False
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LoopHandle) and other.native is self.native
+
+    def __hash__(self) -> int:
+        return id(self.native)
+
+
+class Promise(Generic[T]):
+    """A value that any thread hands to one loop, once.
+
+    It belongs to the loop that made it: only tasks of that loop may wait. Any number of tasks may.
+    """
+
+    __slots__ = ("_error", "_event", "_lock", "_loop", "_settled", "_value")
+
+    def __init__(self) -> None:
+        self._loop = LoopHandle.current()
+        self._event = anyio.Event()
+        self._lock = threading.Lock()
+        self._settled = False
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    def resolve(self, value: T) -> bool:
+        """Hand over a value. Any thread; returns False if the promise was settled before."""
+        return self._settle(value, None)
+
+    def reject(self, error: BaseException) -> bool:
+        """Hand over an exception. Any thread; returns False if the promise was settled before."""
+        return self._settle(None, error)
+
+    @property
+    def settled(self) -> bool:
+        """Whether a value or an exception has been handed over."""
+        return self._settled
+
+    async def wait(self) -> T:
+        """Wait for the value and return it, or raise the exception. Cancelling only leaves."""
+        await self._event.wait()
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+    def _settle(self, value: T | None, error: BaseException | None) -> bool:
+        with self._lock:
+            if self._settled:
+                return False
+            self._settled, self._value, self._error = True, value, error
+        self._loop.call_soon(self._event.set)
+        return True

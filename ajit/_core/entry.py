@@ -1,0 +1,181 @@
+r"""The entry: one artifact as the bytes of one file.
+
+Layout, all integers little-endian::
+
+    offset  size  what
+    0       8     magic, b"AJITENT\0"
+    8       4     format version
+    12      4     length of the manifest, M
+    16      8     length of the whole file
+    24      M     manifest: MessagePack, names and lengths of the sections in it
+    24+M    ...   the sections, one after another
+    end-32  32    SHA-256 of everything before
+
+A reader has the whole file in memory, and uses none of it before magic, length, digest and key
+echo agree. Lengths are checked against what is there before anything is sliced, so a decoder can
+neither crash, nor loop, nor allocate more than the file's size. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import msgspec
+
+from ajit._core.job import ArtifactKind
+
+__all__ = ["FORMAT_VERSION", "Artifact", "EntryInvalid", "decode", "decode_manifest", "encode"]
+
+MAGIC = b"AJITENT\0"
+FORMAT_VERSION = 1
+_HEADER = struct.Struct("<8sIIQ")
+_DIGEST_BYTES = 32
+_MINIMUM_BYTES = _HEADER.size + _DIGEST_BYTES
+_CODE_SECTION = "code"
+
+
+class EntryInvalid(ValueError):
+    """Bytes are not the entry that they should be. Internal: to a user it is a miss."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about an artifact but its bytes. See `Artifact` for the fields."""
+
+    key: str
+    key_fields: tuple[tuple[str, str], ...]
+    name: str
+    kind: ArtifactKind
+    arch: str
+    compiler: str
+    compiler_version: str
+    entries: tuple[str, ...]
+    lowered: dict[str, str]
+    log: str
+    command: tuple[str, ...]
+    created: float
+    seconds: float
+    host: str
+    ajit_version: str
+
+
+class Artifact(Manifest, frozen=True, kw_only=True):
+    """Compiled bytes with their metadata.
+
+    Attributes:
+        key: Hex key.
+        key_fields: What the key was made of, see `ajit._core.key.Key.fields`.
+        name: Label of the spec that was compiled first.
+        kind: ``cubin``, or ``elf`` for the CPU driver.
+        arch: ``sm_90a``, ``x86_64``, ...
+        compiler: ``nvrtc``, ``nvcc`` or ``host``.
+        compiler_version: Its full version.
+        entries: Entry points as they were asked for.
+        lowered: Entry point to the symbol that the driver finds it by.
+        log: What the compiler printed.
+        command: The compiler's flags, without paths of the machine that compiled.
+        created: Unix time in seconds.
+        seconds: Wall time of the compile.
+        host: The machine that compiled.
+        ajit_version: Version of ajit that wrote the entry.
+        data: The compiled bytes.
+    """
+
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the compiled bytes."""
+        return len(self.data)
+
+
+class _Stored(Manifest, frozen=True, kw_only=True):
+    """The manifest as written: with the table of sections."""
+
+    sections: tuple[tuple[str, int], ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Stored)
+_MANIFEST_FIELDS = Manifest.__struct_fields__
+
+
+def encode(artifact: Artifact) -> bytes:
+    """Return the bytes of an entry."""
+    stored = _Stored(
+        sections=((_CODE_SECTION, len(artifact.data)),),
+        **{field: getattr(artifact, field) for field in _MANIFEST_FIELDS},
+    )
+    manifest = _encoder.encode(stored)
+    total = _HEADER.size + len(manifest) + len(artifact.data) + _DIGEST_BYTES
+    header = _HEADER.pack(MAGIC, FORMAT_VERSION, len(manifest), total)
+    body = b"".join((header, manifest, artifact.data))
+    return body + hashlib.sha256(body).digest()
+
+
+def decode(data: bytes | memoryview, key: str) -> Artifact:
+    """Verify the bytes of an entry and return its artifact.
+
+    Args:
+        data: The whole file.
+        key: The key that the entry was looked up by.
+
+    Raises:
+        EntryInvalid: The bytes are truncated, corrupt, foreign, or another key's entry.
+    """
+    view = memoryview(data)
+    stored, code = _verified(view)
+    if stored.key != key:
+        raise EntryInvalid(f"entry of key {stored.key[:16]}, not of {key[:16]}")
+    fields = {field: getattr(stored, field) for field in _MANIFEST_FIELDS}
+    return Artifact(data=bytes(code), **fields)
+
+
+def decode_manifest(data: bytes | memoryview) -> tuple[Manifest, int]:
+    """Verify the bytes of an entry and return its manifest and the size of its compiled bytes.
+
+    Raises:
+        EntryInvalid: As for `decode`, but for any key.
+    """
+    stored, code = _verified(memoryview(data))
+    fields = {field: getattr(stored, field) for field in _MANIFEST_FIELDS}
+    return Manifest(**fields), len(code)
+
+
+def _verified(view: memoryview) -> tuple[_Stored, memoryview]:
+    manifest_bytes = _check_frame(view)
+    end = _HEADER.size + manifest_bytes
+    try:
+        stored = _decoder.decode(view[_HEADER.size : end])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise EntryInvalid(f"manifest does not decode: {exc}") from None
+    sections = view[end : len(view) - _DIGEST_BYTES]
+    if sum(length for _, length in stored.sections) != len(sections):
+        raise EntryInvalid("sections do not add up to the file's size")
+    offset = 0
+    for name, length in stored.sections:
+        if length < 0:
+            raise EntryInvalid("section of negative length")
+        if name == _CODE_SECTION:
+            return stored, sections[offset : offset + length]
+        offset += length
+    raise EntryInvalid("no section with compiled bytes")
+
+
+def _check_frame(view: memoryview) -> int:
+    """Check magic, version, lengths and digest; return the length of the manifest."""
+    if len(view) < _MINIMUM_BYTES:
+        raise EntryInvalid(f"only {len(view)} bytes")
+    magic, version, manifest_bytes, total = _HEADER.unpack_from(view)
+    if magic != MAGIC:
+        raise EntryInvalid("not an entry: wrong magic")
+    if version != FORMAT_VERSION:
+        raise EntryInvalid(f"format version {version}, not {FORMAT_VERSION}")
+    if total != len(view):
+        raise EntryInvalid(f"{len(view)} bytes, should be {total}")
+    if manifest_bytes > total - _MINIMUM_BYTES:
+        raise EntryInvalid("manifest longer than the file")
+    body = len(view) - _DIGEST_BYTES
+    if hashlib.sha256(view[:body]).digest() != view[body:]:
+        raise EntryInvalid("checksum does not match")
+    return int(manifest_bytes)

@@ -1,0 +1,155 @@
+"""Events: what ajit says it does.
+
+Every step of a resolution is one frozen dataclass with the facts of that step. Logs, metrics,
+progress bars and ``waited_for`` are all made from these. A runtime emits them to its subscribers,
+in its own event loop; with no subscriber, none is even built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "CacheUnwritable",
+    "CompileFailed",
+    "CompileFinished",
+    "CompileStarted",
+    "EntryRejected",
+    "Event",
+    "Holder",
+    "KernelReady",
+    "LocksUnavailable",
+    "Tier",
+    "WaitEnded",
+    "Waiting",
+    "WarmupProgress",
+]
+
+Tier = Literal["memory", "disk", "remote", "compiled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who holds the lease of a key.
+
+    Attributes:
+        host: Host name.
+        pid: Process id on that host.
+        phase: ``queued``, ``compiling`` or ``publishing``.
+        compiler: Compiler and version.
+        age_seconds: Since it took the lease, by the holder's own clock at its last beat.
+    """
+
+    host: str
+    pid: int
+    phase: str
+    compiler: str
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base: which spec and key an event is about.
+
+    Attributes:
+        name: The spec's label.
+        key: Hex key.
+    """
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRejected(Event):
+    """An entry on disk did not verify; it counts as a miss and is replaced."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocksUnavailable(Event):
+    """The cache's file system has no locks; the compile goes on without a lease."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting(Event):
+    """Another process holds the lease. Emitted when the wait begins and every second in it."""
+
+    holder: Holder | None
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitEnded(Event):
+    """A wait is over.
+
+    Attributes:
+        outcome: ``entry`` (the holder published), ``lease`` (it is ours now), ``patience`` (the
+            holder was silent for too long, so we compile for ourselves).
+    """
+
+    holder: Holder | None
+    waited_seconds: float
+    outcome: Literal["entry", "lease", "patience"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileStarted(Event):
+    """A compile was handed to the compile pool."""
+
+    compiler: str
+    arch: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileFinished(Event):
+    """A compile succeeded."""
+
+    compiler: str
+    arch: str
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileFailed(Event):
+    """A compile failed; every waiter of this process gets the error."""
+
+    error: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheUnwritable(Event):
+    """An artifact could not be published; the kernel is returned all the same."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelReady(Event):
+    """A request was answered from another tier than memory."""
+
+    tier: Tier
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmupProgress(Event):
+    """One spec of a warm-up is done.
+
+    Attributes:
+        done: Specs finished so far, this one included; failed ones count.
+        total: Specs of this warm-up.
+        error: Empty, or what went wrong with this one.
+    """
+
+    done: int
+    total: int
+    tier: Tier | None
+    error: str = ""

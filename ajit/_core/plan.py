@@ -1,0 +1,207 @@
+"""The plan: how one key is resolved, as a table of states, with no I/O.
+
+A resolution is a walk through this table. `step` takes the state and what just happened, and gives
+the next state and what to do now; `ajit._resolve` does it and reports back. Nothing else decides
+anything about entries, leases and compiles, so that the promises below can be checked by trying
+every order of events for several processes at once (``tests/core/test_plan_enumeration.py``).
+
+::
+
+    LOOKING ──found──▶ DONE (disk)
+       │ missing
+    LEASING ──taken──▶ RECHECKING ──found──▶ DONE (disk)
+       │  │                │ missing
+       │  └─unavailable─┐  │
+       │ held           ▼  ▼
+    WAITING ─patience▶ COMPILING ──failed──▶ FAILED
+       │ │                 │ compiled
+       │ │             PUBLISHING ──published or not──▶ DONE (compiled)
+       │ └──taken──▶ RECHECKING
+       └──found──▶ DONE (disk)
+
+Rules, and what each is for:
+
+1. Bytes are used only from ``found`` (verified by the reader) or from our own compile. So nothing
+   unverified is loaded.
+2. With the lease in hand, the disk is read again before a compile: between our first look and the
+   lease, its former holder has most likely published. So a key is compiled once, unless a holder
+   crashed or a waiter lost patience.
+3. An entry on disk that did not verify is replaced only by somebody who holds the lease; without
+   it, publishing is create-only. So a good entry is never overwritten.
+4. Every way out gives the lease back, and every wait ends: by the lease, by the entry, or by
+   patience. So nobody waits for ever.
+5. No failure of cache or locks reaches DONE or FAILED: at worst, work is done twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Action", "Happening", "Plan", "PlanError", "State", "start", "step"]
+
+
+class State(Enum):
+    """Where a resolution stands."""
+
+    LOOKING = "looking"
+    LEASING = "leasing"
+    WAITING = "waiting"
+    RECHECKING = "rechecking"
+    COMPILING = "compiling"
+    PUBLISHING = "publishing"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Happening(Enum):
+    """What the performer of an action reports back."""
+
+    FOUND = "found"
+    """The entry is there and verified."""
+    MISSING = "missing"
+    """There is no entry, or it cannot be read."""
+    REJECTED = "rejected"
+    """There is an entry, and it did not verify."""
+    LEASE_TAKEN = "lease taken"
+    LEASE_HELD = "lease held"
+    """Somebody else holds it."""
+    LEASE_UNAVAILABLE = "lease unavailable"
+    """The file system has no locks, or the cache cannot be written."""
+    PATIENCE_ENDED = "patience ended"
+    COMPILED = "compiled"
+    COMPILE_FAILED = "compile failed"
+    PUBLISHED = "published"
+    """The entry is on disk: ours, or one that somebody published before us."""
+    PUBLISH_FAILED = "publish failed"
+    CANCELLED = "cancelled"
+    """The runtime is closing. Possible in every state that is not an end."""
+
+
+class Action(Enum):
+    """What the performer is to do. Of several, in the order given."""
+
+    READ_ENTRY = "read entry"
+    TRY_LEASE = "try lease"
+    WAIT = "wait"
+    """Wait for the lease, watch for the entry, measure the holder's silence: first one counts."""
+    STOP_WAITING = "stop waiting"
+    """Should the lease be won later after all, it is released at once."""
+    COMPILE = "compile"
+    PUBLISH = "publish"
+    """Create-only."""
+    PUBLISH_REPLACING = "publish, replacing"
+    """Over the entry that did not verify."""
+    RELEASE = "release"
+    RETURN_FROM_DISK = "return from disk"
+    RETURN_COMPILED = "return compiled"
+    RAISE = "raise"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One resolution: its state and the two facts that later steps depend on.
+
+    Attributes:
+        state: Where it stands.
+        leased: Whether we hold the lease.
+        rejected: Whether the last read met an entry that did not verify.
+    """
+
+    state: State = State.LOOKING
+    leased: bool = False
+    rejected: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self.state in (State.DONE, State.FAILED)
+
+
+class PlanError(AssertionError):
+    """Something was reported that cannot happen in that state: a defect of the performer."""
+
+
+Step = tuple[Plan, tuple[Action, ...]]
+
+
+def start() -> Step:
+    """Return the first state of a resolution and its first action."""
+    return Plan(), (Action.READ_ENTRY,)
+
+
+def step(plan: Plan, happening: Happening) -> Step:
+    """Return the next state and what to do now.
+
+    Raises:
+        PlanError: The happening is impossible in this state.
+    """
+    if happening is Happening.CANCELLED and not plan.ended:
+        return _cancelled(plan)
+    try:
+        rule = _TABLE[plan.state, happening]
+    except KeyError:
+        raise PlanError(f"{happening.value!r} cannot happen while {plan.state.value}") from None
+    return rule(plan)
+
+
+def _done(action: Action) -> Callable[[Plan], Step]:
+    """The end of a resolution; gives back what it holds first."""
+
+    def rule(plan: Plan) -> Step:
+        state = State.FAILED if action is Action.RAISE else State.DONE
+        release = (Action.RELEASE,) if plan.leased else ()
+        return replace(plan, state=state, leased=False), (*release, action)
+
+    return rule
+
+
+def _go(state: State, *actions: Action, **changes: bool) -> Callable[[Plan], Step]:
+    def rule(plan: Plan) -> Step:
+        return replace(plan, state=state, **changes), actions
+
+    return rule
+
+
+def _publish(plan: Plan) -> Step:
+    # Rule 3: only the holder of the lease may replace, and only what did not verify.
+    replacing = plan.leased and plan.rejected
+    action = Action.PUBLISH_REPLACING if replacing else Action.PUBLISH
+    return replace(plan, state=State.PUBLISHING), (action,)
+
+
+def _found_while_waiting(plan: Plan) -> Step:
+    return replace(plan, state=State.DONE), (Action.STOP_WAITING, Action.RETURN_FROM_DISK)
+
+
+def _cancelled(plan: Plan) -> Step:
+    stop = (Action.STOP_WAITING,) if plan.state is State.WAITING else ()
+    release = (Action.RELEASE,) if plan.leased else ()
+    return replace(plan, state=State.FAILED, leased=False), (*stop, *release, Action.RAISE)
+
+
+_TABLE: dict[tuple[State, Happening], Callable[[Plan], Step]] = {
+    (State.LOOKING, Happening.FOUND): _done(Action.RETURN_FROM_DISK),
+    (State.LOOKING, Happening.MISSING): _go(State.LEASING, Action.TRY_LEASE),
+    (State.LOOKING, Happening.REJECTED): _go(State.LEASING, Action.TRY_LEASE, rejected=True),
+    (State.LEASING, Happening.LEASE_TAKEN): _go(State.RECHECKING, Action.READ_ENTRY, leased=True),
+    (State.LEASING, Happening.LEASE_HELD): _go(State.WAITING, Action.WAIT),
+    (State.LEASING, Happening.LEASE_UNAVAILABLE): _go(State.COMPILING, Action.COMPILE),
+    (State.WAITING, Happening.LEASE_TAKEN): _go(State.RECHECKING, Action.READ_ENTRY, leased=True),
+    (State.WAITING, Happening.LEASE_UNAVAILABLE): _go(State.COMPILING, Action.COMPILE),
+    (State.WAITING, Happening.FOUND): _found_while_waiting,
+    (State.WAITING, Happening.PATIENCE_ENDED): _go(
+        State.COMPILING, Action.STOP_WAITING, Action.COMPILE
+    ),
+    (State.RECHECKING, Happening.FOUND): _done(Action.RETURN_FROM_DISK),
+    (State.RECHECKING, Happening.MISSING): _go(State.COMPILING, Action.COMPILE, rejected=False),
+    (State.RECHECKING, Happening.REJECTED): _go(State.COMPILING, Action.COMPILE, rejected=True),
+    (State.COMPILING, Happening.COMPILED): _publish,
+    (State.COMPILING, Happening.COMPILE_FAILED): _done(Action.RAISE),
+    (State.PUBLISHING, Happening.PUBLISHED): _done(Action.RETURN_COMPILED),
+    (State.PUBLISHING, Happening.PUBLISH_FAILED): _done(Action.RETURN_COMPILED),
+}

@@ -1,0 +1,346 @@
+"""Every exception that ajit raises, in one tree.
+
+::
+
+    AjitError
+    ├── SpecError                 what was asked for is not well formed; nothing was started
+    │   ├── IncludeError          an include is missing, or cannot be resolved statically
+    │   └── UnknownArch           no compiler here builds for that architecture
+    ├── SettingsError             a setting has a value that it cannot have
+    ├── CompileError              the compiler rejected the source; nothing was published
+    │   └── UnknownEntryPoint     the source compiles, but has no such kernel
+    ├── CompilerError             the environment failed, never blamed on the source
+    │   ├── CompilerNotFound      what was searched, and what to install
+    │   ├── CompilerCrashed       the compiler died by a signal, or broke off without a result
+    │   └── CompileTimeout        the compile ran past its limit and was killed
+    ├── CacheError                the cache cannot be used at all
+    │   └── UnsafeCacheDirectory  somebody else could put code there
+    ├── DeviceError               the driver answered with an error
+    │   ├── NoDevice              there is no such device; names both ways out
+    │   ├── LoadError             an artifact could not be loaded on the device
+    │   ├── LaunchError           a launch was refused; nothing ran on the device
+    │   │   └── ArgumentError     wrong number, type or size of arguments; the driver saw nothing
+    │   ├── OutOfMemory           device or pinned memory is used up; nothing was allocated
+    │   ├── DeadlineExceeded      a ticket ran past its deadline; its buffers stay alive
+    │   └── DeviceLost            the context is unusable; every later call fails like this one
+    └── UsageError                the call itself was wrong; nothing was started
+        ├── RuntimeClosed         the runtime is closed, or closing
+        ├── ForkedRuntime         the runtime belongs to the parent process
+        ├── WrongLoop             the runtime belongs to another event loop
+        └── WouldBlock            a ``*_nowait`` call would have had to wait
+
+Every exception has typed fields, can be pickled, and says what failed, for which kernel and key,
+and what to try. Its docstring says what is guaranteed once it has been raised.
+
+``AjitWarning`` is for what cannot be raised: failures in finalizers, and a cache that could not be
+written although the kernel was returned.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "AjitError",
+    "AjitWarning",
+    "ArgumentError",
+    "CacheError",
+    "CompileError",
+    "CompileTimeout",
+    "CompilerCrashed",
+    "CompilerError",
+    "CompilerNotFound",
+    "DeadlineExceeded",
+    "DeviceError",
+    "DeviceLost",
+    "ForkedRuntime",
+    "IncludeError",
+    "LaunchError",
+    "LoadError",
+    "NoDevice",
+    "OutOfMemory",
+    "RuntimeClosed",
+    "SettingsError",
+    "SpecError",
+    "UnknownArch",
+    "UnknownEntryPoint",
+    "UnsafeCacheDirectory",
+    "UsageError",
+    "WouldBlock",
+    "WrongLoop",
+]
+
+LOG_EXCERPT_LINES = 20
+"""How much of a compiler's log goes into a message; the whole log is in the field ``log``."""
+
+
+class AjitWarning(UserWarning):
+    """Something went wrong that could not be raised where it happened."""
+
+
+class AjitError(Exception):
+    """Base of everything that ajit raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class SpecError(AjitError):
+    """A spec is not well formed. Nothing was started and nothing was read from the cache."""
+
+
+class IncludeError(SpecError):
+    """An include of a spec cannot be followed. Nothing was compiled.
+
+    Attributes:
+        include: The operand of the ``#include``, as written.
+        file: The file it stands in: a label, never an absolute path.
+        line: Its line, counted from 1.
+        searched: Where it was looked for; empty if it cannot be resolved statically.
+    """
+
+    def __init__(self, *, include: str, file: str, line: int, searched: Sequence[str] = ()) -> None:
+        self.include, self.file, self.line = include, file, line
+        self.searched = tuple(searched)
+        if self.searched:
+            what = f"cannot find {include}; searched: {', '.join(self.searched)}"
+            hint = "add its directory to include_dirs, or its text to headers"
+        else:
+            what = f"cannot follow #include {include} without running the preprocessor"
+            hint = "give the spec an extra_digest that changes whenever the included text does"
+        super().__init__(f"{file}:{line}: {what} ({hint})")
+
+
+class UnknownArch(SpecError):
+    """No such architecture, or none that this compiler builds for. Nothing was compiled.
+
+    Attributes:
+        arch: The architecture that was asked for.
+        known: Architectures the compiler supports, if it could be asked.
+    """
+
+    def __init__(self, *, arch: str, compiler: str, known: Sequence[str] = ()) -> None:
+        self.arch, self.compiler, self.known = arch, compiler, tuple(known)
+        hint = f"; it knows {', '.join(self.known)}" if known else ""
+        super().__init__(f"{compiler} does not build for arch {arch!r}{hint}")
+
+
+class SettingsError(AjitError):
+    """A setting has a value that it cannot have. Nothing was started.
+
+    Attributes:
+        name: The setting.
+        value: The value, as given.
+        origin: Where the value came from: ``argument`` or the name of an ``AJIT_*`` variable.
+    """
+
+    def __init__(self, *, name: str, value: object, origin: str, expected: str) -> None:
+        self.name, self.value, self.origin, self.expected = name, value, origin, expected
+        super().__init__(f"setting {name} is {value!r} (from {origin}); expected {expected}")
+
+
+class CompileError(AjitError):
+    """The compiler rejected the source. Nothing was published; every waiter gets this error.
+
+    Attributes:
+        name: Label of the spec.
+        key: Hex key of the spec, or "" when none was made.
+        compiler: Compiler and version.
+        log: Everything the compiler printed, decoded with replacement and capped.
+    """
+
+    def __init__(self, *, name: str, key: str, compiler: str, log: str) -> None:
+        self.name, self.key, self.compiler, self.log = name, key, compiler, log
+        super().__init__(
+            f"{self._what()} {_for(name, key)} by {compiler}\n{_excerpt(log)}".rstrip()
+        )
+
+    def _what(self) -> str:
+        return "compile failed"
+
+
+class UnknownEntryPoint(CompileError):
+    """The source compiles, but has no kernel of that name. Nothing was published.
+
+    Attributes:
+        entry: The entry point that was asked for.
+    """
+
+    def __init__(self, *, entry: str, name: str, key: str, compiler: str, log: str) -> None:
+        self.entry = entry
+        super().__init__(name=name, key=key, compiler=compiler, log=log)
+
+    def _what(self) -> str:
+        return (
+            f"no entry point {self.entry!r} (a template needs a name expression such as "
+            f"'scale<float>'; other kernels are found by their declared name)"
+        )
+
+
+class CompilerError(AjitError):
+    """A compiler could not do its work. The source is not to blame and no failure is recorded."""
+
+
+class CompilerNotFound(CompilerError):
+    """No compiler of that kind was found. Nothing was started.
+
+    Attributes:
+        compiler: The kind that was wanted: ``nvrtc``, ``nvcc`` or ``host``.
+        searched: Every place that was looked at.
+        install: What to install.
+    """
+
+    def __init__(self, *, compiler: str, searched: Sequence[str], install: str) -> None:
+        self.compiler, self.searched, self.install = compiler, tuple(searched), install
+        places = "".join(f"\n  searched {place}" for place in self.searched)
+        super().__init__(f"no {compiler} compiler found; {install}{places}")
+
+
+class CompilerCrashed(CompilerError):
+    """The compiler died by a signal or broke off. Nothing was published; trying again is safe.
+
+    Attributes:
+        signal: The signal's name, such as ``SIGSEGV``, or "" if it exited without a result.
+        exit_code: The exit code, or None if it was a signal.
+    """
+
+    def __init__(
+        self, *, name: str, key: str, compiler: str, signal: str, exit_code: int | None, log: str
+    ) -> None:
+        self.name, self.key, self.compiler = name, key, compiler
+        self.signal, self.exit_code, self.log = signal, exit_code, log
+        how = f"was killed by {signal}" if signal else f"broke off with exit code {exit_code}"
+        super().__init__(f"{compiler} {how} {_for(name, key)}\n{_excerpt(log)}".rstrip())
+
+
+class CompileTimeout(CompilerError):
+    """A compile ran past its limit. Its process group was killed; nothing was published.
+
+    Attributes:
+        limit_seconds: The limit (setting ``compile_timeout_seconds``).
+    """
+
+    def __init__(self, *, name: str, key: str, compiler: str, limit_seconds: float) -> None:
+        self.name, self.key, self.compiler = name, key, compiler
+        self.limit_seconds = limit_seconds
+        super().__init__(
+            f"{compiler} was killed after {limit_seconds:g} s {_for(name, key)}; "
+            f"raise compile_timeout_seconds if the source really takes that long"
+        )
+
+
+class CacheError(AjitError):
+    """The cache directory cannot be used. Nothing was read from it or written to it.
+
+    Attributes:
+        path: The directory.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, path: str, reason: str, hint: str = "") -> None:
+        self.path, self.reason, self.hint = path, reason, hint
+        super().__init__(f"cache directory {path}: {reason}" + (f" ({hint})" if hint else ""))
+
+
+class UnsafeCacheDirectory(CacheError):
+    """Somebody else could put code into the cache. Nothing was read from it.
+
+    The setting ``allow_unsafe_cache`` permits it for one runtime.
+    """
+
+
+class DeviceError(AjitError):
+    """The driver answered with an error.
+
+    Attributes:
+        code: The driver's error code, or 0 where ajit refused before asking the driver.
+        code_name: Its name, such as ``CUDA_ERROR_INVALID_VALUE``, or "".
+        operation: What was being done.
+    """
+
+    def __init__(
+        self, *, operation: str, code: int = 0, code_name: str = "", detail: str = ""
+    ) -> None:
+        self.operation, self.code, self.code_name = operation, code, code_name
+        self.detail = detail
+        says = f"{code_name or 'driver error'} ({code})" if code else ""
+        super().__init__(f"{operation}: " + ": ".join(part for part in (says, detail) if part))
+
+
+class NoDevice(DeviceError):
+    """There is no such device here. Nothing was started."""
+
+
+class LoadError(DeviceError):
+    """An artifact could not be loaded on the device. The artifact itself stays in the cache."""
+
+
+class LaunchError(DeviceError):
+    """A launch was refused. Nothing ran on the device."""
+
+
+class ArgumentError(LaunchError):
+    """Wrong number, type or size of arguments. The driver saw nothing of the launch.
+
+    Attributes:
+        index: Position of the argument, counted from 0, or None if their number is wrong.
+    """
+
+    def __init__(self, *, operation: str, detail: str, index: int | None = None) -> None:
+        self.index = index
+        super().__init__(operation=operation, detail=detail)
+
+
+class OutOfMemory(DeviceError):
+    """Device or pinned memory is used up. Nothing was allocated."""
+
+
+class DeadlineExceeded(DeviceError):
+    """A ticket ran past its deadline. The device may still be at it; its buffers stay alive."""
+
+
+class DeviceLost(DeviceError):
+    """The context is unusable (a sticky error). Every ticket in flight and later call fails so."""
+
+
+class UsageError(AjitError):
+    """The call itself was wrong. Nothing was started."""
+
+
+class RuntimeClosed(UsageError):
+    """The runtime is closed or closing. Nothing was started."""
+
+
+class ForkedRuntime(UsageError):
+    """The runtime belongs to the parent process. The parent is unharmed; open one in the child."""
+
+
+class WrongLoop(UsageError):
+    """The runtime belongs to another event loop. Open one runtime in each loop."""
+
+
+class WouldBlock(UsageError):
+    """A ``*_nowait`` call would have had to wait. Nothing was started."""
+
+
+def _for(name: str, key: str) -> str:
+    return f"for {name or 'a spec without a name'}" + (f" (key {key[:16]})" if key else "")
+
+
+def _excerpt(log: str) -> str:
+    lines = log.strip().splitlines()
+    if len(lines) <= LOG_EXCERPT_LINES:
+        return "\n".join(lines)
+    return "\n".join(
+        [*lines[:LOG_EXCERPT_LINES], f"... {len(lines) - LOG_EXCERPT_LINES} more lines in .log"]
+    )
+
+
+def _rebuild(cls: type[AjitError], args: tuple[Any, ...], fields: dict[str, Any]) -> AjitError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(fields)
+    return error

@@ -1,0 +1,237 @@
+"""Settings: one frozen value, made once, each field with its origin.
+
+A value comes from the argument, else from the variable ``AJIT_<NAME>``, else from the default.
+Nothing is read when ajit is imported: `Settings.load` reads the environment when it is called. An
+unknown ``AJIT_*`` variable is a warning with the nearest name, for a misspelt setting that is
+silently ignored costs days.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import warnings
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ajit.errors import AjitWarning, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Settings", "available_cpus"]
+
+MiB = 1024 * 1024
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """``$XDG_CACHE_HOME/ajit``, else ``~/.cache/ajit``."""
+    base = environ.get("XDG_CACHE_HOME")
+    home = environ.get("HOME") or "~"
+    return (Path(base) if base else Path(home) / ".cache").expanduser() / "ajit"
+
+
+def _about(doc: str, check: str, parse: Callable[[str], Any] = str) -> dict[str, Any]:
+    return {"doc": doc, "check": check, "parse": parse}
+
+
+def _boolean(text: str) -> bool:
+    truth = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in truth:
+        raise ValueError(text)
+    return truth[text.lower()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of ajit. Make it with `Settings.load`.
+
+    Attributes are described in their field's metadata, which ``ajit config`` prints.
+    """
+
+    cache_dir: Path = field(
+        default=Path(),
+        metadata=_about(
+            "directory of the kernel cache; may be shared by processes and nodes", "a path", Path
+        ),
+    )
+    allow_unsafe_cache: bool = field(
+        default=False,
+        metadata=_about(
+            "use a cache directory that others own or may write to", "0 or 1", _boolean
+        ),
+    )
+    device: str = field(
+        default="cuda",
+        metadata=_about(
+            "cuda, cuda:N, cpu, auto (a GPU if there is one, else the CPU driver), or none",
+            "cuda, cuda:N, cpu, auto or none",
+        ),
+    )
+    compile_slots: int = field(
+        default=0,
+        metadata=_about(
+            "compiles that run at once in this process", "at least 1, or 0 for the CPUs", int
+        ),
+    )
+    compile_timeout_seconds: float = field(
+        default=1800.0,
+        metadata=_about("wall time after which a compile is killed", "above 0", float),
+    )
+    compile_output_limit_bytes: int = field(
+        default=256 * MiB,
+        metadata=_about("largest artifact that is accepted from a compiler", "at least 1", int),
+    )
+    compiler_niceness: int = field(
+        default=10,
+        metadata=_about(
+            "how much lower than the server the compilers' CPU priority is", "0 to 19", int
+        ),
+    )
+    nvcc: str = field(default="", metadata=_about("path of nvcc; empty: searched", "a path"))
+    host_compiler: str = field(
+        default="", metadata=_about("path of the C++ compiler; empty: searched", "a path")
+    )
+    worker_max_jobs: int = field(
+        default=200,
+        metadata=_about("jobs after which a compile worker is replaced", "at least 1", int),
+    )
+    worker_max_bytes: int = field(
+        default=400 * MiB,
+        metadata=_about("memory above which a compile worker is replaced", "at least 1", int),
+    )
+    patience_seconds: float = field(
+        default=10.0,
+        metadata=_about(
+            "silence of a lease's holder after which a waiter compiles for itself",
+            "above 0",
+            float,
+        ),
+    )
+    ticket_deadline_seconds: float = field(
+        default=60.0,
+        metadata=_about("time after which device work counts as stuck", "above 0", float),
+    )
+    spin_seconds: float = field(
+        default=50e-6,
+        metadata=_about(
+            "how long the CUDA thread spins for work before it sleeps", "0 to 1", float
+        ),
+    )
+    ring_capacity: int = field(
+        default=4096,
+        metadata=_about("operations that may wait for the CUDA thread", "a power of two", int),
+    )
+    pinned_pool_bytes: int = field(
+        default=256 * MiB,
+        metadata=_about(
+            "limit of the pinned host memory that copies are staged in", "at least 1", int
+        ),
+    )
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
+        """Make settings from arguments, then ``AJIT_*`` variables, then defaults.
+
+        Args:
+            environ: The environment; None takes the process's.
+            **arguments: Values by name; None means not given.
+
+        Raises:
+            SettingsError: A value cannot be used; nothing was started.
+        """
+        environ = os.environ if environ is None else environ
+        _warn_unknown(environ)
+        values: dict[str, Any] = {"cache_dir": default_cache_dir(environ)}
+        origins = dict.fromkeys(setting_names(), "default")
+        for name, variable in ((name, f"AJIT_{name.upper()}") for name in setting_names()):
+            if environ.get(variable):
+                values[name], origins[name] = _parsed(name, environ[variable], variable), variable
+        for name, value in arguments.items():
+            if name not in origins:
+                raise SettingsError(
+                    name=name, value=value, origin="argument", expected=_nearest(name)
+                )
+            if value is not None:
+                values[name], origins[name] = value, "argument"
+        values["cache_dir"] = Path(values["cache_dir"]).expanduser().absolute()
+        if not values.get("compile_slots"):
+            values["compile_slots"] = available_cpus()
+        settings = cls(**values, origins=origins)
+        _validate(settings)
+        return settings
+
+
+def setting_names() -> tuple[str, ...]:
+    """Names of all settings, in order."""
+    return tuple(item.name for item in fields(Settings) if item.name != "origins")
+
+
+def describe(name: str) -> str:
+    """What a setting is for, in one line."""
+    return str(Settings.__dataclass_fields__[name].metadata["doc"])
+
+
+def _parsed(name: str, text: str, variable: str) -> Any:
+    metadata = Settings.__dataclass_fields__[name].metadata
+    try:
+        return metadata["parse"](text)
+    except ValueError:
+        raise SettingsError(
+            name=name, value=text, origin=variable, expected=metadata["check"]
+        ) from None
+
+
+def _validate(settings: Settings) -> None:
+    rules: dict[str, Callable[[Any], bool]] = {
+        "device": _is_device,
+        "compile_slots": lambda n: n >= 1,
+        "compile_timeout_seconds": lambda s: s > 0,
+        "compile_output_limit_bytes": lambda n: n >= 1,
+        "compiler_niceness": lambda n: 0 <= n <= 19,
+        "worker_max_jobs": lambda n: n >= 1,
+        "worker_max_bytes": lambda n: n >= 1,
+        "patience_seconds": lambda s: s > 0,
+        "ticket_deadline_seconds": lambda s: s > 0,
+        "spin_seconds": lambda s: 0 <= s <= 1,
+        "ring_capacity": lambda n: n >= 2 and n & (n - 1) == 0,
+        "pinned_pool_bytes": lambda n: n >= 1,
+    }
+    for name, rule in rules.items():
+        value = getattr(settings, name)
+        if not rule(value):
+            expected = Settings.__dataclass_fields__[name].metadata["check"]
+            raise SettingsError(
+                name=name, value=value, origin=settings.origins[name], expected=expected
+            )
+
+
+def _is_device(value: object) -> bool:
+    if value in ("cuda", "cpu", "auto", "none"):
+        return True
+    return isinstance(value, str) and value.startswith("cuda:") and value[5:].isdigit()
+
+
+def _warn_unknown(environ: Mapping[str, str]) -> None:
+    known = {f"AJIT_{name.upper()}" for name in setting_names()}
+    for variable in environ:
+        if variable.startswith("AJIT_") and variable not in known | _OTHER_VARIABLES:
+            near = difflib.get_close_matches(variable, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            warnings.warn(f"unknown variable {variable}{hint}", AjitWarning, stacklevel=3)
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, setting_names(), 1)
+    return f"a setting's name; did you mean {near[0]}?" if near else "a setting's name"
+
+
+_OTHER_VARIABLES = frozenset({"AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES"})
+"""Read by the CPU driver itself."""
