@@ -24,9 +24,9 @@ ARGS ?=
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMPS)/packages $(STAMPS)/native ## make .venv and build the C libraries (once; skipped when nothing changed)
+setup: $(STAMPS)/develop $(STAMPS)/native ## make .venv and build the C libraries (once; skipped when nothing changed)
 
-demo: setup ## the main job: serve, compile on demand, verify, show what happened
+demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on demand, verify, show what happened
 	@$(BIN)/ajit demo $(ARGS)
 
 test: setup ## all tests, under 8 minutes on 2 cores
@@ -45,7 +45,7 @@ format: setup ## let ruff format and fix what it safely can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup $(STAMPS)/bench ## the budgets, measured side by side with peers
+bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side with peers
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 wheel: $(STAMPS)/venv ## build the wheel into dist/
@@ -67,7 +67,11 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: pyproject.toml $(STAMPS)/venv
-	@tools/install $(VENV) test,lint,build
+	@tools/install $(VENV) cli,headers,examples,build
+	@touch $@
+
+$(STAMPS)/develop: pyproject.toml $(STAMPS)/packages
+	@tools/install $(VENV) test,lint
 	@touch $@
 
 $(STAMPS)/bench: pyproject.toml $(STAMPS)/packages
