@@ -1,0 +1,216 @@
+"""The cache directory: made, checked, and held open.
+
+Whoever can write there can put code into the process, so it must belong to us or to root and be
+writable by nobody else. It is checked through the descriptor that is used afterwards: a parent
+directory that somebody swaps later changes nothing.
+
+A directory that cannot be written, or not even made, is no reason to fail: kernels are still
+compiled and returned, they are only not kept. `CacheDirectory.problem` says why.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import weakref
+from pathlib import Path
+from typing import Literal
+
+from ajit.errors import CacheError, UnsafeCacheDirectory
+
+__all__ = ["SUBDIRECTORIES", "CacheDirectory", "open_cache_directory"]
+
+Access = Literal["writable", "read-only", "none"]
+
+DIRECTORY_MODE = 0o700
+SUBDIRECTORIES = ("entries", "locks", "failures", "tmp")
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class CacheDirectory:
+    """A cache directory that was checked. Get one from `open_cache_directory`.
+
+    There is no ``close``: threads that wait for locks use the descriptor for as long as they
+    live, and the number of a closed one would soon name something else. It is closed when the
+    last user has dropped the object.
+
+    Attributes:
+        path: Absolute path, for messages.
+        fd: Descriptor of the directory, or -1 with access ``none``: every call through it then
+            fails like one on a bad descriptor.
+        access: ``writable``, ``read-only`` or ``none``.
+        problem: Why it is not writable, or "".
+        allow_unsafe: Whether ownership and mode were not asked for.
+    """
+
+    def __init__(
+        self, path: str, fd: int, access: Access, problem: str, *, allow_unsafe: bool
+    ) -> None:
+        self.path, self.fd, self.access, self.problem = path, fd, access, problem
+        self.allow_unsafe = allow_unsafe
+        self._identity = _identity(fd)
+        self._lock = threading.Lock()
+        if fd >= 0:
+            weakref.finalize(self, os.close, fd)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode: equal for every path to the same directory."""
+        return self._identity
+
+    def make(self, name: str) -> None:
+        """Make a directory below, after a call that needs it has failed with ENOENT.
+
+        Directories are made when they are missed and not before: almost always they are there.
+        Should somebody have removed the whole cache (``rm -rf`` on a running server), it is made
+        and checked again, and the descriptor's number is pointed to the new one.
+
+        Raises:
+            OSError: It cannot be made.
+            CacheError: The cache directory that is there now cannot be used.
+        """
+        with self._lock:
+            if os.fstat(self.fd).st_nlink == 0:
+                self._renew()
+            if parent := name.rpartition("/")[0]:
+                _make_directory(self.fd, parent)
+            _make_directory(self.fd, name)
+
+    def _renew(self) -> None:
+        fd = _open_checked(self.path, allow_unsafe=self.allow_unsafe)
+        try:
+            # Atomic: other threads use either the removed directory or the new one.
+            os.dup2(fd, self.fd, inheritable=False)
+        finally:
+            os.close(fd)
+        self._identity = _identity(self.fd)
+
+    def __repr__(self) -> str:
+        problem = f" ({self.problem})" if self.problem else ""
+        return f"<CacheDirectory {self.path} {self.access}{problem}>"
+
+
+def open_cache_directory(path: str | Path, *, allow_unsafe: bool = False) -> CacheDirectory:
+    """Make the cache directory if it is missing, check it and open it.
+
+    Args:
+        path: Where it is. A symbolic link here is followed, and its target is checked.
+        allow_unsafe: Accept a directory that others own or may write to.
+
+    Returns:
+        The directory. One that cannot be written or made comes back all the same, with another
+        ``access`` and the reason in ``problem``.
+
+    Raises:
+        CacheError: The path, or a parent of it, is not a directory.
+        UnsafeCacheDirectory: Somebody else could put code there. Nothing was read from it.
+    """
+    absolute = str(Path(path).expanduser().absolute())
+    try:
+        fd = _open_checked(absolute, allow_unsafe=allow_unsafe)
+    except OSError as exc:
+        return CacheDirectory(absolute, -1, "none", _reason(exc), allow_unsafe=allow_unsafe)
+    problem = _make_subdirectories(absolute, fd, allow_unsafe=allow_unsafe)
+    access: Access = "read-only" if problem else "writable"
+    return CacheDirectory(absolute, fd, access, problem, allow_unsafe=allow_unsafe)
+
+
+def _open_checked(path: str, *, allow_unsafe: bool) -> int:
+    try:
+        fd = _open_or_make(path)
+    except (NotADirectoryError, FileExistsError) as exc:
+        raise CacheError(
+            path=path,
+            reason="it, or a parent of it, is not a directory",
+            hint="remove the file, or set AJIT_CACHE_DIR to another place",
+        ) from exc
+    try:
+        _check_safe(path, fd, allow_unsafe=allow_unsafe)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_or_make(path: str) -> int:
+    try:
+        return os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        _make_with_parents(path)
+        return os.open(path, _DIRECTORY)
+
+
+def _make_with_parents(path: str) -> None:
+    try:
+        _mkdir(path)
+    except FileNotFoundError:
+        _make_with_parents(str(Path(path).parent))
+        _mkdir(path)
+
+
+def _mkdir(path: str, dir_fd: int | None = None) -> None:
+    try:
+        # Private from the first moment on: between mkdir and chmod anybody could enter.
+        os.mkdir(path, DIRECTORY_MODE, dir_fd=dir_fd)
+    except FileExistsError:
+        # Another process made it just now; whether it is a good one is checked by the caller.
+        return
+    # The umask can only have taken away, and the owner must be able to work there.
+    os.chmod(path, DIRECTORY_MODE, dir_fd=dir_fd)
+
+
+def _make_directory(dir_fd: int, name: str) -> None:
+    _mkdir(name, dir_fd)
+    # O_NOFOLLOW: a link out of the cache is refused.
+    os.close(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd))
+
+
+def _make_subdirectories(path: str, root: int, *, allow_unsafe: bool) -> str:
+    """Make and check what is below; return why that is impossible, or ""."""
+    for name in SUBDIRECTORIES:
+        try:
+            _mkdir(name, root)
+            fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTDIR, errno.ELOOP):
+                reason = f"{name} in it is not a directory"
+                raise CacheError(path=path, reason=reason, hint="remove it") from exc
+            return _reason(exc)
+        try:
+            _check_safe(f"{path}/{name}", fd, allow_unsafe=allow_unsafe)
+        finally:
+            os.close(fd)
+    # mkdir says EEXIST before it says EROFS or EACCES, so ask for the right to write as well.
+    if not os.access("tmp", os.W_OK | os.X_OK, dir_fd=root, effective_ids=True):
+        return "no permission to write to it, or mounted read-only"
+    return ""
+
+
+def _check_safe(path: str, fd: int, *, allow_unsafe: bool) -> None:
+    if allow_unsafe:
+        return
+    status = os.fstat(fd)
+    if status.st_uid not in (os.geteuid(), 0):
+        reason = f"it belongs to user {status.st_uid}, who could put code there"
+    elif status.st_mode & _OTHERS_WRITE:
+        mode = stat.S_IMODE(status.st_mode)
+        reason = f"other users may write to it (mode {mode:04o}) and could put code there"
+    else:
+        return
+    hint = "chmod go-w it, set AJIT_CACHE_DIR to another place, or set AJIT_ALLOW_UNSAFE_CACHE=1"
+    raise UnsafeCacheDirectory(path=path, reason=reason, hint=hint)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    if fd < 0:
+        return (-1, -1)
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino)
+
+
+def _reason(exc: OSError) -> str:
+    return f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc.strerror or exc)

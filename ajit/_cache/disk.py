@@ -1,0 +1,276 @@
+"""The disk tier: one file per entry, verified on every read, published create-only.
+
+A read gives `Found`, `Missing` or `Rejected` and never raises for what it meets on the disk; a
+publish gives `Published`, `Lost` or `Failed` and never raises either: the caller has the compiled
+bytes in its hands and goes on with them. Everything here blocks: call it from a thread. A store
+may be used by any number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ajit._cache import fs
+from ajit._core.entry import Artifact, EntryInvalid, Manifest, decode, decode_manifest, encode
+from ajit.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ajit._cache.directory import CacheDirectory
+
+__all__ = [
+    "DiskStatistics",
+    "DiskStore",
+    "EntryInfo",
+    "Failed",
+    "Found",
+    "Lookup",
+    "Lost",
+    "Missing",
+    "PublishResult",
+    "Published",
+    "Rejected",
+]
+
+TOP = "entries"
+SUFFIX = ".ajit"
+
+_KEY = re.compile(r"[0-9a-f]{64}").fullmatch
+"""What may become a file name. `ajit._core.key.is_key` says the same ten times as slowly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The entry is there and verified.
+
+    Attributes:
+        artifact: What it holds.
+        size_bytes: Size of its file.
+    """
+
+    artifact: Artifact
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no entry.
+
+    Attributes:
+        reason: "", or why the one that may be there cannot be read.
+    """
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """There is an entry, and it did not verify: a miss, to be replaced by a holder of the lease."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The entry is on disk.
+
+    Attributes:
+        method: How it got its name.
+        size_bytes: Size of its file.
+    """
+
+    method: fs.PublishMethod
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An entry of that key was there already. It was not touched; the caller keeps its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Nothing was published and nothing is left behind; the caller keeps its bytes."""
+
+    reason: str
+
+
+Lookup = Found | Missing | Rejected
+PublishResult = Published | Lost | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class EntryInfo:
+    """A file of the cache, not verified.
+
+    Attributes:
+        key: Hex key, by its name.
+        size_bytes: Size of the file.
+        modified: Unix time in seconds, by the file system's clock. Only for people.
+    """
+
+    key: str
+    size_bytes: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatistics:
+    """What a store has done since it was made. One count per read, and one per publish."""
+
+    found: int = 0
+    missing: int = 0
+    rejected: int = 0
+    published: int = 0
+    lost: int = 0
+    failed: int = 0
+
+
+class DiskStore:
+    """The entries of one cache directory.
+
+    Args:
+        directory: From `ajit._cache.directory.open_cache_directory`. Temporary files that dead
+            processes of this host have left in it are removed.
+    """
+
+    def __init__(self, directory: CacheDirectory) -> None:
+        self.directory = directory
+        self._statistics = DiskStatistics()
+        self._lock = threading.Lock()
+        if directory.access == "writable":
+            fs.sweep_temporaries(directory)
+
+    def read(self, key: str) -> Lookup:
+        """Read and verify an entry: one open, one read, and nothing of it used before the digest.
+
+        Raises:
+            ValueError: The text is not a key.
+        """
+        lookup = self._read(key)
+        self._count(type(lookup).__name__.lower())
+        return lookup
+
+    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, Lookup]]:
+        """Read entries one after another, as `read` does."""
+        for key in keys:
+            yield key, self.read(key)
+
+    def publish(self, artifact: Artifact, *, replace: bool = False) -> PublishResult:
+        """Put an artifact on disk under its key. On every return the artifact is as good as before.
+
+        Args:
+            artifact: What to publish.
+            replace: Put it over an entry that was `Rejected`. Only for the holder of the lease.
+
+        Raises:
+            ValueError: The artifact's key is not a key.
+        """
+        name = _file_name(artifact.key)
+        result: PublishResult
+        if self.directory.access != "writable":
+            result = Failed(f"cache is {self._access()}: {self.directory.problem}")
+        else:
+            result = self._publish(name, encode(artifact), replace=replace)
+        self._count(type(result).__name__.lower())
+        return result
+
+    def manifest(self, key: str) -> tuple[Manifest, int] | Missing | Rejected:
+        """Verify an entry and return its manifest and the size of its compiled bytes.
+
+        Raises:
+            ValueError: The text is not a key.
+        """
+        try:
+            manifest, size_bytes = decode_manifest(fs.read_file(self.directory, _file_name(key)))
+        except FileNotFoundError:
+            return Missing()
+        except OSError as exc:
+            return Missing(_reason(exc))
+        except EntryInvalid as exc:
+            return Rejected(str(exc))
+        if manifest.key != key:
+            return Rejected(f"entry of key {manifest.key[:16]}, not of {key[:16]}")
+        return manifest, size_bytes
+
+    def entries(self) -> Iterator[EntryInfo]:
+        """Yield the files of the cache by key. One that vanishes meanwhile is left out."""
+        for name, key in fs.list_files(self.directory, TOP, SUFFIX):
+            if _KEY(key) is None:
+                continue
+            try:
+                status = os.stat(name, dir_fd=self.directory.fd, follow_symlinks=False)
+            except OSError:
+                continue
+            yield EntryInfo(key, status.st_size, status.st_mtime)
+
+    def verify(self) -> Iterator[tuple[str, Lookup]]:
+        """Read every entry and yield what came of it; not counted in `statistics`."""
+        for entry in self.entries():
+            yield entry.key, self._read(entry.key)
+
+    def remove(self, key: str) -> bool:
+        """Remove an entry; who is reading it keeps reading it. False if there was none.
+
+        Raises:
+            ValueError: The text is not a key.
+            OSError: It could not be removed.
+        """
+        return fs.remove_file(self.directory, _file_name(key))
+
+    def statistics(self) -> DiskStatistics:
+        """What this store has done so far."""
+        return self._statistics
+
+    def __repr__(self) -> str:
+        return f"<DiskStore {self.directory.path} {self._access()} {self._statistics}>"
+
+    def _read(self, key: str) -> Lookup:
+        name = _file_name(key)
+        try:
+            data = fs.read_file(self.directory, name)
+            return Found(decode(data, key), len(data))
+        except FileNotFoundError:
+            return Missing()
+        except OSError as exc:
+            # No permission, an I/O error, a link in its place: whatever is there, it cannot be
+            # used, and the kernel is compiled instead.
+            return Missing("" if self.directory.access == "none" else _reason(exc))
+        except EntryInvalid as exc:
+            return Rejected(str(exc))
+
+    def _publish(self, name: str, data: bytes, *, replace: bool) -> PublishResult:
+        try:
+            return Published(
+                fs.publish_file(self.directory, name, data, replace=replace), len(data)
+            )
+        except FileExistsError:
+            return Lost()
+        except (OSError, CacheError) as exc:
+            return Failed(_reason(exc))
+
+    def _access(self) -> str:
+        access = self.directory.access
+        return "absent" if access == "none" else access
+
+    def _count(self, what: str) -> None:
+        with self._lock:
+            now = self._statistics
+            self._statistics = replace(now, **{what: getattr(now, what) + 1})
+
+
+def _file_name(key: str) -> str:
+    if _KEY(key) is None:
+        raise ValueError(f"not a key: {key[:80]!r} (64 hexadecimal digits)")
+    return f"{TOP}/{key[:2]}/{key}{SUFFIX}"
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.strerror} ({exc.filename})" if exc.filename else exc.strerror
+    return str(exc)
