@@ -1,0 +1,111 @@
+"""The application: a Starlette server whose handlers await kernels.
+
+Every worker process has a runtime of its own; all of them share one kernel cache on disk. The
+event loop never waits for a compiler or the device: while a kernel compiles, ``/healthz`` and the
+requests whose kernels are there go on.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from examples.model_server.pipeline import Pipeline, TooManyModels
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import ajit
+from examples.model_server import wire
+from examples.model_server.record import KernelRecord
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+__all__ = ["app"]
+
+WORKER = {"x-worker-pid": str(os.getpid())}
+"""Sent with every answer: which process gave it."""
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    """Open the runtime before the first request, and close it after the last."""
+    async with ajit.open_runtime(device=os.environ.get("AJIT_DEVICE", "auto")) as runtime:
+        app.state.record = KernelRecord()
+        runtime.subscribe(app.state.record)
+        app.state.pipeline = Pipeline(runtime)
+        yield
+
+
+async def infer(request: Request) -> Response:
+    """``POST /v1/infer``: the pipeline's answer for a batch of tokens, as raw bytes."""
+    tensor = wire.Tensor.announced(request.headers)
+    features = wire.features_of(request.query_params)
+    x = wire.decode(tensor, await _body(request, tensor.size_bytes))
+    y = await request.app.state.pipeline.infer(x, features)
+    body, headers = wire.encode(y)
+    return Response(body, headers=headers | WORKER)
+
+
+async def healthz(_request: Request) -> Response:
+    """``GET /healthz``: whether this worker's event loop turns."""
+    return JSONResponse({"status": "ok"}, headers=WORKER)
+
+
+async def stats(request: Request) -> Response:
+    """``GET /v1/stats``: the kernels of this worker, and where each of them came from."""
+    state = request.app.state
+    content = {
+        "pid": os.getpid(),
+        "device": state.pipeline.device_name,
+        "kernels": state.record.as_dict(),
+    }
+    return JSONResponse(content, headers=WORKER)
+
+
+async def _body(request: Request, size_bytes: int) -> bytes:
+    """The body, read only as far as it was announced: a client cannot fill the memory."""
+    chunks, received = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        received += len(chunk)
+        if received > size_bytes:
+            raise wire.BadRequest(f"the body is longer than the {size_bytes} bytes of x-shape")
+    return b"".join(chunks)
+
+
+async def refuse(_request: Request, error: Exception) -> Response:
+    """The client's mistake."""
+    return JSONResponse({"error": str(error)}, 400, headers=WORKER)
+
+
+async def unavailable(_request: Request, error: Exception) -> Response:
+    """This worker cannot serve the request now; another one, or a later time, may."""
+    return JSONResponse({"error": str(error)}, 503, headers=WORKER | {"retry-after": "1"})
+
+
+async def failed(_request: Request, error: Exception) -> Response:
+    """A kernel could not be compiled, loaded or run. The whole log is in the server's own log."""
+    return JSONResponse({"error": str(error), "type": type(error).__name__}, 500, headers=WORKER)
+
+
+app = Starlette(
+    routes=[
+        Route("/v1/infer", infer, methods=["POST"]),
+        Route("/v1/stats", stats),
+        Route("/healthz", healthz),
+    ],
+    exception_handlers={
+        wire.BadRequest: refuse,
+        TooManyModels: unavailable,
+        ajit.DeviceLost: unavailable,
+        ajit.RuntimeClosed: unavailable,
+        ajit.OutOfMemory: unavailable,
+        ajit.AjitError: failed,
+    },
+    lifespan=lifespan,
+)

@@ -1,0 +1,142 @@
+"""How the demo's result is printed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from examples.model_server.demonstration.counts import KernelCount, count_kernels
+from examples.model_server.demonstration.scenario import CUBIN_ARCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import ajit
+    from examples.model_server.demonstration.load import Latencies, Load
+    from examples.model_server.demonstration.scenario import Result
+
+__all__ = ["print_json", "print_tables"]
+
+
+def print_tables(result: Result) -> None:
+    """Tables for a person, then the verdict."""
+    console = Console(highlight=False)
+    if result.cold is not None and result.restart is not None:
+        console.print(_kernel_table(result.cold, result.restart))
+        console.print(_latency_table(result))
+    if result.cubins:
+        console.print(_cubin_table(result.cubins))
+    problems = result.problems()
+    for problem in problems:
+        console.print("[bold red]failed[/] ", end="")
+        console.print(problem, markup=False)
+    if problems:
+        console.print(f"[bold red]{len(problems)} things went wrong[/] in {result.seconds:.0f} s")
+    else:
+        console.print(_good_news(result))
+
+
+def print_json(result: Result) -> None:
+    """The same as one JSON object."""
+    content = {
+        "problems": result.problems(),
+        "seconds": round(result.seconds, 3),
+        "latencies": {name: _summary(each) for name, each in _latencies(result)},
+        "cold": [asdict(kernel) for kernel in _counts(result.cold)],
+        "restart": [asdict(kernel) for kernel in _counts(result.restart)],
+        "cubins": [
+            {"name": cubin.name, "key": cubin.key, "size_bytes": cubin.size_bytes}
+            for cubin in result.cubins
+        ],
+    }
+    print(json.dumps(content, indent=2))
+
+
+def _kernel_table(cold: Load, restart: Load) -> Table:
+    table = _table("Kernels: how many of the worker processes ...", "kernel", no_wrap=True)
+    for name in ("asked", "compiled", "waited", "on disk", "seconds", "restart: compiled"):
+        table.add_column(name, justify="right")
+    table.add_column("on disk", justify="right")
+    later = {kernel.name: kernel for kernel in count_kernels(restart)}
+    for kernel in count_kernels(cold):
+        again = later.get(kernel.name, KernelCount(kernel.name))
+        table.add_row(
+            kernel.name,
+            str(kernel.asked),
+            _red_unless(kernel.compiles, 1),
+            str(kernel.waited),
+            str(kernel.disk),
+            f"{kernel.seconds:.2f}",
+            _red_unless(again.compiles, 0),
+            str(again.disk),
+        )
+    return table
+
+
+def _latency_table(result: Result) -> Table:
+    table = _table("Latency in milliseconds", "")
+    for name in ("answers", "median", "p99", "maximum"):
+        table.add_column(name, justify="right")
+    for name, latencies in _latencies(result):
+        summary = _summary(latencies)
+        table.add_row(name, str(summary.pop("count")), *(f"{v:.1f}" for v in summary.values()))
+    return table
+
+
+def _cubin_table(cubins: Sequence[ajit.Artifact]) -> Table:
+    table = _table(f"The same kernels as cubins for {CUBIN_ARCH}", "kernel", no_wrap=True)
+    table.add_column("compiler")
+    table.add_column("bytes", justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("key")
+    for cubin in sorted(cubins, key=lambda cubin: cubin.name):
+        compiler = f"{cubin.compiler} {cubin.compiler_version}"
+        row = (f"{cubin.size_bytes:,}", f"{cubin.seconds:.2f}", cubin.key[:12])
+        table.add_row(cubin.name, compiler, *row)
+    return table
+
+
+def _table(title: str, first_column: str, *, no_wrap: bool = False) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column(first_column, no_wrap=no_wrap)
+    return table
+
+
+def _latencies(result: Result) -> Iterator[tuple[str, Latencies]]:
+    for name, load in (("cold", result.cold), ("restart", result.restart)):
+        if load is not None:
+            yield f"{name}: first requests", load.first
+            yield f"{name}: health probes meanwhile", load.probes
+            yield f"{name}: warm requests", load.warm
+
+
+def _summary(latencies: Latencies) -> dict[str, Any]:
+    if not latencies.seconds:
+        return {"count": 0}
+    return {
+        "count": len(latencies.seconds),
+        "median_ms": round(1000 * latencies.median, 3),
+        "p99_ms": round(1000 * latencies.p99, 3),
+        "maximum_ms": round(1000 * latencies.maximum, 3),
+    }
+
+
+def _counts(load: Load | None) -> list[KernelCount]:
+    return [] if load is None else count_kernels(load)
+
+
+def _good_news(result: Result) -> str:
+    kernels = len(_counts(result.cold))
+    return (
+        f"[bold green]All well[/] in {result.seconds:.0f} s: {kernels} kernels compiled once each, "
+        "every answer right, every probe in time, nothing compiled on the second start, "
+        "nothing left behind."
+    )
+
+
+def _red_unless(value: int, wanted: int) -> str:
+    return str(value) if value == wanted else f"[bold red]{value}[/]"
