@@ -1,0 +1,38 @@
+"""``python -m ajit``, and the ``ajit`` command.
+
+The command line is an extra: the library runs in servers that have neither click nor rich. Where
+they are missing, this says what to install, instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+__all__ = ["main"]
+
+EXIT_ENVIRONMENT = 4
+"""The same as `ajit.cli.exits.ENVIRONMENT`, which cannot be imported here: it may be missing."""
+
+CLI_PACKAGES = frozenset({"click", "rich"})
+
+
+def main() -> int:
+    """Run the command line and return its exit code."""
+    try:
+        for package in sorted(CLI_PACKAGES):
+            importlib.import_module(package)
+    except ModuleNotFoundError as exc:
+        if exc.name not in CLI_PACKAGES:
+            raise
+        sys.stderr.write(
+            f"ajit: the command line needs {exc.name}, which is not installed\n"
+            "try: pip install 'ajit[cli]'\n"
+        )
+        return EXIT_ENVIRONMENT
+    run = importlib.import_module("ajit.cli.main").run
+    return int(run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""``ajit cache``: look at the kernel cache, verify it, remove from it.
+
+Entries are found by their key, or by as many of its first digits as are unique. Looking never makes
+a cache directory: where there is none, there are no entries.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ajit.cli import cache_views as views
+from ajit.cli import exits
+from ajit.cli.output import Output, json_option
+from ajit.errors import AjitError, CacheError
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ajit._cache.disk import DiskStore, EntryInfo, Lookup
+    from ajit._core.entry import Manifest
+
+__all__ = ["command"]
+
+MINIMUM_PREFIX = 4
+"""Digits of a key that name an entry. Pretty arbitrary: fewer are more likely a typing error."""
+
+
+class _NoSuchEntry(click.UsageError):
+    """A key, or the beginning of one, that names no entry, or more than one."""
+
+
+@click.group("cache", short_help="Look at the kernel cache.")
+def command() -> None:
+    """Look at the kernel cache, verify it, remove from it.
+
+    KEY is a key of 64 hexadecimal digits, or its first digits, at least 4, if they are unique.
+    """
+
+
+def _cache_dir_option(function: Callable[..., object]) -> Callable[..., object]:
+    return click.option(
+        "--cache-dir",
+        type=click.Path(file_okay=True),
+        help="The cache to look at; default: AJIT_CACHE_DIR, else ~/.cache/ajit.",
+    )(function)
+
+
+@command.command("path", short_help="Where the cache is.")
+@_cache_dir_option
+@json_option
+def path_(*, cache_dir: str | None, as_json: bool) -> None:
+    """Print the cache directory. It need not exist yet."""
+    settings = Settings.load(cache_dir=cache_dir)
+    payload = {"cache_dir": settings.cache_dir, "origin": settings.origins["cache_dir"]}
+    Output(as_json=as_json).result(payload, lambda: str(settings.cache_dir))
+
+
+@command.command("ls", short_help="List the entries.")
+@_cache_dir_option
+@json_option
+def ls(*, cache_dir: str | None, as_json: bool) -> None:
+    """List the entries of the cache with what they hold, the newest last."""
+    cache = _Cache(cache_dir)
+    rows = sorted((views.row(cache.store, info) for info in cache.entries()), key=views.by_age)
+    payload = {"cache_dir": cache.path, "entries": rows}
+    Output(as_json=as_json).result(payload, lambda: views.draw_list(rows, cache.path))
+
+
+@command.command("stats", short_help="Count entries and bytes.")
+@_cache_dir_option
+@json_option
+def stats(*, cache_dir: str | None, as_json: bool) -> None:
+    """Count entries, bytes and compile time, for each compiler and architecture."""
+    cache = _Cache(cache_dir)
+    payload = views.summarise(cache.path, [views.row(cache.store, i) for i in cache.entries()])
+    Output(as_json=as_json).result(payload, lambda: views.draw_summary(payload))
+
+
+@command.command("verify", short_help="Check every entry.")
+@_cache_dir_option
+@json_option
+def verify(*, cache_dir: str | None, as_json: bool) -> int:
+    """Read every entry and check its checksum and key.
+
+    A bad entry does no harm: it counts as a miss and is compiled anew. Ends with 1 if there is one.
+    """
+    cache = _Cache(cache_dir)
+    checked = [views.check(key, lookup) for key, lookup in cache.verify()]
+    bad = [check for check in checked if not check["ok"]]
+    payload = {"cache_dir": cache.path, "checked": len(checked), "bad": bad}
+    Output(as_json=as_json).result(payload, lambda: views.draw_verified(len(checked), bad))
+    return exits.PROBLEM if bad else exits.FINE
+
+
+@command.command("inspect", short_help="Show one entry.")
+@click.argument("key")
+@click.option("--log", "show_log", is_flag=True, help="Print the compiler's log as well.")
+@_cache_dir_option
+@json_option
+def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -> None:
+    """Show everything about one entry but its compiled bytes."""
+    cache = _Cache(cache_dir)
+    payload = views.inspection(*cache.manifest(key))
+    Output(as_json=as_json).result(payload, lambda: views.draw_inspection(payload, log=show_log))
+
+
+@command.command("why", short_help="Say why two keys differ.")
+@click.argument("a", metavar="KEY_A")
+@click.argument("b", metavar="KEY_B")
+@_cache_dir_option
+@json_option
+def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
+    """Say in which parts two entries differ, and so why the second was compiled at all."""
+    from ajit._core.key import explain  # noqa: PLC0415  # command-line start-up
+
+    cache = _Cache(cache_dir)
+    first, second = cache.manifest(a)[0], cache.manifest(b)[0]
+    differences = explain(first.key_fields, second.key_fields)
+    payload = {"a": first.key, "b": second.key, "differences": differences}
+    Output(as_json=as_json).result(
+        payload, lambda: views.draw_differences(first.key, second.key, differences)
+    )
+
+
+@command.command("rm", short_help="Remove entries.")
+@click.argument("keys", metavar="KEY...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Remove every entry.")
+@_cache_dir_option
+@json_option
+def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_json: bool) -> int:
+    """Remove entries by key, or all of them.
+
+    Safe while servers use the cache: a process that reads an entry goes on reading it, and the next
+    one that needs it compiles it anew. Ends with 3 if only some of the keys could be removed.
+    """
+    if bool(keys) == everything:
+        raise click.UsageError("name the keys to remove, or give --all")
+    output = Output(as_json=as_json)
+    cache = _Cache(cache_dir)
+    removed, failed = cache.remove([info.key for info in cache.entries()] if everything else keys)
+    for problem in failed:
+        output.warn(problem["reason"])
+    payload = {"cache_dir": cache.path, "removed": removed, "failed": failed}
+    output.result(payload, lambda: views.draw_removed(removed))
+    if not failed:
+        return exits.FINE
+    return exits.PARTLY if removed else exits.PROBLEM
+
+
+class _Cache:
+    """The cache that a command is about; without entries where there is no directory yet."""
+
+    def __init__(self, cache_dir: str | None) -> None:
+        settings = Settings.load(cache_dir=cache_dir)
+        self.path: Path = settings.cache_dir
+        # Opening would make the directory: looking does not.
+        self.store = _open(settings) if self.path.exists() else None
+
+    def entries(self) -> list[EntryInfo]:
+        return [] if self.store is None else list(self.store.entries())
+
+    def verify(self) -> list[tuple[str, Lookup]]:
+        return [] if self.store is None else list(self.store.verify())
+
+    def key(self, text: str) -> str:
+        """The one key that begins with a text."""
+        wanted = text.lower().removesuffix("...").removesuffix("…")
+        if len(wanted) < MINIMUM_PREFIX:
+            raise _NoSuchEntry(f"{text!r} is too short for a key: give at least 4 digits")
+        found = [info.key for info in self.entries() if info.key.startswith(wanted)]
+        if not found:
+            raise _NoSuchEntry(f"no entry {text!r} in {self.path} (see: ajit cache ls)")
+        if len(found) > 1:
+            raise _NoSuchEntry(f"{len(found)} entries begin with {text!r}: give more digits")
+        return found[0]
+
+    def manifest(self, text: str) -> tuple[Manifest, int]:
+        """The verified manifest of an entry and the size of its compiled bytes."""
+        key = self.key(text)
+        assert self.store is not None  # or it had no such key
+        found = self.store.manifest(key)
+        if isinstance(found, tuple):
+            return found
+        raise BadEntry(f"entry {key} cannot be used: {found.reason or 'it has gone'}")
+
+    def remove(self, keys: tuple[str, ...] | list[str]) -> tuple[list[str], list[dict[str, str]]]:
+        """Remove what can be removed; the rest comes back with reasons."""
+        removed, failed = [], []
+        for text in keys:
+            try:
+                key = self.key(text)
+                assert self.store is not None  # or it had no such key
+                if self.store.remove(key):
+                    removed.append(key)
+            except (_NoSuchEntry, OSError) as exc:
+                reason = exc.message if isinstance(exc, _NoSuchEntry) else str(exc)
+                failed.append({"key": text, "reason": reason})
+        return removed, failed
+
+
+class BadEntry(AjitError):
+    """An entry was named that does not verify. It counts as a miss; nothing was changed."""
+
+
+def _open(settings: Settings) -> DiskStore:
+    from ajit._cache.directory import open_cache_directory  # noqa: PLC0415  # start-up
+    from ajit._cache.disk import DiskStore  # noqa: PLC0415  # start-up
+
+    directory = open_cache_directory(settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache)
+    if directory.access == "none":
+        # A server goes on without its cache; a command that is about the cache cannot.
+        raise CacheError(path=directory.path, reason=directory.problem)
+    return DiskStore(directory)

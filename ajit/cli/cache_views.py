@@ -1,0 +1,235 @@
+"""What ``ajit cache`` shows: plain data for JSON, and the tables drawn from it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ajit.cli.output import SHORT_KEY, facts, format_bytes, format_seconds, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from ajit._cache.disk import DiskStore, EntryInfo, Lookup
+    from ajit._core.entry import Manifest
+    from ajit._core.key import Difference
+
+__all__ = [
+    "Row",
+    "by_age",
+    "check",
+    "draw_differences",
+    "draw_inspection",
+    "draw_list",
+    "draw_removed",
+    "draw_summary",
+    "draw_verified",
+    "inspection",
+    "row",
+    "summarise",
+]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry in a list. Of a bad one, only the first two fields and the problem are known.
+
+    Attributes:
+        key: Hex key.
+        file_bytes: Size of the entry's file.
+        name: Label of the spec that was compiled first.
+        entries: Entry points.
+        arch: ``sm_90a``, ``x86_64``, ...
+        compiler: Compiler and version.
+        size_bytes: Size of the compiled bytes.
+        compile_seconds: How long the compile took.
+        created: Unix time in seconds.
+        host: The machine that compiled.
+        problem: Why the entry cannot be used, or "".
+    """
+
+    key: str
+    file_bytes: int
+    name: str = ""
+    entries: tuple[str, ...] = ()
+    arch: str = ""
+    compiler: str = ""
+    size_bytes: int = 0
+    compile_seconds: float = 0.0
+    created: float = 0.0
+    host: str = ""
+    problem: str = ""
+
+
+def row(store: DiskStore | None, info: EntryInfo) -> Row:
+    """Describe one entry, verified."""
+    assert store is not None  # what has entries has a store
+    found = store.manifest(info.key)
+    if not isinstance(found, tuple):
+        return Row(
+            key=info.key,
+            file_bytes=info.size_bytes,
+            created=info.modified,
+            problem=found.reason or "removed meanwhile",
+        )
+    manifest, size_bytes = found
+    return Row(
+        key=info.key,
+        file_bytes=info.size_bytes,
+        name=manifest.name,
+        entries=manifest.entries,
+        arch=manifest.arch,
+        compiler=f"{manifest.compiler} {manifest.compiler_version}",
+        size_bytes=size_bytes,
+        compile_seconds=manifest.seconds,
+        created=manifest.created,
+        host=manifest.host,
+    )
+
+
+def by_age(item: Row) -> float:
+    """Sort key: oldest first."""
+    return item.created
+
+
+def draw_list(rows: Sequence[Row], path: Path) -> RenderableType:
+    """Draw the entries, one a line."""
+    if not rows:
+        return f"no entries in {path}"
+    drawn = table(
+        "key", "name", "entry points", "arch", "compiler", "size", "compile", "age",
+        numbers=("size", "compile", "age"),
+    )  # fmt: skip
+    for item in rows:
+        age = format_seconds(max(0.0, time.time() - item.created))
+        if item.problem:
+            drawn.add_row(item.key[:SHORT_KEY], f"unusable: {item.problem}", *[""] * 5, age)
+            continue
+        drawn.add_row(
+            item.key[:SHORT_KEY],
+            item.name,
+            ", ".join(item.entries),
+            item.arch,
+            item.compiler,
+            format_bytes(item.size_bytes),
+            format_seconds(item.compile_seconds),
+            age,
+        )
+    return drawn
+
+
+def summarise(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
+    """Add up the entries, and for each compiler and architecture."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for item in rows:
+        if not item.problem:
+            groups[item.compiler, item.arch].append(item)
+    return {
+        "cache_dir": path,
+        "entries": len(rows),
+        "file_bytes": sum(item.file_bytes for item in rows),
+        "unusable": sum(1 for item in rows if item.problem),
+        "compile_seconds": sum(item.compile_seconds for item in rows),
+        "groups": [
+            {
+                "compiler": compiler,
+                "arch": arch,
+                "entries": len(items),
+                "file_bytes": sum(item.file_bytes for item in items),
+                "compile_seconds": sum(item.compile_seconds for item in items),
+            }
+            for (compiler, arch), items in sorted(groups.items())
+        ],
+    }
+
+
+def draw_summary(summary: dict[str, Any]) -> Table:
+    """Draw what `summarise` added up."""
+    drawn = table(
+        "compiler", "arch", "entries", "size", "compile time",
+        numbers=("entries", "size", "compile time"),
+    )  # fmt: skip
+    for group in [*summary["groups"], {"compiler": "all", "arch": "", **summary}]:
+        drawn.add_row(
+            group["compiler"],
+            group["arch"],
+            str(group["entries"]),
+            format_bytes(group["file_bytes"]),
+            format_seconds(group["compile_seconds"]),
+        )
+    if summary["unusable"]:
+        drawn.caption = f"{summary['unusable']} of them unusable (see: ajit cache verify)"
+    return drawn
+
+
+def check(key: str, lookup: Lookup) -> dict[str, Any]:
+    """Say what came of reading an entry."""
+    ok = hasattr(lookup, "artifact")
+    return {"key": key, "ok": ok, "reason": "" if ok else lookup.reason or "removed meanwhile"}  # type: ignore[union-attr]  # only Found has no reason
+
+
+def draw_verified(checked: int, bad: Sequence[dict[str, Any]]) -> RenderableType:
+    """Draw the bad entries, or say that there is none."""
+    if not bad:
+        return f"{checked} entries checked, all good"
+    drawn = table("key", "problem")
+    for item in bad:
+        drawn.add_row(item["key"][:SHORT_KEY], item["reason"])
+    drawn.caption = f"{checked} entries checked, {len(bad)} bad: misses that are compiled anew"
+    return drawn
+
+
+def inspection(manifest: Manifest, size_bytes: int) -> dict[str, Any]:
+    """Everything about an entry but its bytes."""
+    fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
+    return fields | {"key_fields": dict(manifest.key_fields), "size_bytes": size_bytes}
+
+
+def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
+    """Draw one entry: what it is, and what its key was made of."""
+    from rich.console import Group  # noqa: PLC0415  # command-line start-up
+    from rich.text import Text  # noqa: PLC0415  # command-line start-up
+
+    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["created"]))
+    lowered = (f"{name} → {symbol}" for name, symbol in entry["lowered"].items())
+    head = facts(
+        [
+            ("key", entry["key"]),
+            ("name", entry["name"]),
+            ("entry points", "\n".join(lowered)),
+            ("kind", f"{entry['kind']}, {format_bytes(entry['size_bytes'])}"),
+            ("arch", entry["arch"]),
+            ("compiler", f"{entry['compiler']} {entry['compiler_version']}"),
+            ("command", " ".join(entry["command"])),
+            ("compiled", f"{created} on {entry['host']}, in {format_seconds(entry['seconds'])}"),
+            ("ajit", entry["ajit_version"]),
+        ]
+    )
+    key_parts = table("part of the key", "value")
+    for label, value in entry["key_fields"].items():
+        key_parts.add_row(label, value)
+    drawn: list[RenderableType] = [head, Text(), key_parts]
+    if log:
+        drawn += [Text(), Text("log", style="bold"), Text(entry["log"] or "(empty)")]
+    return Group(*drawn)
+
+
+def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> RenderableType:
+    """Draw the parts in which two keys differ, side by side."""
+    if not differences:
+        return "the keys do not differ"
+    drawn = table("part of the key", a[:SHORT_KEY], b[:SHORT_KEY])
+    for item in differences:
+        drawn.add_row(item.field, *("(none)" if v is None else v for v in (item.a, item.b)))
+    return drawn
+
+
+def draw_removed(removed: Sequence[str]) -> str:
+    """Say how many entries went."""
+    return f"removed {len(removed)} {'entry' if len(removed) == 1 else 'entries'}"

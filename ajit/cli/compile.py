@@ -1,0 +1,181 @@
+"""``ajit compile``: one kernel source through the whole way, without a device."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ajit.cli import exits
+from ajit.cli.output import SHORT_KEY, Output, facts, format_bytes, format_seconds, json_option
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ajit._core.events import Event, Waiting
+    from ajit._core.spec import CompilerKind, Spec
+    from ajit._perform import Resolution
+
+__all__ = ["command"]
+
+REPEAT_SECONDS = 10.0
+"""How often a wait is mentioned again. Pretty arbitrary: often enough to see that it lives."""
+
+
+@click.command("compile", short_help="Compile a kernel into the cache.")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--entry", "entries", metavar="NAME", multiple=True, required=True,
+    help="Kernel to compile: its name, or a name expression such as 'scale<float, 4>'. Repeatable.",
+)  # fmt: skip
+@click.option("--arch", help="sm_80, sm_90a, ... or the host's; default: the device's.")
+@click.option(
+    "--compiler", type=click.Choice(["nvrtc", "nvcc", "host"]),
+    help="Default: nvrtc for a GPU, host (the C++ compiler) for the CPU driver.",
+)  # fmt: skip
+@click.option(
+    "-I", "include_dirs", metavar="DIR", multiple=True,
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Where to look for headers, after FILE's own directory. Repeatable.",
+)  # fmt: skip
+@click.option("-D", "defines", metavar="NAME[=VALUE]", multiple=True, help="Macro. Repeatable.")
+@click.option("--option", "options", multiple=True, help="Flag for the compiler. Repeatable.")
+@click.option("--cache-dir", type=click.Path(), help="Default: AJIT_CACHE_DIR, else ~/.cache/ajit.")
+@json_option
+def command(  # one parameter per option
+    *,
+    file: Path,
+    entries: tuple[str, ...],
+    arch: str | None,
+    compiler: CompilerKind | None,
+    include_dirs: tuple[str, ...],
+    defines: tuple[str, ...],
+    options: tuple[str, ...],
+    cache_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Compile the kernels of FILE into the cache, or find them there.
+
+    Prints the key, where the result came from (disk or compiled), how long it took, and the process
+    that was waited for, if any. Any number of these may run at once: one of them compiles.
+
+    Ends with 1 if the compiler rejects the source (its log goes to standard error), with 3 if the
+    kernel was compiled but could not be stored, with 4 if there is no compiler.
+    """
+    import anyio  # noqa: PLC0415  # command-line start-up
+
+    from ajit._core.spec import Spec  # noqa: PLC0415  # command-line start-up
+
+    if arch is None and compiler == "host":
+        arch = platform.machine()
+    # With an arch no device is needed, and none is opened.
+    settings = Settings.load(cache_dir=cache_dir, device="none" if arch else None)
+    spec = Spec.of(
+        file.read_bytes(),
+        entries,
+        name=file.name,
+        compiler=compiler or "auto",
+        arch=arch,
+        options=options,
+        defines=[_macro(define) for define in defines],
+        include_dirs=[str(file.resolve().parent), *include_dirs],
+    )
+    output = Output(as_json=as_json)
+    watcher = _Watcher(output)
+    resolution = anyio.run(_resolve, settings, spec, watcher)
+    payload = _payload(resolution, settings, stored=watcher.stored)
+    output.result(payload, lambda: _draw(payload))
+    return exits.FINE if watcher.stored else exits.PARTLY
+
+
+async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolution:
+    from ajit._runtime import open_runtime  # noqa: PLC0415  # command-line start-up
+    from ajit.errors import NoDevice  # noqa: PLC0415  # command-line start-up
+
+    try:
+        async with open_runtime(settings, subscribers=[watcher]) as runtime:
+            return await runtime.resolve(spec)
+    except NoDevice as exc:
+        exc.add_note("compiling needs no device: name one with --arch, such as --arch sm_90a")
+        raise
+
+
+class _Watcher:
+    """Tells of waits on standard error, and remembers whether the result was stored."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._told_seconds: float | None = None
+        self.stored = True
+
+    def __call__(self, event: Event) -> None:
+        from ajit._core import events  # noqa: PLC0415  # command-line start-up
+
+        if isinstance(event, events.CacheUnwritable):
+            self.stored = False
+        elif isinstance(event, events.Waiting) and self._is_news(event):
+            self._told_seconds = event.waited_seconds
+            self._output.note(_describe_wait(event))
+
+    def _is_news(self, event: Waiting) -> bool:
+        told = self._told_seconds
+        return told is None or event.waited_seconds - told >= REPEAT_SECONDS
+
+
+def _describe_wait(event: Waiting) -> str:
+    waited = format_seconds(event.waited_seconds)
+    if event.holder is None:
+        return f"waiting for another process, {waited} so far"
+    holder = event.holder
+    return (
+        f"waiting for process {holder.pid} on {holder.host}: {holder.phase} with "
+        f"{holder.compiler} for {format_seconds(holder.age_seconds)}; {waited} so far"
+    )
+
+
+def _macro(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    # As compilers have it: -DNAME defines it as 1, which is what a value of None stands for.
+    return name, value if equals else None
+
+
+def _payload(resolution: Resolution, settings: Settings, *, stored: bool) -> dict[str, Any]:
+    artifact = resolution.artifact
+    return {
+        "key": artifact.key,
+        "name": artifact.name,
+        "entries": artifact.entries,
+        "arch": artifact.arch,
+        "compiler": artifact.compiler,
+        "compiler_version": artifact.compiler_version,
+        "kind": artifact.kind,
+        "tier": resolution.tier,
+        "seconds": resolution.seconds,
+        "size_bytes": artifact.size_bytes,
+        "cache_dir": settings.cache_dir,
+        "stored": stored,
+        "waited_for": resolution.waited_for,
+        "log": artifact.log,
+    }
+
+
+def _draw(result: dict[str, Any]) -> Table:
+    pairs = [
+        ("key", result["key"]),
+        ("kernel", f"{', '.join(result['entries'])} ({result['name']})"),
+        ("compiler", f"{result['compiler']} {result['compiler_version']} for {result['arch']}"),
+        ("result", f"{result['kind']}, {format_bytes(result['size_bytes'])}"),
+        ("tier", f"{result['tier']}, in {format_seconds(result['seconds'])}"),
+    ]
+    holder = result["waited_for"]
+    if holder is not None:
+        waited = format_seconds(holder.seconds)
+        pairs.append(("waited for", f"process {holder.pid} on {holder.host}, {waited}"))
+    if not result["stored"]:
+        pairs.append(("stored", "no: the cache cannot be written"))
+    if result["log"].strip():
+        pairs.append(("compiler said", result["log"].strip()))
+    return facts([*pairs, ("look at it", f"ajit cache inspect {result['key'][:SHORT_KEY]}")])

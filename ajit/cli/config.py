@@ -1,0 +1,56 @@
+"""``ajit config``: every setting, its value and where it came from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ajit.cli.output import Output, format_bytes, format_seconds, json_option, table
+from ajit.settings import Settings, describe, setting_names
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["command"]
+
+
+@click.command("config", short_help="Print every setting.")
+@json_option
+def command(*, as_json: bool) -> None:
+    """Print every setting, its value and where it came from.
+
+    A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from its
+    default. This command has no arguments to take them from, so it shows what the environment says.
+    """
+    settings = Settings.load()
+    rows = [_row(settings, name) for name in setting_names()]
+    Output(as_json=as_json).result({"settings": rows}, lambda: _draw(rows))
+
+
+def _row(settings: Settings, name: str) -> dict[str, object]:
+    return {
+        "name": name,
+        "value": getattr(settings, name),
+        "origin": settings.origins[name],
+        "variable": f"AJIT_{name.upper()}",
+        "about": describe(name),
+    }
+
+
+def _draw(rows: list[dict[str, object]]) -> Table:
+    drawn = table("setting", "value", "origin", "what it is")
+    for row in rows:
+        shown = _for_reader(str(row["name"]), row["value"])
+        drawn.add_row(str(row["name"]), shown, str(row["origin"]), str(row["about"]))
+    return drawn
+
+
+def _for_reader(name: str, value: object) -> str:
+    if name.endswith("_bytes") and isinstance(value, int):
+        return format_bytes(value)
+    if name.endswith("_seconds") and isinstance(value, (int, float)):
+        return format_seconds(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value) or "(empty)"

@@ -1,0 +1,51 @@
+"""``ajit demo``: the main job, as the example server in the source checkout does it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from ajit.cli import exits
+from ajit.cli.output import Output
+
+__all__ = ["command"]
+
+DEMO_MODULE = "examples.model_server.demo"
+CHECKOUT = Path(__file__).parents[2]
+
+
+@click.command(
+    "demo",
+    short_help="Serve, compile on demand, verify.",
+    # Every option is the demo's, --help and --json included.
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def command(*, arguments: tuple[str, ...]) -> int:
+    """Serve a model with kernels compiled on demand, verify every result, show what happened.
+
+    The demo is the program examples/model_server of the source checkout; options go to it.
+    """
+    if not (CHECKOUT / Path(*DEMO_MODULE.split(".")).with_suffix(".py")).is_file():
+        Output(as_json=False).note(
+            "ajit: the demo is part of the source checkout, and this is an installed package\n"
+            "try: clone the repository and run `make demo` in it"
+        )
+        return exits.ENVIRONMENT
+    # A process of its own, so that the demo can check that it leaves nothing behind; in the
+    # checkout, where `examples` can be imported. Control-C reaches it as it reaches us.
+    with subprocess.Popen([sys.executable, "-m", DEMO_MODULE, *arguments], cwd=CHECKOUT) as process:
+        return _exit_code(process)
+
+
+def _exit_code(process: subprocess.Popen[bytes]) -> int:
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            continue  # the demo got it as well, and ends when it has cleaned up
+        return code if code >= 0 else 128 - code

@@ -1,0 +1,52 @@
+"""Exit codes, and which error ends a command with which.
+
+== ==================================================================================
+0  fine
+1  found a problem: a compile error, an entry that does not verify, a failed check
+2  usage: an option, a setting or a key that cannot be; nothing was started
+3  partly done: a kernel was compiled but could not be stored, one key of two was removed
+4  environment: no compiler, no device, a cache directory that cannot be used
+== ==================================================================================
+"""
+
+from __future__ import annotations
+
+from ajit.errors import (
+    AjitError,
+    CacheError,
+    CompileError,
+    CompilerError,
+    DeviceError,
+    IncludeError,
+    SettingsError,
+    SpecError,
+    UsageError,
+)
+
+__all__ = ["ENVIRONMENT", "FINE", "INTERRUPTED", "PARTLY", "PROBLEM", "USAGE", "exit_code_of"]
+
+FINE = 0
+PROBLEM = 1
+USAGE = 2
+PARTLY = 3
+ENVIRONMENT = 4
+INTERRUPTED = 130
+"""Control-C: 128 plus the number of SIGINT, as shells have it."""
+
+# The first match counts: an include that is missing is a problem of the source, although it is a
+# SpecError.
+_CODES: tuple[tuple[type[AjitError], int], ...] = (
+    (CompileError, PROBLEM),
+    (IncludeError, PROBLEM),
+    (SpecError, USAGE),
+    (SettingsError, USAGE),
+    (UsageError, USAGE),
+    (CompilerError, ENVIRONMENT),
+    (CacheError, ENVIRONMENT),
+    (DeviceError, ENVIRONMENT),
+)
+
+
+def exit_code_of(error: AjitError) -> int:
+    """Return the exit code that a command ends with when it raises this error."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), PROBLEM)

@@ -1,0 +1,130 @@
+"""Where words go: a command's result to standard output, everything else to standard error.
+
+With ``--json`` the result is one JSON object, in the same fields that the table shows, and in plain
+units: seconds and bytes. rich is imported when something is drawn, so that ``--help`` does not wait
+for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from rich.console import RenderableType
+    from rich.table import Table
+
+__all__ = [
+    "SHORT_KEY",
+    "Output",
+    "facts",
+    "format_bytes",
+    "format_seconds",
+    "json_option",
+    "table",
+]
+
+SHORT_KEY = 16
+"""Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line."""
+
+PIPE_WIDTH = 200
+"""Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log."""
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+json_option: Callable[[_Command], _Command] = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object instead of a table."
+)
+
+
+class Output:
+    """The two channels of one command."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def result(self, payload: object, draw: Callable[[], RenderableType]) -> None:
+        """Print the result: the payload as JSON, or what `draw` makes of it for a reader."""
+        if self.as_json:
+            text = msgspec.json.format(msgspec.json.encode(payload, enc_hook=_plain), indent=2)
+            sys.stdout.write(text.decode() + "\n")
+            return
+        from rich.console import Console  # noqa: PLC0415  # see the module's docstring
+
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        console = Console(width=width, highlight=False, emoji=False, markup=False)
+        with console.capture() as drawn:
+            console.print(draw())
+        # rich pads every line to the full width; a pipe or a log needs no such blanks.
+        lines = [line.rstrip() for line in drawn.get().strip("\n").splitlines()]
+        sys.stdout.write("\n".join(lines) + "\n")
+
+    def note(self, text: str) -> None:
+        """Say something beside the result."""
+        click.echo(text, err=True)
+
+    def warn(self, text: str) -> None:
+        """Say that something is not as it should be, though the result stands."""
+        click.secho(f"warning: {text}", err=True, fg="yellow")
+
+
+def table(*columns: str, numbers: Iterable[str] = ()) -> Table:
+    """Make an empty table in the house's look. Columns named in `numbers` are right-aligned."""
+    from rich import box  # noqa: PLC0415  # see the module's docstring
+    from rich.table import Table  # noqa: PLC0415
+
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(
+            column, justify="right" if column in set(numbers) else "left", overflow="fold"
+        )
+    return drawn
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Make a list of labels and values."""
+    from rich.table import Table  # noqa: PLC0415  # see the module's docstring
+
+    drawn = Table(box=None, show_header=False, pad_edge=False)
+    drawn.add_column(style="dim", no_wrap=True)
+    drawn.add_column(overflow="fold")
+    for label, value in pairs:
+        drawn.add_row(label, value)
+    return drawn
+
+
+def format_bytes(size: float) -> str:
+    """``1.4 MiB``: a size for a reader."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """``1.38 s``, ``12.4 ms``, ``3 min 20 s``, ``2 days``: a duration for a reader."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} days"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(type(value).__name__)

@@ -1,0 +1,71 @@
+"""The command line as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+LIMIT_SECONDS = 100
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one JSON object on standard output."""
+        return json.loads(self.out)
+
+
+class CommandLine:
+    """Runs `ajit` with a cache and an environment of this test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache_dir = folder / "cache"
+        self.environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")}
+        self.environ |= {"AJIT_CACHE_DIR": str(self.cache_dir), "PYTHONPATH": str(PROJECT)}
+
+    def start(self, *args: object, **environ: str) -> subprocess.Popen[str]:
+        """Start a command in the test's folder."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "ajit", *map(str, args)],
+            cwd=self.folder,
+            env=self.environ | environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> Ended:
+        """Wait for a command's end."""
+        try:
+            out, err = process.communicate(timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"the command did not end; it said: {out}{err}")
+        return Ended(process.returncode, out, err)
+
+    def __call__(self, *args: object, **environ: str) -> Ended:
+        """Run a command to its end."""
+        return self.end(self.start(*args, **environ))
+
+
+@pytest.fixture
+def ajit(tmp_path: Path) -> CommandLine:
+    """Run `ajit` commands on an empty cache."""
+    return CommandLine(tmp_path)

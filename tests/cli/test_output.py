@@ -1,0 +1,40 @@
+"""Units and shapes of what is printed."""
+
+from __future__ import annotations
+
+import pytest
+
+from ajit.cli.output import format_bytes, format_seconds
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1536, "1.5 KiB"),
+        (5 * 2**20, "5.0 MiB"),
+        (2**40, "1024.0 GiB"),
+    ],
+)
+def test_sizes_have_binary_units(size, expected):
+    """Bytes are whole, larger units have one digit."""
+    assert expected == format_bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (8.7e-6, "9 µs"),
+        (0.0124, "12.4 ms"),
+        (1.384, "1.38 s"),
+        (10.0, "10 s"),
+        (200, "3 min 20 s"),
+        (1800, "30 min"),
+        (5 * 3600, "5.0 h"),
+        (3 * 86400, "3 days"),
+    ],
+)
+def test_durations_have_the_unit_that_fits(seconds, expected):
+    """Microseconds to days, about three digits."""
+    assert expected == format_seconds(seconds)

@@ -1,0 +1,116 @@
+"""Every way of ending: help, usage errors, missing extras, interrupts, and their exit codes."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from ajit import errors
+from ajit.cli import exits
+
+
+def test_help_names_every_command_and_the_exit_codes(ajit):
+    """`ajit --help` is the map of the command line."""
+    ended = ajit("--help")
+
+    assert ended.code == exits.FINE
+    for word in ("demo", "compile", "cache", "doctor", "config", "4 environment"):
+        assert word in ended.out
+
+
+def test_help_imports_neither_cuda_nor_an_event_loop_nor_rich(ajit):
+    """Help is quick because nothing that compiles or draws is loaded for it."""
+    ended = ajit("--help", PYTHONPROFILEIMPORTTIME="1")
+
+    assert "click.core" in _imported(ended)
+    assert not _imported(ended) & {"cuda.bindings", "anyio._core", "rich.console", "msgspec._core"}
+
+
+@pytest.mark.parametrize("command", ["compile", "cache", "doctor", "config"])
+def test_help_of_a_command_imports_no_cuda(ajit, command):
+    """No command loads CUDA, numpy or an event loop to explain itself."""
+    ended = ajit(command, "--help", PYTHONPROFILEIMPORTTIME="1")
+
+    assert ended.code == exits.FINE
+    assert not {name.partition(".")[0] for name in _imported(ended)} & {"cuda", "anyio", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "args", [["frobnicate"], ["config", "--jason"], ["compile"], []], ids=" ".join
+)
+def test_wrong_usage_ends_with_two_and_prints_no_result(ajit, args):
+    """An unknown command or option is told on standard error."""
+    ended = ajit(*args)
+
+    assert ended.code == exits.USAGE
+    assert ended.out == ""
+    assert "Usage: ajit" in ended.err
+
+
+def test_bad_setting_names_the_variable_and_what_is_expected(ajit):
+    """A setting that cannot be is a usage error, without a traceback."""
+    ended = ajit("config", AJIT_COMPILE_SLOTS="many")
+
+    assert ended.code == exits.USAGE
+    assert ended.err.startswith("ajit: setting compile_slots is 'many' (from AJIT_COMPILE_SLOTS)")
+    assert "Traceback" not in ended.err
+
+
+def test_misspelt_variable_is_a_warning_with_the_nearest_name(ajit):
+    """An unknown AJIT_* name does not stop the command, and is not silent."""
+    ended = ajit("config", AJIT_CAHCE_DIR="x")
+
+    assert ended.code == exits.FINE
+    assert "warning: unknown variable AJIT_CAHCE_DIR; did you mean AJIT_CACHE_DIR?\n" == ended.err
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_missing_extra_says_what_to_install(ajit, tmp_path, missing):
+    """Without click or rich the command line names the extra to install."""
+    hook = tmp_path / "sitecustomize.py"
+    hook.write_text(
+        textwrap.dedent(f"""
+            import sys
+            sys.modules[{missing!r}] = None
+        """)
+    )
+    ended = ajit("--help", PYTHONPATH=f"{tmp_path}:{ajit.environ['PYTHONPATH']}")
+
+    assert ended.code == exits.ENVIRONMENT
+    assert f"needs {missing}" in ended.err
+    assert "pip install 'ajit[cli]'" in ended.err
+
+
+def test_reader_that_goes_away_is_no_traceback(ajit):
+    """`ajit config | head -0` ends without a word about a broken pipe."""
+    process = ajit.start("config", "--json")
+    process.stdout.close()
+    process.stdout = None
+
+    ended = ajit.end(process)
+
+    assert ended.err == ""
+    assert ended.code == exits.PROBLEM
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (errors.CompileError(name="k", key="", compiler="c", log=""), exits.PROBLEM),
+        (errors.IncludeError(include="a.h", file="k.cu", line=1), exits.PROBLEM),
+        (errors.UnknownArch(arch="sm_1", compiler="nvrtc"), exits.USAGE),
+        (errors.CompilerNotFound(compiler="nvcc", searched=[], install=""), exits.ENVIRONMENT),
+        (errors.UnsafeCacheDirectory(path="p", reason="r"), exits.ENVIRONMENT),
+        (errors.NoDevice(operation="open"), exits.ENVIRONMENT),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_have_their_exit_codes(error, expected):
+    """A script can tell a bad kernel from a bad command line and from a bad machine."""
+    assert expected == exits.exit_code_of(error)
+
+
+def _imported(ended):
+    """What -X importtime lists; a module imported by name only shows by what it imports."""
+    return {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}
