@@ -89,11 +89,11 @@ class Promise(Generic[T]):
         self._error: BaseException | None = None
 
     def resolve(self, value: T) -> bool:
-        """Hand over a value. Any thread; returns False if the promise was settled before."""
+        """Hand over a value. Any thread; False if it was settled before, or its loop has ended."""
         return self._settle(value, None)
 
     def reject(self, error: BaseException) -> bool:
-        """Hand over an exception. Any thread; returns False if the promise was settled before."""
+        """Hand over an exception. Any thread; returns False as `resolve` does."""
         return self._settle(None, error)
 
     @property
@@ -113,5 +113,4 @@ class Promise(Generic[T]):
             if self._settled:
                 return False
             self._settled, self._value, self._error = True, value, error
-        self._loop.call_soon(self._event.set)
-        return True
+        return self._loop.call_soon(self._event.set)

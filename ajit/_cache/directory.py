@@ -73,12 +73,22 @@ class CacheDirectory:
             OSError: It cannot be made.
             CacheError: The cache directory that is there now cannot be used.
         """
+        self.renew_if_removed()
         with self._lock:
-            if os.fstat(self.fd).st_nlink == 0:
-                self._renew()
             if parent := name.rpartition("/")[0]:
                 _make_directory(self.fd, parent)
             _make_directory(self.fd, name)
+
+    def renew_if_removed(self) -> None:
+        """Make and open the directory again if somebody has removed it.
+
+        Raises:
+            OSError: It cannot be made.
+            CacheError: The directory that is there now cannot be used.
+        """
+        with self._lock:
+            if os.fstat(self.fd).st_nlink == 0:
+                self._renew()
 
     def _renew(self) -> None:
         fd = _open_checked(self.path, allow_unsafe=self.allow_unsafe)

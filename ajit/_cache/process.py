@@ -77,7 +77,7 @@ def this_process() -> ProcessId:
     """Return the identity of the calling process; made once, and again after a fork."""
     if _known is None or _known.pid != os.getpid():
         _remember(_identify())
-    assert _known is not None  # noqa: S101  # for the type checker: `_remember` has set it
+    assert _known is not None  # for the type checker: `_remember` has set it
     return _known
 
 

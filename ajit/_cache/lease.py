@@ -1,0 +1,199 @@
+"""What a lock gives: a lease, a place in the queue for one, or the news that there is none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from ajit._bridge import Promise
+from ajit._cache.holder import (
+    COMPILER_CHARACTERS,
+    HOST_CHARACTERS,
+    HolderRecord,
+    Phase,
+    write_record,
+)
+from ajit._cache.process import this_process
+from ajit._cache.threads import DaemonThreads
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ajit._cache.slot import Slot
+
+__all__ = ["Busy", "Lease", "LeaseWait", "Unavailable", "lock_threads"]
+
+lock_threads = DaemonThreads("ajit-lock")
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else holds the lease.
+
+    Attributes:
+        holder: Who, or None if that cannot be read (just now, or at all).
+    """
+
+    holder: HolderRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """There is no lease to be had; the work goes on without one."""
+
+    reason: str
+
+
+class Lease:
+    """A lease that is held, from `LeaseTable.try_acquire` or `LeaseWait.wait`.
+
+    Any thread may use it. In a forked child it is nobody's, and its methods do nothing: the lock
+    stays with the parent. Its methods do a little I/O.
+
+    Attributes:
+        key: Hex key.
+        record: What the lock file says about us.
+    """
+
+    def __init__(self, slot: Slot, compiler: str) -> None:
+        process, now = this_process(), time.time()
+        self._slot = slot
+        self.key = slot.key
+        self.record = HolderRecord(
+            host=process.host[:HOST_CHARACTERS],
+            boot_id=process.boot_id,
+            pid=process.pid,
+            start_ticks=process.start_ticks,
+            phase="queued",
+            compiler=compiler[:COMPILER_CHARACTERS],
+            started=now,
+            beat=0,
+            beat_time=now,
+        )
+
+    @property
+    def held(self) -> bool:
+        """Whether it is still ours."""
+        return self._slot.owner is self and not self._slot.process.forked_away
+
+    def beat(self, phase: Phase | None = None) -> None:
+        """Tell waiters that we are at work, and in which phase. Does nothing once released.
+
+        To be called every second by the process or thread that does the work. One small write.
+        """
+        if not self.held:
+            return
+        with self._slot.io:
+            if self.held:
+                self.record = msgspec.structs.replace(
+                    self.record,
+                    phase=phase or self.record.phase,
+                    beat=self.record.beat + 1,
+                    beat_time=time.time(),
+                )
+                write_record(self._slot.fd, self.record)
+
+    def release(self) -> None:
+        """Give the lease to the next waiter of this process, else back. Again does nothing."""
+        # Asked before the slot's lock is taken: in a forked child that may be locked for ever.
+        if not self.held:
+            return
+        with self._slot.io:
+            if self.held:
+                self._slot.pass_on()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.key[:16]} {self.record.phase if self.held else 'released'}>"
+
+
+class LeaseWait:
+    """A place in the queue for a lease, from `LeaseTable.wait`.
+
+    Leaving the ``with`` block without the lease abandons the wait::
+
+        with table.wait(key, compiler) as waiting:
+            outcome = await waiting.wait()
+
+    Attributes:
+        key: Hex key.
+        compiler: Compiler and version, for the holder record.
+    """
+
+    def __init__(self, key: str, compiler: str) -> None:
+        self.key = key
+        self.compiler = compiler
+        self._promise: Promise[Lease | Unavailable] = Promise()
+        self._lock = threading.Lock()  # held for a few instructions only
+        self._outcome: Lease | Unavailable | None = None
+        self._over = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing was delivered yet and it was not abandoned."""
+        return self._outcome is None and not self._over
+
+    async def wait(self) -> Lease | Unavailable:
+        """Wait for the lease. It is then the caller's, who releases it.
+
+        Cancelling leaves the place in the queue as it is: wait again, or abandon it.
+
+        Raises:
+            RuntimeError: The wait is over: it was abandoned, or its outcome was taken.
+        """
+        outcome = await self._promise.wait()
+        with self._lock:
+            if self._over:
+                raise RuntimeError("this wait is over: abandoned, or its outcome was taken")
+            self._over = True
+        return outcome
+
+    def abandon(self) -> None:
+        """Leave. A lease that was delivered, or is won later, is released. Never blocks.
+
+        Does nothing after `wait` has returned: the lease is then the caller's.
+        """
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            outcome = self._outcome
+        if isinstance(outcome, Lease):
+            lock_threads.run(outcome.release)
+
+    def deliver(self, outcome: Lease | Unavailable) -> bool:
+        """Hand the outcome over; false if nobody waits for it any more. Called by the slot."""
+        with self._lock:
+            if self._over:
+                return False
+            self._outcome = outcome
+        return self._promise.resolve(outcome)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abandon()
+
+    def __repr__(self) -> str:
+        state = "waiting" if self.waiting else "over" if self._over else "delivered"
+        return f"<LeaseWait {self.key[:16]} {state}>"
