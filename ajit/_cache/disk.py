@@ -146,6 +146,11 @@ class DiskStore:
         if directory.access == "writable":
             fs.sweep_temporaries(directory)
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Equal for all stores of one directory, whatever path it was opened by."""
+        return self.directory.identity
+
     def read(self, key: str) -> Lookup:
         """Read and verify an entry: one open, one read, and nothing of it used before the digest.
 

@@ -26,15 +26,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ajit._cache.holder import HolderRecord, Phase
 from ajit._cache.lease import Busy, Lease, LeaseWait, Unavailable
 from ajit._cache.slot import borrow_slot, current_process
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
     from ajit._cache.directory import CacheDirectory
-    from ajit._cache.holder import HolderRecord
 
-__all__ = ["Busy", "Lease", "LeaseStatistics", "LeaseTable", "LeaseWait", "Unavailable"]
+__all__ = [
+    "Busy",
+    "HolderRecord",
+    "Lease",
+    "LeaseStatistics",
+    "LeaseTable",
+    "LeaseWait",
+    "Phase",
+    "Unavailable",
+]
 
 
 @dataclass(frozen=True, slots=True)
