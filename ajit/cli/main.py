@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -67,6 +68,9 @@ def run(args: Sequence[str] | None = None) -> int:
 
     A defect of ajit itself still ends in its traceback, which is what a bug report needs.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A locale that cannot write µ or a table's lines must not cost the result.
+        sys.stdout.reconfigure(errors="replace")
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

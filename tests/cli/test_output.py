@@ -38,3 +38,11 @@ def test_sizes_have_binary_units(size, expected):
 def test_durations_have_the_unit_that_fits(seconds, expected):
     """Microseconds to days, about three digits."""
     assert expected == format_seconds(seconds)
+
+
+def test_locale_that_cannot_write_table_lines_still_gets_the_result(ajit):
+    """What cannot be encoded is replaced; the command does not fail."""
+    ended = ajit("config", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+
+    assert ended.code == 0
+    assert "cache_dir" in ended.out

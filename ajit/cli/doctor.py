@@ -1,0 +1,49 @@
+"""``ajit doctor``: what was found where, and what that means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ajit.cli import exits
+from ajit.cli.output import Output, json_option, table
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ajit.cli.checks import Check
+
+__all__ = ["command"]
+
+_MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
+
+
+@click.command("doctor", short_help="Say what was found where.")
+@click.option("--cache-dir", type=click.Path(), help="Default: AJIT_CACHE_DIR, else ~/.cache/ajit.")
+@json_option
+def command(*, cache_dir: str | None, as_json: bool) -> int:
+    """Say what was found where: compilers, headers, devices, the cache and its locks.
+
+    Makes the cache directory if it is missing, as the first server would, and has another process
+    try a lock in it. Ends with 1 if something is wrong; what is merely not installed is no problem
+    as long as something else can do its work.
+    """
+    from ajit.cli.checks import run_checks  # noqa: PLC0415  # command-line start-up
+
+    checks = run_checks(Settings.load(cache_dir=cache_dir))
+    healthy = all(check.status != "problem" for check in checks)
+    payload = {"healthy": healthy, "checks": checks}
+    Output(as_json=as_json).result(payload, lambda: _draw(checks))
+    return exits.FINE if healthy else exits.PROBLEM
+
+
+def _draw(checks: list[Check]) -> Table:
+    from rich.text import Text  # noqa: PLC0415  # command-line start-up
+
+    drawn = table("", "what", "found", "to know")
+    for check in checks:
+        mark, style = _MARKS[check.status]
+        drawn.add_row(Text(mark, style=style), check.name, check.found, check.advice)
+    return drawn

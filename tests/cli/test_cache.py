@@ -1,0 +1,205 @@
+"""`ajit cache`: look, verify, explain, remove."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import pytest
+
+from ajit._cache.directory import open_cache_directory
+from ajit._cache.disk import DiskStore
+from ajit._core.entry import Artifact
+from ajit.cli import exits
+
+
+@pytest.fixture
+def store(ajit):
+    """The store of the test's cache."""
+    return DiskStore(open_cache_directory(ajit.cache_dir))
+
+
+def put(store, name, *, arch="sm_90a", size=5000):
+    """Publish an artifact and return its key."""
+    key = hashlib.sha256(f"{name} {arch}".encode()).hexdigest()
+    artifact = Artifact(
+        key=key,
+        key_fields=(("schema", "1"), ("compiler", "nvrtc"), ("arch", arch), ("source", name)),
+        name=f"{name}.cu",
+        kind="cubin",
+        arch=arch,
+        compiler="nvrtc",
+        compiler_version="13.4.92",
+        entries=(name,),
+        lowered={name: f"_Z{name}"},
+        log="a warning",
+        command=("nvrtc", f"-arch={arch}"),
+        created=time.time() - 90,
+        seconds=0.25,
+        host="elsewhere",
+        ajit_version="0.1.0",
+        data=b"x" * size,
+    )
+    store.publish(artifact)
+    return key
+
+
+def entry_file(ajit, key):
+    """The file of an entry."""
+    return ajit.cache_dir / "entries" / key[:2] / f"{key}.ajit"
+
+
+def test_path_prints_where_the_cache_is_and_makes_nothing(ajit):
+    """The path is the only thing on standard output, for use in scripts."""
+    ended = ajit("cache", "path")
+
+    assert f"{ajit.cache_dir}\n" == ended.out
+    assert not ajit.cache_dir.exists()
+
+
+@pytest.mark.parametrize("command", ["ls", "stats", "verify"])
+def test_looking_at_a_cache_that_is_not_there_finds_nothing_and_makes_nothing(ajit, command):
+    """No directory is made by looking."""
+    ended = ajit("cache", command)
+
+    assert exits.FINE == ended.code
+    assert not ajit.cache_dir.exists()
+
+
+def test_cache_that_is_a_file_is_an_environment_problem(ajit):
+    """What is wrong with the path is said, and what to do."""
+    ajit.cache_dir.write_text("")
+
+    ended = ajit("cache", "ls")
+
+    assert exits.ENVIRONMENT == ended.code
+    assert "not a directory" in ended.err
+    assert "AJIT_CACHE_DIR" in ended.err
+
+
+def test_list_shows_what_every_entry_holds(ajit, store):
+    """Key, name, entry points, arch, compiler, sizes and times, in JSON with plain units."""
+    key = put(store, "saxpy")
+
+    [entry] = ajit("cache", "ls", "--json").json()["entries"]
+    shown = ajit("cache", "ls").out
+
+    assert key == entry["key"]
+    assert ["saxpy"] == entry["entries"]
+    assert 5000 == entry["size_bytes"]
+    assert 0.25 == entry["compile_seconds"]
+    for text in (key[:16], "saxpy.cu", "sm_90a", "nvrtc 13.4.92", "4.9 KiB", "250.0 ms", "1 min"):
+        assert text in shown
+
+
+def test_stats_add_up_by_compiler_and_arch(ajit, store):
+    """Entries, bytes and compile seconds, in all and for each kind."""
+    put(store, "a")
+    put(store, "b")
+    put(store, "a", arch="sm_80")
+
+    stats = ajit("cache", "stats", "--json").json()
+
+    assert 3 == stats["entries"]
+    assert 0.75 == stats["compile_seconds"]
+    assert {"sm_90a": 2, "sm_80": 1} == {row["arch"]: row["entries"] for row in stats["groups"]}
+
+
+def test_verify_names_bad_entries_and_ends_with_one(ajit, store):
+    """One flipped bit is found; the good entry is not named."""
+    good, bad = put(store, "good"), put(store, "bad")
+    data = bytearray(entry_file(ajit, bad).read_bytes())
+    data[-100] ^= 1
+    entry_file(ajit, bad).write_bytes(data)
+
+    ended = ajit("cache", "verify", "--json")
+    shown = ajit("cache", "verify")
+
+    assert exits.PROBLEM == ended.code == shown.code
+    assert 2 == ended.json()["checked"]
+    assert [bad] == [row["key"] for row in ended.json()["bad"]]
+    assert "checksum" in shown.out
+    assert good[:16] not in shown.out
+
+
+def test_bad_entry_is_listed_and_inspecting_it_says_why_it_is_unusable(ajit, store):
+    """A truncated entry does not stop the list of the others."""
+    bad = put(store, "bad")
+    put(store, "good")
+    entry_file(ajit, bad).write_bytes(b"")
+
+    listed = ajit("cache", "ls")
+    inspected = ajit("cache", "inspect", bad)
+
+    assert exits.FINE == listed.code
+    assert "unusable: only 0 bytes" in listed.out
+    assert "good.cu" in listed.out
+    assert exits.PROBLEM == inspected.code
+    assert "only 0 bytes" in inspected.err
+
+
+def test_inspect_shows_one_entry_by_the_first_digits_of_its_key(ajit, store):
+    """Everything but the bytes; the log when asked for."""
+    key = put(store, "saxpy")
+
+    entry = ajit("cache", "inspect", key[:8], "--json").json()
+    shown = ajit("cache", "inspect", key[:8], "--log").out
+
+    assert key == entry["key"]
+    assert {"saxpy": "_Zsaxpy"} == entry["lowered"]
+    assert "sm_90a" == entry["key_fields"]["arch"]
+    for text in (key, "saxpy → _Zsaxpy", "nvrtc -arch=sm_90a", "on elsewhere", "a warning"):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("abc", "too short"), ("deadbeef", "no entry 'deadbeef'"), ("../../etc", "no entry")],
+)
+def test_text_that_is_no_key_of_the_cache_is_a_usage_error(ajit, store, text, complaint):
+    """A typing error is answered by what to do, and never becomes a path."""
+    put(store, "saxpy")
+
+    ended = ajit("cache", "inspect", text)
+
+    assert exits.USAGE == ended.code
+    assert complaint in ended.err
+
+
+def test_why_names_the_parts_in_which_two_keys_differ(ajit, store):
+    """Two entries of one source for two architectures differ in the arch alone."""
+    a, b = put(store, "k", arch="sm_80"), put(store, "k", arch="sm_90a")
+
+    differences = ajit("cache", "why", a[:12], b[:12], "--json").json()["differences"]
+    shown = ajit("cache", "why", a, a).out
+
+    assert [{"field": "arch", "a": "sm_80", "b": "sm_90a"}] == differences
+    assert shown == "the keys do not differ\n"
+
+
+def test_rm_removes_what_is_named_and_ends_with_three_if_something_was_not_there(ajit, store):
+    """Partly done is told from done and from nothing done."""
+    a, b = put(store, "a"), put(store, "b")
+
+    partly = ajit("cache", "rm", a, "feedbeef", "--json")
+    nothing = ajit("cache", "rm", "feedbeef")
+    done = ajit("cache", "rm", "--all", "--json")
+
+    assert exits.PARTLY == partly.code
+    assert [a] == partly.json()["removed"]
+    assert ["feedbeef"] == [row["key"] for row in partly.json()["failed"]]
+    assert exits.PROBLEM == nothing.code
+    assert exits.FINE == done.code
+    assert [b] == done.json()["removed"]
+    assert not list(store.entries())
+
+
+@pytest.mark.parametrize("args", [[], ["--all", "abcd"]], ids=["nothing", "both"])
+def test_rm_wants_keys_or_all_and_not_both(ajit, store, args):
+    """Nothing is removed by a command that is not clear."""
+    put(store, "a")
+
+    ended = ajit("cache", "rm", *args)
+
+    assert exits.USAGE == ended.code
+    assert 1 == len(list(store.entries()))
