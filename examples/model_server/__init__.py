@@ -1,7 +1,8 @@
 """A model server whose kernels are compiled when the first request needs them.
 
-`serve` starts it, `demo` shows it at work. Run both from the root of the checkout::
+Run it from the root of the checkout, with four worker processes that share one kernel cache::
 
-    python -m examples.model_server.serve --workers 4
-    python -m examples.model_server.demo
+    uvicorn examples.model_server.app:app --workers 4
+
+`examples.model_server.demo` starts it, puts load on it and checks what happens.
 """

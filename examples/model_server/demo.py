@@ -34,9 +34,10 @@ def main() -> int:
     result, steps = Result(), Steps()
     with tempfile.TemporaryDirectory(prefix="ajit-demo-") as name:
         folder = Path(name)
+        (folder / "tmp").mkdir()
         try:
             anyio.run(run_scenario, folder, result, steps)
-        except (ServerFailed, TimeoutError, ajit.AjitError) as exc:
+        except (ServerFailed, ajit.AjitError) as exc:
             result.broke_off = f"{type(exc).__name__}: {exc}"
         result.leftovers = find_leftovers(folder)
     result.seconds = steps.elapsed

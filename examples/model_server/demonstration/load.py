@@ -51,7 +51,7 @@ class Load:
 
     Attributes:
         first: The first request of each query at each worker: kernels are found or compiled.
-        warm: The later ones.
+        warm: The later ones, one at a time for each worker.
         probes: /healthz, while the first requests ran.
         problems: Wrong results, failed requests and failed or slow probes, a line each.
         stats: By worker, its account of its kernels.
@@ -83,20 +83,21 @@ class Load:
         return workers * queries * (1 + WARM_ROUNDS)
 
     async def run(self) -> None:
-        """Send every query to every worker, all at once; then, warm, a few times more."""
+        """Send every query to every worker, all at once; then, warm, one at a time."""
         async with anyio.create_task_group() as probing:
             probing.start_soon(self._probe_all)
-            await self._ask_all(self.first)
+            await self._ask_all(self.first, at_once=len(self._queries))
             probing.cancel_scope.cancel()
         for _ in range(WARM_ROUNDS):
-            await self._ask_all(self.warm)
+            await self._ask_all(self.warm, at_once=1)
         for pid, connections in self._workers.items():
             self.stats[pid] = await connections[0].stats()
 
-    async def _ask_all(self, latencies: Latencies) -> None:
+    async def _ask_all(self, latencies: Latencies, *, at_once: int) -> None:
         async with anyio.create_task_group() as tasks:
             for *connections, _ in self._workers.values():
-                for connection, query in zip(cycle(connections), self._queries, strict=False):
+                used = cycle(connections[:at_once])
+                for connection, query in zip(used, self._queries, strict=False):
                     tasks.start_soon(self._ask, connection, query, latencies)
 
     async def _ask(self, connection: Connection, query: Query, latencies: Latencies) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,9 @@ import anyio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["MARK", "ServerFailed", "ServerProcess", "run_server"]
+    from anyio.abc import Process
+
+__all__ = ["MARK", "ServerFailed", "run_server"]
 
 ROOT = Path(__file__).resolve().parents[3]
 MARK = "MODEL_SERVER_DEMO"
@@ -30,49 +31,48 @@ class ServerFailed(RuntimeError):
     """The server did not start, or did not stop by itself. It is not running any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerProcess:
-    """A server that is listening.
-
-    Attributes:
-        url: Where.
-        log: The file with what it printed on standard error.
-    """
-
-    url: str
-    log: Path
-
-
 @asynccontextmanager
-async def run_server(folder: Path, workers: int) -> AsyncIterator[ServerProcess]:
-    """Run the server in the body; afterwards it is gone, with every process that it started.
+async def run_server(folder: Path, workers: int) -> AsyncIterator[str]:
+    """Run the server in the body, which gets its URL; afterwards it is gone, and its children too.
 
     Args:
         folder: Where its cache, its temporary files and its log are put.
         workers: How many worker processes.
 
     Raises:
-        ServerFailed: It did not start, with the end of its log; or it had to be killed.
+        ServerFailed: It did not start or stop, or the body ran into a `TimeoutError`: with the
+            end of its log.
     """
     log = folder / "server.log"
-    command = [sys.executable, "-m", "examples.model_server.serve"]
-    command += ["--port", "0", "--workers", str(workers)]
-    with log.open("ab") as errors:
+    with log.open("wb") as output:
         process = await anyio.open_process(
-            command,
+            _command(workers),
             cwd=ROOT,
             env=_environment(folder),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
+            stdout=output,
+            stderr=output,
             start_new_session=True,  # so that killing takes workers and compilers along
         )
     try:
-        yield ServerProcess(await _announced_url(process, log), log)
+        yield await _url(process, log)
         await _stop(process, log)
+    except TimeoutError as exc:
+        raise ServerFailed(f"{exc}; the server's log ends with:\n{_tail(log)}") from exc
     finally:
         with anyio.CancelScope(shield=True):
             await _kill(process)
+
+
+def _command(workers: int) -> list[str]:
+    return [
+        *(sys.executable, "-m", "uvicorn", "examples.model_server.app:app"),
+        *("--workers", str(workers), "--port", "0", "--no-access-log", "--no-use-colors"),
+        # Clients keep their connections, and with them their worker.
+        *("--timeout-keep-alive", "120"),
+        # A worker that is told to stop lets the requests finish that it has, for this long.
+        *("--timeout-graceful-shutdown", "20"),
+    ]
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -80,23 +80,21 @@ def _environment(folder: Path) -> dict[str, str]:
         MARK: str(folder),
         "AJIT_CACHE_DIR": str(folder / "cache"),
         "TMPDIR": str(folder / "tmp"),
-        "PYTHONUNBUFFERED": "1",
     }
 
 
-async def _announced_url(process: anyio.abc.Process, log: Path) -> str:
-    """Read the line with which the server says where it listens."""
-    line = b""
-    with anyio.move_on_after(START_SECONDS), suppress(anyio.EndOfStream):
-        while not line.endswith(b"\n"):
-            line += await process.stdout.receive()
-    match = re.search(r"http://\S+", line.decode(errors="replace"))
-    if match is None:
-        raise ServerFailed(f"the server did not start; its log ends with:\n{_tail(log)}")
-    return match.group()
+async def _url(process: Process, log: Path) -> str:
+    """Wait for the line of the log in which uvicorn says where it listens."""
+    with anyio.move_on_after(START_SECONDS):
+        while process.returncode is None:
+            text = await anyio.Path(log).read_text(errors="replace")
+            if match := re.search(r"running on (http://\S+)", text):
+                return match.group(1)
+            await anyio.sleep(0.05)
+    raise ServerFailed(f"the server did not start; its log ends with:\n{_tail(log)}")
 
 
-async def _stop(process: anyio.abc.Process, log: Path) -> None:
+async def _stop(process: Process, log: Path) -> None:
     """Ask it to end, as a service manager would."""
     process.send_signal(signal.SIGTERM)
     with anyio.move_on_after(STOP_SECONDS):
@@ -105,7 +103,7 @@ async def _stop(process: anyio.abc.Process, log: Path) -> None:
         raise ServerFailed(f"the server did not stop in {STOP_SECONDS:.0f} s:\n{_tail(log)}")
 
 
-async def _kill(process: anyio.abc.Process) -> None:
+async def _kill(process: Process) -> None:
     """End the whole group, if the server has not ended by itself."""
     if process.returncode is None:
         with suppress(ProcessLookupError):

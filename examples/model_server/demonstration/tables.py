@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["print_json", "print_tables"]
 
+MAX_PROBLEMS = 20
+"""One cause may make every kernel fail: more lines would only hide the first ones."""
+
 
 def print_tables(result: Result) -> None:
     """Tables for a person, then the verdict."""
@@ -31,11 +35,13 @@ def print_tables(result: Result) -> None:
     if result.cubins:
         console.print(_cubin_table(result.cubins))
     problems = result.problems()
-    for problem in problems:
+    for problem in problems[:MAX_PROBLEMS]:
         console.print("[bold red]failed[/] ", end="")
         console.print(problem, markup=False)
+    if len(problems) > MAX_PROBLEMS:
+        console.print(f"... and {len(problems) - MAX_PROBLEMS} more; --json prints them all")
     if problems:
-        console.print(f"[bold red]{len(problems)} things went wrong[/] in {result.seconds:.0f} s")
+        console.print(f"[bold red]The demo failed[/], in {result.seconds:.0f} s")
     else:
         console.print(_good_news(result))
 
@@ -57,10 +63,10 @@ def print_json(result: Result) -> None:
 
 
 def _kernel_table(cold: Load, restart: Load) -> Table:
-    table = _table("Kernels: how many of the worker processes ...", "kernel", no_wrap=True)
-    for name in ("asked", "compiled", "waited", "on disk", "seconds", "restart: compiled"):
-        table.add_column(name, justify="right")
-    table.add_column("on disk", justify="right")
+    table = _table("Worker processes that asked for a kernel, compiled it, ...")
+    table.add_column("kernel", no_wrap=True)
+    _add_numbers(table, "asked", "compiled", "waited", "on\ndisk", "seconds")
+    _add_numbers(table, "restart:\ncompiled", "on\ndisk")
     later = {kernel.name: kernel for kernel in count_kernels(restart)}
     for kernel in count_kernels(cold):
         again = later.get(kernel.name, KernelCount(kernel.name))
@@ -78,9 +84,9 @@ def _kernel_table(cold: Load, restart: Load) -> Table:
 
 
 def _latency_table(result: Result) -> Table:
-    table = _table("Latency in milliseconds", "")
-    for name in ("answers", "median", "p99", "maximum"):
-        table.add_column(name, justify="right")
+    table = _table("Latency in milliseconds")
+    table.add_column("")
+    _add_numbers(table, "answers", "median", "p99", "maximum")
     for name, latencies in _latencies(result):
         summary = _summary(latencies)
         table.add_row(name, str(summary.pop("count")), *(f"{v:.1f}" for v in summary.values()))
@@ -88,22 +94,32 @@ def _latency_table(result: Result) -> Table:
 
 
 def _cubin_table(cubins: Sequence[ajit.Artifact]) -> Table:
-    table = _table(f"The same kernels as cubins for {CUBIN_ARCH}", "kernel", no_wrap=True)
-    table.add_column("compiler")
-    table.add_column("bytes", justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("key")
+    compiler = f"{cubins[0].compiler} {cubins[0].compiler_version}"
+    table = _table(f"The same kernels as cubins for {CUBIN_ARCH}, by {compiler}")
+    table.add_column("kernel", no_wrap=True)
+    _add_numbers(table, "bytes", "seconds")
+    table.add_column("key", no_wrap=True)
     for cubin in sorted(cubins, key=lambda cubin: cubin.name):
-        compiler = f"{cubin.compiler} {cubin.compiler_version}"
-        row = (f"{cubin.size_bytes:,}", f"{cubin.seconds:.2f}", cubin.key[:12])
-        table.add_row(cubin.name, compiler, *row)
+        table.add_row(
+            cubin.name, f"{cubin.size_bytes:,}", f"{cubin.seconds:.2f}", f"{cubin.key[:16]}..."
+        )
     return table
 
 
-def _table(title: str, first_column: str, *, no_wrap: bool = False) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column(first_column, no_wrap=no_wrap)
-    return table
+def _table(title: str) -> Table:
+    return Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
+
+
+def _add_numbers(table: Table, *names: str) -> None:
+    for name in names:
+        table.add_column(name, justify="right")
 
 
 def _latencies(result: Result) -> Iterator[tuple[str, Latencies]]:
