@@ -7,14 +7,15 @@ compilers that are installed or of files that exist; `ajit._core.key` joins it w
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from ajit._core import written
 from ajit.errors import SpecError, UnknownArch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "MAX_SOURCE_BYTES",
@@ -32,9 +33,7 @@ MAX_SOURCE_BYTES = 64 * 1024 * 1024
 """A source above this is refused. Pretty arbitrary: generated kernels are 10 MB at most."""
 
 _CPU_ARCHES = frozenset({"x86_64", "aarch64"})
-_GPU_ARCH = re.compile(r"sm_[1-9][0-9]{1,2}[af]?\Z")
-_MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SPACES = re.compile(r"\s+")
+_GPU_ARCH = re.compile(r"sm_[1-9][0-9]{1,2}[af]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class Spec:
         compiler: CompilerKind = "auto",
         arch: str | None = None,
         options: Iterable[str] = (),
-        defines: Mapping[str, object] | Iterable[str | tuple[str, str | None]] = (),
+        defines: Mapping[str, object] | Iterable[str | tuple[str, object]] = (),
         include_dirs: Iterable[object] = (),
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         extra_digest: str | None = None,
@@ -107,8 +106,7 @@ class Spec:
             source: CUDA C++ text, or its UTF-8 bytes.
             entry: One entry point, or several.
             params: Parameter types of a single entry point: a sequence of C types, or a parameter
-                list as in the source (``"float a, const float* x, int n"``; types with commas of
-                their own need the sequence).
+                list as in the source (``"float a, const float* x, int n"``).
             name: See `Spec`, as for all that follow.
             compiler: ``auto``, ``nvrtc``, ``nvcc`` or ``host``.
             arch: None takes the device's.
@@ -122,16 +120,18 @@ class Spec:
             SpecError: The spec is not well formed; nothing was started.
         """
         return cls(
-            _text(source),
+            written.source_text(source),
             _entries(entry, params),
-            name=name,
+            name=written.label(name),
             compiler=compiler,
             arch=arch,
-            options=tuple(options),
-            defines=_defines(defines),
-            include_dirs=tuple(str(path) for path in include_dirs),
-            headers=tuple(sorted(dict(headers).items())),
-            extra_digest=extra_digest,
+            options=written.texts(options, "options"),
+            defines=written.macros(defines),
+            include_dirs=written.paths(include_dirs, "include_dirs"),
+            headers=written.virtual_headers(headers),
+            extra_digest=None
+            if extra_digest is None
+            else written.text(extra_digest, "extra_digest"),
         )
 
     @property
@@ -152,16 +152,26 @@ class Spec:
                     f"{', '.join(self.entry_names)} or use module()"
                 )
             return self.entries[0]
+        folded = written.kernel_name(name)
         for entry in self.entries:
-            if entry.name == name:
+            if entry.name == folded:
                 return entry
         raise SpecError(f"spec {self.name!r} declares no entry point {name!r}")
 
-    def with_(self, **changes: object) -> Spec:
-        """Return a copy with some attributes changed."""
-        return replace(self, **changes)  # type: ignore[arg-type]
+    def with_(self, **changes: Any) -> Spec:
+        """Return a copy with some attributes changed, to anything that `Spec.of` takes.
 
-    def _fields(self) -> tuple[object, ...]:
+        Raises:
+            SpecError: The copy would not be well formed.
+        """
+        fields = dict(zip(_ATTRIBUTES, self._fields(), strict=True)) | changes
+        return Spec.of(fields.pop("source"), fields.pop("entries"), **fields)
+
+    def __reduce__(self) -> tuple[type[Spec], tuple[object, ...]]:
+        # Made anew on the other side: texts hash differently in each process.
+        return Spec, self._fields()
+
+    def _fields(self) -> tuple[Any, ...]:
         return (
             self.source, self.entries, self.name, self.compiler, self.arch, self.options,
             self.defines, self.include_dirs, self.headers, self.extra_digest,
@@ -183,34 +193,32 @@ class Spec:
         return f"<Spec {self.name!r} entries=[{names}] compiler={self.compiler} arch={arch}>"
 
 
+_ATTRIBUTES = tuple(name for name in Spec.__dataclass_fields__ if name != "_hash")
+
+
 def is_cpu_arch(arch: str) -> bool:
     """Whether an arch is a host CPU's, so that the host compiler builds it for the CPU driver."""
     return arch in _CPU_ARCHES
 
 
-def validate_arch(arch: str) -> str:
+def validate_arch(arch: Any) -> str:
     """Return the arch if it has the form of one.
 
     Raises:
         UnknownArch: It has not; nothing was started.
     """
-    if is_cpu_arch(arch) or _GPU_ARCH.match(arch):
+    if isinstance(arch, str) and (is_cpu_arch(arch) or _GPU_ARCH.fullmatch(arch)):
         return arch
     known = ["sm_80", "sm_90a", "sm_100", "...", *sorted(_CPU_ARCHES)]
     raise UnknownArch(arch=arch, compiler="ajit", known=known)
 
 
 def _validate(spec: Spec) -> None:
-    if not spec.source.strip():
+    if not spec.source or spec.source.isspace():
         raise SpecError(f"spec {spec.name!r} has an empty source")
-    if len(spec.source) > MAX_SOURCE_BYTES:
+    # A character has four bytes at most: most sources need not be encoded to be measured.
+    if 4 * len(spec.source) > MAX_SOURCE_BYTES and len(spec.source.encode()) > MAX_SOURCE_BYTES:
         raise SpecError(f"source of spec {spec.name!r} is above {MAX_SOURCE_BYTES} bytes")
-    try:
-        spec.source.encode()
-    except UnicodeEncodeError as exc:
-        raise SpecError(f"source of spec {spec.name!r} cannot be written as UTF-8: {exc}") from None
-    if "\0" in spec.source:
-        raise SpecError(f"source of spec {spec.name!r} contains a NUL character")
     if not spec.entries:
         raise SpecError(f"spec {spec.name!r} names no entry point")
     if len(set(spec.entry_names)) != len(spec.entries):
@@ -221,80 +229,20 @@ def _validate(spec: Spec) -> None:
         validate_arch(spec.arch)
 
 
-def _text(source: str | bytes) -> str:
-    if isinstance(source, str):
-        return source
-    try:
-        return source.decode()
-    except UnicodeDecodeError as exc:
-        line = source[: exc.start].count(b"\n") + 1
-        raise SpecError(
-            f"source is not UTF-8: byte {exc.start}, line {line}: {exc.reason}"
-        ) from None
-
-
-def _entries(
-    entry: str | EntryPoint | Iterable[str | EntryPoint], params: str | Sequence[str] | None
-) -> tuple[EntryPoint, ...]:
-    if isinstance(entry, EntryPoint):
-        entry = [entry]
+def _entries(entry: Any, params: str | Sequence[str] | None) -> tuple[EntryPoint, ...]:
     if isinstance(entry, str):
-        return (EntryPoint(_entry_name(entry), _params(params)),)
+        return (_entry(entry, params),)
     if params is not None:
         raise SpecError("params go with a single entry point; give EntryPoint(name, params) each")
-    made = (item if isinstance(item, EntryPoint) else EntryPoint(item) for item in entry)
-    return tuple(EntryPoint(_entry_name(item.name), item.params) for item in made)
+    if isinstance(entry, EntryPoint):
+        entry = [entry]
+    if isinstance(entry, bytes) or not isinstance(entry, Iterable):
+        raise SpecError(f"entry is a {type(entry).__name__}, not the name of a kernel or several")
+    return tuple(
+        _entry(item.name, item.params) if isinstance(item, EntryPoint) else _entry(item, None)
+        for item in entry
+    )
 
 
-def _entry_name(name: str) -> str:
-    """Fold white space, so that one name expression has one spelling and one key."""
-    folded = _SPACES.sub(" ", name).strip()
-    if not folded or any(char in folded for char in ';{}"\\#'):
-        raise SpecError(f"{name!r} is not the name of a kernel")
-    return folded
-
-
-def _params(params: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if params is None:
-        return None
-    if isinstance(params, str):
-        params = _split_parameter_list(params)
-    return tuple(_SPACES.sub(" ", param).strip() for param in params)
-
-
-def _split_parameter_list(text: str) -> list[str]:
-    """``"float a, const float* __restrict__ x"`` to ``["float", "const float*"]``."""
-    types = []
-    parts = (part.replace("__restrict__", " ").strip() for part in text.split(","))
-    for part in filter(None, parts):
-        match = re.match(r"(.*[\s*&>])([A-Za-z_]\w*)\Z", part)
-        head = match.group(1).strip() if match else part
-        # "unsigned int" has no parameter name: its last word belongs to the type.
-        last_is_type = match is not None and match.group(2) in _TYPE_WORDS
-        types.append(part if last_is_type else head)
-    return types
-
-
-_TYPE_WORDS = frozenset(
-    {"int", "long", "short", "char", "unsigned", "signed", "float", "double", "bool"}
-)
-
-
-def _defines(
-    defines: Mapping[str, object] | Iterable[str | tuple[str, str | None]],
-) -> tuple[tuple[str, str | None], ...]:
-    pairs: list[tuple[str, str | None]]
-    if isinstance(defines, Mapping):
-        pairs = [(str(n), None if v is None else _macro_value(v)) for n, v in defines.items()]
-    else:
-        pairs = [(item, None) if isinstance(item, str) else item for item in defines]
-    for name, _ in pairs:
-        if not _MACRO_NAME.match(name):
-            raise SpecError(f"{name!r} is not the name of a macro")
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise SpecError("a macro is defined twice")
-    return tuple(sorted(pairs))
-
-
-def _macro_value(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
+def _entry(name: object, params: str | Sequence[str] | None) -> EntryPoint:
+    return EntryPoint(written.kernel_name(name), written.parameter_types(params))
