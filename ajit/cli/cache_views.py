@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ajit.cli.output import SHORT_KEY, facts, format_bytes, format_seconds, table
+from ajit.cli.output import (
+    SHORT_KEY,
+    facts,
+    format_age,
+    format_bytes,
+    format_seconds,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,23 +110,19 @@ def draw_list(rows: Sequence[Row], path: Path) -> RenderableType:
     if not rows:
         return f"no entries in {path}"
     drawn = table(
-        "key", "name", "entry points", "arch", "compiler", "size", "compile", "age",
-        numbers=("size", "compile", "age"),
+        "key", "kernel", "arch", "compiler", "size", "compile", "age",
+        numbers=("size", "compile", "age"), whole=("key", "arch", "compiler"),
     )  # fmt: skip
     for item in rows:
-        age = format_seconds(max(0.0, time.time() - item.created))
-        if item.problem:
-            drawn.add_row(item.key[:SHORT_KEY], f"unusable: {item.problem}", *[""] * 5, age)
-            continue
+        what = ", ".join(item.entries) or f"unusable: {item.problem}"
+        known = (format_bytes(item.size_bytes), format_seconds(item.compile_seconds))
         drawn.add_row(
             item.key[:SHORT_KEY],
-            item.name,
-            ", ".join(item.entries),
+            what,
             item.arch,
             item.compiler,
-            format_bytes(item.size_bytes),
-            format_seconds(item.compile_seconds),
-            age,
+            *(("", "") if item.problem else known),
+            format_age(time.time() - item.created),
         )
     return drawn
 

@@ -42,7 +42,7 @@ def command(*, cache_dir: str | None, as_json: bool) -> int:
 def _draw(checks: list[Check]) -> Table:
     from rich.text import Text  # noqa: PLC0415  # command-line start-up
 
-    drawn = table("", "what", "found", "to know")
+    drawn = table("", "what", "found", "to know", whole=("what",))
     for check in checks:
         mark, style = _MARKS[check.status]
         drawn.add_row(Text(mark, style=style), check.name, check.found, check.advice)

@@ -24,13 +24,14 @@ __all__ = [
     "SHORT_KEY",
     "Output",
     "facts",
+    "format_age",
     "format_bytes",
     "format_seconds",
     "json_option",
     "table",
 ]
 
-SHORT_KEY = 16
+SHORT_KEY = 12
 """Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line."""
 
 PIPE_WIDTH = 200
@@ -74,15 +75,31 @@ class Output:
         click.secho(f"warning: {text}", err=True, fg="yellow")
 
 
-def table(*columns: str, numbers: Iterable[str] = ()) -> Table:
-    """Make an empty table in the house's look. Columns named in `numbers` are right-aligned."""
+def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """Make an empty table in the house's look.
+
+    Args:
+        *columns: Their headings.
+        numbers: Columns that are right-aligned.
+        whole: Columns whose text is never broken, however narrow the terminal.
+    """
     from rich import box  # noqa: PLC0415  # see the module's docstring
     from rich.table import Table  # noqa: PLC0415
 
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    drawn = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+        caption_justify="left",
+    )
     for column in columns:
         drawn.add_column(
-            column, justify="right" if column in set(numbers) else "left", overflow="fold"
+            column,
+            justify="right" if column in set(numbers) else "left",
+            no_wrap=column in {*numbers, *whole},
+            overflow="fold",
         )
     return drawn
 
@@ -122,6 +139,14 @@ def format_seconds(seconds: float) -> str:
     if seconds < 48 * 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.0f} days"
+
+
+def format_age(seconds: float) -> str:
+    """``55 min``: how long ago something was, in one unit."""
+    for unit, unit_seconds in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * unit_seconds:
+            return f"{seconds // unit_seconds:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
 
 
 def _plain(value: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ajit.cli.output import format_bytes, format_seconds
+from ajit.cli.output import format_age, format_bytes, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,15 @@ def test_sizes_have_binary_units(size, expected):
 def test_durations_have_the_unit_that_fits(seconds, expected):
     """Microseconds to days, about three digits."""
     assert expected == format_seconds(seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(-1, "0 s"), (90, "90 s"), (3300, "55 min"), (7300, "2 h"), (200000, "2 days")],
+)
+def test_ages_have_one_unit(seconds, expected):
+    """A clock that went back is an age of nothing."""
+    assert expected == format_age(seconds)
 
 
 def test_locale_that_cannot_write_table_lines_still_gets_the_result(ajit):
