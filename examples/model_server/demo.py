@@ -12,6 +12,7 @@ than a second, the second start compiled anything, or something stayed behind.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -35,14 +36,29 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ajit-demo-") as name:
         folder = Path(name)
         (folder / "tmp").mkdir()
-        try:
-            anyio.run(run_scenario, folder, result, steps)
-        except (ServerFailed, ajit.AjitError) as exc:
-            result.broke_off = f"{type(exc).__name__}: {exc}"
+        anyio.run(_run, folder, result, steps)
         result.leftovers = find_leftovers(folder)
     result.seconds = steps.elapsed
     (print_json if arguments.json else print_tables)(result)
     return 1 if result.problems() else 0
+
+
+async def _run(folder: Path, result: Result, steps: Steps) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_break_off_on_signal, tasks.cancel_scope, result)
+        try:
+            await run_scenario(folder, result, steps)
+        except (ServerFailed, ajit.AjitError) as exc:
+            result.broke_off = f"{type(exc).__name__}: {exc}"
+        tasks.cancel_scope.cancel()
+
+
+async def _break_off_on_signal(scope: anyio.CancelScope, result: Result) -> None:
+    """End the demo in good order: the server is stopped, and the folder removed."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            result.broke_off = f"broken off by {number.name}"
+            scope.cancel()
 
 
 def _arguments() -> argparse.Namespace:

@@ -25,6 +25,8 @@ MARK = "MODEL_SERVER_DEMO"
 """A variable in the environment of everything the demo starts, so that leftovers can be found."""
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
+END_SECONDS = 5.0
+"""How long a server may take to end in good order when the demo is broken off."""
 
 
 class ServerFailed(RuntimeError):
@@ -61,7 +63,7 @@ async def run_server(folder: Path, workers: int) -> AsyncIterator[str]:
         raise ServerFailed(f"{exc}; the server's log ends with:\n{_tail(log)}") from exc
     finally:
         with anyio.CancelScope(shield=True):
-            await _kill(process)
+            await _end(process)
 
 
 def _command(workers: int) -> list[str]:
@@ -103,10 +105,13 @@ async def _stop(process: Process, log: Path) -> None:
         raise ServerFailed(f"the server did not stop in {STOP_SECONDS:.0f} s:\n{_tail(log)}")
 
 
-async def _kill(process: Process) -> None:
-    """End the whole group, if the server has not ended by itself."""
+async def _end(process: Process) -> None:
+    """End the whole group, if the server still runs: the demo was broken off, or it hangs."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+            with anyio.move_on_after(END_SECONDS):
+                await process.wait()
             os.killpg(process.pid, signal.SIGKILL)
     await process.aclose()
 

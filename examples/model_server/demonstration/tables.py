@@ -114,6 +114,7 @@ def _table(title: str) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
+        padding=(0, 1, 0, 0),  # so that the widest table fits into 80 columns
     )
 
 
