@@ -7,19 +7,22 @@ in its own event loop; with no subscriber, none is even built.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 __all__ = [
     "CacheUnwritable",
     "CompileFailed",
     "CompileFinished",
     "CompileStarted",
+    "Emitter",
     "EntryRejected",
     "Event",
     "Holder",
     "KernelReady",
     "LocksUnavailable",
+    "Subscriber",
     "Tier",
     "WaitEnded",
     "Waiting",
@@ -59,6 +62,10 @@ class Event:
 
     name: str
     key: str
+
+
+Subscriber: TypeAlias = Callable[[Event], None]
+"""Called in the runtime's event loop, between two steps of a resolution: it must not block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,3 +160,43 @@ class WarmupProgress(Event):
     total: int
     tier: Tier | None
     error: str = ""
+
+
+class Emitter:
+    """The subscribers of one runtime. It belongs to the runtime's event loop.
+
+    Callers ask `listening` first, so that no event is built when nobody would see it.
+    """
+
+    __slots__ = ("_on_error", "_subscribers")
+
+    def __init__(self, on_error: Callable[[Subscriber, Exception], None]) -> None:
+        self._subscribers: tuple[Subscriber, ...] = ()
+        self._on_error = on_error
+
+    @property
+    def listening(self) -> bool:
+        """Whether anybody subscribed."""
+        return bool(self._subscribers)
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Add a subscriber; the function returned takes it out again."""
+        self._subscribers = (*self._subscribers, subscriber)
+        return lambda: self._unsubscribe(subscriber)
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to every subscriber, in order of subscription.
+
+        A subscriber that raises is reported and does not disturb what it watches.
+        """
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception as exc:  # noqa: BLE001  # a broken log line must not fail a kernel
+                self._on_error(subscriber, exc)
+
+    def _unsubscribe(self, subscriber: Subscriber) -> None:
+        left = list(self._subscribers)
+        if subscriber in left:
+            left.remove(subscriber)
+        self._subscribers = tuple(left)

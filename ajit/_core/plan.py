@@ -90,7 +90,7 @@ class Action(Enum):
     WAIT = "wait"
     """Wait for the lease, watch for the entry, measure the holder's silence: first one counts."""
     STOP_WAITING = "stop waiting"
-    """Should the lease be won later after all, it is released at once."""
+    """Should the lease be won all the same, now or later, it is released at once."""
     COMPILE = "compile"
     PUBLISH = "publish"
     """Create-only."""

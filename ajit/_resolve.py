@@ -1,0 +1,107 @@
+"""From a spec to its key, and from the key to its flight.
+
+`Resolver.resolve` finds the toolchain, follows the includes, makes the key and looks at the disk,
+all in one visit to a thread. On a miss it joins the one flight of that key in this process: the
+first to join leads and walks the plan (`ajit._perform`), the others wait for what it finds.
+
+It relies on being run in a task of the runtime and never in a caller's, so that a cancelled caller
+only leaves.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import TYPE_CHECKING
+
+from ajit._cache.disk import Found
+from ajit._core import events
+from ajit._core.key import make_key
+from ajit._core.spec import is_cpu_arch
+from ajit._perform import Parts, Performer, Request, Resolution
+from ajit.errors import AjitError, UnknownArch
+
+if TYPE_CHECKING:
+    from ajit._cache.flight import Flights
+    from ajit._core.job import CompilerName
+    from ajit._core.spec import Spec
+
+__all__ = ["Resolver", "compiler_for"]
+
+
+def compiler_for(spec: Spec, arch: str) -> CompilerName:
+    """Return the compiler that a spec's ``auto`` means for an arch.
+
+    Raises:
+        UnknownArch: The compiler that the spec names does not build for this arch.
+    """
+    if spec.compiler == "auto":
+        return "host" if is_cpu_arch(arch) else "nvrtc"
+    if is_cpu_arch(arch) != (spec.compiler == "host"):
+        raise UnknownArch(arch=arch, compiler=spec.compiler)
+    if spec.compiler == "host" and arch != platform.machine():
+        raise UnknownArch(arch=arch, compiler="host", known=[platform.machine()])
+    return spec.compiler
+
+
+class Resolver:
+    """Finds or compiles artifacts for one runtime, in its event loop."""
+
+    def __init__(self, parts: Parts, flights: Flights[Resolution]) -> None:
+        self.parts = parts
+        self._flights = flights
+
+    async def resolve(self, spec: Spec, arch: str) -> Resolution:
+        """Return the verified artifact of a spec, from whichever tier has it.
+
+        Raises:
+            SpecError: The spec cannot be compiled as it is; nothing was started.
+            CompileError: The source was rejected; nothing was published.
+            CompilerError: The compiler could not do its work; trying again is safe.
+
+        Cancelling gives the lease back and ends the compile, and lets another runtime of this
+        process that waits for the same key take over.
+        """
+        begun = time.monotonic()
+        request = await self.parts.in_thread(self._prepare, spec, arch)
+        if isinstance(request.lookup, Found):
+            resolution = Resolution(
+                artifact=request.lookup.artifact, tier="disk", seconds=time.monotonic() - begun
+            )
+        else:
+            resolution = await self._fly(request, begun)
+        self._announce(spec, resolution)
+        return resolution
+
+    def _prepare(self, spec: Spec, arch: str) -> Request:
+        """Find toolchain, closure and key, and look at the disk: one visit to a thread."""
+        compiler = compiler_for(spec, arch)
+        toolchain = self.parts.toolchains.find(compiler)
+        closure = self.parts.headers.closure(spec, toolchain.include_dirs)
+        key = make_key(spec, toolchain.identity, arch, closure.parts)
+        lookup = self.parts.store.read(key.hex)
+        return Request(spec, key, compiler, arch, toolchain, closure.note(), lookup)
+
+    async def _fly(self, request: Request, begun: float) -> Resolution:
+        with self._flights.join(self.parts.store.directory.identity, request.key.hex) as membership:
+            resolution = await membership.wait()
+            if resolution is None:  # we lead
+                try:
+                    resolution = await Performer(self.parts, request, begun).run()
+                except AjitError as exc:
+                    membership.fail(exc)
+                    raise
+                membership.finish(resolution)
+        return resolution
+
+    def _announce(self, spec: Spec, resolution: Resolution) -> None:
+        if self.parts.emitter.listening:
+            self.parts.emitter.emit(
+                events.KernelReady(
+                    name=spec.name,
+                    key=resolution.artifact.key,
+                    tier=resolution.tier,
+                    seconds=resolution.seconds,
+                    size_bytes=resolution.artifact.size_bytes,
+                )
+            )

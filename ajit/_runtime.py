@@ -1,0 +1,453 @@
+"""The runtime: everything that lives between ``open_runtime()`` and its end.
+
+It owns one task group; every resolution and load is a task in it and never in a caller's scope, so
+a cancelled caller only leaves. It owns the compile pool and the device, and ends them in this
+order: no new requests; tasks cancelled, which kills their compiles and gives their leases back;
+compile workers; device, which first waits for the tickets in flight. After that nothing of it is
+left: no thread, process, lock or temporary file.
+
+One runtime belongs to one event loop. Several loops in several threads of a process each open
+their own; they share the flights, so that a key is still compiled once.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+
+from ajit._bridge import LoopHandle
+from ajit._cache.directory import open_cache_directory
+from ajit._cache.disk import DiskStatistics, DiskStore
+from ajit._cache.flight import flights
+from ajit._cache.lock import LeaseTable
+from ajit._compile.includes import HeaderIndex
+from ajit._compile.pool import CompilePool, CompileStatistics
+from ajit._compile.toolchain import Toolchains
+from ajit._core.events import Emitter
+from ajit._core.spec import is_cpu_arch, validate_arch
+from ajit._perform import Parts, Resolution
+from ajit._resolve import Resolver
+from ajit._works import Works
+from ajit.errors import (
+    AjitError,
+    AjitWarning,
+    ForkedRuntime,
+    NoDevice,
+    RuntimeClosed,
+    SpecError,
+    WrongLoop,
+)
+from ajit.settings import Settings
+from ajit.warmup import WarmupReport, run_warmup
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+    from anyio.abc import TaskGroup
+
+    from ajit._core.entry import Artifact
+    from ajit._core.events import Subscriber, WarmupProgress
+    from ajit._core.spec import Spec
+    from ajit._gpu.device import Device, DeviceStatistics
+    from ajit._gpu.module import Kernel, LoadedModule
+
+__all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
+
+T = TypeVar("T")
+
+DEVICE_HINT = (
+    "this runtime was opened with device='none': it compiles, but has nothing to load or launch on"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeStatistics:
+    """What a runtime has done and is doing.
+
+    Attributes:
+        from_memory: Requests for kernels and modules that were loaded already.
+        from_disk: Resolutions that found the entry on disk, verified.
+        compiled: Resolutions that ended with a compile, of this runtime or one of this process.
+        failed: Resolutions that ended with an error.
+        waited: Resolutions that waited for another process.
+        in_progress: Specs that are being resolved or loaded now.
+        loaded_modules: Modules on the device.
+        disk: The cache's own counts.
+        pool: The compile pool.
+        device: The device and its CUDA thread; None without one.
+    """
+
+    from_memory: int
+    from_disk: int
+    compiled: int
+    failed: int
+    waited: int
+    in_progress: int
+    loaded_modules: int
+    disk: DiskStatistics
+    pool: CompileStatistics
+    device: DeviceStatistics | None
+
+
+@dataclass(slots=True)
+class _Counts:
+    memory: int = 0
+    disk: int = 0
+    compiled: int = 0
+    failed: int = 0
+    waited: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A module on the device, and how its artifact was found."""
+
+    module: LoadedModule
+    resolution: Resolution
+
+
+class Runtime:
+    """An open runtime. Get one from `open_runtime`.
+
+    Its coroutines may be awaited by any task of the event loop that opened it. None of them blocks
+    the loop. All raise `RuntimeClosed`, `ForkedRuntime` or `WrongLoop` where the runtime cannot be
+    used; then nothing was started.
+
+    Attributes:
+        settings: The settings that are in force.
+    """
+
+    def __init__(
+        self,
+        resolver: Resolver,
+        emitter: Emitter,
+        device: Device | None,
+        group: TaskGroup,
+    ) -> None:
+        self.settings = resolver.parts.settings
+        self._resolver = resolver
+        self._emitter = emitter
+        self._device = device
+        self._works = Works(group)
+        self._loop = LoopHandle.current()
+        self._state = "open"
+        self._counts = _Counts()
+        # The hot path is one look into this dictionary, so closing and forking empty it.
+        self._kernels: dict[Spec, Kernel] = {}
+        self._modules: dict[Spec, _Loaded] = {}
+        self._modules_by_key: dict[str, LoadedModule] = {}
+        _runtimes.add(self)
+
+    # --- what users call ---
+
+    async def kernel(self, spec: Spec, *, entry: str | None = None) -> Kernel:
+        """Return a loaded kernel, from whichever tier has it.
+
+        A kernel that is loaded already costs one dictionary look-up and no task switch. Otherwise
+        this waits for the disk, for another process that compiles the same key, or for the
+        compiler, which may be seconds; the event loop is never blocked.
+
+        Args:
+            spec: What to compile; its ``arch`` must be the device's, or None.
+            entry: Which entry point, if the spec has several.
+
+        Raises:
+            SpecError: The spec is not well formed; nothing was started.
+            CompileError: The compiler rejected the source; every waiter gets this error.
+            CompilerError: No compiler, or it could not do its work; trying again is safe.
+            LoadError: The device did not take the artifact, which stays in the cache.
+            NoDevice: The runtime has no device.
+
+        Cancelling only leaves: the compile goes on and the cache gains.
+        """
+        if entry is None and self._loop.thread_id == threading.get_ident():
+            kernel = self._kernels.get(spec)
+            if kernel is not None:
+                self._counts.memory += 1
+                return kernel
+        point = spec.entry(entry)
+        kernel = (await self.module(spec)).kernel(point.name)
+        if entry is None:
+            self._kernels[spec] = kernel
+        return kernel
+
+    async def module(self, spec: Spec) -> LoadedModule:
+        """Return a loaded module with all entry points of a spec. As `kernel` in all else."""
+        self._check_usable()
+        loaded = self._modules.get(spec)
+        if loaded is not None:
+            self._counts.memory += 1
+            return loaded.module
+        return (await self._works.join(("load", spec), partial(self._load, spec))).module
+
+    async def compile(self, spec: Spec, *, arch: str | None = None) -> Artifact:
+        """Return the compiled artifact of a spec. Needs no device.
+
+        Args:
+            spec: What to compile.
+            arch: For which architecture; None takes the spec's, else the device's.
+
+        Raises:
+            SpecError: The spec is not well formed, or names no arch and there is no device.
+            CompileError: The compiler rejected the source.
+            CompilerError: No compiler, or it could not do its work; trying again is safe.
+
+        Cancelling only leaves: the compile goes on and the cache gains.
+        """
+        return (await self.resolve(spec, arch=arch)).artifact
+
+    async def resolve(self, spec: Spec, *, arch: str | None = None) -> Resolution:
+        """As `compile`, and says which tier answered, how long it took and who was waited for."""
+        self._check_usable()
+        target = spec.with_(arch=self._arch_for(spec, arch))
+        return await self._works.join(("resolve", target), partial(self._resolve, target))
+
+    async def warmup(
+        self,
+        specs: Iterable[Spec],
+        *,
+        on_progress: Callable[[WarmupProgress], None] | None = None,
+    ) -> WarmupReport:
+        """Make specs ready in the background of requests; return what was done.
+
+        With a device the kernels are loaded, without one they are compiled. Run it in a task of
+        its own to serve meanwhile. A spec that fails is reported and does not stop the others.
+
+        Args:
+            specs: What to make ready.
+            on_progress: Called in the event loop after each spec; must not block.
+
+        Cancelling stops the queue; what was made ready stays ready.
+        """
+        self._check_usable()
+        return await run_warmup(
+            specs,
+            self._warm,
+            at_once=max(1, self.settings.compile_slots),
+            on_progress=partial(self._progress, on_progress),
+        )
+
+    @property
+    def device(self) -> Device:
+        """The device.
+
+        Raises:
+            NoDevice: The runtime was opened without one.
+        """
+        self._check_usable()
+        if self._device is None:
+            raise NoDevice(operation="use a device", detail=DEVICE_HINT)
+        return self._device
+
+    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
+        """Hand every event to a function, in the event loop. Call what is returned to stop.
+
+        A subscriber must not block; one that raises is reported by an `AjitWarning`.
+        """
+        return self._emitter.subscribe(subscriber)
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return what the runtime has done and is doing."""
+        return RuntimeStatistics(
+            from_memory=self._counts.memory,
+            from_disk=self._counts.disk,
+            compiled=self._counts.compiled,
+            failed=self._counts.failed,
+            waited=self._counts.waited,
+            in_progress=len(self._works),
+            loaded_modules=len(self._modules_by_key),
+            disk=self._resolver.parts.store.statistics(),
+            pool=self._resolver.parts.pool.statistics(),
+            device=self._device.statistics() if self._device else None,
+        )
+
+    def __repr__(self) -> str:
+        device = self._device.name if self._device else "none"
+        return (
+            f"<Runtime {self._state} device={device} modules={len(self._modules_by_key)} "
+            f"in_progress={len(self._works)}>"
+        )
+
+    # --- one spec at a time ---
+
+    async def _resolve(self, spec: Spec) -> Resolution:
+        assert spec.arch is not None
+        try:
+            resolution = await self._resolver.resolve(spec, spec.arch)
+        except AjitError:
+            self._counts.failed += 1
+            raise
+        if resolution.tier == "disk":
+            self._counts.disk += 1
+        else:
+            self._counts.compiled += 1
+        self._counts.waited += resolution.waited_for is not None
+        return resolution
+
+    async def _load(self, spec: Spec) -> _Loaded:
+        device = self.device
+        arch = self._arch_for(spec, None)
+        if is_cpu_arch(arch) != is_cpu_arch(device.arch):
+            raise SpecError(
+                f"spec {spec.name!r} is for arch {arch}, and the device {device.name} is "
+                f"{device.arch}; leave the spec's arch open, or use compile()"
+            )
+        resolution = await self.resolve(spec, arch=arch)
+        module = self._modules_by_key.get(resolution.artifact.key)
+        if module is None or module.entry_points != spec.entries:
+            module = await device.load(resolution.artifact, spec.entries)
+            self._modules_by_key[resolution.artifact.key] = module
+        loaded = self._modules[spec] = _Loaded(module, resolution)
+        return loaded
+
+    async def _warm(self, spec: Spec) -> Resolution | None:
+        if self._device is None:
+            return await self.resolve(spec)
+        if spec in self._modules:
+            return None
+        return (await self._works.join(("load", spec), partial(self._load, spec))).resolution
+
+    def _progress(
+        self, on_progress: Callable[[WarmupProgress], None] | None, event: WarmupProgress
+    ) -> None:
+        if on_progress is not None:
+            on_progress(event)
+        self._emitter.emit(event)
+
+    def _arch_for(self, spec: Spec, arch: str | None) -> str:
+        wanted = arch or spec.arch
+        if wanted is not None:
+            return validate_arch(wanted)
+        return self.device.arch
+
+    # --- life ---
+
+    def _refuse_requests(self) -> None:
+        self._state = "closed"
+        self._kernels.clear()
+
+    def _check_usable(self) -> None:
+        if self._state == "forked":
+            raise ForkedRuntime(
+                "this runtime was opened before a fork; open one in the child process"
+            )
+        if self._loop.thread_id != threading.get_ident() or self._loop != LoopHandle.current():
+            raise WrongLoop("this runtime was opened in another event loop; open one in each loop")
+        if self._state != "open":
+            raise RuntimeClosed(f"this runtime is {self._state}")
+
+    def _poison(self) -> None:
+        self._state = "forked"
+        self._kernels = {}
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings | None = None,
+    *,
+    subscribers: Iterable[Subscriber] = (),
+    **arguments: Any,
+) -> AsyncIterator[Runtime]:
+    """Open a runtime in this event loop.
+
+    Args:
+        settings: Settings made beforehand; None makes them from the arguments and the environment.
+        subscribers: Functions that get every event, from the first on.
+        **arguments: Any setting by name, such as ``device="auto"`` or ``cache_dir=...``.
+
+    Raises:
+        SettingsError: A setting cannot be used; nothing was started.
+        CacheError: The cache directory is a file, or others could put code there; nothing is left.
+        NoDevice: There is no GPU here, and none of the ways around it was chosen; nothing is left.
+
+    Leaving the context, also by cancellation, ends compiles and compilers, gives leases back, waits
+    for the device work in flight and ends the CUDA thread. Waiters of unfinished requests get
+    `RuntimeClosed`.
+    """
+    if settings is None:
+        settings = Settings.load(**arguments)
+    elif arguments:
+        raise TypeError("give settings or arguments, not both")
+    emitter = Emitter(_report_subscriber)
+    for subscriber in subscribers:
+        emitter.subscribe(subscriber)
+    raised: Exception | None = None
+    async with AsyncExitStack() as stack:
+        resolver, device = await _open_parts(stack, settings, emitter)
+        group = await stack.enter_async_context(anyio.create_task_group())
+        runtime = Runtime(resolver, emitter, device, group)
+        try:
+            yield runtime
+        except Exception as exc:  # noqa: BLE001  # raised below, outside of the task groups
+            # A task group would wrap it in an ExceptionGroup that callers do not expect.
+            raised = exc
+        finally:
+            runtime._refuse_requests()  # noqa: SLF001  # its other half
+            group.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
+async def _open_parts(
+    stack: AsyncExitStack, settings: Settings, emitter: Emitter
+) -> tuple[Resolver, Device | None]:
+    """Open cache, device and compile pool, to be closed in the opposite order."""
+    store = await anyio.to_thread.run_sync(_open_store, settings)
+    device = None
+    if settings.device != "none":
+        # Here, so that a process that only compiles (`ajit compile`) never loads the driver layer.
+        from ajit._gpu.device import open_device  # noqa: PLC0415
+
+        device = await stack.enter_async_context(open_device(settings))
+    toolchains = Toolchains(settings)
+    pool = CompilePool(settings, toolchains)
+    stack.push_async_callback(_shielded, pool.aclose)
+    parts = Parts(
+        settings=settings,
+        store=store,
+        leases=LeaseTable(store.directory),
+        toolchains=toolchains,
+        headers=HeaderIndex(),
+        pool=pool,
+        emitter=emitter,
+    )
+    return Resolver(parts, flights), device
+
+
+def _open_store(settings: Settings) -> DiskStore:
+    return DiskStore(
+        open_cache_directory(settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache)
+    )
+
+
+async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
+    """Close something completely, also while the caller is being cancelled."""
+    with anyio.CancelScope(shield=True):
+        await close()
+
+
+_runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _poison_after_fork() -> None:
+    for runtime in list(_runtimes):
+        runtime._poison()  # noqa: SLF001  # its other half
+
+
+def _report_subscriber(subscriber: Subscriber, error: Exception) -> None:
+    warnings.warn(
+        f"subscriber {subscriber!r} raised {type(error).__name__}: {error}",
+        AjitWarning,
+        stacklevel=3,
+    )
+
+
+os.register_at_fork(after_in_child=_poison_after_fork)

@@ -1,0 +1,111 @@
+"""Warm-up: make kernels ready before anybody asks.
+
+A warm-up is a queue of specs that is worked off a few at a time, so that a request that comes in
+meanwhile waits for at most the compiles that are already running. A spec that fails does not stop
+the others: the report says what failed and why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ajit._core.events import WarmupProgress
+from ajit.errors import AjitError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from ajit._core.spec import Spec
+    from ajit._perform import Resolution
+
+__all__ = ["WarmupFailure", "WarmupReport", "run_warmup"]
+
+
+@dataclass(frozen=True, slots=True)
+class WarmupFailure:
+    """A spec that could not be made ready, and why."""
+
+    spec: Spec
+    error: AjitError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmupReport:
+    """What a warm-up did.
+
+    Attributes:
+        total: Specs asked for, repeated ones counted once.
+        from_disk: Specs that were found in the cache.
+        compiled: Specs that were compiled.
+        from_memory: Specs that were loaded already.
+        failures: Specs that failed, in the order in which they did.
+        seconds: Wall time of the whole.
+    """
+
+    total: int
+    from_disk: int
+    compiled: int
+    from_memory: int
+    failures: tuple[WarmupFailure, ...]
+    seconds: float
+
+
+async def run_warmup(
+    specs: Iterable[Spec],
+    prepare: Callable[[Spec], Awaitable[Resolution | None]],
+    *,
+    at_once: int,
+    on_progress: Callable[[WarmupProgress], None],
+) -> WarmupReport:
+    """Make specs ready, ``at_once`` at a time.
+
+    Args:
+        specs: What to make ready; repeated specs are done once.
+        prepare: Makes one spec ready; returns None if it was ready before.
+        at_once: How many are worked on at a time.
+        on_progress: Called in this task's loop after each spec.
+
+    Cancelling stops the queue; what was made ready stays ready.
+    """
+    begun = time.monotonic()
+    queue = deque(dict.fromkeys(specs))
+    total = len(queue)
+    tiers: list[str] = []
+    failures: list[WarmupFailure] = []
+
+    async def work() -> None:
+        while queue:
+            spec = queue.popleft()
+            key, tier, error = "", None, ""
+            try:
+                resolution = await prepare(spec)
+            except AjitError as exc:
+                failures.append(WarmupFailure(spec, exc))
+                error = str(exc)
+            else:
+                tier = resolution.tier if resolution else "memory"
+                key = resolution.artifact.key if resolution else ""
+                tiers.append(tier)
+            done = len(tiers) + len(failures)
+            on_progress(
+                WarmupProgress(
+                    name=spec.name, key=key, done=done, total=total, tier=tier, error=error
+                )
+            )
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(at_once, total)):
+            group.start_soon(work)
+    return WarmupReport(
+        total=total,
+        from_disk=tiers.count("disk"),
+        compiled=tiers.count("compiled"),
+        from_memory=tiers.count("memory"),
+        failures=tuple(failures),
+        seconds=time.monotonic() - begun,
+    )
