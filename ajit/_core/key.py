@@ -14,11 +14,13 @@ A key keeps its parts in short form (a value, or a digest where the value is lon
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from ajit._core.spec import Spec
 
@@ -27,7 +29,7 @@ __all__ = ["KEY_SCHEMA", "Difference", "Key", "ToolchainId", "explain", "is_key"
 KEY_SCHEMA = 1
 """Raised when the meaning of a part changes; every older entry is then a miss."""
 
-KEY_HEX_LENGTH = 64
+_KEY = re.compile(r"[0-9a-f]{64}")
 _SHORT_VALUE = 96
 
 
@@ -75,7 +77,7 @@ class Difference:
 
 
 def make_key(
-    spec: Spec, toolchain: ToolchainId, arch: str, closure: Sequence[tuple[str, str]]
+    spec: Spec, toolchain: ToolchainId, arch: str, closure: Iterable[tuple[str, str]]
 ) -> Key:
     """Join a spec with what was found on this machine.
 
@@ -83,7 +85,7 @@ def make_key(
         spec: What was asked for.
         toolchain: The compiler that would be used.
         arch: The architecture that would be built for.
-        closure: Include name and content digest of every header reached, sorted by name.
+        closure: Include name and content digest of every header reached, in any order.
     """
     digest = hashlib.sha256()
     fields: list[tuple[str, str]] = []
@@ -112,11 +114,11 @@ def explain(
 
 def is_key(text: str) -> bool:
     """Whether a text has the form of a key. Only such a text is ever made into a file name."""
-    return len(text) == KEY_HEX_LENGTH and all(char in "0123456789abcdef" for char in text)
+    return _KEY.fullmatch(text) is not None
 
 
 def _parts(
-    spec: Spec, toolchain: ToolchainId, arch: str, closure: Sequence[tuple[str, str]]
+    spec: Spec, toolchain: ToolchainId, arch: str, closure: Iterable[tuple[str, str]]
 ) -> Iterable[tuple[str, str]]:
     yield "schema", str(KEY_SCHEMA)
     yield "compiler", toolchain.name
@@ -133,7 +135,7 @@ def _parts(
         yield f"entry {index}", entry
     for name, text in spec.headers:
         yield f"virtual header {name}", text
-    for name, content in closure:
+    for name, content in sorted(closure):
         yield f"header {name}", content
     if spec.extra_digest is not None:
         yield "extra digest", spec.extra_digest
@@ -146,4 +148,10 @@ def _short(value: str, raw: bytes) -> str:
 
 
 def _fields(key: Key | Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[str, str]:
-    return dict(key.fields if isinstance(key, Key) else key)
+    if isinstance(key, Key):
+        key = key.fields
+    values: dict[str, list[str]] = {}
+    for label, value in key.items() if isinstance(key, Mapping) else key:
+        # Headers of different directories may have one include name: no value hides another.
+        values.setdefault(label, []).append(value)
+    return {label: ", ".join(several) for label, several in values.items()}
