@@ -18,6 +18,7 @@ import weakref
 from pathlib import Path
 from typing import Literal
 
+from ajit._cache import fs
 from ajit.errors import CacheError, UnsafeCacheDirectory
 
 __all__ = ["SUBDIRECTORIES", "CacheDirectory", "open_cache_directory"]
@@ -75,9 +76,11 @@ class CacheDirectory:
         """
         self.renew_if_removed()
         with self._lock:
-            if parent := name.rpartition("/")[0]:
+            parent = name.rpartition("/")[0]
+            if parent:
                 _make_directory(self.fd, parent)
             _make_directory(self.fd, name)
+            fs.sync_directory(self.fd, parent or ".")
 
     def renew_if_removed(self) -> None:
         """Make and open the directory again if somebody has removed it.

@@ -37,6 +37,7 @@ __all__ = [
     "read_file",
     "remove_file",
     "sweep_temporaries",
+    "sync_directory",
     "with_parent",
 ]
 
@@ -107,7 +108,7 @@ def publish_file(
         # after a failure it is garbage. Failing to clean up must never fail work that succeeded.
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory.fd)
-    _sync_directory(directory.fd, _parent(name))
+    sync_directory(directory.fd, _parent(name))
     return method
 
 
@@ -144,6 +145,18 @@ def sweep_temporaries(directory: CacheDirectory) -> int:
                 os.unlink(f"{TEMPORARY}/{file}", dir_fd=directory.fd)
                 removed += 1
     return removed
+
+
+def sync_directory(dir_fd: int, name: str) -> None:
+    """Make the names in a directory survive a crash, as far as that is possible."""
+    # Without it a crash may lose a name although the bytes are on the disk. By now the file is
+    # published and whole, and losing it costs one compile: a failure here fails nothing.
+    with suppress(OSError):
+        fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def with_parent(directory: CacheDirectory, parent: str, operation: Callable[[], T]) -> T:
@@ -259,17 +272,6 @@ def _sync(fd: int) -> None:
         # entry's digest still catches what a crash tears.
         if exc.errno not in _SYNC_UNSUPPORTED:
             raise
-
-
-def _sync_directory(dir_fd: int, name: str) -> None:
-    # Without it a crash may lose the name although the bytes are on the disk. By now the file is
-    # published and whole, and losing it costs one compile: a failure here fails nothing.
-    with suppress(OSError):
-        fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _parent(name: str) -> str:

@@ -1,0 +1,34 @@
+"""Artifacts for tests of the cache."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ajit._core.entry import Artifact
+
+
+def a_key(label: object = 0) -> str:
+    """A key: different for different labels."""
+    return hashlib.sha256(str(label).encode()).hexdigest()
+
+
+def an_artifact(key: str, data: bytes = b"code", log: str = "") -> Artifact:
+    """An artifact of a key, with all fields filled."""
+    return Artifact(
+        key=key,
+        key_fields=(("compiler", "nvrtc"), ("arch", "sm_90a")),
+        name="saxpy",
+        kind="cubin",
+        arch="sm_90a",
+        compiler="nvrtc",
+        compiler_version="13.0",
+        entries=("saxpy<float>",),
+        lowered={"saxpy<float>": "_Z5saxpyIfEv"},
+        log=log,
+        command=("--gpu-architecture=sm_90a",),
+        created=1.5e9,
+        seconds=0.25,
+        host="here",
+        ajit_version="0",
+        data=data,
+    )

@@ -1,0 +1,115 @@
+"""A process that does as it is told with leases and entries: one command a line, answers as JSON.
+
+Waits run in a thread with an event loop of their own each, so a peer can wait for several keys and
+still be spoken to. Every answer carries ``at``, the system-wide monotonic clock in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+
+import anyio
+
+from ajit._cache.directory import open_cache_directory
+from ajit._cache.disk import DiskStore
+from ajit._cache.lock import Busy, Lease, LeaseTable
+from ajit._cache.slot import Slot
+from tests.cache.artifacts import an_artifact
+
+_output = threading.Lock()
+_polls = []
+
+
+def answer(**facts: object) -> None:
+    with _output:
+        print(json.dumps({**facts, "at": time.monotonic()}), flush=True)
+
+
+class Peer:
+    def __init__(self, path: str, backend: str) -> None:
+        self.backend = backend
+        self.directory = open_cache_directory(path)
+        self.table = LeaseTable(self.directory)
+        self.leases: dict[str, Lease] = {}
+
+    def acquire(self, key: str) -> None:
+        outcome = self.table.try_acquire(key, "peer")
+        if isinstance(outcome, Lease):
+            self.leases[key] = outcome
+        holder = outcome.holder.pid if isinstance(outcome, Busy) and outcome.holder else None
+        answer(did="acquire", outcome=type(outcome).__name__, holder=holder)
+
+    def wait(self, key: str) -> None:
+        threading.Thread(
+            target=anyio.run, args=(self._wait, key), kwargs={"backend": self.backend}
+        ).start()
+
+    async def _wait(self, key: str) -> None:
+        with self.table.wait(key, "peer") as waiting:
+            answer(did="queued", key=key)
+            outcome = await waiting.wait()
+        won = time.monotonic()
+        if isinstance(outcome, Lease):
+            self.leases[key] = outcome
+        answer(did="wait", key=key, outcome=type(outcome).__name__, won=won, polls=len(_polls))
+
+    def beat(self, key: str, phase: str) -> None:
+        self.leases[key].beat(phase)
+        answer(did="beat")
+
+    def release(self, key: str) -> None:
+        begun = time.monotonic()
+        self.leases.pop(key).release()
+        answer(did="release", begun=begun)
+
+    def publish(self, key: str, data: str) -> None:
+        result = DiskStore(self.directory).publish(an_artifact(key, data.encode()))
+        answer(did="publish", outcome=type(result).__name__, reason=getattr(result, "reason", ""))
+
+    def publish_and_hang(self, key: str) -> None:
+        """Stop in the middle of publishing, when the bytes are written and have no name yet."""
+
+        def hang(*args: object, **kwargs: object) -> None:
+            answer(did="hang")
+            threading.Event().wait()
+
+        os.link = hang  # a seam that only a process of its own can offer: it is killed here
+        self.publish(key, "never")
+
+    def read(self, key: str) -> None:
+        lookup = DiskStore(self.directory).read(key)
+        answer(did="read", outcome=type(lookup).__name__, reason=getattr(lookup, "reason", ""))
+
+    def access(self) -> None:
+        answer(did="access", access=self.directory.access, problem=self.directory.problem)
+
+
+def main() -> None:
+    if len(sys.argv) > 3:
+        # Not before: another user may not be allowed to read this Python or this checkout.
+        os.setgroups([])
+        os.setgid(int(sys.argv[3]))
+        os.setuid(int(sys.argv[3]))
+    peer = Peer(sys.argv[1], sys.argv[2])
+    poll = Slot._poll
+
+    def counted(slot: Slot) -> bool:
+        _polls.append(slot)
+        return poll(slot)
+
+    Slot._poll = counted
+    answer(did="start", pid=os.getpid())
+    for line in sys.stdin:
+        verb, *arguments = line.split()
+        if verb == "end":
+            # Without the interpreter's shutdown: threads may still be blocked in locks.
+            os._exit(0)
+        getattr(peer, verb)(*arguments)
+
+
+if __name__ == "__main__":
+    main()
