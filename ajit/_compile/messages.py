@@ -1,0 +1,78 @@
+"""What the compile pool and its worker processes say to each other.
+
+Frames on pipes: a length of eight bytes, little-endian, then MessagePack. The pool sends one
+`Request` and gets one `Answer`; there is no other traffic.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ajit._core.job import CompileJob, CompileOutput
+
+__all__ = ["HEADER_BYTES", "LOG_LIMIT_BYTES", "Answer", "Failed", "Finished", "Request", "frame"]
+
+HEADER_BYTES = 8
+
+LOG_LIMIT_BYTES = 1024 * 1024
+"""How much a compiler's output may take; template errors of CUB reach some 100 kB."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One job, and the toolchain to do it with.
+
+    Attributes:
+        job: The job; its include directories are absolute.
+        command: The toolchain's command; for NVRTC the library's path.
+        version: The toolchain's full version.
+        include_dirs: The toolchain's own headers.
+        flags: The toolchain's own flags.
+        folder: A private directory for this job. The pool makes it and removes it.
+        output_limit_bytes: A larger result is refused.
+    """
+
+    job: CompileJob
+    command: tuple[str, ...]
+    version: str
+    include_dirs: tuple[str, ...]
+    flags: tuple[str, ...]
+    folder: str
+    output_limit_bytes: int
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """The job gave a result."""
+
+    output: CompileOutput
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The job gave none.
+
+    Attributes:
+        kind: ``compile`` (the source was rejected), ``entry`` (it has no such kernel), ``arch``
+            (the compiler does not build for it) or ``crash`` (the compiler broke off).
+        log: What the compiler printed.
+        entry: The unknown entry point.
+        known: Architectures that the compiler knows.
+        signal: Name of the signal that killed the compiler, or "".
+        exit_code: Its exit code, or None if it was a signal.
+    """
+
+    kind: Literal["compile", "entry", "arch", "crash"]
+    log: str = ""
+    entry: str = ""
+    known: tuple[str, ...] = ()
+    signal: str = ""
+    exit_code: int | None = None
+
+
+Answer = Finished | Failed
+
+
+def frame(message: msgspec.Struct) -> bytes:
+    """Return the bytes of a message as they go over a pipe."""
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(HEADER_BYTES, "little") + body

@@ -1,0 +1,274 @@
+"""The compile pool: runs compile jobs in worker processes, a few at a time, off the event loop.
+
+Every slot is a thread that owns at most one worker process and does one job at a time. Threads and
+workers are started when there is work for them. The threads are daemons: a server that ends without
+closing its runtime is not kept alive, and the kernel ends the workers with their threads.
+
+Guarantees:
+
+- Nothing here blocks the event loop: `CompilePool.compile` takes a lock for microseconds, and waits
+  for a promise. Files, child processes and toolchains are touched by slot threads only.
+- Cancelling `compile` ends the job: a queued one is dropped, a running one's process group is
+  killed; and the call returns only after the group is gone (bounded by `KILL_SECONDS`).
+- After `aclose` no thread, process or temporary file of the pool is left.
+
+The queue is a plain FIFO. `_take` is the one place that decides what comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ajit._bridge import Promise
+from ajit._compile.slot import Slot, Task
+from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._compile.identity import Toolchain
+    from ajit._compile.slot import BeatPhase
+    from ajit._compile.toolchain import Toolchains
+    from ajit._core.job import CompileJob, CompileOutput
+    from ajit.settings import Settings
+
+__all__ = ["CompilePool", "PoolStatistics"]
+
+BEAT_SECONDS = 1.0
+KILL_SECONDS = 5.0
+"""How long a cancelled call waits for its killed compiler; SIGKILL needs milliseconds, unless the
+compiler hangs in the kernel on a dead file system."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatistics:
+    """What a pool is doing and has done.
+
+    Attributes:
+        slots: Jobs that may run at once.
+        running: Jobs that run now.
+        queued: Jobs that wait for a slot.
+        finished: Jobs that gave a result.
+        failed: Jobs that gave an error.
+        killed: Jobs that were cancelled after they had started.
+        workers: Worker processes alive now.
+        workers_started: Worker processes started so far.
+        workers_recycled: Of these, how many were replaced for age or size.
+    """
+
+    slots: int
+    running: int
+    queued: int
+    finished: int
+    failed: int
+    killed: int
+    workers: int
+    workers_started: int
+    workers_recycled: int
+
+
+class CompilePool:
+    """Compiles jobs. One pool per runtime; it belongs to the event loop that it is made in."""
+
+    def __init__(self, settings: Settings, toolchains: Toolchains) -> None:
+        self._settings = settings
+        self._toolchains = toolchains
+        self._pid = os.getpid()
+        # Guards everything below. Held for microseconds; never while waiting for anything else.
+        self._changed = threading.Condition()
+        self._queue: deque[Task] = deque()
+        self._running: dict[Task, Slot] = {}
+        self._slots: list[Slot] = []
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._closing = False
+        self._counts = dict.fromkeys(("finished", "failed", "killed"), 0)
+
+    def __repr__(self) -> str:
+        s = self.statistics()
+        state = "closed" if self._closing else "open"
+        return f"<CompilePool {state} slots={s.slots} running={s.running} queued={s.queued}>"
+
+    async def compile(
+        self,
+        job: CompileJob,
+        *,
+        on_beat: Callable[[BeatPhase], None],
+        toolchain: Toolchain | None = None,
+    ) -> CompileOutput:
+        """Compile one job and return what came of it.
+
+        Args:
+            job: The job.
+            on_beat: Called about once a second with the phase, ``queued`` or ``compiling``, from
+                threads of the pool and never from the event loop. It may block; an exception ends
+                the beats, with a warning, and not the compile.
+            toolchain: The toolchain that the job's key was made with; None takes the current one.
+
+        Raises:
+            CompileError: The source was rejected; `UnknownEntryPoint` if it has no such kernel.
+            UnknownArch: The compiler does not build for the job's arch.
+            CompilerNotFound: There is no such compiler; nothing was started.
+            CompilerCrashed: The compiler died or broke off; its process group is gone.
+            CompileTimeout: It ran past ``compile_timeout_seconds``; its process group is gone.
+            RuntimeClosed: The pool is closed, or was closed meanwhile.
+            ForkedRuntime: The pool belongs to the parent process.
+
+        Cancelling drops a queued job, and kills a running one's process group within a second.
+        """
+        self._check_usable()
+        task = Task(job, toolchain, on_beat, Promise())
+        self._submit(task)
+        try:
+            return await task.promise.wait()
+        except anyio.get_cancelled_exc_class():
+            self._abandon(task)
+            with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_SECONDS):
+                with contextlib.suppress(AjitError):
+                    await task.promise.wait()
+            raise
+
+    async def aclose(self) -> None:
+        """End everything: queued jobs, running ones, workers, threads. Safe to call again.
+
+        Jobs that are not finished raise `RuntimeClosed`. Cancelling does not interrupt it.
+        """
+        if os.getpid() != self._pid:
+            return  # the threads and the workers are the parent's
+        with self._changed:
+            self._closing = True
+            dropped, running = list(self._queue), dict(self._running)
+            self._queue.clear()
+            self._changed.notify_all()
+            threads = list(self._threads)
+        for task in dropped:
+            task.promise.reject(_closed())
+        for task, slot in running.items():
+            slot.cancel(task)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(_join, threads, limiter=anyio.CapacityLimiter(1))
+
+    def statistics(self) -> PoolStatistics:
+        """Return the pool's numbers. Any thread."""
+        with self._changed:
+            return PoolStatistics(
+                slots=self._settings.compile_slots,
+                running=len(self._running),
+                queued=len(self._queue),
+                workers=sum(slot.worker_pid is not None for slot in self._slots),
+                workers_started=sum(slot.started for slot in self._slots),
+                workers_recycled=sum(slot.recycled for slot in self._slots),
+                **self._counts,
+            )
+
+    # --- the event loop's side
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkedRuntime("this compile pool belongs to the parent process")
+        if self._closing:
+            raise _closed()
+
+    def _submit(self, task: Task) -> None:
+        with self._changed:
+            self._queue.append(task)
+            if self._idle < len(self._queue):
+                self._add_thread()
+            self._changed.notify_all()
+
+    def _add_thread(self) -> None:
+        if not self._threads:
+            self._start(self._beat_queued, "ajit-compile-beat")
+        if len(self._slots) < self._settings.compile_slots:
+            slot = Slot(self._settings, self._toolchains)
+            self._slots.append(slot)
+            self._start(lambda: self._serve(slot), f"ajit-compile-{len(self._slots)}")
+
+    def _start(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _abandon(self, task: Task) -> None:
+        with self._changed:
+            if task in self._queue:
+                self._queue.remove(task)
+                task.promise.reject(_cancelled())
+            slot = self._running.get(task)
+        if slot is not None:
+            slot.cancel(task)
+
+    # --- the slot threads' side
+
+    def _serve(self, slot: Slot) -> None:
+        try:
+            while (task := self._take(slot)) is not None:
+                self._perform(slot, task)
+        finally:
+            slot.close()
+
+    def _take(self, slot: Slot) -> Task | None:
+        """Wait for the next task; None when the pool closes."""
+        with self._changed:
+            self._idle += 1
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            self._idle -= 1
+            if self._closing:
+                return None
+            task = self._queue.popleft()
+            task.state = "running"
+            self._running[task] = slot
+            return task
+
+    def _perform(self, slot: Slot, task: Task) -> None:
+        output: CompileOutput | None = None
+        error: BaseException | None = None
+        try:
+            output = slot.perform(task)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the waiting task gets it
+            error = exc
+        self._count(task, error)
+        if output is not None:
+            task.promise.resolve(output)
+        elif error is not None:
+            task.promise.reject(_closed() if self._closing else error)
+
+    def _count(self, task: Task, error: BaseException | None) -> None:
+        with self._changed:
+            del self._running[task]
+            task.state = "done"
+            outcome = "killed" if task.cancelled.is_set() else "failed" if error else "finished"
+            self._counts[outcome] += 1
+
+    def _beat_queued(self) -> None:
+        """Beat for the tasks that have no thread yet."""
+        while True:
+            with self._changed:
+                if self._changed.wait_for(lambda: self._closing, BEAT_SECONDS):
+                    return
+                waiting = list(self._queue)
+                if not waiting:
+                    # Nothing to beat for: no need to wake up every second in an idle server.
+                    self._changed.wait_for(lambda: self._queue or self._closing)
+            for task in waiting:
+                task.beat("queued")
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join()
+
+
+def _closed() -> RuntimeClosed:
+    return RuntimeClosed("the compile pool is closed; open a new runtime")
+
+
+def _cancelled() -> AjitError:
+    return AjitError("the compile was cancelled while it was queued")

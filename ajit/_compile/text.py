@@ -1,0 +1,50 @@
+"""Text that goes into compilers as a name, and text that comes out of them.
+
+Whatever a compiler prints is text from outside: decoded with replacement, capped, and never read
+for control.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ajit._compile.messages import Request
+
+__all__ = ["capped", "label_of", "without_paths"]
+
+LABEL_LENGTH = 80
+"""File names may have 255 bytes; compilers append to them."""
+
+
+def label_of(name: str) -> str:
+    """Return the file name under which a compiler sees the source of a spec of that name."""
+    label = re.sub(r"[^A-Za-z0-9_.+-]", "_", os.path.basename(name))[:LABEL_LENGTH].lstrip(".-")
+    return label if label.endswith((".cu", ".cpp")) else f"{label or 'kernel'}.cu"
+
+
+def capped(raw: bytes, limit: int) -> str:
+    """Decode what a compiler printed; of a text above the limit keep its beginning and its end."""
+    if len(raw) > limit:
+        dropped = len(raw) - limit
+        middle = f"\n[... {dropped} bytes left out ...]\n".encode()
+        raw = raw[: limit // 2] + middle + raw[-limit // 2 :]
+    return raw.decode("utf-8", errors="replace")
+
+
+def without_paths(text: str, request: Request) -> str:
+    """Replace directories of this machine by what they are.
+
+    An entry is read on other machines, by other users: it must not say where things were here.
+    """
+    named = [(request.folder + os.sep, ""), (request.folder, "<job>")]
+    named += [(path, "<cuda>") for path in request.include_dirs]
+    named += [(path, f"<include {n}>") for n, path in enumerate(request.job.include_dirs)]
+    named += [(request.command[0], os.path.basename(request.command[0]))]
+    # Longest first: one directory may lie in another.
+    for path, name in sorted(named, key=lambda pair: -len(pair[0])):
+        if path:
+            text = text.replace(path, name)
+    return text
