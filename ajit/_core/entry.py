@@ -13,13 +13,15 @@ Layout, all integers little-endian::
 
 A reader has the whole file in memory, and uses none of it before magic, length, digest and key
 echo agree. Lengths are checked against what is there before anything is sliced, so a decoder can
-neither crash, nor loop, nor allocate more than the file's size. Nothing is ever unpickled.
+neither crash, nor loop, nor allocate more than the Python objects of what the file really has: its
+compiled bytes once more, and its manifest. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import struct
+from typing import Annotated, Any
 
 import msgspec
 
@@ -92,7 +94,7 @@ class Artifact(Manifest, frozen=True, kw_only=True):
 class _Stored(Manifest, frozen=True, kw_only=True):
     """The manifest as written: with the table of sections."""
 
-    sections: tuple[tuple[str, int], ...]
+    sections: tuple[tuple[str, Annotated[int, msgspec.Meta(ge=0)]], ...]
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -127,8 +129,7 @@ def decode(data: bytes | memoryview, key: str) -> Artifact:
     stored, code = _verified(view)
     if stored.key != key:
         raise EntryInvalid(f"entry of key {stored.key[:16]}, not of {key[:16]}")
-    fields = {field: getattr(stored, field) for field in _MANIFEST_FIELDS}
-    return Artifact(data=bytes(code), **fields)
+    return Artifact(data=bytes(code), **_manifest_fields(stored))
 
 
 def decode_manifest(data: bytes | memoryview) -> tuple[Manifest, int]:
@@ -138,8 +139,7 @@ def decode_manifest(data: bytes | memoryview) -> tuple[Manifest, int]:
         EntryInvalid: As for `decode`, but for any key.
     """
     stored, code = _verified(memoryview(data))
-    fields = {field: getattr(stored, field) for field in _MANIFEST_FIELDS}
-    return Manifest(**fields), len(code)
+    return Manifest(**_manifest_fields(stored)), len(code)
 
 
 def _verified(view: memoryview) -> tuple[_Stored, memoryview]:
@@ -149,17 +149,30 @@ def _verified(view: memoryview) -> tuple[_Stored, memoryview]:
         stored = _decoder.decode(view[_HEADER.size : end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise EntryInvalid(f"manifest does not decode: {exc}") from None
-    sections = view[end : len(view) - _DIGEST_BYTES]
-    if sum(length for _, length in stored.sections) != len(sections):
-        raise EntryInvalid("sections do not add up to the file's size")
+    return stored, _code_section(stored, view[end : len(view) - _DIGEST_BYTES])
+
+
+def _code_section(stored: _Stored, sections: memoryview) -> memoryview:
+    """Return the compiled bytes, once the table of sections covers the rest of the file."""
+    code = None
     offset = 0
     for name, length in stored.sections:
-        if length < 0:
-            raise EntryInvalid("section of negative length")
         if name == _CODE_SECTION:
-            return stored, sections[offset : offset + length]
+            if code is not None:
+                raise EntryInvalid("two sections with compiled bytes")
+            code = sections[offset : offset + length]
         offset += length
-    raise EntryInvalid("no section with compiled bytes")
+    if offset != len(sections):
+        raise EntryInvalid("sections do not add up to the file's size")
+    if code is None:
+        raise EntryInvalid("no section with compiled bytes")
+    return code
+
+
+def _manifest_fields(stored: _Stored) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(stored)
+    del fields["sections"]
+    return fields
 
 
 def _check_frame(view: memoryview) -> int:
