@@ -88,7 +88,7 @@ def read_result(request: Request, name: str) -> bytes | str:
         size = os.path.getsize(path)
         if size == 0 or size > request.output_limit_bytes:
             return f"the compiler left a result of {size} bytes"
-        with open(path, "rb") as file:  # noqa: PTH123 - a path inside the job's folder
+        with open(path, "rb") as file:
             return file.read()
     except OSError:
         return "the compiler said it succeeded and left no result"
@@ -96,5 +96,5 @@ def read_result(request: Request, name: str) -> bytes | str:
 
 def _write(path: str, text: str) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:  # noqa: PTH123 - the same
+    with open(path, "w", encoding="utf-8", newline="") as file:
         file.write(text)

@@ -50,7 +50,7 @@ class CudaHeaders:
 
 
 def find_cuda_headers(compiler: tuple[int, int]) -> CudaHeaders:
-    """Return the headers that match a compiler's release best; without directories if there are none.
+    """Return the headers that match a compiler's release best; empty if there are none.
 
     Args:
         compiler: Major and minor version of the compiler they are for.
@@ -65,7 +65,7 @@ def find_cuda_headers(compiler: tuple[int, int]) -> CudaHeaders:
 
 
 def _distance(headers: CudaHeaders, compiler: tuple[int, int]) -> int:
-    assert headers.runtime is not None  # noqa: S101 - filtered by the caller; for the type checker
+    assert headers.runtime is not None
     return abs(headers.runtime[1] - compiler[1])
 
 
@@ -93,7 +93,7 @@ def _cccl_version(path: str) -> str:
 
 def _macro(path: str, name: str) -> int | None:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - joined by os.path above
+        with open(path, "rb") as file:
             head = file.read(VERSION_BYTES)
     except OSError:
         return None

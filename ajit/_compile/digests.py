@@ -90,7 +90,7 @@ def sha256_file(path: str) -> str:
         OSError: It cannot be read.
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:  # noqa: PTH123 - a plain path, as the compiler is given it
+    with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -169,8 +169,10 @@ def _version_of_name(path: str) -> str:
 
 
 def _release(version: str) -> tuple[int, int]:
-    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
-    return (numbers + [13, 0])[0], (numbers[1] if len(numbers) > 1 else 0)
+    """Major and minor version; 13.0 where the text says less."""
+    numbers = [int(part) for part in version.split(".") if part.isdigit()]
+    major, minor, *_ = (*numbers, 0, 0) if numbers else (13, 0)
+    return major, minor
 
 
 def _on_path(name: str) -> list[str]:

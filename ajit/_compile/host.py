@@ -33,11 +33,30 @@ __all__ = ["compile_host"]
 RESULT = "module.so"
 SOURCE = "source.cpp"
 
-_ZIG_FLAGS = (
-    "-mcpu=baseline",  # zig builds for the CPU it runs on unless told otherwise
-    "-fno-sanitize=undefined",  # and with a sanitizer
-    "-Wl,--strip-debug",
+_FLAGS = (
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",
+    "-fno-semantic-interposition",
+    "-fno-threadsafe-statics",
+    "-fno-asynchronous-unwind-tables",
+    "-ffp-contract=fast",
+    "-w",
 )
+_LINK_FLAGS = ("-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
+"""Both lists are prescribed by ``cpu_kernel.hpp``, which gives the reasons."""
+
+_FAMILY_FLAGS = {
+    "gcc": ("-fno-gnu-unique",),  # unique symbols would outlive, and be shared by, two modules
+    "clang": (),
+    "zig": (
+        "-mcpu=baseline",  # zig builds for the CPU it runs on unless told otherwise
+        "-fno-sanitize=undefined",  # and with a sanitizer
+    ),
+}
 
 
 def compile_host(request: Request) -> Answer:
@@ -84,14 +103,12 @@ def _arguments(request: Request) -> list[str]:
     mapped = {request.folder: "."}
     mapped |= {path: f"<include {n}>" for n, path in enumerate(request.job.include_dirs)}
     mapped |= dict.fromkeys(request.include_dirs, "<ajit>")
+    family = request.version.partition(" ")[0]
     return [
-        "-O2",
-        "-shared",
-        "-fPIC",
-        "-fvisibility=hidden",
-        f"-frandom-seed={label}",
+        *_FLAGS,
+        *_FAMILY_FLAGS[family],
+        f"-frandom-seed={label}",  # else names of unnamed namespaces differ from run to run
         *(f"-ffile-prefix-map={path}={name}" for path, name in mapped.items()),
-        *(_ZIG_FLAGS if len(request.command) > 1 else ()),
         *request.flags,
         *common_arguments(request),
         "-include",
@@ -99,4 +116,5 @@ def _arguments(request: Request) -> list[str]:
         SOURCE,
         "-o",
         RESULT,
+        *_LINK_FLAGS,
     ]

@@ -1,7 +1,8 @@
 """The header closure of a spec: every header that its compile may read, by content.
 
-`HeaderIndex.closure` follows ``#include`` from the source and the spec's virtual headers through the user's
-include directories. The toolchain's own headers are covered by its fingerprint and not followed.
+`HeaderIndex.closure` follows ``#include`` from the source and the spec's virtual headers through the
+user's include directories. The toolchain's own headers are covered by its fingerprint and not
+followed.
 Two rules keep a key honest without a preprocessor:
 
 - Conditionals are ignored, so the closure holds at least what the compiler reads. A header too many
@@ -204,7 +205,7 @@ class _Walk:
 
 
 def _read(path: str) -> _Text:
-    with open(path, "rb") as file:  # noqa: PTH123 - a path joined as a compiler joins it
+    with open(path, "rb") as file:
         return _scanned(file.read())
 
 

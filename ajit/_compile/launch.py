@@ -64,7 +64,7 @@ def run_compiler(request: Request, arguments: Sequence[str]) -> Ran:
         env={**os.environ, "TMPDIR": request.folder, **_zig_environment(request)},
         preexec_fn=lambda: _prepare(request.output_limit_bytes),  # noqa: PLW1509 - one thread here
     ) as process:
-        assert process.stdout is not None  # noqa: S101 - asked for PIPE
+        assert process.stdout is not None
         raw = _read_capped(process.stdout.fileno())
         returncode = process.wait()
     log = without_paths(capped(raw, LOG_LIMIT_BYTES), request).strip()
@@ -122,7 +122,7 @@ def _read_capped(pipe: int) -> bytes:
 
 
 def _zig_environment(request: Request) -> dict[str, str]:
-    """Where zig keeps the C++ library that it builds once: the user's cache, else the job's folder."""
+    """Where zig keeps the library that it builds once: the user's cache, else the job's folder."""
     if os.path.basename(request.command[0]) != "zig":
         return {}
     home = os.environ.get("HOME", "")

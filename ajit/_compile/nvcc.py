@@ -1,11 +1,11 @@
 """nvcc: source to PTX to cubin, with the lowered name of every entry point.
 
-nvcc has no name expressions. What it has is the address of a kernel as the initial value of a device
-variable: that instantiates a template like a use does, is a compile error for an unknown name, and
-stands in the PTX as ``.global .u64 ajit_entry_0 = _Z5scaleIfLi4EEvPT_;``. So the source is compiled
-to PTX with one such variable for each entry point, the lowered names are read from these lines, the
-lines are taken out, and nvcc assembles the rest. The front end runs once, and the cubin is the one
-that the user's source gives.
+nvcc has no name expressions. What it has is the address of a kernel as the initial value of a
+device variable: that instantiates a template like a use does, is a compile error for an unknown
+name, and stands in the PTX as ``.global .u64 ajit_entry_0 = _Z5scaleIfLi4EEvPT_;``. So the source
+is compiled to PTX with one such variable for each entry point, the lowered names are read from
+these lines, the lines are taken out, and nvcc assembles the rest. The front end runs once, and the
+cubin is the one that the user's source gives.
 
 With debug information (``-G``) the variables are described elsewhere in the PTX as well; they are
 then left in, where they cost eight bytes each.
@@ -75,7 +75,7 @@ def _take_entry_lines(request: Request, ptx: bytes) -> dict[str, str]:
         lowered[request.job.entries[int(match[1])]] = match[2].decode()
     without = _ENTRY_LINE.sub(b"", ptx)
     if b"ajit_entry_" not in without:
-        with open(os.path.join(request.folder, PTX), "wb") as file:  # noqa: PTH123 - in the folder
+        with open(os.path.join(request.folder, PTX), "wb") as file:
             file.write(without)
     return lowered
 
@@ -112,7 +112,7 @@ def _assembled(
 
 def _rejected(request: Request, front: Sequence[str]) -> Failed:
     """Say why: the arch, the source, or an entry point."""
-    with open(os.path.join(request.folder, SOURCE), "wb") as file:  # noqa: PTH123 - in the folder
+    with open(os.path.join(request.folder, SOURCE), "wb") as file:
         file.write(b"__global__ void ajit_probe() {}\n")
     if not run_compiler(request, [_arch(request), "-ptx", SOURCE, "-o", PTX]).ok:
         return Failed(kind="arch", known=_known_arches(request))

@@ -152,8 +152,8 @@ def _options(request: Request) -> list[str]:
     ]
     options += job.options
     options += [f"-I{path}" for path in (*job.include_dirs, *request.include_dirs)]
-    # NVRTC's own cache would be a second, unverified one; its precompiled headers, where a spec asks
-    # for them, go to a directory of this job: sharing one between processes has crashed others.
+    # NVRTC's own cache would be a second, unverified one. Its precompiled headers, where a spec
+    # asks for them, go to a directory of this job: sharing one has crashed other projects.
     options += ["--no-cache"] if _has_cache(request.version) else []
     if any(
         option.lstrip("-").startswith(("pch", "create-pch", "use-pch")) for option in job.options

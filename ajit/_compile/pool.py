@@ -130,9 +130,12 @@ class CompilePool:
             return await task.promise.wait()
         except anyio.get_cancelled_exc_class():
             self._abandon(task)
-            with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_SECONDS):
-                with contextlib.suppress(AjitError):
-                    await task.promise.wait()
+            with (
+                anyio.CancelScope(shield=True),
+                anyio.move_on_after(KILL_SECONDS),
+                contextlib.suppress(AjitError),
+            ):
+                await task.promise.wait()
             raise
 
     async def aclose(self) -> None:

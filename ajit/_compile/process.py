@@ -43,7 +43,7 @@ _START = (
 )
 
 
-class WorkerDied(Exception):  # noqa: N818 - an answer of `exchange`, not an error of ajit's tree
+class WorkerDied(Exception):
     """The worker ended instead of answering.
 
     Attributes:
@@ -59,7 +59,7 @@ class WorkerDied(Exception):  # noqa: N818 - an answer of `exchange`, not an err
         self.log = log
 
 
-class FrameTooLarge(Exception):  # noqa: N818 - the same
+class FrameTooLarge(Exception):
     """The worker announced an answer above the limit."""
 
 
@@ -76,7 +76,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         given = {"path": _import_path(), "parent": os.getpid(), "niceness": niceness}
         self._process = subprocess.Popen(
-            # -I -S: no site module, no user packages, no PYTHON* variables, whatever the server has.
+            # No site module, no user packages, no PYTHON* variables, whatever the server has.
             [sys.executable, "-I", "-S", "-c", _START, json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -141,7 +141,7 @@ class WorkerProcess:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
     def kill(self) -> None:
-        """Kill the whole process group, at once and without waiting. Any thread; any number of times."""
+        """Kill the whole process group without waiting. Any thread, any number of times."""
         with self._lock:
             # Not after it has been reaped: the number may then be somebody else's.
             if self._process.returncode is None:
@@ -173,24 +173,24 @@ class WorkerProcess:
     def resident_bytes(self) -> int:
         """Memory in use by the worker, or 0 if it is gone."""
         try:
-            with open(f"/proc/{self.pid}/statm", "rb") as file:  # noqa: PTH123 - not a user's path
+            with open(f"/proc/{self.pid}/statm", "rb") as file:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, IndexError):
             return 0
 
     @property
     def _stdin(self) -> int:
-        assert self._process.stdin is not None  # noqa: S101 - asked for PIPE
+        assert self._process.stdin is not None
         return self._process.stdin.fileno()
 
     @property
     def _stdout(self) -> int:
-        assert self._process.stdout is not None  # noqa: S101 - asked for PIPE
+        assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
     @property
     def _stderr_pipe(self) -> int:
-        assert self._process.stderr is not None  # noqa: S101 - asked for PIPE
+        assert self._process.stderr is not None
         return self._process.stderr.fileno()
 
     def _pipes(self) -> tuple[int, int, int]:
@@ -234,12 +234,12 @@ class WorkerProcess:
     def _died(self) -> WorkerDied:
         while self._read_stderr():
             pass
-        # It has closed its output, so it is ending; what its status says must not become our SIGKILL.
+        # It has closed its output, so it is ending: its own status must not become our SIGKILL.
         self._await_end(POLITE_SECONDS)
         return WorkerDied(self.reap(), capped(bytes(self._stderr), LOG_LIMIT_BYTES).strip())
 
     def _await_end(self, seconds: float | None) -> None:
-        """Wait until the worker has ended but leave it unreaped, so that its group can be killed."""
+        """Wait until the worker has ended; leave it unreaped, so that its group can be killed."""
         deadline = None if seconds is None else time.monotonic() + seconds
         if self._process.returncode is not None:
             return

@@ -151,7 +151,7 @@ class Slot:
     def _worker_for(self, task: Task) -> WorkerProcess:
         """Return a living worker that `cancel` can kill from now on."""
         if self._worker is not None and not self._worker.is_alive():
-            self._forget()  # it died idle, of the kernel's memory killer perhaps: nobody's fault here
+            self._forget()  # it died idle, of the kernel's memory killer perhaps: not this job's fault
         if self._worker is None:
             worker = WorkerProcess(self._settings.compiler_niceness)
             self.started += 1
@@ -175,7 +175,7 @@ class Slot:
         return answer
 
     def _release(self, task: Task) -> None:
-        """Take the worker out of the reach of `cancel`; a killed one must not meet the next task."""
+        """Take the worker out of the reach of `cancel`; the next task must not get a killed one."""
         with self._lock:
             self._task = None
         if task.cancelled.is_set():

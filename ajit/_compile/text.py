@@ -40,7 +40,8 @@ def without_paths(text: str, request: Request) -> str:
     An entry is read on other machines, by other users: it must not say where things were here.
     """
     named = [(request.folder + os.sep, ""), (request.folder, "<job>")]
-    named += [(path, "<cuda>") for path in request.include_dirs]
+    own = "<ajit>" if request.job.compiler == "host" else "<cuda>"
+    named += [(path, own) for path in request.include_dirs]
     named += [(path, f"<include {n}>") for n, path in enumerate(request.job.include_dirs)]
     named += [(request.command[0], os.path.basename(request.command[0]))]
     # Longest first: one directory may lie in another.
