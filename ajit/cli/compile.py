@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ajit.cli import exits
-from ajit.cli.output import SHORT_KEY, Output, facts, format_bytes, format_seconds, json_option
+from ajit.cli.output import Output, facts, format_bytes, format_seconds, json_option
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
@@ -178,4 +178,4 @@ def _draw(result: dict[str, Any]) -> Table:
         pairs.append(("stored", "no: the cache cannot be written"))
     if result["log"].strip():
         pairs.append(("compiler said", result["log"].strip()))
-    return facts([*pairs, ("look at it", f"ajit cache inspect {result['key'][:SHORT_KEY]}")])
+    return facts(pairs)

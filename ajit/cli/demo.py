@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from ajit.cli.output import Output
 __all__ = ["command"]
 
 DEMO_MODULE = "examples.model_server.demo"
+DEMO_PACKAGES = ("httpx", "numpy", "starlette", "uvicorn")
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -30,16 +32,26 @@ def command(*, arguments: tuple[str, ...]) -> int:
 
     The demo is the program examples/model_server of the source checkout; options go to it.
     """
-    if not (CHECKOUT / Path(*DEMO_MODULE.split(".")).with_suffix(".py")).is_file():
-        Output(as_json=False).note(
-            "ajit: the demo is part of the source checkout, and this is an installed package\n"
-            "try: clone the repository and run `make demo` in it"
-        )
+    problem = _what_is_missing()
+    if problem:
+        Output(as_json=False).note(f"ajit: {problem}")
         return exits.ENVIRONMENT
     # A process of its own, so that the demo can check that it leaves nothing behind; in the
     # checkout, where `examples` can be imported. Control-C reaches it as it reaches us.
     with subprocess.Popen([sys.executable, "-m", DEMO_MODULE, *arguments], cwd=CHECKOUT) as process:
         return _exit_code(process)
+
+
+def _what_is_missing() -> str:
+    if not (CHECKOUT / Path(*DEMO_MODULE.split(".")).with_suffix(".py")).is_file():
+        return (
+            "the demo is part of the source checkout, and this is an installed package\n"
+            "try: clone the repository and run `make demo` in it"
+        )
+    missing = [name for name in DEMO_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"the demo needs {', '.join(missing)}\ntry: pip install 'ajit[examples]'"
+    return ""
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int:

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROJECT = Path(__file__).parents[2]
 LIMIT_SECONDS = 100
@@ -35,12 +38,16 @@ class CommandLine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cache_dir = folder / "cache"
+        self._started: list[subprocess.Popen[str]] = []
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")}
-        self.environ |= {"AJIT_CACHE_DIR": str(self.cache_dir), "PYTHONPATH": str(PROJECT)}
+        self.environ |= {
+            "AJIT_CACHE_DIR": str(self.cache_dir),
+            "PYTHONPATH": f"/tmp/proj/inj:{PROJECT}",
+        }
 
     def start(self, *args: object, **environ: str) -> subprocess.Popen[str]:
         """Start a command in the test's folder."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "ajit", *map(str, args)],
             cwd=self.folder,
             env=self.environ | environ,
@@ -49,6 +56,15 @@ class CommandLine:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill what a failing test left running."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
 
     def end(self, process: subprocess.Popen[str]) -> Ended:
         """Wait for a command's end."""
@@ -66,6 +82,8 @@ class CommandLine:
 
 
 @pytest.fixture
-def ajit(tmp_path: Path) -> CommandLine:
+def ajit(tmp_path: Path) -> Iterator[CommandLine]:
     """Run `ajit` commands on an empty cache."""
-    return CommandLine(tmp_path)
+    command_line = CommandLine(tmp_path)
+    yield command_line
+    command_line.close()
