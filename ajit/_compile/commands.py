@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ajit._compile.launch import Ran
     from ajit._compile.messages import Request
 
-__all__ = ["common_arguments", "find_unknown_entry", "read_result", "write_source"]
+__all__ = ["common_arguments", "explain_rejection", "read_result", "write_source"]
 
 HEADERS_DIR = "headers"
 """Where virtual headers lie in a job's folder."""
@@ -61,15 +61,19 @@ def common_arguments(request: Request) -> list[str]:
     return arguments
 
 
-def find_unknown_entry(request: Request, attempt: Callable[[Sequence[str]], Ran]) -> Failed:
-    """Say why a job was rejected: its source, or an entry point that the source does not have.
+def explain_rejection(
+    request: Request, first: Ran, attempt: Callable[[Sequence[str]], Ran]
+) -> Failed:
+    """Say why a job was rejected: its source, an entry point that it does not have, or bad luck.
 
-    The log is not read for that; the source is compiled once more without any entry point, and
-    then with each alone.
+    The log is not read for that. The source is compiled again: without any entry point, with each
+    alone, with all. A driver whose compiler proper was killed (by the kernel's memory killer, say)
+    exits like one whose source has an error; the difference is that the error comes back.
 
     Args:
         request: The job.
-        attempt: Compiles the source with some of the entry points.
+        first: The attempt that failed.
+        attempt: Compiles the source with some of the entry points, as the first was.
     """
     without = attempt(())
     if not without.ok:
@@ -78,7 +82,10 @@ def find_unknown_entry(request: Request, attempt: Callable[[Sequence[str]], Ran]
         alone = attempt((entry,))
         if not alone.ok:
             return Failed(kind="entry", entry=entry, log=alone.log)
-    return Failed(kind="compile", log=attempt(request.job.entries).log)
+    again = attempt(request.job.entries)
+    if not again.ok:
+        return Failed(kind="compile", log=again.log)
+    return Failed(kind="crash", log=first.log, exit_code=first.returncode)
 
 
 def read_result(request: Request, name: str) -> bytes | str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.commands import (
     common_arguments,
-    find_unknown_entry,
+    explain_rejection,
     read_result,
     write_source,
 )
@@ -43,7 +43,7 @@ _FLAGS = (
     "-fno-semantic-interposition",
     "-fno-threadsafe-statics",
     "-fno-asynchronous-unwind-tables",
-    "-ffp-contract=fast",
+    "-ffp-contract=off",
     "-w",
 )
 _LINK_FLAGS = ("-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
@@ -69,8 +69,9 @@ def compile_host(request: Request) -> Answer:
     if failed := broke_off(ran):
         return failed
     if not ran.ok:
-        syntax = [*arguments, "-fsyntax-only"]
-        return find_unknown_entry(request, lambda entries: _attempt(request, entries, syntax))
+        return explain_rejection(
+            request, ran, lambda entries: _attempt(request, entries, arguments)
+        )
     result = read_result(request, RESULT)
     if isinstance(result, str):
         return broke_off(ran, result) or Failed(kind="crash", log=result)

@@ -1,7 +1,7 @@
 """The header closure of a spec: every header that its compile may read, by content.
 
-`HeaderIndex.closure` follows ``#include`` from the source and the spec's virtual headers through the
-user's include directories. The toolchain's own headers are covered by its fingerprint and not
+`HeaderIndex.closure` follows ``#include`` from the source and the spec's virtual headers through
+the user's include directories. The toolchain's own headers are covered by its fingerprint and not
 followed.
 Two rules keep a key honest without a preprocessor:
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.commands import (
     common_arguments,
-    find_unknown_entry,
+    explain_rejection,
     read_result,
     write_source,
 )
@@ -51,7 +51,7 @@ def compile_nvcc(request: Request) -> Answer:
     if failed := broke_off(ran):
         return failed
     if not ran.ok:
-        return _rejected(request, front)
+        return _rejected(request, ran, front)
     ptx = read_result(request, PTX)
     if isinstance(ptx, str):
         return broke_off(ran, ptx) or Failed(kind="crash", log=ptx)
@@ -110,13 +110,13 @@ def _assembled(
     )
 
 
-def _rejected(request: Request, front: Sequence[str]) -> Failed:
+def _rejected(request: Request, first: Ran, front: Sequence[str]) -> Failed:
     """Say why: the arch, the source, or an entry point."""
     with open(os.path.join(request.folder, SOURCE), "wb") as file:
         file.write(b"__global__ void ajit_probe() {}\n")
     if not run_compiler(request, [_arch(request), "-ptx", SOURCE, "-o", PTX]).ok:
         return Failed(kind="arch", known=_known_arches(request))
-    return find_unknown_entry(request, lambda entries: _attempt(request, entries, front))
+    return explain_rejection(request, first, lambda entries: _attempt(request, entries, front))
 
 
 def _known_arches(request: Request) -> tuple[str, ...]:

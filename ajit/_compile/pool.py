@@ -81,12 +81,13 @@ class CompilePool:
         self._settings = settings
         self._toolchains = toolchains
         self._pid = os.getpid()
+        # Only the event loop's thread touches these two.
+        self._slots: list[Slot] = []
+        self._threads: list[threading.Thread] = []
         # Guards everything below. Held for microseconds; never while waiting for anything else.
         self._changed = threading.Condition()
         self._queue: deque[Task] = deque()
         self._running: dict[Task, Slot] = {}
-        self._slots: list[Slot] = []
-        self._threads: list[threading.Thread] = []
         self._idle = 0
         self._closing = False
         self._counts = dict.fromkeys(("finished", "failed", "killed"), 0)
@@ -150,13 +151,12 @@ class CompilePool:
             dropped, running = list(self._queue), dict(self._running)
             self._queue.clear()
             self._changed.notify_all()
-            threads = list(self._threads)
         for task in dropped:
             task.promise.reject(_closed())
         for task, slot in running.items():
             slot.cancel(task)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_join, threads, limiter=anyio.CapacityLimiter(1))
+            await anyio.to_thread.run_sync(_join, self._threads, limiter=anyio.CapacityLimiter(1))
 
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers. Any thread."""
@@ -182,11 +182,13 @@ class CompilePool:
     def _submit(self, task: Task) -> None:
         with self._changed:
             self._queue.append(task)
-            if self._idle < len(self._queue):
-                self._add_thread()
+            is_short = self._idle < len(self._queue)
             self._changed.notify_all()
+        if is_short:
+            self._add_thread()
 
     def _add_thread(self) -> None:
+        """Start one more slot, if there may be one. Not under the lock: starting takes a while."""
         if not self._threads:
             self._start(self._beat_queued, "ajit-compile-beat")
         if len(self._slots) < self._settings.compile_slots:

@@ -19,6 +19,7 @@ from ajit.errors import (
     AjitWarning,
     CompileError,
     CompilerCrashed,
+    CompilerNotFound,
     CompileTimeout,
     UnknownArch,
     UnknownEntryPoint,
@@ -45,7 +46,7 @@ OVERHEAD_BYTES = 16 * 1024 * 1024
 class Task:
     """One job on its way through the pool.
 
-    `state` and `worker` belong to the pool's lock; `cancelled` is only ever set.
+    `state` belongs to the pool's lock; `cancelled` is only ever set.
     """
 
     def __init__(
@@ -98,13 +99,25 @@ class Slot:
         Raises:
             AjitError: What went wrong, in terms of the job.
         """
-        toolchain = task.toolchain or self._toolchains.find(task.job.compiler)
+        toolchain = self._toolchain(task)
         folder = tempfile.mkdtemp(prefix="ajit-")
         try:
             return self._compile(task, toolchain, folder)
         finally:
             # Not in the worker: it may have been killed.
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _toolchain(self, task: Task) -> Toolchain:
+        if task.toolchain is None:
+            return self._toolchains.find(task.job.compiler)
+        if not task.toolchain.is_current():
+            # Its result would be published under the old compiler's key.
+            raise CompilerNotFound(
+                compiler=task.job.compiler,
+                searched=[task.toolchain.path],
+                install="it was replaced after the key was made: ask for the kernel again",
+            )
+        return task.toolchain
 
     def cancel(self, task: Task) -> None:
         """Kill what works on a task, if this slot does. Does not wait. Any thread."""
@@ -151,7 +164,7 @@ class Slot:
     def _worker_for(self, task: Task) -> WorkerProcess:
         """Return a living worker that `cancel` can kill from now on."""
         if self._worker is not None and not self._worker.is_alive():
-            self._forget()  # it died idle, of the kernel's memory killer perhaps: not this job's fault
+            self._forget()  # it died idle; that is not this job's fault
         if self._worker is None:
             worker = WorkerProcess(self._settings.compiler_niceness)
             self.started += 1
@@ -160,7 +173,7 @@ class Slot:
         with self._lock:
             self._task = task
             if task.cancelled.is_set():
-                self._worker.kill()
+                self._worker.kill()  # `cancel` came before there was anything to kill
             return self._worker
 
     def _exchange(self, worker: WorkerProcess, task: Task, request: Request) -> Answer:
