@@ -1,0 +1,230 @@
+"""Sources and specs that cannot be compiled: who hears of it, and what stays."""
+
+from __future__ import annotations
+
+import sys
+
+import anyio
+import pytest
+
+import ajit
+from tests.runtime.sources import ARCH, SAXPY, SAXPY_SOURCE, SYNTAX_ERROR
+
+pytestmark = pytest.mark.anyio
+
+
+def entries(cache_dir):
+    """Return the entries that were published."""
+    return list(cache_dir.glob("entries/*/*"))
+
+
+async def test_syntax_error_reaches_every_waiter_with_log_and_line(options, compiler, cache_dir):
+    """One compile, one error for each of the waiters, nothing published."""
+    errors = []
+
+    async def want(rt):
+        with pytest.raises(ajit.CompileError) as caught:
+            await rt.compile(SYNTAX_ERROR, arch=ARCH)
+        errors.append(caught.value)
+
+    async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(want, rt)
+
+    assert compiler.started == 1
+    assert len(errors) == 5
+    assert all(":3:" in error.log for error in errors)
+    assert "broken" in str(errors[0])
+    assert entries(cache_dir) == []
+
+
+async def test_each_waiter_raises_its_own_copy(options):
+    """What one task adds to its exception is not seen by another."""
+    errors = []
+
+    async def want(rt):
+        try:
+            await rt.compile(SYNTAX_ERROR, arch=ARCH)
+        except ajit.CompileError as exc:
+            exc.add_note(f"task {len(errors)}")
+            errors.append(exc)
+
+    async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(want, rt)
+
+    assert len({id(error) for error in errors}) == 3
+    notes = [[note for note in error.__notes__ if note.startswith("task")] for error in errors]
+    assert notes == [["task 0"], ["task 1"], ["task 2"]]
+    assert len({error.key for error in errors}) == 1
+
+
+async def test_failed_request_is_counted_once_and_compiled_again(with_device, compiler):
+    """A failure is not remembered for ever: the next request tries again."""
+    async with ajit.open_runtime(**with_device) as rt:
+        for _ in range(2):
+            with pytest.raises(ajit.CompileError):
+                await rt.kernel(SYNTAX_ERROR)
+        statistics = rt.statistics()
+
+    assert compiler.started == 2
+    assert statistics.failed == 2
+    assert statistics.in_progress == 0
+
+
+async def test_unknown_entry_point_is_named(options, cache_dir):
+    """The source compiles, but has no such kernel: the error says which was missing."""
+    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpi", name="misspelt")
+
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.UnknownEntryPoint) as caught:
+            await rt.compile(spec, arch=ARCH)
+
+    assert caught.value.entry == "saxpi"
+    assert entries(cache_dir) == []
+
+
+async def test_entry_point_that_the_spec_does_not_declare_is_refused(with_device, compiler):
+    """Asking for another entry point of a spec starts nothing."""
+    async with ajit.open_runtime(**with_device) as rt:
+        with pytest.raises(ajit.SpecError, match="declares no entry point 'other'"):
+            await rt.kernel(SAXPY, entry="other")
+
+    assert compiler.started == 0
+
+
+async def test_missing_include_says_where_was_searched(options, tmp_path):
+    """The compiler's error for a missing header carries ajit's own search as a note."""
+    spec = ajit.Spec.of(
+        '#include "no_such_header.cuh"\n' + SAXPY_SOURCE, "saxpy", include_dirs=[tmp_path]
+    )
+
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.CompileError) as caught:
+            await rt.compile(spec, arch=ARCH)
+
+    notes = "\n".join(caught.value.__notes__)
+    assert "no_such_header.cuh" in caught.value.log
+    assert "no_such_header.cuh" in notes
+    assert str(tmp_path) in notes
+
+
+async def test_include_of_a_macro_needs_an_extra_digest(options, compiler):
+    """An include that only the preprocessor can follow is refused, until the spec vouches for it."""
+    source = '#define HEADER "values.cuh"\n#include HEADER\n' + SAXPY_SOURCE
+    spec = ajit.Spec.of(source, "saxpy", name="macro", headers={"values.cuh": "// nothing\n"})
+
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.IncludeError) as caught:
+            await rt.compile(spec, arch=ARCH)
+        started = compiler.started
+        artifact = await rt.compile(spec.with_(extra_digest="1"), arch=ARCH)
+
+    assert (caught.value.file, caught.value.line, caught.value.include) == ("macro", 2, "HEADER")
+    assert started == 0
+    assert artifact.entries == ("saxpy",)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("", "empty source"),
+        (" \n\t ", "empty source"),
+        (b"__global__ void f() {}\n// \xe9t\xe9\n", "not UTF-8: byte 26, line 2"),
+        ("__global__ void f() {} // \0", "NUL"),
+        ("__global__ void f() {} // \udce9", "UTF-8"),
+    ],
+    ids=["empty", "blank", "not-utf-8", "nul", "surrogate"],
+)
+async def test_source_that_is_no_text_is_refused(source, message):
+    """No spec is made of it, so nothing can be started."""
+    with pytest.raises(ajit.SpecError, match=message):
+        ajit.Spec.of(source, "f")
+
+
+async def test_source_of_ten_megabytes_compiles(options):
+    """Size alone is no reason to refuse: generated kernels are large."""
+    padding = "// " + "x" * 96 + "\n"
+    spec = ajit.Spec.of(padding * 105_000 + SAXPY_SOURCE, "saxpy")
+
+    async with ajit.open_runtime(**options) as rt:
+        artifact = await rt.compile(spec, arch=ARCH)
+
+    assert len(spec.source) > 10_000_000
+    assert artifact.lowered.keys() == {"saxpy"}
+
+
+@pytest.mark.parametrize("arch", ["gfx90a", "sm_0", "sm_90b", "", "../x86_64"])
+async def test_arch_that_does_not_exist_is_refused(options, compiler, arch):
+    """Nothing is started for an arch that has not the form of one."""
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.SpecError):
+            await rt.compile(SAXPY, arch=arch)
+
+    assert compiler.started == 0
+
+
+async def test_arch_of_another_cpu_is_refused(options, compiler):
+    """The host compiler builds for this machine only."""
+    other = "aarch64" if ARCH == "x86_64" else "x86_64"
+
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.UnknownArch) as caught:
+            await rt.compile(SAXPY, arch=other)
+
+    assert caught.value.arch == other
+    assert compiler.started == 0
+
+
+async def test_arch_that_the_compiler_dropped_is_refused_with_those_it_knows(options):
+    """NVRTC of CUDA 13 does not build for Maxwell any more; it says what it builds for."""
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.UnknownArch) as caught:
+            await rt.compile(SAXPY, arch="sm_52")
+
+    assert caught.value.arch == "sm_52"
+    assert "sm_90" in caught.value.known
+
+
+async def test_compiler_that_was_set_but_is_not_there(options, tmp_path):
+    """The error names the place that the setting points to."""
+    missing = str(tmp_path / "no-such-compiler")
+
+    async with ajit.open_runtime(**{**options, "host_compiler": missing}) as rt:
+        with pytest.raises(ajit.CompilerNotFound) as caught:
+            await rt.compile(SAXPY, arch=ARCH)
+
+    assert missing in caught.value.searched
+    assert "install" in str(caught.value)
+
+
+async def test_no_compiler_anywhere_says_what_was_searched_and_what_to_install(
+    options, monkeypatch, tmp_path
+):
+    """With an empty PATH and no ziglang wheel, every place that was looked at is listed."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    monkeypatch.setitem(sys.modules, "ziglang", None)
+
+    async with ajit.open_runtime(**{**options, "host_compiler": ""}) as rt:
+        with pytest.raises(ajit.CompilerNotFound) as caught:
+            await rt.compile(SAXPY, arch=ARCH)
+
+    assert caught.value.compiler == "host"
+    assert {"c++ on PATH", "g++ on PATH", "clang++ on PATH"} <= set(caught.value.searched)
+    assert "ziglang" in caught.value.install
+
+
+async def test_compiler_killed_by_a_signal_is_named_and_tried_again(options, compiler, cache_dir):
+    """A crash is not the source's fault: it is named by its signal, and the next request works."""
+    compiler.die_by("SEGV")
+
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.CompilerCrashed) as caught:
+            await rt.compile(SAXPY, arch=ARCH)
+        published = entries(cache_dir)
+        compiler.recover()
+        resolution = await rt.resolve(SAXPY, arch=ARCH)
+
+    assert caught.value.signal == "SIGSEGV"
+    assert published == []
+    assert resolution.tier == "compiled"

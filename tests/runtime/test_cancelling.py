@@ -1,0 +1,173 @@
+"""Cancelling at every await on the way of a kernel: nothing is left, and the kernel is served.
+
+Each scenario is run again and again, cancelled at the first await, then at the second, and so on,
+until one run comes to its end without having reached its point. `tests/runtime/sequencer.py` finds
+the awaits by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+import ajit
+from tests.runtime.sequencer import Sequencer, watch_runtime
+from tests.runtime.sources import ARCH, saxpy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.anyio
+
+SERVED_SECONDS = 20.0
+"""A kernel that is not served by then waits for a lease that was not given back."""
+
+ON_THE_WAY = {
+    "_resolve:resolve",  # key, closure and first look at the disk
+    "_perform:_try_lease",
+    "_perform:_read_entry",
+    "pool:compile",
+    "_perform:_put",
+    "_perform:_release",
+}
+"""Places that must be among the awaits, or the scenario does not show what it says."""
+
+
+def every_await(monkeypatch: pytest.MonkeyPatch, must_see: set[str]) -> Iterator[Sequencer]:
+    """Yield a sequencer for each await, until a run had no more of them; then check the places."""
+    for at in itertools.count(1):
+        sequencer = Sequencer(at)
+        with monkeypatch.context() as patch:
+            watch_runtime(patch, sequencer)
+            yield sequencer
+        if not sequencer.acted:
+            assert must_see <= {_without_wait(place) for place in sequencer.points}
+            return
+
+
+def _without_wait(place: str) -> str:
+    # Both of these are only ever called by the functions that the places are named after.
+    return place
+
+
+@pytest.mark.parametrize("who", ["first", "last", "all"])
+async def test_callers_cancelled_at_any_await_leave_the_others_served(
+    with_device, compiler, nothing_left, monkeypatch, who
+):
+    """Whoever leaves and whenever: the compile goes on, once, and who stays gets the kernel."""
+    async with ajit.open_runtime(**with_device) as rt:
+        for sequencer in every_await(monkeypatch, ON_THE_WAY | {"device:load"}):
+            spec = saxpy(sequencer.at)
+            before = compiler.started
+            served: list[int] = []
+            scopes = [anyio.CancelScope() for _ in range(3)]
+            leaving = {"first": scopes[:1], "last": scopes[2:], "all": scopes}[who]
+            sequencer.act = lambda leaving=leaving: [scope.cancel() for scope in leaving]
+
+            async def want(number, scopes=scopes, spec=spec, served=served):
+                with scopes[number]:
+                    await rt.kernel(spec)
+                    served.append(number)
+
+            async with anyio.create_task_group() as group:
+                for number in range(3):
+                    group.start_soon(want, number)
+            staying = [n for n in range(3) if scopes[n] not in leaving or not sequencer.acted]
+            assert [n for n in served if n in staying] == staying
+            with anyio.fail_after(SERVED_SECONDS):
+                await rt.kernel(spec)
+                while rt.statistics().in_progress:
+                    await anyio.sleep(0.001)
+            assert compiler.started == before + 1, f"compiled again at {sequencer.points[-1]}"
+            nothing_left()
+
+
+async def test_runtime_cancelled_at_any_await_leaves_nothing(
+    with_device, compiler, nothing_left, lock_probe, cache_dir, monkeypatch
+):
+    """Cancelled while it opens, resolves, loads or closes: nothing is left, the next one serves.
+
+    No lease (another process says so), no flight, no temporary file, no build folder, no compiler.
+    """
+    must_see = ON_THE_WAY | {"device:load", "_runtime:_open_parts"}
+    for sequencer in every_await(monkeypatch, must_see):
+        spec = saxpy(sequencer.at)
+
+        async def whole_life(spec=spec):
+            async with ajit.open_runtime(**with_device) as rt:
+                await rt.kernel(spec)
+
+        with anyio.CancelScope() as scope:
+            sequencer.act = scope.cancel
+            await sequencer.watch(whole_life())
+        place = sequencer.points[-1]
+        nothing_left()
+        assert not lock_probe.held(cache_dir), f"lease held after a cancel at {place}"
+        with anyio.fail_after(SERVED_SECONDS):
+            async with ajit.open_runtime(**with_device) as rt:
+                await rt.kernel(spec)
+
+
+async def test_runtime_cancelled_at_any_await_of_a_failing_compile_leaves_nothing(
+    options, nothing_left, lock_probe, cache_dir, compiler, monkeypatch
+):
+    """The way of a compiler that crashes gives back what it holds as well."""
+    compiler.die_by("KILL")
+    for sequencer in every_await(monkeypatch, {"pool:compile", "_perform:_release"}):
+        spec = saxpy(sequencer.at)
+
+        async def whole_life(spec=spec):
+            async with ajit.open_runtime(**options) as rt:
+                with pytest.raises(ajit.CompilerCrashed):
+                    await rt.compile(spec, arch=ARCH)
+
+        with anyio.CancelScope() as scope:
+            sequencer.act = scope.cancel
+            await sequencer.watch(whole_life())
+        nothing_left()
+        assert not lock_probe.held(cache_dir)
+
+
+async def test_cancelled_only_caller_does_not_cancel_the_compile(options, compiler, nothing_left):
+    """Nobody waits any more, and the compile is finished all the same: the cache gains."""
+    compiler.hold()
+
+    async with ajit.open_runtime(**options) as rt:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: rt.compile(saxpy(), arch=ARCH))
+            await compiler.wait_started()
+            group.cancel_scope.cancel()
+        in_progress = rt.statistics().in_progress
+        compiler.let_go()
+        with anyio.fail_after(SERVED_SECONDS):
+            while rt.statistics().in_progress:
+                await anyio.sleep(0.001)
+        resolution = await rt.resolve(saxpy(), arch=ARCH)
+
+    assert in_progress == 1
+    assert resolution.tier == "disk"
+    assert compiler.started == 1
+
+
+async def test_cancelled_warmup_keeps_what_was_made_ready(options, compiler):
+    """Cancelling a warm-up stops its queue; what is compiled stays compiled."""
+    specs = [saxpy(n, arch=ARCH) for n in range(1, 30)]
+    done = []
+
+    async with ajit.open_runtime(**{**options, "compile_slots": 1}) as rt:
+        with anyio.CancelScope() as scope:
+
+            def on_progress(event):
+                done.append(event.key)
+                scope.cancel()
+
+            await rt.warmup(specs, on_progress=on_progress)
+        resolution = await rt.resolve(specs[0])
+
+    assert scope.cancelled_caught
+    assert done == [resolution.artifact.key]
+    assert resolution.tier == "disk"
+    assert compiler.started <= 2
