@@ -1,0 +1,1 @@
+"""Benchmarks: the budgets, each measured beside a peer in the same run."""
