@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import ajit
 from ajit._compile.toolchain import Toolchains
 from ajit.cli.cache_checks import check_cache
+from ajit.cli.device_checks import check_devices
 from ajit.cli.findings import Check, Status
 from ajit.errors import CompilerNotFound
 
@@ -32,6 +33,7 @@ def run_checks(settings: Settings) -> list[Check]:
     return [
         _check_versions(),
         *_check_compilers(Toolchains(settings)),
+        *check_devices(settings),
         *check_cache(settings),
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -33,13 +33,13 @@ def command(*, arguments: tuple[str, ...]) -> int:
     The demo is the program examples/model_server of the source checkout; options go to it.
     """
     problem = _what_is_missing()
-    if problem:
-        Output(as_json=False).note(f"ajit: {problem}")
-        return exits.ENVIRONMENT
-    # A process of its own, so that the demo can check that it leaves nothing behind; in the
-    # checkout, where `examples` can be imported. Control-C reaches it as it reaches us.
-    with subprocess.Popen([sys.executable, "-m", DEMO_MODULE, *arguments], cwd=CHECKOUT) as process:
-        return _exit_code(process)
+    if not problem:
+        # In the checkout, where `examples` can be imported; and in our place, so that signals reach
+        # the demo and nobody else, and its exit code is ours.
+        os.chdir(CHECKOUT)
+        os.execv(sys.executable, [sys.executable, "-m", DEMO_MODULE, *arguments])
+    Output(as_json=False).note(f"ajit: {problem}")
+    return exits.ENVIRONMENT
 
 
 def _what_is_missing() -> str:
@@ -52,12 +52,3 @@ def _what_is_missing() -> str:
     if missing:
         return f"the demo needs {', '.join(missing)}\ntry: pip install 'ajit[examples]'"
     return ""
-
-
-def _exit_code(process: subprocess.Popen[bytes]) -> int:
-    while True:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            continue  # the demo got it as well, and ends when it has cleaned up
-        return code if code >= 0 else 128 - code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 import warnings
 from typing import TYPE_CHECKING, TextIO
@@ -71,6 +72,8 @@ def run(args: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A locale that cannot write µ or a table's lines must not cost the result.
         sys.stdout.reconfigure(errors="replace")
+    # As build systems end a command: it cleans up like after Control-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:

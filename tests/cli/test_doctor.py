@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 from ajit.cli import exits
 
 
@@ -50,3 +52,13 @@ def test_cache_that_others_may_write_to_is_a_problem_with_a_way_out(ajit):
     assert exits.PROBLEM == ended.code
     assert "✗" in ended.out
     assert "chmod go-w" in ended.out
+
+
+def test_devices_are_opened_as_a_runtime_would_and_absence_of_a_gpu_is_no_problem(ajit):
+    """The CPU driver is always there; a GPU is found with its arch, or is merely absent."""
+    checks = checks_of(ajit("doctor", "--json"))
+
+    assert "ok" == checks["CPU driver"]["status"]
+    assert platform.machine() in checks["CPU driver"]["found"]
+    assert checks["GPU"]["status"] in ("ok", "absent")
+    assert ("sm_" in checks["GPU"]["found"]) == (checks["GPU"]["status"] == "ok")

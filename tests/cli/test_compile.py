@@ -1,0 +1,245 @@
+"""`ajit compile`: one kernel source through the whole way, in processes of their own."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import time
+
+import psutil
+import pytest
+
+from ajit.cli import exits
+
+SAXPY = """\
+extern "C" __global__ void saxpy(float a, const float* x, float* y, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) y[i] += a * x[i];
+}
+"""
+
+SCALE = """\
+#include "factor.h"
+template <typename T> __global__ void scale(T* x) { x[threadIdx.x] *= T(FACTOR) * TIMES; }
+"""
+
+# 2 to the power of DEPTH templates: 13 take NVRTC a second or two, 20 take minutes.
+SLOW = """\
+template <int N, int M> struct Slow {
+  static constexpr int value = Slow<N - 1, 2 * M>::value + Slow<N - 1, 2 * M + 1>::value;
+};
+template <int M> struct Slow<0, M> { static constexpr int value = M & 1; };
+extern "C" __global__ void slow(int* out) { *out = Slow<DEPTH, 0>::value; }
+"""
+
+FOR_GPU = ("--arch", "sm_90a")
+FOR_CPU = ("--compiler", "host")
+DEADLINE_SECONDS = 30.0
+
+
+@pytest.fixture
+def saxpy(tmp_path):
+    """A file with a kernel."""
+    file = tmp_path / "saxpy.cu"
+    file.write_text(SAXPY)
+    return file
+
+
+@pytest.fixture
+def slow(tmp_path):
+    """A file with a kernel that takes as long to compile as -D DEPTH says."""
+    file = tmp_path / "slow.cu"
+    file.write_text(SLOW)
+    return file
+
+
+def wait_until(condition, what):
+    """Poll an observable condition."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("target", "compiler", "arch", "kind"),
+    [(FOR_GPU, "nvrtc", "sm_90a", "cubin"), (FOR_CPU, "host", platform.machine(), "elf")],
+    ids=["nvrtc", "host"],
+)
+def test_first_compiles_and_second_finds_it_on_disk(ajit, saxpy, target, compiler, arch, kind):
+    """One JSON object with all that a script needs; the same key both times."""
+    first = ajit("compile", saxpy, "--entry", "saxpy", *target, "--json").json()
+    second = ajit("compile", saxpy, "--entry", "saxpy", *target, "--json").json()
+
+    assert ("compiled", "disk") == (first["tier"], second["tier"])
+    assert first["key"] == second["key"]
+    assert ("saxpy.cu", ["saxpy"]) == (first["name"], first["entries"])
+    assert (compiler, arch, kind) == (first["compiler"], first["arch"], first["kind"])
+    assert first["size_bytes"] == second["size_bytes"] > 0
+    assert 0 < second["seconds"] < first["seconds"]
+    assert str(ajit.cache_dir) == first["cache_dir"]
+    assert first["waited_for"] is None
+    assert first["stored"] is True
+
+
+@pytest.mark.parametrize("target", [FOR_GPU, FOR_CPU], ids=["nvrtc", "host"])
+def test_eight_processes_on_a_cold_cache_compile_once(ajit, saxpy, target):
+    """Exactly one says compiled, seven say disk; who waited, waited for the one that compiled."""
+    args = ("compile", saxpy, "--entry", "saxpy", *target, "--json")
+    processes = [ajit.start(*args) for _ in range(8)]
+    results = {process.pid: ajit.end(process).json() for process in processes}
+
+    compiled = [pid for pid, result in results.items() if result["tier"] == "compiled"]
+    assert 1 == len(compiled)
+    assert 7 == sum(result["tier"] == "disk" for result in results.values())
+    holders = {r["waited_for"]["pid"] for r in results.values() if r["waited_for"]}
+    assert holders <= set(compiled)
+
+
+def test_process_that_waits_says_for_whom_and_reports_it(ajit, slow):
+    """The wait is told on standard error at once, and the holder stands in the result."""
+    args = ("compile", slow, "--entry", "slow", "-D", "DEPTH=13", *FOR_GPU, "--json")
+    holder = ajit.start(*args)
+    # The lease is taken before the compile worker is started.
+    wait_until(lambda: psutil.Process(holder.pid).children(), "the holder's worker")
+
+    waiter = ajit(*args)
+
+    assert "compiled" == ajit.end(holder).json()["tier"]
+    assert "disk" == waiter.json()["tier"]
+    assert holder.pid == waiter.json()["waited_for"]["pid"]
+    assert 0 < waiter.json()["waited_for"]["seconds"] < waiter.json()["seconds"]
+    assert f"waiting for process {holder.pid} on {platform.node()}" in waiter.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize("target", [FOR_GPU, FOR_CPU], ids=["nvrtc", "host"])
+def test_interrupt_ends_the_compile_and_leaves_nothing(ajit, slow, tmp_path, number, target):
+    """Control-C, and `kill`, leave no traceback, worker, entry or temporary file behind."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    args = ("compile", slow, "--entry", "slow", "-D", "DEPTH=20", *target)
+    compiling = ajit.start(*args, TMPDIR=str(temporary))
+    wait_until(lambda: list(ajit.cache_dir.glob("locks/*/*")), "the lease")
+    wait_until(lambda: psutil.Process(compiling.pid).children(), "the worker")
+    workers = psutil.Process(compiling.pid).children()
+
+    compiling.send_signal(number)
+    ended = ajit.end(compiling)
+
+    assert (exits.INTERRUPTED, "ajit: interrupted") == (ended.code, ended.err.strip())
+    assert not [worker for worker in workers if worker.is_running()]
+    assert [] == [path for path in ajit.cache_dir.glob("[!l]*/**/*") if path.is_file()]
+    assert [] == list(temporary.iterdir())
+
+
+def test_headers_macros_and_options_reach_the_compiler_and_the_key(ajit, tmp_path):
+    """A header beside the file is found; another macro is another key; -I comes after."""
+    (tmp_path / "scale.cu").write_text(SCALE)
+    (tmp_path / "factor.h").write_text("#define FACTOR 2\n")
+    args = ("compile", "scale.cu", "--entry", "scale<float>", *FOR_GPU, "--json")
+
+    two = ajit(*args, "-D", "TIMES=2").json()
+    three = ajit(*args, "-D", "TIMES=3").json()
+    fast = ajit(*args, "-D", "TIMES=3", "--option=--use_fast_math").json()
+    why = ajit("cache", "why", two["key"], three["key"], "--json").json()
+
+    assert 3 == len({two["key"], three["key"], fast["key"]})
+    assert [{"field": "define TIMES", "a": "=2", "b": "=3"}] == why["differences"]
+
+
+def test_compile_error_prints_the_whole_log_and_publishes_nothing(ajit, saxpy):
+    """Exit code 1, the log with file and line on standard error, no result, no entry."""
+    saxpy.write_text(SAXPY.replace("int n", "int m"))
+
+    ended = ajit("compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json")
+
+    assert (exits.PROBLEM, "") == (ended.code, ended.out)
+    assert 'saxpy.cu(3): error: identifier "n" is undefined' in ended.err
+    assert "Traceback" not in ended.err
+    assert "0" == str(ajit("cache", "stats", "--json").json()["entries"])
+
+
+def test_unknown_entry_point_is_a_problem_of_the_source(ajit, saxpy):
+    """The name that was asked for is in the message."""
+    ended = ajit("compile", saxpy, "--entry", "daxpy", *FOR_GPU)
+
+    assert exits.PROBLEM == ended.code
+    assert "no entry point 'daxpy'" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("content", "args", "complaint"),
+    [
+        (b"", FOR_GPU, "empty source"),
+        (b"// caf\xe9\n" + SAXPY.encode(), FOR_GPU, "not UTF-8: byte 6, line 1"),
+        (SAXPY.encode(), ("--arch", "sm_9000"), "'sm_9000'"),
+        (SAXPY.encode(), ("--arch", "sm_90a", "--compiler", "host"), "host does not build"),
+        (SAXPY.encode(), (*FOR_GPU, "-D", "1X=2"), "'1X' is not the name of a macro"),
+        (SAXPY.encode(), (*FOR_GPU, "-I", "nowhere"), "'nowhere' does not exist"),
+    ],
+    ids=["empty", "latin-1", "arch", "arch and compiler", "macro", "directory"],
+)
+def test_what_cannot_be_is_a_usage_error(ajit, saxpy, content, args, complaint):
+    """Nothing is started for a request that is not well formed."""
+    saxpy.write_bytes(content)
+
+    ended = ajit("compile", saxpy, "--entry", "saxpy", *args)
+
+    assert (exits.USAGE, "") == (ended.code, ended.out)
+    assert complaint in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_file_that_is_not_there_is_a_usage_error(ajit):
+    """The file is named."""
+    ended = ajit("compile", "nothing.cu", "--entry", "k", *FOR_GPU)
+
+    assert exits.USAGE == ended.code
+    assert "'nothing.cu' does not exist" in ended.err
+
+
+def test_missing_include_is_named_with_its_line(ajit, saxpy):
+    """A header that cannot be found is a problem of the source."""
+    saxpy.write_text('#include "nowhere.h"\n' + SAXPY)
+
+    ended = ajit("compile", saxpy, "--entry", "saxpy", *FOR_GPU)
+
+    assert exits.PROBLEM == ended.code
+    assert "nowhere.h" in ended.err
+    assert "saxpy.cu" in ended.err
+
+
+def test_compiler_that_is_missing_says_what_was_searched_and_what_to_install(ajit, saxpy):
+    """Exit code 4: the environment, not the source."""
+    ended = ajit(
+        "compile", saxpy, "--entry", "saxpy", "--compiler", "nvcc", *FOR_GPU, AJIT_NVCC="/no/nvcc"
+    )
+
+    assert exits.ENVIRONMENT == ended.code
+    assert "searched /no/nvcc" in ended.err
+    assert "ajit[nvcc]" in ended.err
+
+
+def test_kernel_that_could_not_be_stored_is_printed_and_ends_with_three(ajit, saxpy):
+    """The result stands, a warning says that it was not kept, and a script can tell."""
+    # No directory can be made below /proc, by nobody.
+    ended = ajit(
+        "compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json", "--cache-dir", "/proc/ajit"
+    )
+
+    assert exits.PARTLY == ended.code
+    assert "compiled" == ended.json()["tier"]
+    assert ended.json()["stored"] is False
+    assert 1 == ended.err.count("warning: ")
+    assert "/proc/ajit cannot be written" in ended.err
+
+
+def test_table_says_the_same_for_a_reader(ajit, saxpy):
+    """Key, compiler, size, tier and time with units."""
+    ended = ajit("compile", saxpy, "--entry", "saxpy", *FOR_GPU)
+
+    assert exits.FINE == ended.code
+    for text in ("key", "saxpy (saxpy.cu)", "nvrtc 13.", "for sm_90a", "KiB", "compiled, in"):
+        assert text in ended.out
+    assert "" == ended.err
