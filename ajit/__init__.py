@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from ajit._core.entry import Artifact as Artifact
     from ajit._core.spec import EntryPoint as EntryPoint
     from ajit._core.spec import Spec as Spec
+    from ajit._gpu.completion import Ticket as Ticket
     from ajit._gpu.device import Device as Device
     from ajit._gpu.memory import DeviceBuffer as DeviceBuffer
     from ajit._gpu.module import Kernel as Kernel
-    from ajit._gpu.thread import Ticket as Ticket
     from ajit._runtime import Runtime as Runtime
     from ajit._runtime import open_runtime as open_runtime
     from ajit.errors import *  # noqa: F403  # the error tree is public as a whole
@@ -33,7 +33,7 @@ _HOMES = {
     "Runtime": "ajit._runtime",
     "Settings": "ajit.settings",
     "Spec": "ajit._core.spec",
-    "Ticket": "ajit._gpu.thread",
+    "Ticket": "ajit._gpu.completion",
     "open_runtime": "ajit._runtime",
 }
 

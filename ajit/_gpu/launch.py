@@ -1,0 +1,268 @@
+"""Launches: arguments packed by their declared C types and checked before the driver sees them.
+
+What can be prepared is prepared when the kernel is made: one `struct.Struct` packs the header, the
+launch and all arguments at once. The quick way through tries that, and looks closer only when it
+fails, to say which argument was wrong.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ajit._core.params import CType, bfloat16_bits, parse_ctype
+from ajit._gpu import wire
+from ajit._gpu.memory import DeviceBuffer
+from ajit.errors import ArgumentError, LaunchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._gpu.thread import DeviceThread
+
+__all__ = ["Dimensions", "ShapeLimits", "Signature", "pack_shape", "stream_handle"]
+
+Dimensions: TypeAlias = int | Sequence[int]
+"""A grid or a block: a number, or up to three of them, x first."""
+
+_SHAPE = struct.Struct("<7I")
+_HEAD = "<QQQII" + wire.LaunchLayout
+_HEAD_BYTES = struct.calcsize(_HEAD)
+_ALIGNMENT = 16
+"""Of operations in a submission."""
+
+
+class Signature:
+    """How the arguments of one kernel become bytes.
+
+    Attributes:
+        operation: For messages, such as ``launch saxpy``.
+    """
+
+    __slots__ = ("_address", "_bytes", "_converters", "_mismatch", "_pack", "_types", "operation")
+
+    def __init__(
+        self,
+        name: str,
+        params: Sequence[str] | None,
+        address: int,
+        sizes: Sequence[tuple[int, int]],
+        thread: DeviceThread,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            name: The kernel's.
+            params: Declared C types, or None.
+            address: Of the executor's record of the function.
+            sizes: Offset and size of every parameter, as the driver says.
+            thread: The device that buffers must belong to.
+        """
+        self.operation = f"launch {name}"
+        self._address = address
+        self._types = [parse_ctype(param) for param in params or ()]
+        self._mismatch = _mismatch(params, self._types, sizes)
+        if not self._mismatch:
+            body = _body_format(self._types, sizes)
+            self._bytes = _HEAD_BYTES - wire.SUBMISSION.size + struct.calcsize("<" + body)
+            self._pack = struct.Struct(_HEAD + body).pack
+            made = [_converter(*pair, thread) for pair in zip(self._types, sizes, strict=True)]
+            self._converters = [(i, convert) for i, convert in enumerate(made) if convert]
+
+    def pack(
+        self, port: int, number: int, stream: int, shape: bytes, args: tuple[Any, ...]
+    ) -> bytes:
+        """Return the submission of one launch.
+
+        Raises:
+            ArgumentError: The arguments do not fit the parameters; says which and why.
+        """
+        if self._mismatch or len(args) != len(self._types):
+            raise self._wrong(self._mismatch or self._wrong_number(args))
+        try:
+            values = args
+            if self._converters:
+                values = list(args)  # type: ignore[assignment]  # unpacked below, either will do
+                for index, convert in self._converters:
+                    values[index] = convert(values[index])  # type: ignore[index]
+            return self._pack(
+                port, number, stream, 1, self._bytes,
+                wire.LAUNCH, self._bytes, self._address, shape, self._bytes, 0, 0, *values,
+            )  # fmt: skip
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
+            raise self._explained(args, error) from error
+
+    def _explained(self, args: tuple[Any, ...], error: Exception) -> ArgumentError:
+        """Find the argument that cannot be packed, by packing each by itself."""
+        converters = dict(self._converters)
+        for index, (ctype, value) in enumerate(zip(self._types, args, strict=True)):
+            try:
+                converted = converters[index](value) if index in converters else value
+                if ctype.code:
+                    struct.pack("<" + ctype.code, converted)
+            except (TypeError, ValueError, OverflowError, struct.error) as reason:
+                return self._wrong(
+                    f"argument {index} ({ctype.name}) cannot be {_shown(value)}: {reason}", index
+                )
+        return self._wrong(str(error))
+
+    def _wrong_number(self, args: tuple[Any, ...]) -> str:
+        declared = ", ".join(ctype.name for ctype in self._types)
+        return f"takes {len(self._types)} arguments ({declared}), {len(args)} were given"
+
+    def _wrong(self, detail: str, index: int | None = None) -> ArgumentError:
+        return ArgumentError(operation=self.operation, detail=detail, index=index)
+
+
+def pack_shape(
+    operation: str, grid: Dimensions, block: Dimensions, shared_bytes: int, limits: ShapeLimits
+) -> bytes:
+    """Return grid, block and shared memory as the executor wants them.
+
+    Raises:
+        LaunchError: The device cannot run such a launch; the driver saw nothing of it.
+    """
+    grid3, block3 = _three(operation, "grid", grid), _three(operation, "block", block)
+    for what, dims, most in (("grid", grid3, limits.grid), ("block", block3, limits.block)):
+        for axis, value, limit in zip("xyz", dims, most, strict=True):
+            if not 1 <= value <= limit:
+                detail = f"{what}.{axis} is {value}, must be 1 to {limit}"
+                raise LaunchError(operation=operation, detail=detail)
+    threads = block3[0] * block3[1] * block3[2]
+    if threads > limits.threads:
+        detail = f"a block of {threads} threads; the kernel can have {limits.threads}"
+        raise LaunchError(operation=operation, detail=detail)
+    if not 0 <= shared_bytes <= limits.shared_bytes:
+        detail = (
+            f"{shared_bytes} bytes of dynamic shared memory; 0 to {limits.shared_bytes} are left"
+        )
+        raise LaunchError(operation=operation, detail=detail)
+    return _SHAPE.pack(*grid3, *block3, shared_bytes)
+
+
+class ShapeLimits:
+    """What a launch of one kernel may ask for."""
+
+    __slots__ = ("block", "grid", "shared_bytes", "threads")
+
+    def __init__(self, info: wire.DeviceInfo, threads: int, shared_bytes: int) -> None:
+        self.grid = tuple(info.max_grid)
+        self.block = tuple(info.max_block)
+        self.threads = threads
+        self.shared_bytes = shared_bytes
+
+
+def stream_handle(stream: object) -> int:
+    """Return the driver's handle of a stream: a number, or an object with ``__cuda_stream__``.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    if stream is None:
+        return 0
+    if isinstance(stream, int):
+        return stream
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is None:
+        detail = f"a {type(stream).__name__} is no stream: it has no __cuda_stream__"
+        raise ArgumentError(operation="launch", detail=detail)
+    return int(protocol()[1])
+
+
+def _three(operation: str, what: str, dimensions: Dimensions) -> tuple[int, int, int]:
+    sizes = dimensions if isinstance(dimensions, Sequence) else (dimensions,)
+    try:
+        x, y, z = [size.__index__() for size in (*sizes, 1, 1, 1)[: max(3, len(sizes))]]
+    except (AttributeError, ValueError):
+        detail = f"{what} is {_shown(dimensions)}, must be one to three whole numbers"
+        raise LaunchError(operation=operation, detail=detail) from None
+    return x, y, z
+
+
+def _mismatch(
+    params: Sequence[str] | None, types: list[CType], sizes: Sequence[tuple[int, int]]
+) -> str:
+    """Why the declaration cannot be that of the loaded function, or ""."""
+    if params is None:
+        return (
+            f"its {len(sizes)} parameters are not declared; give the entry point their C types, such "
+            f'as params="float a, const float* x, int n"'
+        )
+    if len(types) != len(sizes):
+        return f"declared with {len(types)} parameters, but the compiled kernel has {len(sizes)}"
+    for index, (ctype, (_, size)) in enumerate(zip(types, sizes, strict=True)):
+        if ctype.size_bytes not in (0, size):
+            return (
+                f"parameter {index} is declared {ctype.name}, of {ctype.size_bytes} bytes, but has "
+                f"{size} bytes in the compiled kernel"
+            )
+    return ""
+
+
+def _body_format(types: list[CType], sizes: Sequence[tuple[int, int]]) -> str:
+    parts, at = [], 0
+    for ctype, (offset, size) in zip(types, sizes, strict=True):
+        parts.append(f"{offset - at}x{ctype.code or f'{size}s'}")
+        at = offset + size
+    return "".join(parts) + f"{-at % _ALIGNMENT}x"
+
+
+def _converter(
+    ctype: CType, size: tuple[int, int], thread: DeviceThread
+) -> Callable[[Any], Any] | None:
+    """What makes a value fit for `struct`; None if it is fit as it is."""
+    if ctype.kind == "pointer":
+        return _pointer_converter(thread)
+    if ctype.kind == "struct":
+        return _struct_converter(size[1])
+    return {"bool": _to_bool, "bfloat16": _to_bfloat16}.get(ctype.kind)
+
+
+def _pointer_converter(thread: DeviceThread) -> Callable[[Any], int]:
+    def to_pointer(value: Any) -> int:
+        if type(value) is DeviceBuffer:
+            if value._thread is thread and not value._freed and not value._port.closed:  # noqa: SLF001  # the quick way
+                return value._pointer  # noqa: SLF001  # the same
+            if value.freed:
+                raise ValueError("the buffer was freed")
+            raise ValueError("the buffer belongs to another device")
+        if value is None:
+            return 0
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        interface = getattr(value, "__cuda_array_interface__", None)
+        if interface is None or thread.choice.kind != "cuda":
+            raise TypeError("not a DeviceBuffer of this device, an address, or None")
+        return int(interface["data"][0])
+
+    return to_pointer
+
+
+def _struct_converter(size: int) -> Callable[[Any], bytes]:
+    def to_bytes(value: Any) -> bytes:
+        if isinstance(value, int | str):
+            raise TypeError(f"a struct is given as its {size} bytes")
+        data = bytes(value)
+        if len(data) != size:
+            raise ValueError(f"{len(data)} bytes; the struct has {size}")
+        return data
+
+    return to_bytes
+
+
+def _to_bool(value: Any) -> bool:
+    if value is True or value is False:
+        return value
+    if value.__index__() in (0, 1):
+        return bool(value)
+    raise ValueError("neither true nor false")
+
+
+def _to_bfloat16(value: Any) -> int:
+    return bfloat16_bits(float(value))
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,205 @@
+"""Loaded modules and their kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+from ajit._gpu import wire
+from ajit._gpu.launch import ShapeLimits, Signature, pack_shape, stream_handle
+from ajit.errors import LoadError, RuntimeClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ajit._core.entry import Artifact
+    from ajit._core.spec import EntryPoint
+    from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.launch import Dimensions
+
+__all__ = ["Kernel", "LoadedModule", "load"]
+
+
+_SHAPES_KEPT = 64
+"""Checked shapes that a kernel remembers. Pretty arbitrary: servers use a handful."""
+
+
+class Kernel:
+    """An entry point loaded on one device. Get it from a `LoadedModule`.
+
+    Attributes:
+        name: The entry point, as it was asked for.
+        params: C types of its parameters, or None if undeclared.
+        module: The module it belongs to; a kernel keeps its module loaded.
+        max_threads: Threads that a block of this kernel can have.
+        shared_bytes: Static shared memory of a block.
+        max_dynamic_shared_bytes: Dynamic shared memory that a launch may ask for.
+        registers: Registers of a thread; 0 where the driver does not know.
+    """
+
+    def __init__(self, module: LoadedModule, entry: EntryPoint, address: int) -> None:
+        function = wire.Function.from_address(address)
+        self.name = entry.name
+        self.params = entry.params
+        self.module = module
+        self.max_threads = function.max_threads
+        self.shared_bytes = function.shared_bytes
+        self.max_dynamic_shared_bytes = function.max_dynamic_shared_bytes
+        self.registers = function.registers
+        self._port = module.port
+        thread = module.port.thread
+        table = function.param_offsets
+        sizes = [(table[2 * i], table[2 * i + 1]) for i in range(function.param_count)]
+        self._signature = Signature(entry.name, entry.params, address, sizes, thread)
+        self._limits = ShapeLimits(thread.info, self.max_threads, self.max_dynamic_shared_bytes)
+        self._shapes: dict[Any, bytes] = {}
+
+    def launch(
+        self,
+        grid: Dimensions,
+        block: Dimensions,
+        *args: Any,
+        shared_bytes: int = 0,
+        stream: object = None,
+    ) -> Ticket[None]:
+        """Submit the kernel at once, and return without waiting for it.
+
+        Args:
+            grid: Blocks: a number, or up to three.
+            block: Threads of a block: a number, or up to three.
+            *args: One for each declared parameter: numbers, `DeviceBuffer`, an address, None for a
+                null pointer, any object with ``__cuda_array_interface__`` (on a GPU), or the bytes of
+                a struct.
+            shared_bytes: Dynamic shared memory of a block.
+            stream: The stream of another library (``__cuda_stream__`` or its handle) to launch in;
+                None takes ajit's own, in which everything runs in the order of submission.
+
+        Returns:
+            The ticket; await it to wait for the device. It keeps kernel and arguments alive.
+
+        Raises:
+            ArgumentError: The arguments do not fit the parameters. The driver saw nothing.
+            LaunchError: The device cannot run that shape. The driver saw nothing.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
+            DeviceLost: The context is unusable. Nothing was submitted.
+            RuntimeClosed: The device was closed, or the module unloaded. Nothing was submitted.
+        """
+        try:
+            shape = self._shapes[grid, block, shared_bytes]
+        except (KeyError, TypeError):  # new, or a list
+            shape = self._new_shape(grid, block, shared_bytes)
+        if self.module.unloaded:
+            raise self.module.unloaded_error()
+        port, signature = self._port, self._signature
+        number = next(port.thread.numbers)
+        handle = 0 if stream is None else stream_handle(stream)
+        submission = signature.pack(port.handle, number, handle, shape, args)
+        return port.submit(submission, number, signature.operation, (self, args))
+
+    def _new_shape(self, grid: Dimensions, block: Dimensions, shared_bytes: int) -> bytes:
+        shape = pack_shape(self._signature.operation, grid, block, shared_bytes, self._limits)
+        if isinstance(grid, int | tuple) and isinstance(block, int | tuple):
+            if len(self._shapes) >= _SHAPES_KEPT:
+                self._shapes.clear()
+            self._shapes[grid, block, shared_bytes] = shape
+        return shape
+
+    def __repr__(self) -> str:
+        params = "undeclared" if self.params is None else ", ".join(self.params)
+        state = " unloaded" if self.module.unloaded else ""
+        return f"<Kernel {self.name}({params}){state}>"
+
+
+class LoadedModule:
+    """The code of one artifact, loaded on one device.
+
+    It is unloaded by `unload`, by the garbage collector once neither it nor one of its kernels is
+    referred to, or when the device closes. Unloading only posts (rule R3).
+
+    Attributes:
+        key: Of the artifact.
+        name: Label of the spec.
+        entry_points: In order, with their declared parameters.
+    """
+
+    def __init__(
+        self, port: Port, resource: int, artifact: Artifact, entries: Sequence[EntryPoint]
+    ) -> None:
+        self.port = port
+        self.key = artifact.key
+        self.name = artifact.name
+        self.entry_points = tuple(entries)
+        self._thread = port.thread
+        self._resource = resource
+        functions = ctypes.addressof(wire.Resource.from_address(resource).functions.contents)
+        size = ctypes.sizeof(wire.Function)
+        # Not kept here: a kernel refers to its module, and a cycle would wait for the collector.
+        self._functions = {
+            entry.name: (entry, functions + i * size) for i, entry in enumerate(entries)
+        }
+
+    def kernel(self, name: str | None = None) -> Kernel:
+        """Return the kernel of an entry point, or of the only one.
+
+        Raises:
+            LoadError: The module has no such entry point, or there are several and none was named.
+            RuntimeClosed: The module was unloaded.
+        """
+        if self.unloaded:
+            raise self.unloaded_error()
+        if name is None and len(self._functions) == 1:
+            name = next(iter(self._functions))
+        if name not in self._functions:
+            raise LoadError(
+                operation=f"find kernel {name!r} in module {self.name!r}",
+                detail=f"it has {', '.join(self._functions)}",
+            )
+        return Kernel(self, *self._functions[name])
+
+    def unloaded_error(self) -> RuntimeClosed:
+        """What using it raises once it is unloaded."""
+        return RuntimeClosed(f"module {self.name!r} was unloaded; nothing was started")
+
+    @property
+    def unloaded(self) -> bool:
+        """Whether it was unloaded, or its device was closed."""
+        return not self._resource or self.port.closed
+
+    def unload(self) -> None:
+        """Give the code back. May be called more than once; submitted launches still run."""
+        resource, self._resource = self._resource, 0
+        if resource:
+            self._thread.post(resource)
+
+    def __del__(self) -> None:
+        if getattr(self, "_resource", 0):
+            self.unload()
+
+    def __repr__(self) -> str:
+        state = "unloaded" if self.unloaded else "loaded"
+        return f"<LoadedModule {self.name!r} {state} entries=[{', '.join(self._functions)}]>"
+
+
+def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticket[LoadedModule]:
+    """Submit the load of an artifact: the module, every entry point, and what the driver knows of each.
+
+    Everything is loaded eagerly, so that no first launch has to wait for the device.
+    """
+    image = ctypes.create_string_buffer(artifact.data, len(artifact.data) or 1)
+    lowered = [artifact.lowered.get(entry.name, entry.name).encode() for entry in entries]
+    names = (ctypes.c_char_p * len(lowered))(*lowered)
+    operation = wire.LoadLayout.pack(
+        wire.LOAD,
+        wire.LoadLayout.size,
+        ctypes.addressof(image),
+        ctypes.addressof(names),
+        len(lowered),
+    )
+    number = next(port.thread.numbers)
+    header = wire.SUBMISSION.pack(port.handle, number, 0, 1, len(operation))
+
+    def finish(resource: int) -> LoadedModule:
+        return LoadedModule(port, resource, artifact, entries)
+
+    keep: Any = (image, names, lowered)
+    return port.submit(header + operation, number, f"load {artifact.name}", keep, finish)

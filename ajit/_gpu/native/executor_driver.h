@@ -1,0 +1,105 @@
+/* The driver as the executor sees it: one table of function pointers.
+ *
+ * The table is filled with dlsym from libcuda.so.1 or from the CPU driver; everything above it is
+ * the same code. Types and numbers are the driver API's own. No CUDA header is needed to build.
+ */
+#ifndef AJIT_EXECUTOR_DRIVER_H
+#define AJIT_EXECUTOR_DRIVER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int CUresult;
+typedef int CUdevice;
+typedef unsigned long long CUdeviceptr;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUmod_st *CUmodule;
+typedef struct CUfunc_st *CUfunction;
+typedef struct CUstream_st *CUstream;
+typedef void (*CUhostFn)(void *);
+
+enum {
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_INVALID_VALUE = 1,
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_DEINITIALIZED = 4,
+    CUDA_ERROR_NO_DEVICE = 100,
+    CUDA_ERROR_ECC_UNCORRECTABLE = 214,
+    CUDA_ERROR_NVLINK_UNCORRECTABLE = 220,
+    CUDA_ERROR_CONTAINED = 226,
+    CUDA_ERROR_NOT_READY = 600,
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700,
+    CUDA_ERROR_LAUNCH_TIMEOUT = 702,
+    CUDA_ERROR_CONTEXT_IS_DESTROYED = 709,
+    CUDA_ERROR_ASSERT = 710,
+    CUDA_ERROR_HARDWARE_STACK_ERROR = 714,
+    CUDA_ERROR_LAUNCH_FAILED = 719,
+    CUDA_ERROR_TENSOR_MEMORY_LEAK = 721,
+    CUDA_ERROR_MPS_CLIENT_TERMINATED = 810,
+    CUDA_ERROR_EXTERNAL_DEVICE = 911,
+};
+
+enum { CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
+
+enum {
+    CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0,
+    CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES = 1,
+    CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = 3,
+    CU_FUNC_ATTRIBUTE_NUM_REGS = 4,
+    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+};
+
+enum {
+    CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 1,
+    CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X = 2,
+    CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X = 5,
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK = 8,
+    CU_DEVICE_ATTRIBUTE_WARP_SIZE = 10,
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
+    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
+};
+
+struct ajit_driver {
+    CUresult (*init)(unsigned);
+    CUresult (*driver_version)(int *);
+    CUresult (*device_count)(int *);
+    CUresult (*device_get)(CUdevice *, int);
+    CUresult (*device_name)(char *, int, CUdevice);
+    CUresult (*device_total_memory)(size_t *, CUdevice);
+    CUresult (*device_attribute)(int *, int, CUdevice);
+    CUresult (*context_retain)(CUcontext *, CUdevice);
+    CUresult (*context_release)(CUdevice);
+    CUresult (*context_set_current)(CUcontext);
+    CUresult (*stream_create)(CUstream *, unsigned, int);
+    CUresult (*stream_destroy)(CUstream);
+    CUresult (*stream_query)(CUstream);
+    CUresult (*memory_alloc)(CUdeviceptr *, size_t);
+    CUresult (*memory_free)(CUdeviceptr);
+    CUresult (*host_alloc)(void **, size_t, unsigned);
+    CUresult (*host_free)(void *);
+    CUresult (*copy_to_device)(CUdeviceptr, const void *, size_t, CUstream);
+    CUresult (*copy_to_host)(void *, CUdeviceptr, size_t, CUstream);
+    CUresult (*copy_on_device)(CUdeviceptr, CUdeviceptr, size_t, CUstream);
+    CUresult (*fill)(CUdeviceptr, unsigned char, size_t, CUstream);
+    CUresult (*module_load)(CUmodule *, const void *);
+    CUresult (*module_unload)(CUmodule);
+    CUresult (*module_function)(CUfunction *, CUmodule, const char *);
+    CUresult (*function_load)(CUfunction);
+    CUresult (*function_param)(CUfunction, size_t, size_t *, size_t *);
+    CUresult (*function_attribute)(int *, int, CUfunction);
+    CUresult (*function_set_attribute)(CUfunction, int, int);
+    CUresult (*launch)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                       unsigned, CUstream, void **, void **);
+    CUresult (*launch_host_function)(CUstream, CUhostFn, void *);
+    CUresult (*exchange_capture_mode)(int *);
+};
+
+/* Opens the library and fills the table. Returns 0, or -1 with one line of text in `error`. */
+int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error, size_t error_bytes);
+
+/* Whether the code means that the context is unusable from now on (a sticky error). */
+int ajit_driver_is_sticky(CUresult code);
+
+#endif

@@ -1,0 +1,169 @@
+/* Ports: how finished tickets reach an event loop.
+ *
+ * Any thread pushes notes on a lock-free list; the loop's thread takes the whole list at once. The
+ * eventfd is written only by the push that finds the list empty, so one wake-up carries everything
+ * that finished meanwhile. While the loop's thread spins for a ticket it looks by itself, and nobody
+ * writes the eventfd at all: that saves a system call here and a turn of the loop there.
+ */
+#include "executor.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+/* Marks the head of a list that nobody reads any more. */
+static struct ajit_note CLOSED;
+
+struct ajit_port *ajit_port_create(struct ajit_executor *executor, uint64_t spin_ns)
+{
+    struct ajit_port *port = calloc(1, sizeof *port);
+    if (!port)
+        return NULL;
+    port->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (port->event_fd < 0) {
+        free(port);
+        return NULL;
+    }
+    port->executor = executor;
+    port->spin_ns = spin_ns;
+    atomic_init(&port->references, 1);
+    return port;
+}
+
+void ajit_port_drop(struct ajit_port *port)
+{
+    if (atomic_fetch_sub(&port->references, 1) == 1) {
+        close(port->event_fd);
+        free(port);
+    }
+}
+
+void ajit_port_push(struct ajit_port *port, struct ajit_note *note, uint32_t flags)
+{
+    note->flags = flags;
+    struct ajit_note *head = atomic_load(&port->head);
+    do {
+        if (head == &CLOSED) {
+            ajit_ticket_drop(note->ticket);
+            return;
+        }
+        note->next = head;
+    } while (!atomic_compare_exchange_weak(&port->head, &head, note));
+    /* From here on the loop may take the note, and the port may go: see ajit_ticket_settle for the
+     * reference that keeps it. */
+    if (!head && !atomic_load(&port->spinning)) {
+        uint64_t one = 1;
+        /* EAGAIN means that the counter is at its limit: the descriptor is readable already. */
+        ssize_t written = write(port->event_fd, &one, sizeof one);
+        (void)written;
+    }
+}
+
+/* Takes the list and puts it, oldest first, behind what is pending. */
+static void take(struct ajit_port *port)
+{
+    struct ajit_note *newest = atomic_exchange(&port->head, NULL), *oldest = NULL;
+    while (newest) {
+        struct ajit_note *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    struct ajit_note **end = &port->pending;
+    while (*end)
+        end = &(*end)->next;
+    *end = oldest;
+}
+
+/* An exponential average over about eight tickets: recent, and not upset by one. */
+static void learn(struct ajit_port *port, uint64_t nanoseconds)
+{
+    port->average_ns += (nanoseconds >> 3) - (port->average_ns >> 3);
+}
+
+static bool write_record(struct ajit_port *port, struct ajit_note *note, struct ajit_record *record)
+{
+    struct ajit_ticket *ticket = note->ticket;
+    bool wanted = ticket->number == port->wanted && note->flags & AJIT_SETTLED;
+    *record = (struct ajit_record){
+        .number = ticket->number,
+        .code = note->flags & AJIT_EXPIRED ? 0 : ticket->code,
+        .flags = note->flags,
+        .value = note->flags & AJIT_EXPIRED ? 0 : (uint64_t)(uintptr_t)ticket->made,
+        .detail = ticket->detail,
+        .nanoseconds = atomic_load(&ticket->finished_ns) - ticket->submitted_ns,
+    };
+    if (note->flags & AJIT_SETTLED)
+        learn(port, record->nanoseconds);
+    ajit_ticket_drop(ticket);
+    return wanted;
+}
+
+/* Moves pending notes into the records, behind the `count` that are there. */
+static uint32_t hand_over(struct ajit_port *port, uint32_t count, bool *found)
+{
+    while (port->pending && count < AJIT_RECORDS) {
+        struct ajit_note *note = port->pending;
+        port->pending = note->next;
+        if (write_record(port, note, &port->records[count++]))
+            *found = true;
+    }
+    return count;
+}
+
+/* Called when the eventfd is readable. Returns how many records there are; when they are
+ * AJIT_RECORDS, there may be more: call again. */
+uint32_t ajit_port_drain(struct ajit_port *port)
+{
+    uint64_t ignored;
+    bool found = false;
+    /* Before taking the list: a push after it writes the eventfd anew. EAGAIN: nothing to reset. */
+    ssize_t got = read(port->event_fd, &ignored, sizeof ignored);
+    (void)got;
+    take(port);
+    return hand_over(port, 0, &found);
+}
+
+static bool worth_spinning(const struct ajit_port *port)
+{
+    return port->spin_ns && port->average_ns <= port->spin_ns;
+}
+
+/* Called by a task that is about to wait for the ticket `wanted`. Spins until that one is settled, at
+ * most for `spin_ns`, and not at all when tickets have been taking longer. Returns like drain. */
+uint32_t ajit_port_wait(struct ajit_port *port)
+{
+    bool found = false;
+    uint32_t count = 0;
+    atomic_store(&port->spinning, 1);
+    if (worth_spinning(port)) {
+        uint64_t until = ajit_now_ns() + port->spin_ns;
+        while (!found && count < AJIT_RECORDS && ajit_now_ns() < until) {
+            if (!atomic_load_explicit(&port->head, memory_order_relaxed))
+                continue;
+            take(port);
+            count = hand_over(port, count, &found);
+        }
+    }
+    atomic_store(&port->spinning, 0);
+    /* Whoever pushed while it saw us spinning wrote no eventfd, so its note must be taken here. */
+    take(port);
+    return hand_over(port, count, &found);
+}
+
+/* The owner leaves: notes from now on are dropped where they are pushed. */
+void ajit_port_release(struct ajit_port *port)
+{
+    struct ajit_note *note = atomic_exchange(&port->head, &CLOSED);
+    struct ajit_note *lists[] = {note, port->pending};
+    port->pending = NULL;
+    for (int i = 0; i < 2; i++) {
+        for (note = lists[i]; note;) {
+            struct ajit_note *next = note->next;
+            ajit_ticket_drop(note->ticket);
+            note = next;
+        }
+    }
+    ajit_port_drop(port);
+}

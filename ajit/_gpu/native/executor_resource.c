@@ -1,0 +1,317 @@
+/* Memory and modules: made on the second lane, freed when nothing can be using them any more.
+ *
+ * Python owns the record and posts it once (`ajit_post`), from a finalizer as well: a push on a list,
+ * without a system call while the CUDA thread is awake. A free must not overtake a launch that was
+ * submitted before it, and must not stop the thread: cuMemFree waits for the device. So a posted
+ * resource first waits until the ring has passed the place where it stood at the time, then until
+ * everything dispatched by then has retired, then for an idle moment.
+ */
+#include "executor.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* How long a free waits for an idle moment before it is done between launches. Arbitrary: long
+ * enough for most servers to pause, short enough for memory not to pile up. */
+enum { PATIENCE_NS = 200 * 1000 * 1000 };
+
+void ajit_post(struct ajit_executor *executor, struct ajit_resource *resource)
+{
+    struct ajit_resource *head = atomic_load(&executor->posts);
+    do
+        resource->posted = head;
+    while (!atomic_compare_exchange_weak(&executor->posts, &head, resource));
+    ajit_ring_wake(executor);
+}
+
+static struct ajit_resource *make(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                                  uint64_t kind)
+{
+    struct ajit_resource *resource = calloc(1, sizeof *resource);
+    if (!resource)
+        return NULL;
+    resource->kind = kind;
+    resource->port = ticket->port;
+    resource->alive = true;
+    resource->next = executor->resources.next;
+    resource->previous = &executor->resources;
+    resource->next->previous = resource;
+    executor->resources.next = resource;
+    atomic_fetch_add_explicit(&executor->counters.live_resources, 1, memory_order_relaxed);
+    ticket->made = resource;
+    return resource;
+}
+
+static void forget_functions(struct ajit_resource *resource)
+{
+    for (uint64_t i = 0; resource->functions && i < resource->size; i++)
+        free(resource->functions[i].param_offsets);
+    free(resource->functions);
+    resource->functions = NULL;
+}
+
+/* The driver has it no more; the record stays until Python gives it back. */
+static void forget(struct ajit_executor *executor, struct ajit_resource *resource)
+{
+    resource->alive = false;
+    resource->previous->next = resource->next;
+    resource->next->previous = resource->previous;
+    atomic_fetch_sub_explicit(&executor->counters.live_resources, 1, memory_order_relaxed);
+    if (resource->kind == AJIT_MEMORY)
+        atomic_fetch_sub_explicit(&executor->counters.live_memory_bytes, resource->size,
+                                  memory_order_relaxed);
+}
+
+static void discard_record(struct ajit_resource *resource)
+{
+    forget_functions(resource);
+    free(resource);
+}
+
+static int allocate(struct ajit_driver *driver, struct ajit_resource *resource, uint64_t size)
+{
+    if (resource->kind == AJIT_MEMORY) {
+        CUdeviceptr pointer = 0;
+        int code = driver->memory_alloc(&pointer, size);
+        resource->pointer = pointer;
+        return code;
+    }
+    void *pointer = NULL;
+    int code = driver->host_alloc(&pointer, size, 0);
+    resource->pointer = (uint64_t)(uintptr_t)pointer;
+    return code;
+}
+
+/* Whether tickets in flight hold back frees that could make room, and there is time to wait. */
+static bool may_wait(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    return executor->deferred &&
+           ajit_now_ns() - ticket->submitted_ns < executor->options.deadline_ns;
+}
+
+int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t kind,
+                        uint64_t size)
+{
+    struct ajit_resource *resource = make(executor, ticket, kind);
+    if (!resource)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    int code = allocate(&executor->driver, resource, size);
+    /* Memory that was given back but not freed yet is no reason to fail. */
+    while (code == CUDA_ERROR_OUT_OF_MEMORY && ajit_resource_tidy(executor, AJIT_WHEN_SAFE))
+        code = allocate(&executor->driver, resource, size);
+    if (code == CUDA_ERROR_OUT_OF_MEMORY && may_wait(executor, ticket))
+        code = AJIT_LATER;
+    if (code) {
+        forget(executor, resource); /* its size is still 0 */
+        discard_record(resource);
+        ticket->made = NULL;
+        return code;
+    }
+    resource->size = size;
+    if (kind == AJIT_MEMORY)
+        atomic_fetch_add_explicit(&executor->counters.live_memory_bytes, size, memory_order_relaxed);
+    atomic_fetch_add_explicit(&executor->counters.allocations, 1, memory_order_relaxed);
+    return CUDA_SUCCESS;
+}
+
+static int read_params(struct ajit_driver *driver, struct ajit_function *function)
+{
+    uint32_t table[2 * AJIT_MAX_PARAMS], n = 0;
+    size_t offset, size;
+    /* The driver answers CUDA_ERROR_INVALID_VALUE behind the last parameter. */
+    while (n < AJIT_MAX_PARAMS && driver->function_param(function->handle, n, &offset, &size) == 0) {
+        table[2 * n] = (uint32_t)offset;
+        table[2 * n + 1] = (uint32_t)size;
+        function->param_bytes = (uint32_t)(offset + size);
+        n++;
+    }
+    function->param_offsets = malloc((2 * n + 1) * sizeof *table);
+    if (!function->param_offsets)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    memcpy(function->param_offsets, table, 2 * n * sizeof *table);
+    function->param_count = n;
+    return CUDA_SUCCESS;
+}
+
+static int load_function(struct ajit_driver *driver, CUmodule module, const char *name,
+                         struct ajit_function *function)
+{
+    const struct {
+        int attribute;
+        int32_t *value;
+    } wanted[] = {
+        {CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, &function->max_threads},
+        {CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, &function->shared_bytes},
+        {CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, &function->local_bytes},
+        {CU_FUNC_ATTRIBUTE_NUM_REGS, &function->registers},
+        {CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, &function->max_dynamic_shared_bytes},
+    };
+    int code = driver->module_function(&function->handle, module, name);
+    /* Forced: the driver loads lazily, and a first launch that has to load waits for the whole
+     * device, for ever if a running kernel waits for that launch. */
+    if (!code)
+        code = driver->function_load(function->handle);
+    for (size_t i = 0; !code && i < sizeof wanted / sizeof *wanted; i++)
+        code = driver->function_attribute(wanted[i].value, wanted[i].attribute, function->handle);
+    return code ? code : read_params(driver, function);
+}
+
+/* Lets the kernel use all the shared memory that the device has for those who ask. */
+static int raise_shared_limit(struct ajit_executor *executor, struct ajit_function *function)
+{
+    int room = executor->info.shared_optin_bytes - function->shared_bytes;
+    if (room <= function->max_dynamic_shared_bytes)
+        return CUDA_SUCCESS;
+    int code = executor->driver.function_set_attribute(
+        function->handle, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, room);
+    if (!code)
+        function->max_dynamic_shared_bytes = room;
+    return code;
+}
+
+int ajit_resource_load(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                       const struct ajit_load *load)
+{
+    const char *const *names = (const char *const *)(uintptr_t)load->names;
+    struct ajit_resource *resource = make(executor, ticket, AJIT_MODULE);
+    if (!resource)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    CUmodule module = NULL;
+    int code = executor->driver.module_load(&module, (const void *)(uintptr_t)load->image);
+    ticket->detail = 0;
+    if (code) {
+        forget(executor, resource);
+        discard_record(resource);
+        ticket->made = NULL;
+        return code;
+    }
+    resource->pointer = (uint64_t)(uintptr_t)module;
+    resource->size = load->count;
+    resource->functions = calloc(load->count ? load->count : 1, sizeof *resource->functions);
+    if (!resource->functions)
+        code = CUDA_ERROR_OUT_OF_MEMORY;
+    for (uint64_t i = 0; !code && i < load->count; i++) {
+        ticket->detail = 1 + i;
+        code = load_function(&executor->driver, module, names[i], &resource->functions[i]);
+        if (!code)
+            code = raise_shared_limit(executor, &resource->functions[i]);
+    }
+    if (code) {
+        resource->released = true; /* Python never sees it */
+        ticket->made = NULL;
+        ajit_resource_free_now(executor, resource);
+        return code;
+    }
+    atomic_fetch_add_explicit(&executor->counters.loads, 1, memory_order_relaxed);
+    return CUDA_SUCCESS;
+}
+
+static int give_to_driver(struct ajit_driver *driver, struct ajit_resource *resource)
+{
+    switch (resource->kind) {
+    case AJIT_MEMORY:
+        return driver->memory_free(resource->pointer);
+    case AJIT_HOST_MEMORY:
+        return driver->host_free((void *)(uintptr_t)resource->pointer);
+    default:
+        return driver->module_unload((CUmodule)(uintptr_t)resource->pointer);
+    }
+}
+
+void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource *resource)
+{
+    if (resource->alive) {
+        /* In a lost context the memory went with it. */
+        int code = atomic_load(&executor->lost) ? 0 : give_to_driver(&executor->driver, resource);
+        forget(executor, resource);
+        if (ajit_driver_is_sticky(code))
+            ajit_flight_lose(executor, code);
+    }
+    if (resource->released)
+        discard_record(resource);
+}
+
+/* Frees the resource once everything dispatched so far has retired. */
+void ajit_resource_defer(struct ajit_executor *executor, struct ajit_resource *resource)
+{
+    resource->after = executor->next_sequence;
+    resource->deferred_ns = ajit_now_ns();
+    resource->posted = NULL;
+    *executor->deferred_end = resource;
+    executor->deferred_end = &resource->posted;
+    atomic_fetch_add_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
+}
+
+static void take_posts(struct ajit_executor *executor)
+{
+    if (executor->held || !atomic_load(&executor->posts))
+        return;
+    executor->held = atomic_exchange(&executor->posts, NULL);
+    /* Read after the exchange: what was submitted before these posts stands before this place. */
+    executor->held_until = atomic_load(&executor->tail);
+}
+
+static void release_held(struct ajit_executor *executor)
+{
+    uint64_t head = atomic_load_explicit(&executor->head, memory_order_relaxed);
+    if ((int64_t)(head - executor->held_until) < 0)
+        return;
+    while (executor->held) {
+        struct ajit_resource *resource = executor->held;
+        executor->held = resource->posted;
+        resource->released = true;
+        ajit_resource_defer(executor, resource);
+    }
+}
+
+static bool may_free(const struct ajit_executor *executor, const struct ajit_resource *resource,
+                     enum ajit_urgency urgency)
+{
+    if (urgency == AJIT_AT_ONCE || !executor->flight.first)
+        return true;
+    if (resource->after > executor->retired_sequence)
+        return false;
+    return urgency == AJIT_WHEN_SAFE || ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
+}
+
+/* Frees at most one resource; returns whether it did. */
+bool ajit_resource_tidy(struct ajit_executor *executor, enum ajit_urgency urgency)
+{
+    take_posts(executor);
+    if (executor->held)
+        release_held(executor);
+    struct ajit_resource *resource = executor->deferred;
+    if (!resource || !may_free(executor, resource, urgency))
+        return false;
+    executor->deferred = resource->posted;
+    if (!executor->deferred)
+        executor->deferred_end = &executor->deferred;
+    atomic_fetch_sub_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
+    ajit_resource_free_now(executor, resource);
+    return true;
+}
+
+/* A loop leaves: its resources go, whether or not Python has given their records back. */
+void ajit_resource_close_port(struct ajit_executor *executor, struct ajit_port *port)
+{
+    struct ajit_resource *resource = executor->resources.next, *next;
+    for (; resource != &executor->resources; resource = next) {
+        next = resource->next;
+        if (resource->port == port && !executor->flight.first && !executor->deferred)
+            ajit_resource_free_now(executor, resource);
+    }
+}
+
+/* The thread ends. With an unusable driver only the records go. */
+void ajit_resource_end(struct ajit_executor *executor, bool driver_usable)
+{
+    if (!driver_usable) {
+        int none = 0;
+        atomic_compare_exchange_strong(&executor->lost, &none, CUDA_ERROR_DEINITIALIZED);
+    }
+    executor->held_until = atomic_load(&executor->head);
+    while (ajit_resource_tidy(executor, AJIT_AT_ONCE) || executor->held)
+        continue;
+    while (executor->resources.next != &executor->resources)
+        ajit_resource_free_now(executor, executor->resources.next);
+}

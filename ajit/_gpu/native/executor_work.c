@@ -1,0 +1,148 @@
+/* Performs submissions: turns operations into driver calls, on the CUDA thread.
+ *
+ * Operations of one submission go to the driver in order. The first that fails ends it: what was
+ * enqueued before it still runs, and the ticket fails, with the driver's code, when that is over.
+ */
+#include "executor.h"
+
+#define POINTER(type, address) ((type)(uintptr_t)(address))
+
+static int launch(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                  const struct ajit_launch *op)
+{
+    const struct ajit_function *function = POINTER(const struct ajit_function *, op->function);
+    unsigned char *arguments = (unsigned char *)(op + 1);
+    void *params[AJIT_MAX_PARAMS];
+    for (uint32_t i = 0; i < function->param_count; i++)
+        params[i] = arguments + function->param_offsets[2 * i];
+    atomic_fetch_add_explicit(&executor->counters.launches, 1, memory_order_relaxed);
+    return executor->driver.launch(function->handle, op->grid[0], op->grid[1], op->grid[2],
+                                   op->block[0], op->block[1], op->block[2], op->shared_bytes,
+                                   ticket->stream, params, NULL);
+}
+
+static int copy(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                const struct ajit_copy *op)
+{
+    struct ajit_driver *driver = &executor->driver;
+    uint64_t target = op->target ? op->target : ticket->made ? ticket->made->pointer : 0;
+    atomic_fetch_add_explicit(&executor->counters.copies, 1, memory_order_relaxed);
+    switch (op->header.opcode) {
+    case AJIT_COPY_TO_DEVICE:
+        return driver->copy_to_device(target, POINTER(const void *, op->source), op->size,
+                                      ticket->stream);
+    case AJIT_COPY_TO_HOST:
+        return driver->copy_to_host(POINTER(void *, target), op->source, op->size, ticket->stream);
+    default:
+        return driver->copy_on_device(target, op->source, op->size, ticket->stream);
+    }
+}
+
+static int fill(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                const struct ajit_fill *op)
+{
+    return executor->driver.fill(op->target, (unsigned char)op->value, op->size, ticket->stream);
+}
+
+/* Performs one operation. Sets `enqueued` if the device has something to do for it. */
+static int operate(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                   const struct ajit_operation *op, bool *enqueued)
+{
+    const struct ajit_alloc *alloc = (const struct ajit_alloc *)op;
+    int code;
+    switch (op->opcode) {
+    case AJIT_ALLOC:
+        return ajit_resource_alloc(executor, ticket, AJIT_MEMORY, alloc->size);
+    case AJIT_ALLOC_HOST:
+        return ajit_resource_alloc(executor, ticket, AJIT_HOST_MEMORY, alloc->size);
+    case AJIT_LOAD:
+        return ajit_resource_load(executor, ticket, (const struct ajit_load *)op);
+    case AJIT_LAUNCH:
+        code = launch(executor, ticket, (const struct ajit_launch *)op);
+        break;
+    case AJIT_FILL:
+        code = fill(executor, ticket, (const struct ajit_fill *)op);
+        break;
+    case AJIT_MARK:
+        code = CUDA_SUCCESS;
+        break;
+    default:
+        code = copy(executor, ticket, (const struct ajit_copy *)op);
+        break;
+    }
+    if (!code)
+        *enqueued = true;
+    return code;
+}
+
+static int operate_all(struct ajit_executor *executor, struct ajit_ticket *ticket, bool *enqueued)
+{
+    unsigned char *at = ticket->operations;
+    for (uint32_t i = 0; i < ticket->count; i++) {
+        const struct ajit_operation *op = (const struct ajit_operation *)at;
+        int code = operate(executor, ticket, op, enqueued);
+        if (code) {
+            if (op->opcode != AJIT_LOAD)
+                ticket->detail = i;
+            return code;
+        }
+        at += op->bytes;
+    }
+    return CUDA_SUCCESS;
+}
+
+/* Nobody will hear of memory that was made for a submission which then failed. */
+static void unmake(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    if (!ticket->made)
+        return;
+    ticket->made->released = true;
+    ajit_resource_defer(executor, ticket->made);
+    ticket->made = NULL;
+}
+
+/* The ticket is in flight from here on: the host function, or the sweep, settles it. */
+static void follow(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    ajit_flight_add(executor, ticket);
+    ticket->has_callback = true;
+    atomic_fetch_add(&ticket->references, 1); /* the host function's */
+    int code = executor->driver.launch_host_function(ticket->stream, ajit_ticket_on_done, ticket);
+    if (!code)
+        return;
+    /* The work is on its way and will not say when it is done: the sweep asks the stream. */
+    ticket->has_callback = false;
+    ajit_ticket_drop(ticket);
+    if (ajit_driver_is_sticky(code))
+        ajit_flight_lose(executor, code);
+}
+
+/* Takes over the caller's reference of the ticket. */
+void ajit_perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    bool enqueued = false;
+    int code = atomic_load(&executor->lost);
+    ticket->dispatched_ns = ajit_now_ns();
+    if (!ticket->stream)
+        ticket->stream = executor->stream;
+    if (!code)
+        code = operate_all(executor, ticket, &enqueued);
+    if (code == AJIT_LATER) {
+        executor->starved = true;
+        ajit_queue_push_front(&executor->service, ticket);
+        return;
+    }
+    ticket->sequence = ++executor->next_sequence;
+    atomic_fetch_add_explicit(&executor->counters.dispatched, 1, memory_order_relaxed);
+    if (ajit_driver_is_sticky(code))
+        ajit_flight_lose(executor, code);
+    if (code)
+        unmake(executor, ticket);
+    if (enqueued && !atomic_load(&executor->lost)) {
+        ticket->code = code;
+        follow(executor, ticket);
+        return;
+    }
+    ajit_ticket_settle(executor, ticket, code);
+    ajit_ticket_drop(ticket);
+}

@@ -1,0 +1,282 @@
+"""The CUDA thread: one for each device context of the process.
+
+A Python thread that spends its life inside ``ajit_serve``. It alone calls the driver. It is shared by
+every event loop that opens the same device, for the context is the process's (the primary one), and
+ends when the last of them leaves.
+
+After a fork the child has no such thread: there every use raises `ForkedRuntime`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from ajit._bridge import Promise
+from ajit._gpu import wire
+from ajit._gpu.completion import Port
+from ajit._gpu.statistics import DeviceStatistics, read_statistics
+from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
+from ajit.settings import available_cpus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._gpu.completion import Ticket
+    from ajit._gpu.driver import DriverChoice
+    from ajit.settings import Settings
+
+__all__ = ["DeviceThread"]
+
+T = TypeVar("T")
+
+
+class DeviceThread:
+    """Owner of the CUDA thread and its executor. Get it with `DeviceThread.acquire`.
+
+    Attributes:
+        choice: Driver and device.
+        settings: Of whoever opened the device first.
+        handle: The executor's address.
+        numbers: Numbers for tickets; unique over all loops.
+        info: What the driver says about the device.
+        forked: Whether this process is a fork of the one that made it.
+    """
+
+    def __init__(self, choice: DriverChoice, settings: Settings) -> None:
+        self.choice = choice
+        self.settings = settings
+        self.numbers = itertools.count(1)
+        self.forked = False
+        self.info = wire.DeviceInfo()
+        self._library = wire.library()
+        options = wire.Options(
+            capacity=settings.ring_capacity,
+            spin_ns=int(settings.spin_seconds * 1e9) if available_cpus() > 1 else 0,
+            deadline_ns=int(settings.ticket_deadline_seconds * 1e9),
+            ordinal=choice.ordinal,
+        )
+        self.handle = self._library.create(os.fsencode(choice.path), ctypes.byref(options))
+        if not self.handle:
+            raise MemoryError("no memory for the executor of the CUDA thread")
+        self.name = f"ajit-cuda-{choice.ordinal}"
+        self.ports: weakref.WeakSet[Port] = weakref.WeakSet()
+        self._users = 0
+        self._calls: dict[int, _Call[Any]] = {}
+        self._lock = threading.Lock()  # guards the three below
+        self._start_code: int | None = None
+        self._ended = False
+        self._watchers: list[Promise[None]] = []
+        self._left = 0
+        self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+
+    # --- sharing --------------------------------------------------------------------------------
+
+    @classmethod
+    async def acquire(cls, choice: DriverChoice, settings: Settings) -> DeviceThread:
+        """Return the thread of a device, started. Every acquire needs one `release`.
+
+        Raises:
+            NoDevice: There is no such driver or device here; nothing stays behind.
+            DeviceError: The driver could not be started; nothing stays behind.
+        """
+        _poison_after_fork()
+        with _registry_lock:
+            thread = _registry.get(choice)
+            if thread is None:
+                thread = _registry[choice] = cls(choice, settings)
+                _everybody.add(thread)
+                thread._thread.start()
+            thread._users += 1
+        try:
+            await thread._wait(started=True)
+            code = thread._start_code
+            if code:
+                raise choice.start_error(code, thread._error_text())
+        except BaseException:
+            thread.release()
+            raise
+        return thread
+
+    def release(self) -> None:
+        """Leave; the last to leave stops the thread. Never blocks: see `wait_ended`."""
+        with _registry_lock:
+            self._users -= 1
+            if self._users or self.forked or self._ended:
+                return
+            if _registry.get(self.choice) is self:
+                del _registry[self.choice]
+        port = self._library.port_create(self.handle, 0)
+        if port:
+            self._submit_stop(port)
+
+    def _submit_stop(self, port: int) -> None:
+        operation = wire.SIMPLE.pack(wire.STOP, wire.SIMPLE.size, 0)
+        header = wire.SUBMISSION.pack(port, next(self.numbers), 0, 1, len(operation))
+        answer = wire.FULL
+        while answer == wire.FULL and not self._ended:
+            answer = self._library.submit(header + operation)
+        self._library.port_release(port)
+
+    async def wait_ended(self) -> None:
+        """Wait until the thread has ended, if nobody uses it any more."""
+        if self._users == 0 and not self.forked:
+            await self._wait(started=False)
+
+    async def _wait(self, *, started: bool) -> None:
+        promise: Promise[None] = Promise()
+        with self._lock:
+            ready = self._ended or (started and self._start_code is not None)
+            if not ready:
+                self._watchers.append(promise)
+        if not ready:
+            await promise.wait()
+
+    # --- using ----------------------------------------------------------------------------------
+
+    def open_port(self) -> Port:
+        """Make a port for the running loop."""
+        port = Port(self)
+        self.ports.add(port)
+        return port
+
+    def post(self, resource: int) -> None:
+        """Give a resource back, from anywhere, finalizers included; never fails, never waits (R3)."""
+        if not self.forked:
+            self._library.post(self.handle, resource)
+
+    def call(self, port: Port, function: Callable[[], T]) -> Ticket[Callable[[], T]]:
+        """Run a function on the CUDA thread, after everything that was submitted before it.
+
+        The ticket's result is a function that returns what the function returned, or raises what it
+        raised.
+        """
+        number = next(self.numbers)
+        call = self._calls[number] = _Call(function)
+        operation = wire.SIMPLE.pack(wire.CALL, wire.SIMPLE.size, 0)
+        header = wire.SUBMISSION.pack(port.handle, number, 0, 1, len(operation))
+        try:
+            name = f"call {getattr(function, '__qualname__', function)}"
+            return port.submit(header + operation, number, name, call, lambda _: call.outcome)
+        except AjitError:
+            del self._calls[number]
+            raise
+
+    async def close_port(self, port: Port) -> None:
+        """Free all resources of a port whose tickets are done."""
+        operation = wire.SIMPLE.pack(wire.CLOSE_PORT, wire.SIMPLE.size, 0)
+        number = next(self.numbers)
+        header = wire.SUBMISSION.pack(port.handle, number, 0, 1, len(operation))
+        if not self._ended and not self.forked:
+            await port.submit_last(header + operation, number)
+
+    @property
+    def lost_code(self) -> int:
+        """The sticky driver code, or 0."""
+        address = self.handle + self._library.layout["executor_lost"]
+        return ctypes.c_int.from_address(address).value
+
+    def ended_error(self) -> AjitError:
+        """What a submission to a stopped thread raises."""
+        return RuntimeClosed(f"the CUDA thread {self.name} has ended; nothing was started")
+
+    def statistics(self) -> DeviceStatistics:
+        """Return counters and state."""
+        address = self.handle + self._library.layout["executor_counters"]
+        return read_statistics(
+            wire.Counters.from_address(address), self.name, self._users, self.lost_code
+        )
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "forked" if self.forked else "running"
+        if self.lost_code:
+            state = f"lost ({self.lost_code})"
+        statistics = self.statistics()
+        return f"<DeviceThread {self.name} {state} loops={self._users} in_flight={statistics.in_flight}>"
+
+    def __del__(self) -> None:
+        # Only now is no buffer or module left that could post. Tickets that never retired may still
+        # be written to by the driver: then the memory stays.
+        if getattr(self, "handle", None) and self._ended and not self._left:
+            self._library.destroy(self.handle)
+
+    # --- the thread itself ----------------------------------------------------------------------
+
+    def _main(self) -> None:
+        code = self._library.serve_begin(self.handle, self.name.encode())
+        if code:
+            self._announce(start_code=code, ended=True)
+            return
+        address = self.handle + self._library.layout["executor_info"]
+        ctypes.memmove(ctypes.byref(self.info), address, ctypes.sizeof(self.info))
+        self._announce(start_code=0, ended=False)
+        number = ctypes.c_uint64()
+        while self._library.serve(self.handle, ctypes.byref(number)) == wire.CALL:
+            self._calls.pop(number.value).run()
+            self._library.serve_called(self.handle, 0)
+        self._left = self._library.serve_end(self.handle)
+        self._announce(start_code=0, ended=True)
+
+    def _announce(self, *, start_code: int, ended: bool) -> None:
+        with self._lock:
+            self._start_code, self._ended = start_code, ended
+            watchers, self._watchers = self._watchers, []
+        for promise in watchers:
+            promise.resolve(None)
+
+    def _error_text(self) -> str:
+        address = self.handle + self._library.layout["executor_error"]
+        return ctypes.string_at(address).decode(errors="replace")
+
+
+class _Call(Generic[T]):
+    """A Python function on its way to the CUDA thread, and what became of it."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._error: BaseException | None = None
+        self._value: T | None = None
+
+    def run(self) -> None:
+        try:
+            self._value = self._function()
+        except BaseException as error:  # noqa: BLE001  # it is raised where the call is awaited
+            self._error = error
+
+    def outcome(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return cast("T", self._value)
+
+
+_registry: dict[DriverChoice, DeviceThread] = {}
+_registry_lock = threading.Lock()
+_everybody: weakref.WeakSet[DeviceThread] = weakref.WeakSet()
+
+
+@functools.cache
+def _poison_after_fork() -> None:
+    os.register_at_fork(after_in_child=_poison)
+
+
+def _poison() -> None:
+    """In the child of a fork: the threads are not there, and their locks may be held for ever."""
+    global _registry_lock  # noqa: PLW0603  # a lock that another thread held at the fork stays held
+    _registry_lock = threading.Lock()
+    _registry.clear()
+    for thread in _everybody:
+        thread.forked = True
+        for port in thread.ports:
+            port.refuse(_forked)
+
+
+def _forked() -> AjitError:
+    return ForkedRuntime(
+        "this process is a fork of the one that opened the device; the CUDA thread stayed there. "
+        "Open a runtime in this process, or start it with spawn"
+    )
