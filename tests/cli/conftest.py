@@ -40,9 +40,10 @@ class CommandLine:
         self.cache_dir = folder / "cache"
         self._started: list[subprocess.Popen[str]] = []
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")}
+        path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environ |= {
             "AJIT_CACHE_DIR": str(self.cache_dir),
-            "PYTHONPATH": f"/tmp/proj/inj:{PROJECT}",
+            "PYTHONPATH": os.pathsep.join(path),
         }
 
     def start(self, *args: object, **environ: str) -> subprocess.Popen[str]:
