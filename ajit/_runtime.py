@@ -29,7 +29,7 @@ from ajit._cache.disk import DiskStatistics, DiskStore
 from ajit._cache.flight import flights
 from ajit._cache.lock import LeaseTable
 from ajit._compile.includes import HeaderIndex
-from ajit._compile.pool import CompilePool, CompileStatistics
+from ajit._compile.pool import CompilePool, PoolStatistics
 from ajit._compile.toolchain import Toolchains
 from ajit._core.events import Emitter
 from ajit._core.spec import is_cpu_arch, validate_arch
@@ -55,9 +55,10 @@ if TYPE_CHECKING:
 
     from ajit._core.entry import Artifact
     from ajit._core.events import Subscriber, WarmupProgress
-    from ajit._core.spec import Spec
-    from ajit._gpu.device import Device, DeviceStatistics
+    from ajit._core.spec import EntryPoint, Spec
+    from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
+    from ajit._gpu.statistics import ThreadStatistics
 
 __all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
 
@@ -93,8 +94,8 @@ class RuntimeStatistics:
     in_progress: int
     loaded_modules: int
     disk: DiskStatistics
-    pool: CompileStatistics
-    device: DeviceStatistics | None
+    pool: PoolStatistics
+    device: ThreadStatistics | None
 
 
 @dataclass(slots=True)
@@ -143,7 +144,7 @@ class Runtime:
         # The hot path is one look into this dictionary, so closing and forking empty it.
         self._kernels: dict[Spec, Kernel] = {}
         self._modules: dict[Spec, _Loaded] = {}
-        self._modules_by_key: dict[str, LoadedModule] = {}
+        self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
         _runtimes.add(self)
 
     # --- what users call ---
@@ -301,10 +302,12 @@ class Runtime:
                 f"{device.arch}; leave the spec's arch open, or use compile()"
             )
         resolution = await self.resolve(spec, arch=arch)
-        module = self._modules_by_key.get(resolution.artifact.key)
-        if module is None or module.entry_points != spec.entries:
+        # Specs that differ in their declared parameters only have one key and two modules.
+        name = (resolution.artifact.key, spec.entries)
+        module = self._modules_by_key.get(name)
+        if module is None:
             module = await device.load(resolution.artifact, spec.entries)
-            self._modules_by_key[resolution.artifact.key] = module
+            self._modules_by_key[name] = module
         loaded = self._modules[spec] = _Loaded(module, resolution)
         return loaded
 
@@ -323,10 +326,15 @@ class Runtime:
         self._emitter.emit(event)
 
     def _arch_for(self, spec: Spec, arch: str | None) -> str:
-        wanted = arch or spec.arch
+        wanted = spec.arch if arch is None else arch
         if wanted is not None:
             return validate_arch(wanted)
-        return self.device.arch
+        if self._device is None:
+            raise SpecError(
+                f"spec {spec.name!r} names no arch, and this runtime has no device to take it "
+                f"from; give arch='sm_90a' or the like"
+            )
+        return self._device.arch
 
     # --- life ---
 
