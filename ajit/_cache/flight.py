@@ -164,7 +164,8 @@ class Membership(Generic[T]):
     def others(self) -> int:
         """How many others want the same key; 0 once the flight has ended."""
         flight = self.flight
-        return 0 if flight is None else len(flight.followers) + (not self.leading)
+        # Without the leader, or without ourselves: the number is the same.
+        return 0 if flight is None else len(flight.followers)
 
     async def wait(self) -> T | None:
         """Wait for the leader's answer.

@@ -50,7 +50,11 @@ def test_processes_exclude_each_other(table: LeaseTable, start_peer):
     busy = table.try_acquire(KEY, "nvrtc")
     assert isinstance(busy, Busy)
     assert busy.holder is not None
-    assert (busy.holder.pid, busy.holder.compiler, busy.holder.phase) == (peer.pid, "peer", "queued")
+    assert (busy.holder.pid, busy.holder.compiler, busy.holder.phase) == (
+        peer.pid,
+        "peer",
+        "queued",
+    )
     peer.ask("release", KEY)
     lease = table.try_acquire(KEY, "nvrtc")
     assert isinstance(lease, Lease)

@@ -1,0 +1,114 @@
+"""Failure records: a compile that failed is not repeated by everybody who waited for it.
+
+Eight ranks want one kernel whose compile fails after five minutes. Without a record each would get
+the lease in turn and fail for itself, for forty minutes. With one, who gets the lease looks here
+before it compiles, and raises the same error with the same log.
+
+Only errors of the source are recorded, never those of the environment (a killed or missing
+compiler), which say nothing about the next try. A record is of one key, so a changed source has
+none, and it is believed for `BELIEVED_SECONDS` only. Like an entry it is one file, written whole.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ajit._cache import fs
+from ajit.errors import CacheError, CompileError, UnknownEntryPoint
+
+if TYPE_CHECKING:
+    from ajit._cache.directory import CacheDirectory
+
+__all__ = ["BELIEVED_SECONDS", "FailureStore"]
+
+BELIEVED_SECONDS = 30.0
+"""Pretty arbitrary. Waiters look within milliseconds; a person who tries again should not wait."""
+
+MAX_LOG_CHARACTERS = 256 * 1024
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    kind: Literal["CompileError", "UnknownEntryPoint"]
+    key: str
+    name: str
+    compiler: str
+    entry: str
+    log: str
+    host: str
+    created: float
+
+
+_decoder = msgspec.json.Decoder(_Record)
+
+
+class FailureStore:
+    """The failure records of one cache directory. Its methods block and never raise."""
+
+    def __init__(self, directory: CacheDirectory) -> None:
+        self._directory = directory
+
+    def record(self, error: CompileError) -> bool:
+        """Leave a record for those who wait for the same key. To be called before the release.
+
+        Returns:
+            False if it could not be written: then everybody finds out for themselves.
+        """
+        record = _Record(
+            kind="UnknownEntryPoint" if isinstance(error, UnknownEntryPoint) else "CompileError",
+            key=error.key,
+            name=error.name,
+            compiler=error.compiler,
+            entry=getattr(error, "entry", ""),
+            log=error.log[:MAX_LOG_CHARACTERS],
+            host=platform.node(),
+            created=time.time(),
+        )
+        if self._directory.access != "writable":
+            return False
+        with suppress(OSError, CacheError):
+            name, data = _file_name(error.key), msgspec.json.encode(record)
+            fs.publish_file(self._directory, name, data, replace=True)
+            return True
+        return False
+
+    def recall(self, key: str) -> CompileError | None:
+        """Return the error of a compile that failed just now, if one did.
+
+        A record that is too old, from a clock that is ahead, or not readable counts for nothing.
+        """
+        try:
+            record = _decoder.decode(fs.read_file(self._directory, _file_name(key)))
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if record.key != key or not 0 <= time.time() - record.created < BELIEVED_SECONDS:
+            return None
+        return _error(record)
+
+    def forget(self, key: str) -> None:
+        """Remove the record of a key."""
+        with suppress(OSError):
+            fs.remove_file(self._directory, _file_name(key))
+
+
+def _file_name(key: str) -> str:
+    return f"failures/{key[:2]}/{key}.json"
+
+
+def _error(record: _Record) -> CompileError:
+    facts = {
+        "name": record.name,
+        "key": record.key,
+        "compiler": record.compiler,
+        "log": record.log,
+    }
+    if record.kind == "UnknownEntryPoint":
+        error: CompileError = UnknownEntryPoint(entry=record.entry, **facts)
+    else:
+        error = CompileError(**facts)
+    error.add_note(f"compiled and failed just now on {record.host}; not tried again here")
+    return error
