@@ -1,0 +1,217 @@
+"""The plan keeps its promises in every order of events: not one run, but all of them.
+
+Three processes resolve one key. Every interleaving of their steps is visited, with a crash, a
+stall, a cancel, a compile that fails, a publish that fails, locks that are not there, patience that
+ends and an entry that rots or vanishes at every step where one is possible (`plan_model`). The last
+tests break the plan on purpose: a check that finds nothing has to be shown able to find something.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ajit._core import plan
+from ajit._core.plan import Action, Happening, State
+from tests.core.plan_model import BAD, GOOD, NONE, SHARED, Exploration, Violation, World, moves_of
+
+PROCESSES = 3
+
+
+@pytest.fixture(autouse=True)
+def fresh_moves():
+    """Moves are cached: a plan that a test broke must not leave its moves to the next one."""
+    moves_of.cache_clear()
+    yield
+    moves_of.cache_clear()
+
+
+def check(exploration: Exploration) -> None:
+    """Visit every world and check every promise.
+
+    While visiting: only verified or own bytes are returned, no good entry is overwritten, and no
+    key is compiled twice without an excuse. Afterwards: ends are reached, and what they are like.
+    """
+    exploration.run()
+    check_every_fair_run_ends(exploration)
+    for world, steps in exploration.fair_steps.items():
+        if not steps:
+            check_end(exploration, world)
+
+
+def check_every_fair_run_ends(exploration: Exploration) -> None:
+    """Fair steps have no circle, so from every world each fair run leads to a world without any."""
+    missing = dict.fromkeys(exploration.fair_steps, 0)
+    for steps in exploration.fair_steps.values():
+        for after in steps:
+            missing[after] += 1
+    ready = [world for world, count in missing.items() if count == 0]
+    ordered = 0
+    while ready:
+        ordered += 1
+        for after in exploration.fair_steps[ready.pop()]:
+            missing[after] -= 1
+            if missing[after] == 0:
+                ready.append(after)
+    if ordered != len(exploration.fair_steps):
+        raise Violation("there is a run that never ends")
+
+
+def check_end(exploration: Exploration, world: World) -> None:
+    """Where no fair step is left, everybody has ended and given back what they held."""
+    processes = exploration.processes(world)
+    story = exploration.story(world)
+    if not all(process.finished for process in processes):
+        raise Violation(f"somebody waits for ever:\n{story}")
+    if any(process.holds for process in processes if process.life == "live"):
+        raise Violation(f"somebody ended and still holds the lease:\n{story}")
+    undisturbed = not world.excused and all(process.life == "live" for process in processes)
+    if undisturbed and all(process.plan.state is State.DONE for process in processes):
+        if world.disk != GOOD:
+            raise Violation(f"everybody has a kernel, but it is not kept:\n{story}")
+        if world.compiles != (exploration.disk != GOOD):
+            raise Violation(f"{world.compiles} compiles:\n{story}")
+
+
+@pytest.mark.parametrize("disk", [NONE, BAD, GOOD])
+def test_every_interleaving_of_three_processes(disk, capsys):
+    """From a cold cache, a corrupt entry and a warm cache: every promise, in every world."""
+    exploration = Exploration(disk, PROCESSES)
+
+    check(exploration)
+    steps = sum(map(len, exploration.fair_steps.values()))
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n  plan: {PROCESSES} processes, {disk} entry at first: "
+            f"{len(exploration.origins):,} states, {steps:,} fair steps\n"
+        )
+    assert len(exploration.origins) > (1_000 if disk == GOOD else 10_000)
+
+
+def test_model_reaches_what_it_is_for():
+    """Each state of the plan, each action whose order counts and each fate occurs in some world."""
+    exploration = Exploration(NONE, 2)
+    exploration.run()
+    worlds = [exploration.processes(world) for world in exploration.origins]
+    everybody = {process for processes in worlds for process in processes}
+
+    assert {process.plan.state for process in everybody} == set(State)
+    assert {process.todo[0] for process in everybody if process.todo} == SHARED
+    assert {process.helper for process in everybody} == {"", "waiting", "won", "left", "late"}
+    assert {process.life for process in everybody} == {"live", "crashed", "stalled"}
+
+
+# --- the plan broken on purpose ---
+
+
+def broken(monkeypatch, happening: Happening, rule, *states: State) -> None:
+    """Put another rule into the table, for some states or for all that know the happening."""
+    for row in list(plan._TABLE):
+        if row[1] is happening and (not states or row[0] in states):
+            monkeypatch.setitem(plan._TABLE, row, rule)
+
+
+def found_broken(complaint: str, *, disk: str = NONE, processes: int = 2) -> None:
+    """Two processes are enough to find it."""
+    with pytest.raises(Violation, match=complaint) as caught:
+        check(Exploration(disk, processes))
+    sys.stdout.write(f"{caught.value}\n")  # with -rA: the shortest story of the defect
+
+
+def without(action: Action):
+    """Every rule of the table, but it forgets an action."""
+
+    def forgetful(rule):
+        def changed(before):
+            after, actions = rule(before)
+            return after, tuple(doing for doing in actions if doing is not action)
+
+        return changed
+
+    return {row: forgetful(rule) for row, rule in plan._TABLE.items()}
+
+
+def test_without_the_second_look_a_key_is_compiled_twice(monkeypatch):
+    """Between the first look and the lease, its holder has published."""
+    broken(
+        monkeypatch,
+        Happening.LEASE_TAKEN,
+        plan._go(State.COMPILING, Action.COMPILE, leased=True),
+    )
+    found_broken("compiled twice")
+
+
+@pytest.mark.parametrize("state", [State.LEASING, State.WAITING], ids=lambda state: state.value)
+def test_both_second_looks_are_needed(monkeypatch, state):
+    """The one after a lease that was free, and the one after a wait."""
+    rule = plan._go(State.COMPILING, Action.COMPILE, leased=True)
+    broken(monkeypatch, Happening.LEASE_TAKEN, rule, state)
+    found_broken("compiled twice")
+
+
+def test_without_the_release_somebody_waits_for_ever(monkeypatch):
+    """A server lives on after its compile: the lock does not free itself."""
+    monkeypatch.setattr(plan, "_TABLE", without(Action.RELEASE))
+    found_broken("waits for ever|still holds the lease")
+
+
+def test_without_the_release_on_cancelling_somebody_waits_for_ever(monkeypatch):
+    """A cancelled task is not a dead process."""
+    monkeypatch.setattr(
+        plan,
+        "_cancelled",
+        lambda before: (replace(before, state=State.FAILED, leased=False), (Action.RAISE,)),
+    )
+    found_broken("waits for ever|still holds the lease")
+
+
+def test_without_the_lease_a_key_is_compiled_twice(monkeypatch):
+    """Nothing but the lease keeps two processes from compiling."""
+    broken(monkeypatch, Happening.LEASE_HELD, plan._go(State.COMPILING, Action.COMPILE))
+    found_broken("compiled twice")
+
+
+def test_without_stopping_to_wait_a_lease_is_kept(monkeypatch):
+    """The helper of an impatient waiter wins later, and nobody is there to give the lease back."""
+    monkeypatch.setattr(plan, "_TABLE", without(Action.STOP_WAITING))
+    found_broken("waits for ever|still holds the lease")
+
+
+def test_without_the_end_of_patience_a_stalled_holder_stops_everybody(monkeypatch):
+    """A stopped process keeps its locks: only patience gets past it."""
+    broken(monkeypatch, Happening.PATIENCE_ENDED, plan._go(State.WAITING))
+    found_broken("never ends")
+
+
+def test_rejected_entry_must_not_be_returned(monkeypatch):
+    """Rule 1: only verified bytes."""
+    broken(monkeypatch, Happening.REJECTED, plan._done(Action.RETURN_FROM_DISK))
+    found_broken("nobody verified", disk=BAD)
+
+
+def test_failed_compile_must_not_be_published(monkeypatch):
+    """Rule 1: only bytes that are there."""
+    broken(monkeypatch, Happening.COMPILE_FAILED, plan._publish)
+    found_broken("did not compile")
+
+
+def test_replacing_without_the_lease_overwrites_a_good_entry(monkeypatch):
+    """Rule 3: between the look and the publish, somebody else has replaced the bad entry."""
+    broken(
+        monkeypatch,
+        Happening.COMPILED,
+        lambda before: (replace(before, state=State.PUBLISHING), (Action.PUBLISH_REPLACING,)),
+    )
+    found_broken("overwrites a good entry", disk=BAD)
+
+
+def test_bad_entry_that_nobody_replaces_is_compiled_again(monkeypatch):
+    """Create-only publishing leaves a bad entry where it is: each process compiles anew."""
+    broken(
+        monkeypatch,
+        Happening.COMPILED,
+        lambda before: (replace(before, state=State.PUBLISHING), (Action.PUBLISH,)),
+    )
+    found_broken("compiled twice", disk=BAD)
