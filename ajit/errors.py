@@ -74,6 +74,7 @@ __all__ = [
 ]
 
 LOG_EXCERPT_LINES = 20
+LOG_EXCERPT_COLUMNS = 500
 """How much of a compiler's log goes into a message; the whole log is in the field ``log``."""
 
 
@@ -213,7 +214,12 @@ class CompilerCrashed(CompilerError):
         self.name, self.key, self.compiler = name, key, compiler
         self.signal, self.exit_code, self.log = signal, exit_code, log
         how = f"was killed by {signal}" if signal else f"broke off with exit code {exit_code}"
-        super().__init__(f"{compiler} {how} {_for(name, key)}\n{_excerpt(log)}".rstrip())
+        # Linux ends the biggest process when memory runs out, and a compiler often is.
+        hint = "was memory short? " if signal == "SIGKILL" else ""
+        what = (
+            f"{compiler} {how} {_for(name, key)} ({hint}nothing is lost, and it can be tried again)"
+        )
+        super().__init__(f"{what}\n{_excerpt(log)}".rstrip())
 
 
 class CompileTimeout(CompilerError):
@@ -267,7 +273,7 @@ class DeviceError(AjitError):
         self.operation, self.code, self.code_name = operation, code, code_name
         self.detail = detail
         says = f"{code_name or 'driver error'} ({code})" if code else ""
-        super().__init__(f"{operation}: " + ": ".join(part for part in (says, detail) if part))
+        super().__init__(": ".join(part for part in (operation, says, detail) if part))
 
 
 class NoDevice(DeviceError):
@@ -332,11 +338,13 @@ def _for(name: str, key: str) -> str:
 
 def _excerpt(log: str) -> str:
     lines = log.strip().splitlines()
-    if len(lines) <= LOG_EXCERPT_LINES:
-        return "\n".join(lines)
-    return "\n".join(
-        [*lines[:LOG_EXCERPT_LINES], f"... {len(lines) - LOG_EXCERPT_LINES} more lines in .log"]
-    )
+    shown = [
+        line if len(line) <= LOG_EXCERPT_COLUMNS else f"{line[:LOG_EXCERPT_COLUMNS]}..."
+        for line in lines[:LOG_EXCERPT_LINES]
+    ]
+    if len(lines) > LOG_EXCERPT_LINES:
+        shown.append(f"... {len(lines) - LOG_EXCERPT_LINES} more lines in .log")
+    return "\n".join(shown)
 
 
 def _rebuild(cls: type[AjitError], args: tuple[Any, ...], fields: dict[str, Any]) -> AjitError:
