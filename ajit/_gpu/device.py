@@ -13,7 +13,7 @@ from ajit._gpu import module, wire
 from ajit._gpu.driver import driver_choices
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
-from ajit._gpu.statistics import DeviceStatistics
+from ajit._gpu.statistics import ThreadStatistics
 from ajit._gpu.thread import DeviceThread
 from ajit.errors import AjitError, ArgumentError, NoDevice, RuntimeClosed
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ajit._gpu.module import LoadedModule
     from ajit.settings import Settings
 
-__all__ = ["Device", "DeviceStatistics", "open_device"]
+__all__ = ["Device", "ThreadStatistics", "open_device"]
 
 T = TypeVar("T")
 
@@ -237,7 +237,7 @@ class Device:
 
     # --- life -----------------------------------------------------------------------------------
 
-    def statistics(self) -> DeviceStatistics:
+    def statistics(self) -> ThreadStatistics:
         """Return what the CUDA thread counts; loops that share it share the numbers."""
         return self._thread.statistics()
 

@@ -11,11 +11,11 @@ from ajit._gpu import wire
 if TYPE_CHECKING:
     from ajit._gpu.wire import Counters
 
-__all__ = ["DeviceStatistics", "read_statistics"]
+__all__ = ["ThreadStatistics", "read_statistics"]
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceStatistics:
+class ThreadStatistics:
     """What a CUDA thread has done, and does.
 
     Attributes:
@@ -59,11 +59,11 @@ class DeviceStatistics:
     lost_code: int
 
 
-def read_statistics(counters: Counters, name: str, loops: int, lost_code: int) -> DeviceStatistics:
+def read_statistics(counters: Counters, name: str, loops: int, lost_code: int) -> ThreadStatistics:
     """Return the counters as they stand. Each number is right by itself; they are not one instant."""
     values = {field: int(getattr(counters, field)) for field in wire.COUNTERS}
     entered_ns = values.pop("entered_ns")
     busy_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - entered_ns if entered_ns else 0
-    return DeviceStatistics(
+    return ThreadStatistics(
         name=name, loops=loops, busy_seconds=max(0, busy_ns) / 1e9, lost_code=lost_code, **values
     )

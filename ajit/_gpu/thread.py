@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from ajit._bridge import Promise
 from ajit._gpu import wire
 from ajit._gpu.completion import Port
-from ajit._gpu.statistics import DeviceStatistics, read_statistics
+from ajit._gpu.statistics import ThreadStatistics, read_statistics
 from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 from ajit.settings import available_cpus
 
@@ -185,7 +185,7 @@ class DeviceThread:
         """What a submission to a stopped thread raises."""
         return RuntimeClosed(f"the CUDA thread {self.name} has ended; nothing was started")
 
-    def statistics(self) -> DeviceStatistics:
+    def statistics(self) -> ThreadStatistics:
         """Return counters and state."""
         address = self.handle + self._library.layout["executor_counters"]
         return read_statistics(

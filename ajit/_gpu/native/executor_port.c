@@ -7,6 +7,7 @@
  */
 #include "executor.h"
 
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -76,9 +77,12 @@ static void take(struct ajit_port *port)
     *end = oldest;
 }
 
-/* An exponential average over about eight tickets: recent, and not upset by one. */
+/* An exponential average over about eight tickets: recent, and, since a sample is capped, not upset by
+ * one that was interrupted for milliseconds. */
 static void learn(struct ajit_port *port, uint64_t nanoseconds)
 {
+    if (nanoseconds > 4 * port->spin_ns)
+        nanoseconds = 4 * port->spin_ns;
     port->average_ns += (nanoseconds >> 3) - (port->average_ns >> 3);
 }
 
@@ -140,8 +144,10 @@ uint32_t ajit_port_wait(struct ajit_port *port)
     if (worth_spinning(port)) {
         uint64_t until = ajit_now_ns() + port->spin_ns;
         while (!found && count < AJIT_RECORDS && ajit_now_ns() < until) {
-            if (!atomic_load_explicit(&port->head, memory_order_relaxed))
+            if (!atomic_load_explicit(&port->head, memory_order_relaxed)) {
+                sched_yield(); /* to whoever is about to finish it, where cores are few */
                 continue;
+            }
             take(port);
             count = hand_over(port, count, &found);
         }
