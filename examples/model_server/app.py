@@ -11,13 +11,13 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from examples.model_server.pipeline import Pipeline, TooManyModels
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import ajit
 from examples.model_server import wire
+from examples.model_server.pipeline import Pipeline, TooManyModels
 from examples.model_server.record import KernelRecord
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ app = Starlette(
         ajit.DeviceLost: unavailable,
         ajit.RuntimeClosed: unavailable,
         ajit.OutOfMemory: unavailable,
+        ajit.WouldBlock: unavailable,
         ajit.AjitError: failed,
     },
     lifespan=lifespan,

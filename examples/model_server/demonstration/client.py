@@ -81,13 +81,18 @@ class Connection:
                 method, path, params=parameters, content=body, headers=headers
             )
         if answer.is_error:
-            raise httpx.HTTPStatusError(
-                f"{path} answered {answer.status_code}: {answer.text[:2000]}",
-                request=answer.request,
-                response=answer,
-            )
+            message = f"{path} answered {answer.status_code}: {_reason(answer)}"
+            raise httpx.HTTPStatusError(message, request=answer.request, response=answer)
         self.pid = int(answer.headers["x-worker-pid"])
         return answer
+
+
+def _reason(answer: httpx.Response) -> str:
+    """What the server says went wrong; anything else than its own errors as it is."""
+    try:
+        return str(answer.json()["error"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text[:1000]
 
 
 @asynccontextmanager

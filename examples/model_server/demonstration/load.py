@@ -83,12 +83,12 @@ class Load:
         return workers * queries * (1 + WARM_ROUNDS)
 
     async def run(self) -> None:
-        """Send every query to every worker, all at once; then, warm, one at a time."""
+        """Send every query to every worker, all at once; then, if all went well, one at a time."""
         async with anyio.create_task_group() as probing:
             probing.start_soon(self._probe_all)
             await self._ask_all(self.first, at_once=len(self._queries))
             probing.cancel_scope.cancel()
-        for _ in range(WARM_ROUNDS):
+        for _ in range(WARM_ROUNDS if not self.problems else 0):
             await self._ask_all(self.warm, at_once=1)
         for pid, connections in self._workers.items():
             self.stats[pid] = await connections[0].stats()

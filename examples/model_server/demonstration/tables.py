@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["print_json", "print_tables"]
 
-MAX_PROBLEMS = 20
+MAX_PROBLEMS = 10
 """One cause may make every kernel fail: more lines would only hide the first ones."""
 
 
@@ -34,9 +35,9 @@ def print_tables(result: Result) -> None:
         console.print(_latency_table(result))
     if result.cubins:
         console.print(_cubin_table(result.cubins))
-    problems = result.problems()
-    for problem in problems[:MAX_PROBLEMS]:
-        console.print("[bold red]failed[/] ", end="")
+    problems = Counter(result.problems())
+    for problem, times in problems.most_common(MAX_PROBLEMS):
+        console.print("[bold red]failed[/] " + (f"{times} times: " if times > 1 else ""), end="")
         console.print(problem, markup=False)
     if len(problems) > MAX_PROBLEMS:
         console.print(f"... and {len(problems) - MAX_PROBLEMS} more; --json prints them all")
