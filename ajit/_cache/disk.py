@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit._cache import fs
@@ -131,6 +131,12 @@ class DiskStatistics:
     failed: int = 0
 
 
+_COUNTED: dict[type, str] = {
+    outcome: outcome.__name__.lower()
+    for outcome in (Found, Missing, Rejected, Published, Lost, Failed)
+}
+
+
 class DiskStore:
     """The entries of one cache directory.
 
@@ -141,7 +147,7 @@ class DiskStore:
 
     def __init__(self, directory: CacheDirectory) -> None:
         self.directory = directory
-        self._statistics = DiskStatistics()
+        self._counts = dict.fromkeys(DiskStatistics.__slots__, 0)
         self._lock = threading.Lock()
         if directory.access == "writable":
             fs.sweep_temporaries(directory)
@@ -158,7 +164,7 @@ class DiskStore:
             ValueError: The text is not a key.
         """
         lookup = self._read(key)
-        self._count(type(lookup).__name__.lower())
+        self._count(_COUNTED[type(lookup)])
         return lookup
 
     def read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, Lookup]]:
@@ -182,7 +188,7 @@ class DiskStore:
             result = Failed(f"cache is {self._access()}: {self.directory.problem}")
         else:
             result = self._publish(name, encode(artifact), replace=replace)
-        self._count(type(result).__name__.lower())
+        self._count(_COUNTED[type(result)])
         return result
 
     def manifest(self, key: str) -> tuple[Manifest, int] | Missing | Rejected:
@@ -230,10 +236,11 @@ class DiskStore:
 
     def statistics(self) -> DiskStatistics:
         """What this store has done so far."""
-        return self._statistics
+        with self._lock:
+            return DiskStatistics(**self._counts)
 
     def __repr__(self) -> str:
-        return f"<DiskStore {self.directory.path} {self._access()} {self._statistics}>"
+        return f"<DiskStore {self.directory.path} {self._access()} {self.statistics()}>"
 
     def _read(self, key: str) -> Lookup:
         name = _file_name(key)
@@ -265,8 +272,7 @@ class DiskStore:
 
     def _count(self, what: str) -> None:
         with self._lock:
-            now = self._statistics
-            self._statistics = replace(now, **{what: getattr(now, what) + 1})
+            self._counts[what] += 1
 
 
 def _file_name(key: str) -> str:

@@ -35,6 +35,7 @@ class PeerProcess:
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self.process.pid
 
     def tell(self, *words: str) -> None:
@@ -63,10 +64,12 @@ class PeerProcess:
         pytest.fail(f"the peer ended instead of answering to {did!r}")
 
     def kill(self) -> None:
+        """Kill it, and see it dead."""
         self.process.kill()
         self.process.wait()
 
     def close(self) -> None:
+        """Kill it if it lives, and close the pipes."""
         self.process.kill()
         self.process.communicate()
 

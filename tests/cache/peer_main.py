@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 
 import anyio
 
@@ -25,11 +26,15 @@ _polls = []
 
 
 def answer(**facts: object) -> None:
+    """Print one answer."""
     with _output:
-        print(json.dumps({**facts, "at": time.monotonic()}), flush=True)
+        sys.stdout.write(json.dumps({**facts, "at": time.monotonic()}) + "\n")
+        sys.stdout.flush()
 
 
 class Peer:
+    """What a peer has, and a method for each command."""
+
     def __init__(self, path: str, backend: str) -> None:
         self.backend = backend
         self.directory = open_cache_directory(path)
@@ -37,6 +42,7 @@ class Peer:
         self.leases: dict[str, Lease] = {}
 
     def acquire(self, key: str) -> None:
+        """Try for a lease."""
         outcome = self.table.try_acquire(key, "peer")
         if isinstance(outcome, Lease):
             self.leases[key] = outcome
@@ -44,9 +50,9 @@ class Peer:
         answer(did="acquire", outcome=type(outcome).__name__, holder=holder)
 
     def wait(self, key: str) -> None:
-        threading.Thread(
-            target=anyio.run, args=(self._wait, key), kwargs={"backend": self.backend}
-        ).start()
+        """Wait for a lease in a thread with a loop of its own."""
+        run = partial(anyio.run, self._wait, key, backend=self.backend)
+        threading.Thread(target=run).start()
 
     async def _wait(self, key: str) -> None:
         with self.table.wait(key, "peer") as waiting:
@@ -55,18 +61,25 @@ class Peer:
         won = time.monotonic()
         if isinstance(outcome, Lease):
             self.leases[key] = outcome
-        answer(did="wait", key=key, outcome=type(outcome).__name__, won=won, polls=len(_polls))
+        answer(did="wait", key=key, outcome=type(outcome).__name__, won=won)
+
+    def polls(self) -> None:
+        """Say how many waits have gone on by polling."""
+        answer(did="polls", count=len(_polls))
 
     def beat(self, key: str, phase: str) -> None:
+        """Beat."""
         self.leases[key].beat(phase)
         answer(did="beat")
 
     def release(self, key: str) -> None:
+        """Give a lease back."""
         begun = time.monotonic()
         self.leases.pop(key).release()
         answer(did="release", begun=begun)
 
     def publish(self, key: str, data: str) -> None:
+        """Publish an artifact."""
         result = DiskStore(self.directory).publish(an_artifact(key, data.encode()))
         answer(did="publish", outcome=type(result).__name__, reason=getattr(result, "reason", ""))
 
@@ -81,14 +94,17 @@ class Peer:
         self.publish(key, "never")
 
     def read(self, key: str) -> None:
+        """Read an entry."""
         lookup = DiskStore(self.directory).read(key)
         answer(did="read", outcome=type(lookup).__name__, reason=getattr(lookup, "reason", ""))
 
     def access(self) -> None:
+        """Say what can be done with the directory."""
         answer(did="access", access=self.directory.access, problem=self.directory.problem)
 
 
 def main() -> None:
+    """Do as told, until the input ends."""
     if len(sys.argv) > 3:
         # Not before: another user may not be allowed to read this Python or this checkout.
         os.setgroups([])

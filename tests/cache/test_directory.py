@@ -17,6 +17,7 @@ from ajit._cache.disk import DiskStore, Failed, Found, Missing, Published
 from ajit._cache.lock import Lease, LeaseTable, Unavailable
 from ajit.errors import CacheError, UnsafeCacheDirectory
 from tests.cache.artifacts import a_key, an_artifact
+from tests.cache.helpers import open_descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,11 +219,11 @@ def test_a_removed_cache_that_became_unsafe_is_not_used(path: Path):
 
 def test_the_descriptor_is_closed_with_the_last_user(path: Path):
     """A directory that nobody uses any more leaves no descriptor open."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     directory = open_cache_directory(path)
     store = DiskStore(directory)
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(open_descriptors()) == before + 1
 
     del directory, store
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before

@@ -12,6 +12,7 @@ import pytest
 
 from ajit._cache.flight import Flights, FlightStatistics, copy_of
 from ajit.errors import CompileError, RuntimeClosed, UnknownEntryPoint
+from tests.cache.helpers import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +43,7 @@ class Workers:
         self.answers: dict[int, Any] = {}
 
     async def want(self, number: int) -> None:
+        """Want the key, and keep what came of it."""
         try:
             self.answers[number] = await self._resolve(number)
         except CompileError as exc:
@@ -61,6 +63,7 @@ class Workers:
         return answer
 
     async def members(self, count: int) -> None:
+        """Wait until so many want it."""
         await until(lambda: self.flights.statistics().members == count)
 
 
@@ -231,7 +234,7 @@ def test_a_member_whose_loop_has_ended_is_passed_over(flights: Flights[str]):
 
 
 def test_loops_in_many_threads_share_one_flight(flights: Flights[str]):
-    """asyncio and trio loops of one process: one leads, all get its answer, again and again."""
+    """Loops of asyncio and trio in one process: one leads, all get its answer, again and again."""
     rounds, threads = 30, 6
     barrier = threading.Barrier(threads)
     led: list[int] = []
@@ -322,12 +325,6 @@ async def test_a_membership_shows_its_state(flights: Flights[str]):
         leader.finish("answer")
         assert repr(leader) == "<Membership over others=0>"
         assert "flights=0" in repr(flights)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Let others run until something is so. The test's own time limit is the deadline."""
-    while not condition():
-        await anyio.sleep(0.001)
 
 
 def run_in_threads(count: int, function: Callable[[int], None]) -> None:

@@ -17,7 +17,18 @@ import pytest
 
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.lock import Busy, Lease, LeaseTable, Unavailable
+from ajit._cache.slot import Slot
 from tests.cache.artifacts import a_key
+from tests.cache.helpers import (
+    fill,
+    in_a_forked_child,
+    in_thread,
+    is_locked_for_others,
+    is_waited_for,
+    lock_file,
+    poll,
+    until,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,21 +36,6 @@ if TYPE_CHECKING:
 KEY = a_key()
 
 pytestmark = pytest.mark.anyio
-
-
-def lock_file(path: Path, key: str = KEY) -> Path:
-    return path / "locks" / key[:2] / f"{key}.lock"
-
-
-def is_locked_for_others(path: Path, key: str = KEY) -> bool:
-    """Ask a fresh process, which is the only way to see a POSIX lock of this one."""
-    code = (
-        "import fcntl, sys\n"
-        "try: fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
-        "except OSError: sys.exit(1)"
-    )
-    command = [sys.executable, "-I", "-S", "-c", code, str(lock_file(path, key))]
-    return subprocess.run(command, check=False).returncode == 1
 
 
 def test_processes_exclude_each_other(table: LeaseTable, start_peer):
@@ -117,7 +113,7 @@ async def test_a_waiter_gets_the_lease_of_a_killed_holder(table: LeaseTable, sta
     peer = await in_thread(start_peer)
     await in_thread(peer.ask, "acquire", KEY)
     with table.wait(KEY, "nvrtc") as waiting:
-        await until(lambda: is_waited_for())
+        await until(is_waited_for)
         peer.kill()
         lease = await waiting.wait()
 
@@ -336,7 +332,7 @@ def test_two_loops_in_two_threads_exclude_each_other(table: LeaseTable, path: Pa
                 lease = await waiting.wait()
             inside.append(name)
             most.append(len(inside))
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             inside.remove(name)
             lease.release()
 
@@ -385,7 +381,7 @@ def test_two_processes_that_wait_for_each_other_are_no_deadlock(start_peer, path
     a.hear("queued")
     poll(lambda: is_waited_for(a.pid))
     b.tell("wait", one)
-    b.hear("queued")
+    poll(lambda: b.ask("polls")["count"] == 1)
 
     a.ask("release", one)
     won_b = b.hear("wait")
@@ -393,10 +389,10 @@ def test_two_processes_that_wait_for_each_other_are_no_deadlock(start_peer, path
     won_a = a.hear("wait")
 
     assert (won_a["outcome"], won_b["outcome"]) == ("Lease", "Lease")
-    assert (won_a["polls"], won_b["polls"]) == (0, 1)
+    assert a.ask("polls")["count"] == 0
 
 
-def test_an_abandoned_poll_ends(table: LeaseTable, start_peer):
+def test_an_abandoned_poll_ends(table: LeaseTable, start_peer, monkeypatch):
     """After EDEADLK the thread lives for its waiters, and ends with the last of them."""
     one, two = a_key("one"), a_key("two")
     peer = start_peer()
@@ -406,11 +402,14 @@ def test_an_abandoned_poll_ends(table: LeaseTable, start_peer):
     peer.hear("queued")
     poll(lambda: is_waited_for(peer.pid))
 
-    async def wait_a_little() -> None:
-        with table.wait(one, "nvrtc") as waiting, anyio.move_on_after(0.05):
-            await waiting.wait()
+    polling, real = threading.Event(), Slot._poll
+    monkeypatch.setattr(Slot, "_poll", lambda slot: polling.set() or real(slot))
 
-    anyio.run(wait_a_little)
+    async def wait_until_it_polls() -> None:
+        with table.wait(one, "nvrtc"):
+            await until(polling.is_set)
+
+    anyio.run(wait_until_it_polls)
 
     poll(lambda: table.statistics().helpers == 0)
     assert table.read_holder(one).pid == peer.pid
@@ -449,7 +448,8 @@ def test_a_child_process_inherits_no_lock_file(table: LeaseTable, path: Path):
         code = (
             "import os\n"
             "for fd in range(3, 1024):\n"
-            "    if os.path.exists(f'/proc/self/fd/{fd}'): print(os.readlink(f'/proc/self/fd/{fd}'))"
+            "    link = f'/proc/self/fd/{fd}'\n"
+            "    if os.path.exists(link): print(os.readlink(link))"
         )
         command = [sys.executable, "-I", "-S", "-c", code]
         done = subprocess.run(command, check=True, capture_output=True, text=True, close_fds=False)
@@ -547,13 +547,14 @@ def test_long_and_odd_names_fit_the_record(table: LeaseTable, start_peer):
 
 
 def test_a_process_ends_while_its_thread_waits_for_a_lock(table: LeaseTable, path: Path):
-    """Helper threads are daemons: a script that ends with a wait under way ends at once, cleanly."""
+    """Helper threads are daemons: a script that ends while one waits ends at once, cleanly."""
     code = (
         "import anyio, os, sys\n"
         "from ajit._cache.directory import open_cache_directory\n"
         "from ajit._cache.lock import LeaseTable\n"
         "def blocked():\n"
-        "    return any(f' {os.getpid()} ' in lock for lock in open('/proc/locks') if '->' in lock)\n"
+        "    locks = [lock.split() for lock in open('/proc/locks')]\n"
+        "    return any('->' in lock and str(os.getpid()) in lock for lock in locks)\n"
         "async def main():\n"
         "    LeaseTable(open_cache_directory(sys.argv[1])).wait(sys.argv[2], 'nvrtc')\n"
         "    while not blocked(): await anyio.sleep(0.001)\n"
@@ -576,7 +577,7 @@ def test_a_hand_over_takes_milliseconds_at_most(table: LeaseTable, start_peer, p
         peer.tell("wait", KEY)
         peer.hear("queued")
         poll(lambda: is_waited_for(peer.pid))
-        begun = clock()
+        begun = time.monotonic()
         lease.release()
         seconds.append(peer.hear("wait")["won"] - begun)
         peer.ask("release", KEY)
@@ -584,45 +585,3 @@ def test_a_hand_over_takes_milliseconds_at_most(table: LeaseTable, start_peer, p
     # The budget is 2 ms; on a loaded machine of two cores a median may well be above it. Polling
     # at 50 ms, which this is to keep out, would be at 25 ms.
     assert statistics.median(seconds) < 0.02
-
-
-def is_waited_for(pid: int | None = None) -> bool:
-    """Whether a process, by default this one, is blocked in a POSIX lock, as the kernel sees it."""
-    wanted = str(pid or os.getpid())
-    with open("/proc/locks") as locks:
-        # "7: -> POSIX  ADVISORY  WRITE 1234 ..."
-        return any(line.split()[1] == "->" and wanted in line.split() for line in locks)
-
-
-async def in_thread(function, *args):
-    """Run what does I/O where it may block."""
-    return await anyio.to_thread.run_sync(function, *args)
-
-
-async def until(condition) -> None:
-    while not condition():
-        await anyio.sleep(0.001)
-
-
-def poll(condition):
-    while not (found := condition()):
-        time.sleep(0.001)
-    return found
-
-
-def clock() -> float:
-    return time.monotonic()
-
-
-def fill(place: Path) -> None:
-    with pytest.raises(OSError, match="No space"), (place / "filler").open("wb") as filler:
-        while True:
-            filler.write(bytes(4096))
-            filler.flush()
-
-
-def in_a_forked_child(function) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0 if function() else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 from ajit._cache.directory import CacheDirectory, open_cache_directory
 from ajit._cache.probe import LockProbe, locks_work
 

@@ -15,19 +15,14 @@ from ajit._cache.directory import open_cache_directory
 from ajit._cache.disk import DiskStore, Failed, Found, Lost, Published, Rejected
 from ajit._cache.process import this_process
 from tests.cache.artifacts import a_key, an_artifact
+from tests.cache.helpers import entry_file, open_descriptors, temporaries
 
 KEY = a_key()
 
 
-def entry_file(store: DiskStore, key: str = KEY) -> Path:
-    return Path(store.directory.path) / "entries" / key[:2] / f"{key}.ajit"
-
-
-def temporaries(store: DiskStore) -> list[str]:
-    return os.listdir(Path(store.directory.path) / "tmp")
-
-
 def failing(code: int):
+    """A call that fails."""
+
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -41,7 +36,7 @@ def test_what_was_published_is_found(store: DiskStore):
     published = store.publish(artifact)
     lookup = DiskStore(open_cache_directory(store.directory.path)).read(KEY)
 
-    size_bytes = entry_file(store).stat().st_size
+    size_bytes = entry_file(store, KEY).stat().st_size
     assert published == Published("link", size_bytes)
     assert lookup == Found(artifact, size_bytes)
     assert temporaries(store) == []
@@ -50,11 +45,11 @@ def test_what_was_published_is_found(store: DiskStore):
 def test_the_second_to_publish_loses_and_changes_nothing(store: DiskStore):
     """Publishing is create-only: the first entry stays as it is."""
     store.publish(an_artifact(KEY, b"first"))
-    before = entry_file(store).stat()
+    before = entry_file(store, KEY).stat()
 
     result = store.publish(an_artifact(KEY, b"second"))
 
-    after = entry_file(store).stat()
+    after = entry_file(store, KEY).stat()
     assert result == Lost()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert store.read(KEY).artifact.data == b"first"
@@ -64,8 +59,8 @@ def test_the_second_to_publish_loses_and_changes_nothing(store: DiskStore):
 def test_a_rejected_entry_is_replaced_when_asked_for(store: DiskStore):
     """Only with ``replace`` is a broken entry replaced, and who has it open keeps reading it."""
     store.publish(an_artifact(KEY))
-    entry_file(store).write_bytes(b"broken")
-    with entry_file(store).open("rb") as reader:
+    entry_file(store, KEY).write_bytes(b"broken")
+    with entry_file(store, KEY).open("rb") as reader:
         assert store.publish(an_artifact(KEY)) == Lost()
         assert isinstance(store.read(KEY), Rejected)
 
@@ -90,7 +85,7 @@ def test_bytes_are_synced_before_the_name_and_the_name_after(store: DiskStore, m
         def call(*args: object, **kwargs: object) -> object:
             kind = "file"
             if name == "fsync":
-                kind = "directory" if os.path.isdir(f"/proc/self/fd/{args[0]}") else "file"
+                kind = "directory" if Path(f"/proc/self/fd/{args[0]}").is_dir() else "file"
             steps.append((name, kind))
             return real(*args, **kwargs)
 
@@ -118,16 +113,16 @@ def test_short_writes_are_continued(store: DiskStore, monkeypatch):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_a_failure_leaves_nothing_behind(store: DiskStore, monkeypatch, call: str, code: int):
     """Whichever step fails: a reason is returned, no entry, no temporary file, no descriptor."""
-    descriptors = os.listdir("/proc/self/fd")
+    descriptors = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(code))
         result = store.publish(an_artifact(KEY))
 
     assert isinstance(result, Failed)
     assert os.strerror(code) in result.reason
-    assert not entry_file(store).exists()
+    assert not entry_file(store, KEY).exists()
     assert temporaries(store) == []
-    assert os.listdir("/proc/self/fd") == descriptors
+    assert open_descriptors() == descriptors
 
 
 def test_a_full_disk_fails_and_leaves_nothing_behind(small_disk: Path):
@@ -155,7 +150,7 @@ def test_a_file_size_limit_fails_and_leaves_nothing_behind(start_peer, store: Di
 
     assert (answer["outcome"], "too large" in answer["reason"]) == ("Failed", True)
     assert temporaries(store) == []
-    assert not entry_file(store).exists()
+    assert not entry_file(store, KEY).exists()
 
 
 def test_without_hard_links_a_rename_that_replaces_nothing_is_used(store: DiskStore, monkeypatch):

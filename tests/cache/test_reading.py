@@ -12,19 +12,16 @@ import pytest
 from ajit._cache import fs
 from ajit._cache.disk import DiskStatistics, DiskStore, Found, Missing, Rejected
 from tests.cache.artifacts import a_key, an_artifact
+from tests.cache.helpers import entry_file, open_descriptors
 
 KEY = a_key()
-
-
-def entry_file(store: DiskStore, key: str = KEY) -> Path:
-    return Path(store.directory.path) / "entries" / key[:2] / f"{key}.ajit"
 
 
 @pytest.fixture
 def entry(store: DiskStore) -> Path:
     """A good entry of `KEY`."""
     store.publish(an_artifact(KEY))
-    return entry_file(store)
+    return entry_file(store, KEY)
 
 
 def test_an_entry_truncated_at_any_length_is_rejected(store: DiskStore, entry: Path):
@@ -42,7 +39,7 @@ def test_an_entry_truncated_at_any_length_is_rejected(store: DiskStore, entry: P
 def test_an_entry_with_one_bit_flipped_is_rejected(store: DiskStore, entry: Path):
     """Each byte of it, with one bit of eight in turn, and a sample of the others."""
     whole = entry.read_bytes()
-    sample = random.Random(7)
+    sample = random.Random(7)  # noqa: S311  # a fixed sample
     flips = [(index, index % 8) for index in range(len(whole))]
     flips += [(sample.randrange(len(whole)), sample.randrange(8)) for _ in range(500)]
     for index, bit in flips:
@@ -164,7 +161,7 @@ def test_a_stale_handle_is_looked_up_again(store: DiskStore, entry: Path, monkey
 
 def test_a_reader_leaves_no_descriptor_open(store: DiskStore, entry: Path):
     """Found, missing, rejected and odd: the number of descriptors stays the same."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
 
     store.read(KEY)
     store.read(a_key("missing"))
@@ -174,7 +171,7 @@ def test_a_reader_leaves_no_descriptor_open(store: DiskStore, entry: Path):
     os.mkfifo(entry)
     store.read(KEY)
 
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(open_descriptors()) == before
 
 
 def test_the_cache_can_be_listed_verified_and_emptied(store: DiskStore):

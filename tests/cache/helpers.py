@@ -1,0 +1,100 @@
+"""Where things lie, who waits for what, and how to wait for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+from tests.cache.artifacts import a_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._cache.disk import DiskStore
+
+T = TypeVar("T")
+
+
+def entry_file(store: DiskStore, key: str) -> Path:
+    """The file of an entry."""
+    return Path(store.directory.path) / "entries" / key[:2] / f"{key}.ajit"
+
+
+def lock_file(path: Path, key: str = a_key()) -> Path:
+    """The lock file of a key."""
+    return path / "locks" / key[:2] / f"{key}.lock"
+
+
+def temporaries(store: DiskStore) -> list[Path]:
+    """What lies in ``tmp``."""
+    return list((Path(store.directory.path) / "tmp").iterdir())
+
+
+def open_descriptors() -> list[str]:
+    """Descriptors of this process; one of them reads the list."""
+    return sorted(fd.name for fd in Path("/proc/self/fd").iterdir())
+
+
+def is_locked_for_others(path: Path, key: str = a_key()) -> bool:
+    """Ask a fresh process, which is the only way to see a POSIX lock of this one."""
+    code = (
+        "import fcntl, sys\n"
+        "try: fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+        "except OSError: sys.exit(1)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code, str(lock_file(path, key))]
+    return subprocess.run(command, check=False).returncode == 1
+
+
+def is_waited_for(pid: int | None = None) -> bool:
+    """Whether a process, by default this one, is blocked in a POSIX lock, as the kernel sees it."""
+    wanted = str(pid or os.getpid())
+    # A waiter's line has an arrow in place of the lock's kind, and its process id further on.
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return any(lock[1] == "->" and wanted in lock for lock in locks)
+
+
+async def in_thread(function: Callable[..., T], *args: object) -> T:
+    """Run what does I/O where it may block."""
+    return await anyio.to_thread.run_sync(function, *args)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let others run until something is so. The test's own time limit is the deadline."""
+    while not condition():  # noqa: ASYNC110  # the kernel and other threads set no event
+        await anyio.sleep(0.001)
+
+
+def poll(condition: Callable[[], T]) -> T:
+    """Return what a condition gives as soon as it is true, like `until`."""
+    while not (found := condition()):
+        time.sleep(0.001)
+    return found
+
+
+def fill(place: Path) -> None:
+    """Write to a file system until it is full."""
+    with (place / "filler").open("wb", buffering=0) as filler:
+        try:
+            while filler.write(bytes(4096)):
+                pass
+        except OSError as exc:
+            assert exc.errno == errno.ENOSPC  # noqa: PT017  # it fails at an unknown write
+
+
+def in_a_forked_child(function: Callable[[], bool]) -> bool:
+    """Whether a function returned true in a forked child."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if function() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
