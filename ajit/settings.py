@@ -9,9 +9,11 @@ silently ignored costs days.
 from __future__ import annotations
 
 import difflib
+import math
 import os
+import re
 import warnings
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,8 @@ __all__ = ["Settings", "available_cpus"]
 
 MiB = 1024 * 1024
 
+_CUDA_DEVICE = re.compile(r"cuda:[0-9]{1,4}")
+
 
 def available_cpus() -> int:
     """CPUs that this process may run on."""
@@ -31,10 +35,34 @@ def available_cpus() -> int:
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """``$XDG_CACHE_HOME/ajit``, else ``~/.cache/ajit``."""
-    base = environ.get("XDG_CACHE_HOME")
-    home = environ.get("HOME") or "~"
-    return (Path(base) if base else Path(home) / ".cache").expanduser() / "ajit"
+    """``$XDG_CACHE_HOME/ajit``, else ``~/.cache/ajit``.
+
+    Raises:
+        SettingsError: This user has no home directory, as happens in containers.
+    """
+    base = environ.get("XDG_CACHE_HOME", "")
+    if not Path(base).is_absolute():  # the XDG specification: a relative path is to be ignored
+        base = os.path.join(environ.get("HOME") or "~", ".cache")  # noqa: PTH118  # ~ stays
+    try:
+        return _directory(base) / "ajit"
+    except ValueError:
+        raise SettingsError(
+            name="cache_dir",
+            value=None,
+            origin="default",
+            expected="a directory: this user has no home, so set AJIT_CACHE_DIR",
+        ) from None
+
+
+def _directory(path: Any) -> Path:
+    """An absolute path: a server that changes its directory keeps its cache."""
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(path)
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as exc:  # no such home; the working directory was removed
+        raise ValueError(path) from exc
 
 
 def _about(doc: str, check: str, parse: Callable[[str], Any] = str) -> dict[str, Any]:
@@ -58,7 +86,9 @@ class Settings:
     cache_dir: Path = field(
         default=Path(),
         metadata=_about(
-            "directory of the kernel cache; may be shared by processes and nodes", "a path", Path
+            "directory of the kernel cache; may be shared by processes and nodes",
+            "a path",
+            _directory,
         ),
     )
     allow_unsafe_cache: bool = field(
@@ -149,21 +179,15 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         _warn_unknown(environ)
-        values: dict[str, Any] = {"cache_dir": default_cache_dir(environ)}
-        origins = dict.fromkeys(setting_names(), "default")
-        for name, variable in ((name, f"AJIT_{name.upper()}") for name in setting_names()):
-            if environ.get(variable):
-                values[name], origins[name] = _parsed(name, environ[variable], variable), variable
         for name, value in arguments.items():
-            if name not in origins:
-                raise SettingsError(
-                    name=name, value=value, origin="argument", expected=_nearest(name)
-                )
-            if value is not None:
-                values[name], origins[name] = value, "argument"
-        values["cache_dir"] = Path(values["cache_dir"]).expanduser().absolute()
-        if not values.get("compile_slots"):
-            values["compile_slots"] = available_cpus()
+            if name not in setting_names():
+                expected = _nearest(name)
+                raise SettingsError(name=name, value=value, origin="argument", expected=expected)
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for name in setting_names():
+            values[name], origins[name] = _value(name, arguments.get(name), environ)
+        values["compile_slots"] = values["compile_slots"] or available_cpus()
         settings = cls(**values, origins=origins)
         _validate(settings)
         return settings
@@ -179,27 +203,49 @@ def describe(name: str) -> str:
     return str(Settings.__dataclass_fields__[name].metadata["doc"])
 
 
-def _parsed(name: str, text: str, variable: str) -> Any:
-    metadata = Settings.__dataclass_fields__[name].metadata
+def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, str]:
+    """Return the value of a setting and its origin. What does not count is not even parsed."""
+    setting = Settings.__dataclass_fields__[name]
+    variable = f"AJIT_{name.upper()}"
+    text = environ.get(variable)
     try:
-        return metadata["parse"](text)
-    except ValueError:
+        if argument is not None:
+            return _taken(argument, setting), "argument"
+        if text:
+            return setting.metadata["parse"](text), variable
+    except (ValueError, TypeError):
+        given, origin = (text, variable) if argument is None else (argument, "argument")
         raise SettingsError(
-            name=name, value=text, origin=variable, expected=metadata["check"]
+            name=name, value=given, origin=origin, expected=setting.metadata["check"]
         ) from None
+    return (default_cache_dir(environ) if name == "cache_dir" else setting.default), "default"
+
+
+def _taken(argument: Any, setting: Field[Any]) -> Any:
+    """An argument has its setting's type: the text "0" must not pass for true."""
+    kind = type(setting.default)
+    if setting.name == "cache_dir":
+        return _directory(argument)
+    if kind is str and isinstance(argument, os.PathLike):
+        argument = os.fspath(argument)
+    if kind is float and isinstance(argument, int) and not isinstance(argument, bool):
+        argument = float(argument)
+    if not isinstance(argument, kind) or isinstance(argument, bool) is not (kind is bool):
+        raise TypeError(argument)
+    return argument
 
 
 def _validate(settings: Settings) -> None:
     rules: dict[str, Callable[[Any], bool]] = {
         "device": _is_device,
         "compile_slots": lambda n: n >= 1,
-        "compile_timeout_seconds": lambda s: s > 0,
+        "compile_timeout_seconds": lambda s: 0 < s < math.inf,
         "compile_output_limit_bytes": lambda n: n >= 1,
         "compiler_niceness": lambda n: 0 <= n <= 19,
         "worker_max_jobs": lambda n: n >= 1,
         "worker_max_bytes": lambda n: n >= 1,
-        "patience_seconds": lambda s: s > 0,
-        "ticket_deadline_seconds": lambda s: s > 0,
+        "patience_seconds": lambda s: 0 < s < math.inf,
+        "ticket_deadline_seconds": lambda s: 0 < s < math.inf,
         "spin_seconds": lambda s: 0 <= s <= 1,
         "ring_capacity": lambda n: n >= 2 and n & (n - 1) == 0,
         "pinned_pool_bytes": lambda n: n >= 1,
@@ -216,21 +262,25 @@ def _validate(settings: Settings) -> None:
 def _is_device(value: object) -> bool:
     if value in ("cuda", "cpu", "auto", "none"):
         return True
-    return isinstance(value, str) and value.startswith("cuda:") and value[5:].isdigit()
+    return isinstance(value, str) and _CUDA_DEVICE.fullmatch(value) is not None
 
 
 def _warn_unknown(environ: Mapping[str, str]) -> None:
-    known = {f"AJIT_{name.upper()}" for name in setting_names()}
+    known = {f"AJIT_{name.upper()}" for name in setting_names()} | _OTHER_VARIABLES
     for variable in environ:
-        if variable.startswith("AJIT_") and variable not in known | _OTHER_VARIABLES:
-            near = difflib.get_close_matches(variable, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+        if variable.startswith("AJIT_") and variable not in known:
+            near = _close_names(variable.removeprefix("AJIT_").lower())
+            hint = f"; did you mean AJIT_{near[0].upper()}?" if near else ""
             warnings.warn(f"unknown variable {variable}{hint}", AjitWarning, stacklevel=3)
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, setting_names(), 1)
+    near = _close_names(name)
     return f"a setting's name; did you mean {near[0]}?" if near else "a setting's name"
+
+
+def _close_names(name: str) -> list[str]:
+    return difflib.get_close_matches(name, setting_names(), 1)
 
 
 _OTHER_VARIABLES = frozenset({"AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES"})

@@ -1,0 +1,307 @@
+"""Settings come from the argument, else the variable, else the default, and say from where."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from ajit.errors import AjitWarning, SettingsError
+from ajit.settings import Settings, available_cpus, describe, setting_names
+
+PROJECT = Path(__file__).parents[2]
+
+# One value for each setting that is not its default: as text, and as what it becomes.
+OTHER_VALUES = {
+    "cache_dir": ("/srv/cache", Path("/srv/cache")),
+    "allow_unsafe_cache": ("1", True),
+    "device": ("cuda:3", "cuda:3"),
+    "compile_slots": ("3", 3),
+    "compile_timeout_seconds": ("2.5", 2.5),
+    "compile_output_limit_bytes": ("1024", 1024),
+    "compiler_niceness": ("0", 0),
+    "nvcc": ("/opt/nvcc", "/opt/nvcc"),
+    "host_compiler": ("/opt/c++", "/opt/c++"),
+    "worker_max_jobs": ("7", 7),
+    "worker_max_bytes": ("4096", 4096),
+    "patience_seconds": ("0.5", 0.5),
+    "ticket_deadline_seconds": ("5", 5.0),
+    "spin_seconds": ("0", 0.0),
+    "ring_capacity": ("64", 64),
+    "pinned_pool_bytes": ("65536", 65536),
+}
+
+
+def test_every_setting_is_tested():
+    """A setting that is added has to be added above."""
+    assert set(setting_names()) == OTHER_VALUES.keys()
+
+
+def test_defaults():
+    """Without argument and variable; each origin says so."""
+    settings = Settings.load({"HOME": "/home/ann"})
+
+    assert settings.cache_dir == Path("/home/ann/.cache/ajit")
+    assert settings.device == "cuda"
+    assert not settings.allow_unsafe_cache
+    assert settings.compile_timeout_seconds == 1800
+    assert settings.patience_seconds == 10
+    assert settings.origins == dict.fromkeys(setting_names(), "default")
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_variable_comes_before_the_default(name):
+    """`AJIT_` and the name in capitals."""
+    text, expected = OTHER_VALUES[name]
+    settings = Settings.load({"HOME": "/home/ann", f"AJIT_{name.upper()}": text})
+
+    assert getattr(settings, name) == expected
+    assert type(getattr(settings, name)) is type(getattr(Settings.load({}), name))
+    assert settings.origins[name] == f"AJIT_{name.upper()}"
+    assert [other for other, origin in settings.origins.items() if origin != "default"] == [name]
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_argument_comes_before_the_variable(name):
+    """What the program says counts, also beside a variable that could not be used."""
+    _, expected = OTHER_VALUES[name]
+    settings = Settings.load({f"AJIT_{name.upper()}": "nonsense"}, **{name: expected})
+
+    assert getattr(settings, name) == expected
+    assert settings.origins[name] == "argument"
+
+
+def test_none_is_no_argument():
+    """A command line passes what was not given as None."""
+    settings = Settings.load({"AJIT_DEVICE": "cpu"}, device=None)
+
+    assert (settings.device, settings.origins["device"]) == ("cpu", "AJIT_DEVICE")
+
+
+def test_empty_variable_is_not_given():
+    """`AJIT_DEVICE= server` is how a shell takes a variable away."""
+    settings = Settings.load({"AJIT_DEVICE": "", "AJIT_COMPILE_SLOTS": ""})
+
+    assert (settings.device, settings.origins["device"]) == ("cuda", "default")
+
+
+def test_environment_of_the_process_is_the_default(monkeypatch):
+    """Read when asked, not when ajit was imported."""
+    monkeypatch.setenv("AJIT_PATIENCE_SECONDS", "3")
+
+    assert Settings.load().patience_seconds == 3
+
+
+# --- unknown names ---
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("AJIT_CACHEDIR", "; did you mean AJIT_CACHE_DIR?"),
+        ("AJIT_COMPILE_SLOT", "; did you mean AJIT_COMPILE_SLOTS?"),
+        ("AJIT_DEVCIE", "; did you mean AJIT_DEVICE?"),
+        ("AJIT_XYZZY", ""),
+        ("AJIT_", ""),
+    ],
+)
+def test_unknown_variable_warns_with_the_nearest_name(variable, hint):
+    """A misspelt setting is not silently ignored; the warning points to the caller."""
+    with pytest.warns(AjitWarning) as caught:
+        Settings.load({variable: "1"})
+
+    assert [str(warning.message) for warning in caught] == [f"unknown variable {variable}{hint}"]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["AJIT_DEVICE", "AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES", "ajit_x", "AJITX_Y"],
+)
+def test_other_variables_do_not_warn(variable):
+    """Known ones, those of the CPU driver, and everybody else's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Settings.load({variable: "cpu"})
+
+
+def test_unknown_argument_is_an_error_with_the_nearest_name():
+    """In a program it is a mistake, not a leftover."""
+    with pytest.raises(SettingsError, match=r"cachedir.*did you mean cache_dir\?") as caught:
+        Settings.load({}, cachedir="/srv")
+
+    assert (caught.value.name, caught.value.origin) == ("cachedir", "argument")
+    with pytest.raises(SettingsError, match="origins"):
+        Settings.load({}, origins={})
+
+
+# --- values that cannot be ---
+
+BAD_TEXTS = {
+    "allow_unsafe_cache": ["2", "maybe", "on!"],
+    "device": ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "CPU", "cpu:0"],
+    "compile_slots": ["-1", "1.5", "two", "nan"],
+    "compile_timeout_seconds": ["0", "-1", "nan", "inf", "1m"],
+    "compile_output_limit_bytes": ["0", "-1", "1e6", "1G"],
+    "compiler_niceness": ["-1", "20", "low"],
+    "worker_max_jobs": ["0"],
+    "worker_max_bytes": ["0"],
+    "patience_seconds": ["0", "nan", "-inf", "inf"],
+    "ticket_deadline_seconds": ["0", "nan"],
+    "spin_seconds": ["-0.1", "1.1", "nan"],
+    "ring_capacity": ["0", "1", "3", "1000", "-4096"],
+    "pinned_pool_bytes": ["0"],
+    "cache_dir": ["a\0b", "~no-such-user-here/cache"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(name, text) for name, texts in BAD_TEXTS.items() for text in texts]
+)
+def test_variable_that_cannot_be_used(name, text):
+    """The error has name, value, where it came from and what it should be."""
+    variable = f"AJIT_{name.upper()}"
+    with pytest.raises(SettingsError, match="expected") as caught:
+        Settings.load({variable: text})
+
+    assert (caught.value.name, caught.value.origin) == (name, variable)
+    assert str(caught.value.value) in (text, str(float("nan")), str(Path(text)), f"{text}.0")
+    assert caught.value.expected
+
+
+BAD_ARGUMENTS = [
+    ("compile_slots", "4"), ("compile_slots", 2.0), ("compile_slots", True), ("compile_slots", -1),
+    ("allow_unsafe_cache", "0"), ("allow_unsafe_cache", 1), ("allow_unsafe_cache", "no"),
+    ("compile_timeout_seconds", "10"), ("compile_timeout_seconds", True),
+    ("patience_seconds", float("nan")), ("patience_seconds", float("inf")),
+    ("ring_capacity", 4096.0), ("spin_seconds", None.__class__), ("device", 0), ("device", b"cpu"),
+    ("cache_dir", ""), ("cache_dir", 3), ("cache_dir", b"/srv"), ("cache_dir", "a\0b"),
+    ("cache_dir", "~no-such-user-here"), ("nvcc", 3), ("host_compiler", ["g++"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_ARGUMENTS, ids=repr)
+def test_argument_that_cannot_be_used(name, value):
+    """An argument has its setting's type: no text passes for a number, or for true."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({}, **{name: value})
+
+    assert (caught.value.name, caught.value.origin) == (name, "argument")
+
+
+@pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes"])
+def test_ways_to_say_yes(text):
+    """As one writes it in a shell."""
+    assert Settings.load({"AJIT_ALLOW_UNSAFE_CACHE": text}).allow_unsafe_cache
+
+
+@pytest.mark.parametrize("text", ["0", "false", "No"])
+def test_ways_to_say_no(text):
+    """The text "0" is not true."""
+    assert not Settings.load({"AJIT_ALLOW_UNSAFE_CACHE": text}).allow_unsafe_cache
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:15", "cpu", "auto", "none"])
+def test_devices(device):
+    """Every device that can be asked for."""
+    assert Settings.load({}, device=device).device == device
+
+
+def test_whole_seconds_are_seconds():
+    """`patience_seconds=5` is a float as the field says."""
+    assert type(Settings.load({}, patience_seconds=5).patience_seconds) is float
+
+
+def test_compilers_may_be_paths():
+    """`nvcc=Path(...)` is what a program has at hand."""
+    assert Settings.load({}, nvcc=Path("/opt/nvcc")).nvcc == "/opt/nvcc"
+
+
+# --- compile slots ---
+
+
+@pytest.mark.parametrize("given", [{}, {"compile_slots": 0}])
+def test_compile_slots_are_the_cpus_of_this_process(given):
+    """Those that it may run on, not those of the machine: a container has fewer."""
+    assert Settings.load({}, **given).compile_slots == len(os.sched_getaffinity(0))
+
+
+def test_compile_slots_follow_the_affinity():
+    """`taskset` counts."""
+    program = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from ajit.settings import Settings; print(Settings.load({}).compile_slots)"
+    )
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(PROJECT)}, timeout=60
+    )
+
+    assert printed.strip() == b"1"
+    assert available_cpus() >= 1
+
+
+# --- the cache directory ---
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"HOME": "/home/ann"}, "/home/ann/.cache/ajit"),
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": "/var/cache/ann"}, "/var/cache/ann/ajit"),
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": ""}, "/home/ann/.cache/ajit"),
+        # The XDG base directory specification: a relative path is to be ignored.
+        ({"HOME": "/home/ann", "XDG_CACHE_HOME": "cache"}, "/home/ann/.cache/ajit"),
+        ({"HOME": "/home/ann", "AJIT_CACHE_DIR": "/srv/x"}, "/srv/x"),
+    ],
+)
+def test_cache_directory(environ, expected):
+    """Where the desktop's specification says, unless told otherwise."""
+    assert Settings.load(environ).cache_dir == Path(expected)
+
+
+def test_cache_directory_is_absolute(monkeypatch, tmp_path):
+    """A server that changes its directory keeps its cache; `~` is the home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ann")
+
+    assert Settings.load({}, cache_dir="cache").cache_dir == tmp_path / "cache"
+    assert Settings.load({}, cache_dir="~/cache").cache_dir == Path("/home/ann/cache")
+    assert not (tmp_path / "cache").exists(), "nothing is made"
+
+
+def test_without_a_home_the_cache_directory_has_to_be_told(monkeypatch):
+    """Containers run as users who are in no table: the error says what to set, and that works."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+
+    with pytest.raises(SettingsError, match=r"cache_dir.*AJIT_CACHE_DIR"):
+        Settings.load({})
+    assert Settings.load({"AJIT_CACHE_DIR": "/srv/x"}).cache_dir == Path("/srv/x")
+    assert Settings.load({}, cache_dir="/srv/x").cache_dir == Path("/srv/x")
+    assert Settings.load({"XDG_CACHE_HOME": "/var/x"}).cache_dir == Path("/var/x/ajit")
+
+
+# --- a value ---
+
+
+def test_settings_are_frozen_and_equal_by_value():
+    """Origins do not make settings different."""
+    one, other = Settings.load({}, device="cpu"), Settings.load({"AJIT_DEVICE": "cpu"})
+
+    assert one == other
+    assert hash(one) == hash(other)
+    with pytest.raises(FrozenInstanceError):
+        one.device = "cuda"
+
+
+@pytest.mark.parametrize("name", setting_names())
+def test_every_setting_says_what_it_is_for(name):
+    """`ajit config` prints one line for each."""
+    assert describe(name)
+    assert "\n" not in describe(name)
+    assert [item.metadata["check"] for item in fields(Settings) if item.name == name] != [""]
