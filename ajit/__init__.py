@@ -38,9 +38,14 @@ _HOMES = {
 }
 
 
+_MODULES = frozenset({"errors", "settings"})
+
+
 def __getattr__(name: str) -> object:
     if name.startswith("__"):
         raise AttributeError(f"module 'ajit' has no attribute {name!r}")
+    if name in _MODULES:
+        return importlib.import_module(f"ajit.{name}")
     errors = importlib.import_module("ajit.errors")
     if name in errors.__all__:
         value: object = getattr(errors, name)
@@ -54,4 +59,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     errors = importlib.import_module("ajit.errors")
-    return sorted({*globals(), *_HOMES, *errors.__all__})
+    return sorted({*globals(), *_HOMES, *_MODULES, *errors.__all__})

@@ -19,6 +19,7 @@ from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
 
 __all__ = ["LoopHandle", "Promise"]
 
@@ -78,7 +79,7 @@ class Promise(Generic[T]):
     It belongs to the loop that made it: only tasks of that loop may wait. Any number of tasks may.
     """
 
-    __slots__ = ("_error", "_event", "_lock", "_loop", "_settled", "_value")
+    __slots__ = ("_error", "_event", "_lock", "_loop", "_settled", "_traceback", "_value")
 
     def __init__(self) -> None:
         self._loop = LoopHandle.current()
@@ -87,6 +88,7 @@ class Promise(Generic[T]):
         self._settled = False
         self._value: T | None = None
         self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
 
     def resolve(self, value: T) -> bool:
         """Hand over a value. Any thread; False if it was settled before, or its loop has ended."""
@@ -105,7 +107,8 @@ class Promise(Generic[T]):
         """Wait for the value and return it, or raise the exception. Cancelling only leaves."""
         await self._event.wait()
         if self._error is not None:
-            raise self._error
+            # Each raise adds to the traceback of the one error: begin again where it came from.
+            raise self._error.with_traceback(self._traceback)
         return cast("T", self._value)
 
     def _settle(self, value: T | None, error: BaseException | None) -> bool:
@@ -113,4 +116,5 @@ class Promise(Generic[T]):
             if self._settled:
                 return False
             self._settled, self._value, self._error = True, value, error
+            self._traceback = error.__traceback__ if error is not None else None
         return self._loop.call_soon(self._event.set)
