@@ -171,7 +171,7 @@ class Emitter:
     __slots__ = ("_on_error", "_subscribers")
 
     def __init__(self, on_error: Callable[[Subscriber, Exception], None]) -> None:
-        self._subscribers: tuple[Subscriber, ...] = ()
+        self._subscribers: dict[object, Subscriber] = {}
         self._on_error = on_error
 
     @property
@@ -181,22 +181,21 @@ class Emitter:
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Add a subscriber; the function returned takes it out again."""
-        self._subscribers = (*self._subscribers, subscriber)
-        return lambda: self._unsubscribe(subscriber)
+        subscription = object()  # one function may subscribe twice, and leave once
+        self._subscribers[subscription] = subscriber
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(subscription, None)
+
+        return unsubscribe
 
     def emit(self, event: Event) -> None:
         """Hand an event to every subscriber, in order of subscription.
 
         A subscriber that raises is reported and does not disturb what it watches.
         """
-        for subscriber in self._subscribers:
+        for subscriber in tuple(self._subscribers.values()):  # they may leave meanwhile
             try:
                 subscriber(event)
             except Exception as exc:  # noqa: BLE001  # a broken log line must not fail a kernel
                 self._on_error(subscriber, exc)
-
-    def _unsubscribe(self, subscriber: Subscriber) -> None:
-        left = list(self._subscribers)
-        if subscriber in left:
-            left.remove(subscriber)
-        self._subscribers = tuple(left)
