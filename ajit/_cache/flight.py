@@ -17,6 +17,10 @@ waited longest; so a member that lives never waits for one that is gone::
 
 One lock guards everything, for a few instructions at a time, and never while anybody waits. There
 is no I/O in here. A forked child begins without flights.
+
+Leaving takes no lock that it would have to wait for: the garbage collector may run the end of an
+abandoned coroutine's ``with`` block anywhere, in the middle of `Flights.join` as well. So who
+leaves says so in a queue, and whoever has the lock looks there after giving it back.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ from __future__ import annotations
 import copy
 import os
 import threading
+from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -31,7 +37,7 @@ from ajit._bridge import Promise
 from ajit.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterator
     from types import TracebackType
 
 __all__ = ["FlightStatistics", "Flights", "Membership", "copy_of", "flights"]
@@ -72,7 +78,7 @@ class Flights(Generic[T]):
         """
         membership: Membership[T] = Membership(self)
         place = (cache, key)
-        with self._lock:
+        with self._locked():
             flight = self._table.get(place)
             if flight is None:
                 flight = self._table[place] = _Flight(place, membership)
@@ -83,7 +89,8 @@ class Flights(Generic[T]):
 
     def statistics(self) -> FlightStatistics:
         """Count flights and members."""
-        with self._lock:
+        self._sweep()
+        with self._locked():
             members = sum(1 + len(flight.followers) for flight in self._table.values())
             return FlightStatistics(flights=len(self._table), members=members)
 
@@ -93,23 +100,18 @@ class Flights(Generic[T]):
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._table: dict[tuple[Hashable, str], _Flight[T]] = {}
+        self._leaving: deque[Membership[T]] = deque()
 
     # --- for memberships --------------------------------------------------------------------------
 
     def leave(self, membership: Membership[T]) -> None:
-        with self._lock:
-            flight, membership.flight = membership.flight, None
-            if flight is None:
-                return
-            if flight.leader is not membership:
-                del flight.followers[membership]
-                return
-            self._next_leader(flight)
-        self._offer_lead(flight)
+        """Take a membership out of its flight, at once or when the lock is free."""
+        self._leaving.append(membership)
+        self._sweep()
 
     def land(self, membership: Membership[T]) -> list[Membership[T]]:
         """End the flight that a membership leads, and return the others."""
-        with self._lock:
+        with self._locked():
             flight = membership.flight
             if flight is None or flight.leader is not membership:
                 raise RuntimeError("only the leader of a flight can end it")
@@ -122,6 +124,41 @@ class Flights(Generic[T]):
                 follower.flight = None
         return followers
 
+    # --- inside -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Let those leave who want to, unless somebody has the lock, who does it afterwards."""
+        lock = self._lock
+        while self._leaving and lock.acquire(blocking=False):
+            try:
+                led = [
+                    self._remove_member(self._leaving.popleft()) for _ in range(len(self._leaving))
+                ]
+            finally:
+                lock.release()
+            for flight in led:
+                if flight is not None:
+                    self._offer_lead(flight)
+
+    def _remove_member(self, membership: Membership[T]) -> _Flight[T] | None:
+        """Take a member out. Return its flight if that has a new leader to be told."""
+        flight, membership.flight = membership.flight, None
+        if flight is None:
+            return None
+        if flight.leader is not membership:
+            del flight.followers[membership]
+            return None
+        self._next_leader(flight)
+        return flight
+
     def _next_leader(self, flight: _Flight[T]) -> None:
         """Make the first follower the leader, or end the flight. With the lock held."""
         flight.leader = next(iter(flight.followers), None)
@@ -133,7 +170,7 @@ class Flights(Generic[T]):
     def _offer_lead(self, flight: _Flight[T]) -> None:
         """Tell the new leader; pass over those whose event loop has ended."""
         while (leader := flight.leader) is not None and not leader.promise.resolve(None):
-            with self._lock:
+            with self._locked():
                 if flight.leader is leader:
                     leader.flight = None
                     self._next_leader(flight)

@@ -163,7 +163,7 @@ class LeaseWait:
         return outcome
 
     def abandon(self) -> None:
-        """Leave. A lease that was delivered, or is won later, is released. Never blocks.
+        """Leave. A lease that was delivered, or is won later, is released, in a thread.
 
         Does nothing after `wait` has returned: the lease is then the caller's.
         """
@@ -173,7 +173,10 @@ class LeaseWait:
             self._over = True
             outcome = self._outcome
         if isinstance(outcome, Lease):
-            lock_threads.run(outcome.release)
+            try:
+                lock_threads.run(outcome.release)
+            except RuntimeError:  # no more threads: a short block is better than a lost lease
+                outcome.release()
 
     def deliver(self, outcome: Lease | Unavailable) -> bool:
         """Hand the outcome over; false if nobody waits for it any more. Called by the slot."""

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Process", "Slot", "borrow_slot", "current_process"]
 
+Place = tuple[tuple[int, int], str]
+"""A lock file before it is opened: identity of the cache directory, and key."""
+
 POLL_SECONDS = (0.005, 0.020)
 """Between two tries after EDEADLK, at random, so that two processes do not keep step."""
 
@@ -57,18 +60,18 @@ class Process:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.slots: dict[tuple[tuple[int, int], str], Slot] = {}
+        self.slots: dict[Place, Slot] = {}
         self.forked_away = False
 
 
 class Slot:
     """One lock file, for as long as this process has something to do with it."""
 
-    def __init__(self, process: Process, directory: CacheDirectory, key: str) -> None:
+    def __init__(self, process: Process, directory: CacheDirectory, place: Place) -> None:
         self.process = process
         self.directory = directory
-        self.identity = directory.identity
-        self.key = key
+        self.place = place
+        self.key = key = place[1]
         self.io = threading.Lock()
         self.fd = -1
         self.owner: Lease | None = None
@@ -183,7 +186,7 @@ class Slot:
             self.helper = self.helper or (idle and any(wait.waiting for wait in self.queue))
             start = idle and self.helper
             if idle and not start and not self.borrowers:
-                self.process.slots.pop((self.identity, self.key), None)
+                self.process.slots.pop(self.place, None)
         if start:
             try:
                 lock_threads.run(self._help)
@@ -259,7 +262,7 @@ def borrow_slot(directory: CacheDirectory, key: str) -> Iterator[Slot]:
     with process.lock:
         slot = process.slots.get(place)
         if slot is None:
-            slot = process.slots[place] = Slot(process, directory, key)
+            slot = process.slots[place] = Slot(process, directory, place)
         slot.borrowers += 1
     try:
         yield slot

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -91,7 +92,10 @@ def fill(place: Path) -> None:
 
 def in_a_forked_child(function: Callable[[], bool]) -> bool:
     """Whether a function returned true in a forked child."""
-    pid = os.fork()
+    with warnings.catch_warnings():
+        # From Python 3.12 on, for the test process has threads; the child touches none of them.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid == 0:
         try:
             os._exit(0 if function() else 1)

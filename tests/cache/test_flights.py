@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import pytest
 
 from ajit._cache.flight import Flights, FlightStatistics, copy_of
 from ajit.errors import CompileError, RuntimeClosed, UnknownEntryPoint
-from tests.cache.helpers import until
+from tests.cache.helpers import in_a_forked_child, in_thread, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -290,16 +289,40 @@ def test_leaders_that_leave_in_many_threads_lose_nobody(flights: Flights[str]):
 
 async def test_a_forked_child_begins_without_flights(flights: Flights[str]):
     """The parent's flights are not the child's, and ending one there harms nobody."""
-    with flights.join(CACHE, KEY) as leader:
-        pid = os.fork()
-        if pid == 0:
-            begun = flights.statistics().flights
-            leader.leave()
-            os._exit(begun)
-        _, status = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
+    with flights.join(CACHE, KEY) as leader, flights.join(CACHE, KEY) as follower:
 
-        assert os.waitstatus_to_exitcode(status) == 0
+        def child() -> bool:
+            begun = flights.statistics().flights
+            follower.leave()
+            leader.leave()
+            return begun == 0
+
+        assert await in_thread(in_a_forked_child, child)
         assert leader.leading
+        assert leader.finish("answer") == 1
+        assert await follower.wait() == "answer"
+
+
+def test_an_abandoned_coroutine_may_be_collected_while_the_lock_is_held(flights: Flights[str]):
+    """A loop was closed without ending its tasks: what is left of them leaves wherever it ends."""
+
+    async def lead() -> None:
+        with flights.join(CACHE, KEY) as leader:
+            assert leader.leading
+            await anyio.sleep_forever()
+
+    async def lead_and_be_forgotten() -> object:
+        coroutine = lead()
+        coroutine.send(None)
+        return coroutine
+
+    coroutines = [anyio.run(lead_and_be_forgotten)]
+    with flights._locked():
+        # As the garbage collector would, in the thread that has the lock.
+        coroutines.clear()
+        assert len(flights._table) == 1
+
+    assert flights.statistics() == FlightStatistics(flights=0, members=0)
 
 
 def test_what_cannot_be_copied_is_shared():

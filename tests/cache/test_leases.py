@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import anyio
 import pytest
@@ -29,9 +29,6 @@ from tests.cache.helpers import (
     poll,
     until,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY = a_key()
 
@@ -229,19 +226,25 @@ async def test_waiters_of_one_process_share_a_thread(table: LeaseTable, start_pe
     assert table.statistics().helpers == 0
 
 
-async def test_others_see_busy_while_a_thread_waits(table: LeaseTable, start_peer):
-    """A second try of the process opens no second descriptor, and names the true holder."""
+async def test_others_see_busy_while_a_thread_waits(table, start_peer, monkeypatch):
+    """Meanwhile the process opens no second descriptor, and names the true holder."""
     peer = await in_thread(start_peer)
     await in_thread(peer.ask, "acquire", KEY)
-    with table.wait(KEY, "nvrtc"):
+    with table.wait(KEY, "nvrtc") as waiting:
         await until(is_waited_for)
-        busy = await in_thread(table.try_acquire, KEY, "nvrtc")
-        holder = await in_thread(table.read_holder, KEY)
-
+        opened, real = [], os.open
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", lambda *args, **kw: opened.append(args) or real(*args, **kw))
+            busy = await in_thread(table.try_acquire, KEY, "nvrtc")
+            holder = await in_thread(table.read_holder, KEY)
         assert isinstance(busy, Busy)
         assert busy.holder.pid == holder.pid == peer.pid
-    await in_thread(peer.ask, "release", KEY)
-    await until(lambda: not table.statistics().helpers)
+        assert [args for args in opened if "locks/" in str(args[0])] == []
+
+        await in_thread(peer.ask, "release", KEY)
+        lease = await waiting.wait()
+    await in_thread(lease.release)
+    assert (await in_thread(peer.ask, "acquire", KEY))["outcome"] == "Lease"
 
 
 async def test_an_abandoned_wait_releases_what_it_wins(table: LeaseTable, start_peer):
@@ -566,6 +569,26 @@ def test_a_process_ends_while_its_thread_waits_for_a_lock(table: LeaseTable, pat
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "blocked\n", "")
+
+
+def test_many_processes_loops_and_tasks_never_hold_together(table: LeaseTable, path: Path):
+    """Three processes, six loops, eighteen tasks, two keys: tried, awaited, abandoned at random."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.cache.stress_main", str(path), str(seed)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for seed in range(3)
+    ]
+    ended = [process.communicate(timeout=90) for process in processes]
+
+    assert [errors for _, errors in ended] == [""] * 3
+    assert all(int(held) > 0 for held, _ in ended)
+    assert [table.read_holder(a_key(name)) for name in ("one", "two")] == [None, None]
+    assert list(path.glob("held-*")) == []
 
 
 def test_a_hand_over_takes_milliseconds_at_most(table: LeaseTable, start_peer, path: Path):
