@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,10 +20,19 @@ from tests.runtime.scripted_compiler import ScriptedCompiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
+FAILED = pytest.StashKey[bool]()
 GRACE_SECONDS = 5.0
 POLL_SECONDS = 0.01
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
+    """Remember whether the test itself failed."""
+    report = yield
+    if report.when == "call":
+        item.stash[FAILED] = report.failed
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -68,13 +77,16 @@ def with_device(options: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def opened_once() -> None:
-    """Let libuv open what it keeps for the life of the process, so that it is not seen as a leak."""
+    """Let libuv open what it keeps for the life of the process: that is no leak."""
     anyio.run(anyio.sleep, 0, backend="asyncio", backend_options={"use_uvloop": True})
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(
-    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[[], None]]:
     """Fail a test after which something of ajit is left; gives the check, for use in the middle.
 
@@ -91,57 +103,79 @@ def nothing_left(
         assert not left, f"left behind: {left}"
 
     yield check
+    if request.node.stash.get(FAILED, True):
+        return  # its traceback keeps things alive, and one complaint is enough
     check()
     opened = _what_stays(lambda: list((_descriptors() - before).elements()))
     assert not opened, f"left open: {opened}"
 
 
-class LockProbe:
-    """Another process that says whether a lease is free. One for the whole session."""
+class LockPeer:
+    """Another process that asks for locks and holds them, as told."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _PROBE],
+            [sys.executable, "-I", "-S", "-c", _PEER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
 
     def held(self, cache_dir: Path) -> list[str]:
-        """Return the lock files below a cache that some process holds."""
-        return [str(path) for path in cache_dir.glob("locks/*/*.lock") if self._ask(path) == "held"]
+        """Return the lock files below a cache that some other process holds."""
+        paths = cache_dir.glob("locks/*/*.lock")
+        return [str(path) for path in paths if self._tell("ask", path) == "held"]
+
+    def hold(self, path: Path) -> None:
+        """Take the lock of a file, which is made if need be, and hold it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert self._tell("hold", path) == "holding"
+
+    def drop(self, path: Path) -> None:
+        """Give the lock back."""
+        assert self._tell("drop", path) == "dropped"
 
     def close(self) -> None:
         """End the process."""
         self._process.communicate()
 
-    def _ask(self, path: Path) -> str:
+    def _tell(self, word: str, path: Path) -> str:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{path}\n")
+        self._process.stdin.write(f"{word} {path}\n")
         self._process.stdin.flush()
         return self._process.stdout.readline().strip()
 
 
-_PROBE = """
-import fcntl, sys
+_PEER = """
+import fcntl, os, sys
+holding = {}
 for line in sys.stdin:
-    with open(line.rstrip("\\n"), "r+b") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            answer = "free"
-        except OSError:
-            answer = "held"
+    word, path = line.rstrip("\\n").split(" ", 1)
+    if word == "drop":
+        os.close(holding.pop(path))
+        print("dropped", flush=True)
+        continue
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        answer = "holding" if word == "hold" else "free"
+    except OSError:
+        answer = "held"
+    if answer == "holding":
+        holding[path] = file
+    else:
+        os.close(file)
     print(answer, flush=True)
 """
 
 
 @pytest.fixture(scope="session")
-def lock_probe() -> Iterator[LockProbe]:
-    """Says, from another process, which leases are held."""
-    probe = LockProbe()
-    yield probe
-    probe.close()
+def lock_peer() -> Iterator[LockPeer]:
+    """Asks for leases, and holds them, in another process. One for the whole session."""
+    peer = LockPeer()
+    yield peer
+    peer.close()
 
 
 def _leftovers(cache_dir: Path, private: Path) -> list[str]:
@@ -161,9 +195,9 @@ def _descriptors() -> Counter[str]:
     # A cache directory is closed when its last user is collected, and cycles take their time.
     gc.collect()
     found: Counter[str] = Counter()
-    for number in os.listdir("/proc/self/fd"):
+    for descriptor in Path("/proc/self/fd").iterdir():
         try:
-            found[os.readlink(f"/proc/self/fd/{number}")] += 1
+            found[str(descriptor.readlink())] += 1
         except FileNotFoundError:
             continue  # that of the listing itself
     return Counter({_without_number(name): count for name, count in found.items()})

@@ -20,7 +20,8 @@ import ajit
 
 def say(**facts: object) -> None:
     """Write one line to the parent."""
-    print(json.dumps(facts), flush=True)
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
 
 
 def on_event(event: object) -> None:

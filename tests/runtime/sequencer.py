@@ -9,6 +9,7 @@ suspension takes effect. A new await in ajit is thereby covered without a new li
 
 from __future__ import annotations
 
+import itertools
 import types
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -18,11 +19,11 @@ from ajit._perform import Performer
 from ajit._works import Works
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine, Generator, Iterator
 
     import pytest
 
-__all__ = ["Sequencer", "watch_runtime"]
+__all__ = ["Sequencer", "every_await"]
 
 INNER_TASKS = (
     (Works, "_run"),
@@ -38,7 +39,7 @@ class Sequencer:
 
     Attributes:
         at: Which suspension to act at, counted from 1; 0 for none.
-        points: Where each suspension so far was, as ``file:function``.
+        points: Where each suspension so far was: ``file:function > file:function``.
         act: What to do there.
     """
 
@@ -50,6 +51,10 @@ class Sequencer:
     def acted(self) -> bool:
         """Whether the chosen suspension was reached."""
         return 0 < self.at <= len(self.points)
+
+    def passed(self, function: str) -> bool:
+        """Whether some suspension was inside a function, given as ``file:function``."""
+        return any(function in point.split(" > ") for point in self.points)
 
     @types.coroutine
     def watch(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -73,7 +78,27 @@ class Sequencer:
             self.act()
 
 
-def watch_runtime(monkeypatch: pytest.MonkeyPatch, sequencer: Sequencer) -> None:
+def every_await(monkeypatch: pytest.MonkeyPatch, must_see: set[str]) -> Iterator[Sequencer]:
+    """Yield a sequencer for each await, until runs had no more of them; then check the places.
+
+    A run may have an await less than another (a ticket that is done already is not waited for),
+    so it takes two runs that come to their end.
+    """
+    seen = Sequencer()
+    ended = 0
+    for at in itertools.count(1):
+        sequencer = Sequencer(at)
+        with monkeypatch.context() as patch:
+            _watch_runtime(patch, sequencer)
+            yield sequencer
+        seen.points += sequencer.points
+        ended += not sequencer.acted
+        if ended == 2:
+            assert [place for place in must_see if not seen.passed(place)] == []
+            return
+
+
+def _watch_runtime(monkeypatch: pytest.MonkeyPatch, sequencer: Sequencer) -> None:
     """Let every task that runtimes start be watched by a sequencer."""
     for owner, name in INNER_TASKS:
         monkeypatch.setattr(owner, name, _watched(getattr(owner, name), sequencer))
@@ -87,11 +112,12 @@ def _watched(original: Callable[..., Any], sequencer: Sequencer) -> Callable[...
 
 
 def _place(coroutine: Any) -> str:
-    """Name the innermost function of ajit that is waiting."""
-    place = "?"
+    """Name the functions of ajit that are waiting for each other, outermost first."""
+    places = []
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None)
         if frame is not None and "ajit" in PurePath(frame.f_code.co_filename).parts:
-            place = f"{PurePath(frame.f_code.co_filename).stem}:{frame.f_code.co_name}"
+            file = PurePath(frame.f_code.co_filename).stem
+            places.append(f"{file}:{frame.f_code.co_name}")
         coroutine = getattr(coroutine, "cr_await", None)
-    return place
+    return " > ".join(places)

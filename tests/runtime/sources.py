@@ -7,7 +7,7 @@ from typing import Any
 
 import ajit
 
-__all__ = ["ARCH", "HANGS", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "saxpy"]
+__all__ = ["ARCH", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "saxpy"]
 
 ARCH = platform.machine()
 """What the CPU driver runs."""

@@ -18,7 +18,7 @@ def entries(cache_dir):
     return list(cache_dir.glob("entries/*/*"))
 
 
-async def test_syntax_error_reaches_every_waiter_with_log_and_line(options, compiler, cache_dir):
+async def test_syntax_error_reaches_every_waiter_with_log_and_line(options, cache_dir):
     """One compile, one error for each of the waiters, nothing published."""
     errors = []
 
@@ -31,7 +31,7 @@ async def test_syntax_error_reaches_every_waiter_with_log_and_line(options, comp
         for _ in range(5):
             group.start_soon(want, rt)
 
-    assert compiler.started == 1
+    assert rt.statistics().pool.failed == 1
     assert len(errors) == 5
     assert all(":3:" in error.log for error in errors)
     assert "broken" in str(errors[0])
@@ -59,7 +59,7 @@ async def test_each_waiter_raises_its_own_copy(options):
     assert len({error.key for error in errors}) == 1
 
 
-async def test_failed_request_is_counted_once_and_compiled_again(with_device, compiler):
+async def test_failed_request_is_counted_once_and_compiled_again(with_device):
     """A failure is not remembered for ever: the next request tries again."""
     async with ajit.open_runtime(**with_device) as rt:
         for _ in range(2):
@@ -67,7 +67,7 @@ async def test_failed_request_is_counted_once_and_compiled_again(with_device, co
                 await rt.kernel(SYNTAX_ERROR)
         statistics = rt.statistics()
 
-    assert compiler.started == 2
+    assert statistics.pool.failed == 2
     assert statistics.failed == 2
     assert statistics.in_progress == 0
 
@@ -110,7 +110,7 @@ async def test_missing_include_says_where_was_searched(options, tmp_path):
 
 
 async def test_include_of_a_macro_needs_an_extra_digest(options, compiler):
-    """An include that only the preprocessor can follow is refused, until the spec vouches for it."""
+    """An include that only the preprocessor can follow is refused, unless the spec vouches."""
     source = '#define HEADER "values.cuh"\n#include HEADER\n' + SAXPY_SOURCE
     spec = ajit.Spec.of(source, "saxpy", name="macro", headers={"values.cuh": "// nothing\n"})
 
@@ -160,6 +160,15 @@ async def test_arch_that_does_not_exist_is_refused(options, compiler, arch):
     async with ajit.open_runtime(**options) as rt:
         with pytest.raises(ajit.SpecError):
             await rt.compile(SAXPY, arch=arch)
+
+    assert compiler.started == 0
+
+
+async def test_spec_without_arch_and_a_runtime_without_device_is_refused(options, compiler):
+    """Nobody says what to build for: the error says so, and how to say it."""
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.SpecError, match=r"names no arch.*give arch="):
+            await rt.compile(SAXPY)
 
     assert compiler.started == 0
 

@@ -43,10 +43,9 @@ async def test_kernel_that_was_compiling_at_the_close_is_served_by_the_next_runt
 ):
     """A close in the middle costs the compile that was under way, and nothing else."""
     compiler.hold()
-    async with anyio.create_task_group() as group:
-        async with ajit.open_runtime(**options) as rt:
-            group.start_soon(_closed_under, rt)
-            await compiler.wait_started()
+    async with anyio.create_task_group() as group, ajit.open_runtime(**options) as rt:
+        group.start_soon(_closed_under, rt)
+        await compiler.wait_started()
     compiler.let_go()
 
     async with ajit.open_runtime(**options) as rt:

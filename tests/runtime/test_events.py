@@ -121,7 +121,7 @@ async def test_warmup_reports_each_spec_and_survives_one_that_fails(options):
 
 
 async def test_warmup_with_a_device_loads_so_that_requests_are_hot(with_device):
-    """After a warm-up the first request needs no task switch; a second warm-up has nothing to do."""
+    """After a warm-up requests are answered from memory, and a second one has nothing to do."""
     async with ajit.open_runtime(**with_device) as rt:
         first = await rt.warmup([saxpy(1), saxpy(2)])
         kernel = await rt.kernel(saxpy(1))
@@ -141,7 +141,7 @@ async def test_empty_warmup_is_done_at_once(options):
 
 
 async def test_request_during_a_warmup_is_not_queued_behind_it(options, compiler):
-    """A warm-up of many specs leaves room: a request that comes meanwhile is served before its end."""
+    """A warm-up leaves room: a request that comes meanwhile is served before its end."""
     progress: list = []
     specs = [saxpy(n, arch=ARCH) for n in range(1, 13)]
 

@@ -1,0 +1,188 @@
+"""Waiting for another process's lease: what is seen meanwhile, and every way in which it ends."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+import ajit
+from ajit._cache.disk import Found
+from ajit._core import events
+from ajit._perform import Performer
+from tests.runtime.sequencer import every_await
+from tests.runtime.sources import ARCH, SAXPY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+class Place:
+    """The files of a key that is known beforehand, and its entry, taken out of the cache."""
+
+    def __init__(self, cache_dir: Path, artifact: ajit.Artifact) -> None:
+        self.artifact = artifact
+        key = artifact.key
+        self.lock = cache_dir / "locks" / key[:2] / f"{key}.lock"
+        self.entry = cache_dir / "entries" / key[:2] / f"{key}.ajit"
+        self.kept = cache_dir.parent / "kept"
+        self.entry.rename(self.kept)
+
+    def publish(self) -> None:
+        """Put the entry into the cache."""
+        shutil.copy(self.kept, self.entry)
+
+
+@pytest.fixture
+async def place(options, cache_dir) -> Place:
+    """The place of a key that has no entry."""
+    async with ajit.open_runtime(**options) as rt:
+        artifact = await rt.compile(SAXPY, arch=ARCH)
+    return Place(cache_dir, artifact)
+
+
+async def resolve(options: dict, when_waiting: Callable[[], None], seen: list | None = None):
+    """Resolve in a runtime of its own; do something once it waits for the lease."""
+    waiting = anyio.Event()
+
+    def subscriber(event):
+        if seen is not None:
+            seen.append(event)
+        if isinstance(event, events.Waiting):
+            waiting.set()
+
+    async def act():
+        await waiting.wait()
+        when_waiting()
+
+    async with (
+        ajit.open_runtime(subscribers=[subscriber], **options) as rt,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(act)
+        resolution = await rt.resolve(SAXPY, arch=ARCH)
+        group.cancel_scope.cancel()
+    return resolution
+
+
+async def test_lease_that_is_given_back_goes_to_the_waiter(options, lock_peer, place):
+    """The holder leaves without an entry: the waiter gets the lease and compiles."""
+    lock_peer.hold(place.lock)
+    seen: list = []
+
+    resolution = await resolve(options, lambda: lock_peer.drop(place.lock), seen)
+
+    (ended,) = (event for event in seen if isinstance(event, events.WaitEnded))
+    assert ended.outcome == "lease"
+    assert resolution.tier == "compiled"
+
+
+async def test_entry_that_appears_ends_the_wait_although_the_lease_is_held(
+    options, lock_peer, place, nothing_left
+):
+    """Publishing needs no lease, so a waiter looks for the entry as well."""
+    lock_peer.hold(place.lock)
+    seen: list = []
+
+    resolution = await resolve(options, place.publish, seen)
+    lock_peer.drop(place.lock)
+
+    (ended,) = (event for event in seen if isinstance(event, events.WaitEnded))
+    assert ended.outcome == "entry"
+    assert resolution.tier == "disk"
+    nothing_left()
+
+
+async def test_entry_and_lease_in_the_same_turn_of_the_loop_leave_no_lease(
+    options, lock_peer, place, nothing_left, monkeypatch
+):
+    """Both ends of the wait come at once, whichever is looked at first: the lease is given back.
+
+    Which of two tasks that are woken together runs first is a coin's toss on trio, so it is tossed
+    a few times.
+    """
+
+    async def found_with_the_lease(self, begun):
+        self._report_waiting(begun)
+        await self._wait._promise._event.wait()
+        return self._take(Found(place.artifact, size_bytes=0))
+
+    monkeypatch.setattr(Performer, "_watch_holder", found_with_the_lease)
+
+    def publish_and_drop():
+        place.publish()
+        lock_peer.drop(place.lock)
+
+    for _ in range(8):
+        place.entry.unlink(missing_ok=True)
+        lock_peer.hold(place.lock)
+        resolution = await resolve(options, publish_and_drop)
+        assert resolution.tier == "disk"
+        nothing_left()
+        assert not lock_peer.held(place.lock.parents[2])
+
+
+async def test_silent_holder_costs_the_patience_and_one_compile_more(options, lock_peer, place):
+    """A holder that says nothing for the patience is not waited for any longer."""
+    lock_peer.hold(place.lock)
+    seen: list = []
+
+    resolution = await resolve({**options, "patience_seconds": 0.3}, lambda: None, seen)
+    published = place.entry.exists()
+    lock_peer.drop(place.lock)
+
+    (ended,) = (event for event in seen if isinstance(event, events.WaitEnded))
+    assert ended.outcome == "patience"
+    assert ended.waited_seconds >= 0.3
+    assert resolution.tier == "compiled"
+    assert published
+
+
+async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
+    options, lock_peer, place, nothing_left, monkeypatch
+):
+    """Cancelled while it waits, or while the lease comes: another process finds the lease free."""
+    cache_dir = place.lock.parents[2]
+    must_see = {"_perform:_win_lease", "_perform:_watch_holder", "_perform:_wait_for_lease"}
+    for sequencer in every_await(monkeypatch, must_see):
+        place.entry.unlink(missing_ok=True)
+        lock_peer.hold(place.lock)
+        dropped = []
+
+        def drop(dropped=dropped):
+            dropped.append(lock_peer.drop(place.lock))
+
+        with anyio.CancelScope() as scope:
+            sequencer.act = scope.cancel
+            await sequencer.watch(resolve(options, drop))
+        if not dropped:
+            drop()
+        nothing_left()
+        assert not lock_peer.held(cache_dir), f"lease held after {sequencer.points[-1]}"
+        async with ajit.open_runtime(**options) as rt:
+            with anyio.fail_after(20):
+                await rt.compile(SAXPY, arch=ARCH)
+
+
+async def test_cache_without_locks_still_compiles_and_publishes(options, cache_dir, place):
+    """Where no lock is to be had, an event says so and the work goes on."""
+    shutil.rmtree(place.lock.parent)
+    place.lock.parent.write_text("a file where a directory should be")
+    seen: list = []
+
+    async with ajit.open_runtime(subscribers=[seen.append], **options) as rt:
+        resolution = await rt.resolve(SAXPY, arch=ARCH)
+
+    assert [type(event) for event in seen] == [
+        events.LocksUnavailable,
+        events.CompileStarted,
+        events.CompileFinished,
+        events.KernelReady,
+    ]
+    assert resolution.tier == "compiled"
+    assert place.entry.exists()
