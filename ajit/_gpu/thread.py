@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ajit._gpu.driver import DriverChoice
     from ajit.settings import Settings
 
-__all__ = ["DeviceThread"]
+__all__ = ["DeviceThread", "running_threads"]
 
 T = TypeVar("T")
 
@@ -46,6 +46,8 @@ class DeviceThread:
         numbers: Numbers for tickets; unique over all loops.
         info: What the driver says about the device.
         forked: Whether this process is a fork of the one that made it.
+        abandoned: Tickets that the device was still at when the thread ended. What they use was not
+            freed, and neither is the executor's memory.
     """
 
     def __init__(self, choice: DriverChoice, settings: Settings) -> None:
@@ -72,7 +74,7 @@ class DeviceThread:
         self._start_code: int | None = None
         self._ended = False
         self._watchers: list[Promise[None]] = []
-        self._left = 0
+        self.abandoned = 0
         self._thread = threading.Thread(target=self._main, name=self.name, daemon=True)
 
     # --- sharing --------------------------------------------------------------------------------
@@ -107,10 +109,12 @@ class DeviceThread:
         """Leave; the last to leave stops the thread. Never blocks: see `wait_ended`."""
         with _registry_lock:
             self._users -= 1
-            if self._users or self.forked or self._ended:
+            if self._users or self.forked:
                 return
             if _registry.get(self.choice) is self:
                 del _registry[self.choice]
+        if self._ended:  # it never started
+            return
         port = self._library.port_create(self.handle, 0)
         if port:
             self._submit_stop(port)
@@ -176,6 +180,11 @@ class DeviceThread:
             await port.submit_last(header + operation, number)
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread has not ended: it may still call the driver."""
+        return not self._ended
+
+    @property
     def lost_code(self) -> int:
         """The sticky driver code, or 0."""
         address = self.handle + self._library.layout["executor_lost"]
@@ -202,7 +211,7 @@ class DeviceThread:
     def __del__(self) -> None:
         # Only now is no buffer or module left that could post. Tickets that never retired may still
         # be written to by the driver: then the memory stays.
-        if getattr(self, "handle", None) and self._ended and not self._left:
+        if getattr(self, "handle", None) and self._ended and not self.abandoned:
             self._library.destroy(self.handle)
 
     # --- the thread itself ----------------------------------------------------------------------
@@ -219,7 +228,7 @@ class DeviceThread:
         while self._library.serve(self.handle, ctypes.byref(number)) == wire.CALL:
             self._calls.pop(number.value).run()
             self._library.serve_called(self.handle, 0)
-        self._left = self._library.serve_end(self.handle)
+        self.abandoned = self._library.serve_end(self.handle)
         self._announce(start_code=0, ended=True)
 
     def _announce(self, *, start_code: int, ended: bool) -> None:
@@ -280,3 +289,8 @@ def _forked() -> AjitError:
         "this process is a fork of the one that opened the device; the CUDA thread stayed there. "
         "Open a runtime in this process, or start it with spawn"
     )
+
+
+def running_threads() -> list[str]:
+    """Names of the CUDA threads of this process that have not ended."""
+    return [thread.name for thread in _everybody if not thread.forked and thread.alive]

@@ -1,0 +1,173 @@
+"""What the tests of the device layer share: kernels built by the host compiler, and faults on demand."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from ajit._core.entry import Artifact
+from ajit._core.spec import EntryPoint
+from ajit._gpu.device import Device, open_device
+from ajit._gpu.driver import CPU_LIBRARY
+from ajit._gpu.wire import NATIVE
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+GRACE_SECONDS = 10.0
+POLL_SECONDS = 0.005
+
+# The recipe stands in cpu_kernel.hpp.
+RECIPE = (
+    "-std=c++17 -O1 -fPIC -shared -x c++ -fno-exceptions -fno-rtti -fno-strict-aliasing "
+    "-fno-semantic-interposition -fno-threadsafe-statics -fno-asynchronous-unwind-tables "
+    "-ffp-contract=off -w -Wl,-Bsymbolic -Wl,--as-needed -Wl,-z,undefs"
+).split()
+
+SOURCE = """
+extern "C" __global__ void nothing() {}
+extern "C" __global__ void saxpy(float a, const float* x, float* y, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) y[i] += a * x[i];
+}
+extern "C" __global__ void add_one(int* x, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] += 1;
+}
+struct Triple { int a; short b; };
+extern "C" __global__ void scalars(bool b, signed char c, unsigned short s, int i, long long l,
+                                   double d, Triple t, float* out) {
+    out[0] = b; out[1] = c; out[2] = s; out[3] = i; out[4] = l; out[5] = d; out[6] = t.a; out[7] = t.b;
+}
+extern "C" __global__ void dynamic_shared(int* out) {
+    extern __shared__ int area[];
+    area[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = area[blockDim.x - 1 - threadIdx.x];
+}
+extern "C" __global__ void bits(unsigned short h, unsigned short b, unsigned short* out) {
+    out[0] = h; out[1] = b;
+}
+"""
+ENTRIES = (
+    EntryPoint("nothing", ()),
+    EntryPoint("saxpy", ("float", "const float*", "float*", "int")),
+    EntryPoint("add_one", ("int*", "int")),
+    EntryPoint(
+        "scalars",
+        ("bool", "signed char", "unsigned short", "int", "long long", "double", "Triple", "float*"),
+    ),
+    EntryPoint("dynamic_shared", ("int*",)),
+    EntryPoint("bits", ("half", "__nv_bfloat16", "unsigned short*")),
+)
+
+
+@functools.cache
+def compiled(source: str = SOURCE, entries: tuple[EntryPoint, ...] = ENTRIES) -> Artifact:
+    """An artifact for the CPU driver, built by the host's compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        unit, image = Path(folder, "unit.cpp"), Path(folder, "image.so")
+        kernels = ", ".join(f'AJIT_CPU_KERNEL("{e.name}", {e.name})' for e in entries)
+        unit.write_text(f'#include "cpu_kernel.hpp"\n{source}\nAJIT_CPU_MODULE({kernels})\n')
+        compiler = shutil.which("c++") or pytest.skip("no C++ compiler on PATH")
+        command = [compiler, *RECIPE, f"-I{NATIVE}", f"-I{NATIVE}/cpu_include", unit, "-o", image]
+        subprocess.run([*command, "-lm"], check=True, timeout=60)
+        return artifact(image.read_bytes(), entries)
+
+
+def artifact(data: bytes, entries: tuple[EntryPoint, ...] = ENTRIES) -> Artifact:
+    """An artifact of these bytes."""
+    names = tuple(entry.name for entry in entries)
+    return Artifact(
+        key="ab" * 32, key_fields=(), name="kernels", kind="elf", arch="x86_64", compiler="host",
+        compiler_version="", entries=names, lowered={name: name for name in names}, log="",
+        command=(), created=0.0, seconds=0.0, host="", ajit_version="", data=data,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def cpu_device(**settings: Any) -> AsyncIterator[Device]:
+    """The CPU driver's device, opened for this loop."""
+    async with open_device(Settings.load(environ={}, device="cpu", **settings)) as device:
+        yield device
+
+
+async def kernels(device: Device) -> Callable[[str], Any]:
+    """The kernels above, loaded."""
+    module = await device.load(compiled(), ENTRIES)
+    return module.kernel
+
+
+class Faults:
+    """The CPU driver's own functions: it fails, delays and stops on demand."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
+        library.ajit_cpu_inject.argtypes = (
+            ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
+        )  # fmt: skip
+        self._library = library
+
+    def inject(self, function: str, error: int = 0, *, count: int = 1, delay: float = 0.0) -> None:
+        """Let a function, or a step of the device, fail or take longer."""
+        code = self._library.ajit_cpu_inject(function.encode(), error, count, int(delay * 1e6))
+        assert code == 0
+
+    def lose_callbacks(self, count: int) -> None:
+        """Let the next host functions never come."""
+        self._library.ajit_cpu_set_lost_callbacks(count)
+
+    def poison(self, error: int) -> None:
+        """Lose the device."""
+        self._library.ajit_cpu_poison(error)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The device accepts work and does nothing, until the block is left."""
+        self.hold()
+        try:
+            yield
+        finally:
+            self.let_go()
+
+    def hold(self) -> None:
+        """Let the device accept work and do nothing."""
+        self._library.ajit_cpu_hold_streams(1)
+
+    def let_go(self) -> None:
+        """Let it go on."""
+        self._library.ajit_cpu_hold_streams(0)
+
+    def reset(self) -> None:
+        """No faults any more."""
+        self._library.ajit_cpu_reset()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that only looking can tell.
+
+    Raises:
+        TimeoutError: It did not come.
+    """
+    with anyio.fail_after(GRACE_SECONDS):
+        while not condition():
+            await anyio.sleep(POLL_SECONDS)
+
+
+def until_blocking(condition: Callable[[], bool]) -> None:
+    """The same outside of an event loop."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(POLL_SECONDS)
