@@ -14,6 +14,8 @@ import pytest
 from ajit._cache.directory import CacheDirectory, open_cache_directory
 from ajit._cache.disk import DiskStore
 from ajit._cache.lock import LeaseTable
+from ajit._cache.slot import current_process
+from tests.cache.helpers import poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,11 +96,13 @@ def store(directory: CacheDirectory) -> DiskStore:
 
 @pytest.fixture
 def table(directory: CacheDirectory) -> Iterator[LeaseTable]:
-    """The leases of the cache directory. The test gives back what it takes."""
+    """The leases of the cache directory. The test gives back what it takes; nothing stays."""
     table = LeaseTable(directory)
     yield table
     left = table.statistics()
     assert (left.held, left.waiting) == (0, 0)
+    # Threads of abandoned waits end when the peers, which are dead by now, have lost their locks.
+    poll(lambda: not any(place[0] == directory.identity for place in current_process().slots))
 
 
 @pytest.fixture
