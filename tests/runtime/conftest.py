@@ -6,6 +6,7 @@ import gc
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FAILED = pytest.StashKey[bool]()
 GRACE_SECONDS = 5.0
+OWN_THREADS = ("ajit-compile", "ajit-cuda")
 POLL_SECONDS = 0.01
 
 
@@ -87,19 +89,20 @@ def nothing_left(
     tmp_path: Path,
     cache_dir: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[..., None]]:
     """Fail a test after which something of ajit is left; gives the check, for use in the middle.
 
-    Looked for are leases, lease waits and flights of this process, temporary files in the cache,
-    private build folders, and open descriptors. Processes and threads are the project's conftest's.
+    Looked for are leases, lease waits and flights of this process, the runtime's own threads,
+    temporary files in the cache, private build folders, and open descriptors. The project's
+    conftest looks for child processes.
     """
     private = tmp_path / "private"
     private.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(private))
     before = _descriptors()
 
-    def check() -> None:
-        left = _what_stays(lambda: _leftovers(cache_dir, private))
+    def check(*, open_runtime: bool = False) -> None:
+        left = _what_stays(lambda: _leftovers(cache_dir, private, threads=not open_runtime))
         assert not left, f"left behind: {left}"
 
     yield check
@@ -178,11 +181,14 @@ def lock_peer() -> Iterator[LockPeer]:
     peer.close()
 
 
-def _leftovers(cache_dir: Path, private: Path) -> list[str]:
+def _leftovers(cache_dir: Path, private: Path, *, threads: bool) -> list[str]:
     leases, aloft = LeaseTable.statistics(), flights.statistics()
     left = [str(path) for path in private.iterdir()]
     if (cache_dir / "tmp").is_dir():
         left += [str(path) for path in (cache_dir / "tmp").iterdir()]
+    # Threads that wait for locks are kept for the next wait; those of a runtime end with it.
+    if threads:
+        left += [t.name for t in threading.enumerate() if t.name.startswith(OWN_THREADS)]
     if leases.held or leases.waiting:
         left.append(repr(leases))
     if aloft.flights or aloft.members:

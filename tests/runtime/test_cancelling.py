@@ -66,7 +66,7 @@ async def test_callers_cancelled_at_any_await_leave_the_others_served(
                 await rt.kernel(spec)
                 await idle(rt)
             assert compiler.started == before + 1, f"compiled again at {sequencer.points[-1]}"
-            nothing_left()
+            nothing_left(open_runtime=True)
 
 
 async def test_runtime_cancelled_at_any_await_leaves_nothing(
