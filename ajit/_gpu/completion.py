@@ -311,10 +311,10 @@ class Port:
     # --- draining: the loop's thread ------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Read the port until cancelled. Needed where the loop calls no readers (trio)."""
+        """Read the port until cancelled or closed. Needed where the loop calls no readers (trio)."""
         if self._calls_readers:
             await anyio.sleep_forever()
-        while True:
+        while self.handle:  # a task may be started after the port was closed
             await anyio.wait_readable(self._event_fd)
             self.drain()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
 from ajit._gpu.launch import ShapeLimits, Signature, pack_shape, stream_handle
-from ajit.errors import LoadError, RuntimeClosed
+from ajit.errors import AjitError, LoadError, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -156,8 +156,10 @@ class LoadedModule:
             )
         return Kernel(self, *self._functions[name])
 
-    def unloaded_error(self) -> RuntimeClosed:
+    def unloaded_error(self) -> AjitError:
         """What using it raises once it is unloaded."""
+        if self.port.closed:
+            return self.port.refusal()
         return RuntimeClosed(f"module {self.name!r} was unloaded; nothing was started")
 
     @property

@@ -207,7 +207,11 @@ async def test_a_fork_is_refused_and_the_parent_is_unharmed():
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            os._exit(_use_in_child(kernel, buffer, writer))
+            try:
+                _use_in_child(kernel, buffer, writer)
+                os._exit(0)
+            finally:
+                os._exit(1)
         os.close(writer)
         with open(reader, "rb") as pipe:
             said = await anyio.to_thread.run_sync(pipe.read)
@@ -225,7 +229,6 @@ def _use_in_child(kernel, buffer, writer):
     except ForkedRuntime as error:
         os.write(writer, type(error).__name__.encode())
     buffer.free()
-    return 0
 
 
 async def test_statistics_count_what_was_done():
