@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 __all__ = ["compile_host"]
 
 RESULT = "module.so"
+OBJECT = "module.o"
 SOURCE = "source.cpp"
 
-_FLAGS = (
+_COMPILE_FLAGS = (
     "-O2",
     "-fPIC",
-    "-shared",
     "-fno-exceptions",
     "-fno-rtti",
     "-fno-strict-aliasing",
     "-fno-semantic-interposition",
     "-fno-threadsafe-statics",
     "-fno-asynchronous-unwind-tables",
-    "-ffp-contract=off",
+    "-ffp-contract=fast",
     "-w",
 )
-_LINK_FLAGS = ("-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
+_LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
 """Both lists are prescribed by ``cpu_kernel.hpp``, which gives the reasons."""
 
 _FAMILY_FLAGS = {
@@ -64,14 +64,11 @@ def compile_host(request: Request) -> Answer:
     machine = os.uname().machine
     if request.job.arch != machine:
         return Failed(kind="arch", known=(machine,))
-    arguments = _arguments(request)
-    ran = _attempt(request, request.job.entries, arguments)
+    ran = _attempt(request, request.job.entries)
     if failed := broke_off(ran):
         return failed
     if not ran.ok:
-        return explain_rejection(
-            request, ran, lambda entries: _attempt(request, entries, arguments)
-        )
+        return explain_rejection(request, ran, lambda entries: _attempt(request, entries))
     result = read_result(request, RESULT)
     if isinstance(result, str):
         return broke_off(ran, result) or Failed(kind="crash", log=result)
@@ -81,15 +78,26 @@ def compile_host(request: Request) -> Answer:
             data=result,
             lowered={entry: entry for entry in request.job.entries},
             log=ran.log,
-            command=shown_command(request, arguments),
+            command=shown_command(request, [*_compile_arguments(request), *_LINK_FLAGS]),
             seconds=ran.seconds,
         )
     )
 
 
-def _attempt(request: Request, entries: Sequence[str], arguments: Sequence[str]) -> Ran:
+def _attempt(request: Request, entries: Sequence[str]) -> Ran:
+    """Compile and link; the first of the two that fails is the answer."""
     write_source(request, _module_block(entries), SOURCE)
-    return run_compiler(request, arguments)
+    arguments = _compile_arguments(request)
+    if not _is_zig(request):
+        return run_compiler(request, [*arguments, "-o", RESULT, *_LINK_FLAGS])
+    # Linked as C++, zig would build the whole C++ library first, which takes more than a minute the
+    # first time; a kernel needs nothing of it but headers.
+    compiled = run_compiler(request, [*arguments, "-c", "-o", OBJECT])
+    if not compiled.ok:
+        return compiled
+    linker = (request.command[0], "cc")
+    flags = ["-mcpu=baseline", OBJECT, "-o", RESULT, *_LINK_FLAGS]
+    return compiled.then(run_compiler(request, flags, linker))
 
 
 def _module_block(entries: Sequence[str]) -> str:
@@ -99,15 +107,14 @@ def _module_block(entries: Sequence[str]) -> str:
     return f"AJIT_CPU_MODULE(\n{kernels})"
 
 
-def _arguments(request: Request) -> list[str]:
+def _compile_arguments(request: Request) -> list[str]:
     label = label_of(request.job.name)
     mapped = {request.folder: "."}
     mapped |= {path: f"<include {n}>" for n, path in enumerate(request.job.include_dirs)}
     mapped |= dict.fromkeys(request.include_dirs, "<ajit>")
-    family = request.version.partition(" ")[0]
     return [
-        *_FLAGS,
-        *_FAMILY_FLAGS[family],
+        *_COMPILE_FLAGS,
+        *_FAMILY_FLAGS[_family(request)],
         f"-frandom-seed={label}",  # else names of unnamed namespaces differ from run to run
         *(f"-ffile-prefix-map={path}={name}" for path, name in mapped.items()),
         *request.flags,
@@ -115,7 +122,12 @@ def _arguments(request: Request) -> list[str]:
         "-include",
         "cpu_kernel.hpp",
         SOURCE,
-        "-o",
-        RESULT,
-        *_LINK_FLAGS,
     ]
+
+
+def _family(request: Request) -> str:
+    return request.version.partition(" ")[0]
+
+
+def _is_zig(request: Request) -> bool:
+    return _family(request) == "zig"

@@ -28,6 +28,7 @@ __all__ = ["Ran", "broke_off", "run_compiler", "shown_command"]
 
 PR_SET_PDEATHSIG = 1
 CHUNK_BYTES = 64 * 1024
+INTERMEDIATE_BYTES = 256 * 1024 * 1024
 
 _libc = ctypes.CDLL(None)
 
@@ -51,12 +52,25 @@ class Ran:
         """Whether it says that it succeeded."""
         return self.returncode == 0
 
+    def then(self, following: Ran) -> Ran:
+        """Join this one, which succeeded, with the one after it."""
+        log = "\n".join(filter(None, (self.log, following.log)))
+        return Ran(following.returncode, log, self.seconds + following.seconds)
 
-def run_compiler(request: Request, arguments: Sequence[str]) -> Ran:
-    """Run a toolchain's program in the job's folder and wait for it."""
+
+def run_compiler(
+    request: Request, arguments: Sequence[str], command: Sequence[str] | None = None
+) -> Ran:
+    """Run a toolchain's program in the job's folder and wait for it.
+
+    Args:
+        request: The job.
+        arguments: What comes after the command.
+        command: Another one than the toolchain's.
+    """
     started = time.perf_counter()
     with subprocess.Popen(
-        [*request.command, *arguments],
+        [*(command or request.command), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -107,8 +121,10 @@ def _killed(number: int, log: str) -> Failed:
 def _prepare(output_limit_bytes: int) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # Intermediate files too: they are in a temporary directory, which is often memory.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (output_limit_bytes, output_limit_bytes))
+    # A runaway compiler must not fill the temporary directory, which is often memory. Intermediate
+    # files are larger than results, so this is no more than a safety net.
+    limit = INTERMEDIATE_BYTES + 4 * output_limit_bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def _read_capped(pipe: int) -> bytes:

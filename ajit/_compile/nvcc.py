@@ -84,12 +84,11 @@ def _assembled(
     request: Request, arguments: Sequence[str], front: Ran, lowered: dict[str, str]
 ) -> Answer:
     back = [_arch(request), *request.job.options, "-cubin", PTX, "-o", RESULT]
-    ran = run_compiler(request, back)
+    ran = front.then(run_compiler(request, back))
     if failed := broke_off(ran):
         return failed
-    log = "\n".join(filter(None, (front.log, ran.log)))
     if not ran.ok:
-        return Failed(kind="compile", log=log)
+        return Failed(kind="compile", log=ran.log)
     cubin = read_result(request, RESULT)
     if isinstance(cubin, str):
         return broke_off(ran, cubin) or Failed(kind="crash", log=cubin)
@@ -103,9 +102,9 @@ def _assembled(
             kind="cubin",
             data=cubin,
             lowered=lowered,
-            log=log,
+            log=ran.log,
             command=shown_command(request, [*arguments, "-cubin"]),
-            seconds=front.seconds + ran.seconds,
+            seconds=ran.seconds,
         )
     )
 

@@ -34,6 +34,7 @@ __all__ = ["FrameTooLarge", "WorkerDied", "WorkerProcess"]
 CHUNK_BYTES = 64 * 1024
 TICK_SECONDS = 1.0
 END_POLL_SECONDS = 0.002
+GROUP_SECONDS = 0.2
 POLITE_SECONDS = 1.0
 """How long an idle worker may take to end by itself; it needs some 20 ms."""
 
@@ -157,6 +158,7 @@ class WorkerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        self._await_group()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -237,6 +239,20 @@ class WorkerProcess:
         # It has closed its output, so it is ending: its own status must not become our SIGKILL.
         self._await_end(POLITE_SECONDS)
         return WorkerDied(self.reap(), capped(bytes(self._stderr), LOG_LIMIT_BYTES).strip())
+
+    def _await_group(self) -> None:
+        """Wait until nobody is left who could still write into the job's folder, within bounds.
+
+        SIGKILL takes effect in a moment, but not at once. In a container whose first process reaps
+        nobody, dead members stay visible for ever; hence the bound.
+        """
+        deadline = time.monotonic() + GROUP_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self.pid, 0)
+            except OSError:
+                return
+            time.sleep(END_POLL_SECONDS)
 
     def _await_end(self, seconds: float | None) -> None:
         """Wait until the worker has ended; leave it unreaped, so that its group can be killed."""

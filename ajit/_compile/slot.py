@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -252,4 +253,6 @@ def _crash(
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, AjitWarning, stacklevel=2)
+    # Where warnings are errors, this one is still not a reason to lose a compile.
+    with contextlib.suppress(AjitWarning):
+        warnings.warn(message, AjitWarning, stacklevel=2)

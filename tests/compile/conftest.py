@@ -1,0 +1,56 @@
+"""Fixtures of the compile layer's tests."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ajit._compile.toolchain import Toolchains
+from ajit.errors import CompilerNotFound
+from tests.compile.support import Bench, job, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def bench() -> Iterator[Bench]:
+    """A slot whose worker is running, with NVRTC loaded, for all tests that leave it alive."""
+    bench = Bench()
+    bench.compile(job())
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def own_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """A slot of the test's own; indirect parameters are settings."""
+    bench = Bench(**getattr(request, "param", {}))
+    yield bench
+    bench.close()
+
+
+@pytest.fixture(scope="session")
+def toolchains() -> Toolchains:
+    """The toolchains of this machine."""
+    return Toolchains(settings())
+
+
+@pytest.fixture(scope="session")
+def nvcc(toolchains: Toolchains) -> None:
+    """Skip where there is no nvcc."""
+    try:
+        toolchains.find("nvcc")
+    except CompilerNotFound as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(params=["nvrtc", "nvcc", "host"])
+def compiler(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Each kind of compiler, with an arch that it builds for: fields of a job."""
+    if request.param == "nvcc":
+        request.getfixturevalue("nvcc")
+    arch = platform.machine() if request.param == "host" else "sm_90a"
+    return {"compiler": request.param, "arch": arch}

@@ -1,0 +1,114 @@
+"""What the tests of the compile layer share: jobs, a slot that works in the test's own thread."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import psutil
+
+from ajit._compile.slot import Slot, Task
+from ajit._compile.toolchain import Toolchains
+from ajit._core.job import CompileJob
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._bridge import Promise
+    from ajit._core.job import CompileOutput
+
+KEY = "ab" * 32
+SCALE = """
+template <class T, int N> __global__ void scale(T* x) { x[threadIdx.x] *= N; }
+extern "C" __global__ void plain(float* x) { x[0] = 1; }
+"""
+ENDLESS = """
+template <int A, int B> struct tree {
+    static constexpr int value = tree<A - 1, 2 * B>::value ^ tree<A - 1, 2 * B + 1>::value;
+};
+template <int B> struct tree<0, B> { static constexpr int value = B; };
+extern "C" __global__ void plain(int* x) { x[0] = tree<28, 1>::value; }
+"""
+"""Keeps a compiler busy for minutes (2^29 instantiations); every test that uses it kills it."""
+DEADLINE_SECONDS = 20.0
+
+
+def job(source: str = SCALE, entries: tuple[str, ...] = ("plain",), **fields: Any) -> CompileJob:
+    """A job for NVRTC and sm_90a, unless the fields say otherwise."""
+    given = {"compiler": "nvrtc", "arch": "sm_90a", "name": "kernel", "key": KEY, **fields}
+    return CompileJob(source=source, entries=entries, **given)
+
+
+def settings(**arguments: Any) -> Settings:
+    """Settings that owe nothing to the environment."""
+    return Settings.load({}, **arguments)
+
+
+class Bench:
+    """A slot without its pool: compiles in the calling thread."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.settings = settings(**arguments)
+        self.slot = Slot(self.settings, Toolchains(self.settings))
+
+    def task(self, given: CompileJob, on_beat: Callable[[Any], None] | None = None) -> Task:
+        """The task of a job; nobody waits for its promise."""
+        return Task(
+            given, None, on_beat or (lambda _phase: None), cast("Promise[CompileOutput]", None)
+        )
+
+    def compile(self, given: CompileJob) -> CompileOutput:
+        """Compile a job here and now."""
+        return self.slot.perform(self.task(given))
+
+    def close(self) -> None:
+        """End the worker."""
+        self.slot.close()
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Look again and again until a condition holds, or fail."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.01)
+
+
+def group_members(group: int) -> list[str]:
+    """Names of the living processes of a process group."""
+    members = []
+    for process in psutil.process_iter(["pid", "name", "status"]):
+        try:
+            if _group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process.name())
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+    return members
+
+
+def fake_compiler(folder: Path, behaviour: str) -> str:
+    """Write a program that says what a C++ compiler says about itself, and otherwise misbehaves.
+
+    Args:
+        folder: Where to write it.
+        behaviour: Shell code that runs in place of a compile; ``$out`` is the result's path.
+    """
+    path = folder / "fake-c++"
+    path.write_text(
+        "#!/bin/bash\n"
+        'case "$1" in\n'
+        "  --version) echo 'g++ (fake) 1.2.3'; exit 0;;\n"
+        "  -dumpmachine) echo fake-linux; exit 0;;\n"
+        "esac\n"
+        'while [ "$1" != -o ]; do shift; done; out=$2\n'
+        f"{behaviour}\n"
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def _group_of(pid: int) -> int:
+    # The fifth field; the second, the name, may hold spaces and brackets.
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[2])
