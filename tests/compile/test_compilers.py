@@ -20,7 +20,8 @@ def test_entries_get_their_lowered_names(bench: Bench, compiler: Fields) -> None
     """Template instances, C names, plain names and those in namespaces, in one image."""
     source = (
         SCALE
-        + "__global__ void cpp(int* x) { *x = 1; }\nnamespace { __global__ void hidden(int* x) { *x = 2; } }"
+        + "__global__ void cpp(int* x) { *x = 1; }\n"
+        + "namespace { __global__ void hidden(int* x) { *x = 2; } }"
     )
     entries = ("scale<float, 4>", "plain", "cpp", "hidden", "scale<unsigned, 2>")
     output = bench.compile(job(source, entries, **compiler))

@@ -63,12 +63,12 @@ def test_includes_are_followed_through_include_dirs_and_neighbours(
 def test_no_absolute_path_is_in_a_closure(index: HeaderIndex, user: Path, tmp_path: Path) -> None:
     """The same headers in another directory give the same closure."""
     elsewhere = tmp_path / "elsewhere"
-    os.rename(user / "sub", tmp_path / "kept")
+    (user / "sub").rename(tmp_path / "kept")
     (tmp_path / "kept").rename(user / "sub")
     before = index.closure(spec('#include "sub/c.h"', include_dirs=[user]))
     elsewhere.mkdir()
     for name in ("sub", "b.h"):
-        os.rename(user / name, elsewhere / name)
+        (user / name).rename(elsewhere / name)
     after = index.closure(spec('#include "sub/c.h"', include_dirs=[elsewhere]))
 
     assert before.parts == after.parts
@@ -126,7 +126,7 @@ def test_the_user_may_shadow_a_toolchain_header(
 
 
 def test_an_include_that_is_nowhere_is_recorded_as_absent(index: HeaderIndex, user: Path) -> None:
-    """When the file appears, the closure changes; meanwhile the note says where it was looked for."""
+    """When the file appears, the closure changes; until then a note says where it was sought."""
     wanted = spec('#include "a.h"\n#include "late.h"', include_dirs=[user])
     before = index.closure(wanted)
     (user / "late.h").write_text("")

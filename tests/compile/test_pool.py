@@ -41,6 +41,7 @@ class Gate:
         )
 
     def open(self) -> None:
+        """Let every compiler end, now and later."""
         self._open.touch()
 
     def pids(self) -> list[int]:
@@ -77,7 +78,7 @@ async def opened(**arguments: Any) -> AsyncIterator[CompilePool]:
 async def eventually(condition: Callable[[], bool]) -> None:
     """Wait, without blocking the loop, until a condition holds."""
     with anyio.fail_after(LIMIT_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - processes and threads set no event of anyio's
             await anyio.sleep(0.005)
 
 
@@ -181,14 +182,16 @@ async def test_cancelling_a_running_job_kills_its_group_before_it_returns(
                 tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=ignore))
                 await eventually(lambda: len(gate.pids()) == 1)
                 group = os.getpgid(gate.pids()[0])
-                with anyio.fail_after(1):  # from here on it must be quick
-                    scope.cancel()
+                cancelled = anyio.current_time()
+                scope.cancel()
+        seconds = anyio.current_time() - cancelled
         left = group_members(group)
         files = list(scratch.iterdir())
         gate.open()
         output = await pool.compile(job(**HOST), on_beat=ignore)
         statistics = pool.statistics()
 
+    assert seconds < 1
     assert left == []
     assert files == []
     assert output.data == b"result\n"
@@ -288,13 +291,15 @@ async def test_beats_tell_the_phase(gate: Gate, monkeypatch: pytest.MonkeyPatch)
     def note(beats: list[tuple[str, int]]) -> Callable[[str], None]:
         return lambda phase: beats.append((phase, threading.get_ident()))
 
-    async with opened(host_compiler=gate.compiler, compile_slots=1) as pool:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=note(first)))
-            await eventually(lambda: len(first) >= 3)
-            tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=note(second)))
-            await eventually(lambda: len(second) >= 3)
-            gate.open()
+    async with (
+        opened(host_compiler=gate.compiler, compile_slots=1) as pool,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=note(first)))
+        await eventually(lambda: len(first) >= 3)
+        tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=note(second)))
+        await eventually(lambda: len(second) >= 3)
+        gate.open()
 
     assert {phase for phase, _ in first} <= {"queued", "compiling"}
     assert first[-1][0] == "compiling"
