@@ -1,0 +1,1 @@
+#error "the CPU driver does not have CUTLASS (cutlass/cutlass.h)"

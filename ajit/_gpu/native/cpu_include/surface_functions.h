@@ -1,0 +1,1 @@
+#error "the CPU driver does not have surfaces (surface_functions.h)"

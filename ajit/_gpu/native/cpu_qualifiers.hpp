@@ -1,0 +1,31 @@
+// The qualifiers of CUDA C++ as a host compiler can have them.
+#ifndef AJIT_CPU_QUALIFIERS_HPP
+#define AJIT_CPU_QUALIFIERS_HPP
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __managed__
+#define __grid_constant__ const
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __inline_hint__ inline
+#define __launch_bounds__(...)
+#define __cluster_dims__(...)
+#define __maxnreg__(...)
+#define __align__(n) __attribute__((aligned(n)))
+#define __builtin_align__(n) __attribute__((aligned(n)))
+#define __nv_pure__ __attribute__((pure))
+
+// Shared memory is thread-local: all threads of a block run on one OS thread. In a function `thread_local` means
+// static, and `extern __shared__ T name[]` is an undefined thread-local symbol that the driver resolves
+// (cpu_elf.c). The attribute says that no code initialises it; without it each access to an
+// extern one would first call a function that nobody defines.
+#if defined(__clang__)
+#define __shared__ __attribute__((require_constant_initialization)) thread_local
+#else
+#define __shared__ __constinit thread_local
+#endif
+
+#endif
