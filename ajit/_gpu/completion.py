@@ -62,7 +62,7 @@ class Ticket(Generic[T]):
     """
 
     __slots__ = (
-        "__weakref__", "_code", "_detail", "_finish", "_flags", "_keep", "_nanoseconds", "_number",
+        "__weakref__", "_code", "_detail", "_explain", "_finish", "_flags", "_keep", "_nanoseconds", "_number",
         "_port", "_state", "_value", "_waiters", "operation",
     )  # fmt: skip
 
@@ -90,6 +90,12 @@ class Ticket(Generic[T]):
         self._finish = finish
         self._state = _PENDING
         self._waiters: list[Any] | None = None
+        self._explain: Callable[[int], str] | None = None
+
+    def explained_by(self, explain: Callable[[int], str]) -> Ticket[T]:
+        """Let a function say more about a failure, from the number that the executor gives."""
+        self._explain = explain
+        return self
 
     @property
     def done(self) -> bool:
@@ -121,8 +127,8 @@ class Ticket(Generic[T]):
         """Return a new exception that says what went wrong, for a ticket that failed."""
         if self._state == _OVERDUE:
             return overdue(self.operation, self._nanoseconds / 1e9)
-        detail = self._detail if isinstance(self._detail, str) else ""
         lost = bool(self._flags & wire.IS_LOST)
+        detail = self._explain(self._detail) if self._explain is not None and not lost else ""
         return device_error(self.operation, self._code, lost=lost, detail=detail)
 
     def __repr__(self) -> str:

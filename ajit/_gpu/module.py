@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = ["Kernel", "LoadedModule", "load"]
 
 
+_IMAGE_PADDING = 64
+"""Drivers get an address without a size: no look for a header may leave the buffer."""
+_ELF_SECTIONS = struct.Struct("<40xQ10xHH")
+"""Of an ELF header: offset of the section table, size of one section's entry, their number."""
 _SHAPES_KEPT = 64
 """Checked shapes that a kernel remembers. Pretty arbitrary: servers use a handful."""
 
@@ -187,7 +192,8 @@ def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticke
 
     Everything is loaded eagerly, so that no first launch has to wait for the device.
     """
-    image = ctypes.create_string_buffer(artifact.data, len(artifact.data) or 1)
+    _check_image(artifact)
+    image = ctypes.create_string_buffer(artifact.data, len(artifact.data) + _IMAGE_PADDING)
     lowered = [artifact.lowered.get(entry.name, entry.name).encode() for entry in entries]
     names = (ctypes.c_char_p * len(lowered))(*lowered)
     operation = wire.LoadLayout.pack(
@@ -203,5 +209,26 @@ def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticke
     def finish(resource: int) -> LoadedModule:
         return LoadedModule(port, resource, artifact, entries)
 
+    def explain(detail: int) -> str:
+        return f"entry point {entries[detail - 1].name!r}" if detail else "the module"
+
     keep: Any = (image, names, lowered)
-    return port.submit(header + operation, number, f"load {artifact.name}", keep, finish)
+    ticket = port.submit(header + operation, number, f"load {artifact.name}", keep, finish)
+    return ticket.explained_by(explain)
+
+
+def _check_image(artifact: Artifact) -> None:
+    """Refuse an ELF image whose section table is not in it: a driver would read past the end.
+
+    Entries are verified when they are read, so this is the last line of defence, not the first.
+    """
+    data = artifact.data
+    if data[:4] != b"\x7fELF":
+        return  # the driver says what it thinks of it
+    ends = None
+    if len(data) >= _ELF_SECTIONS.size:
+        offset, size, count = _ELF_SECTIONS.unpack_from(data)
+        ends = offset + size * count
+    if ends is None or ends > len(data):
+        detail = f"the image is cut short: {len(data)} bytes, its section table ends at {ends}"
+        raise LoadError(operation=f"load {artifact.name}", detail=detail)

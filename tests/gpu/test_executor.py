@@ -1,0 +1,208 @@
+"""The executor's library: the rules of the CUDA thread, R1 to R5, and its layout."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import platform
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+
+from ajit._gpu import wire
+from ajit._gpu.driver import CPU_LIBRARY
+from ajit._gpu.wire import NATIVE
+from tests.gpu.support import Faults, cpu_device, kernels, until
+
+EXECUTOR = NATIVE / "libajit_executor.so"
+WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-D_GNU_SOURCE"]
+
+
+def test_the_library_has_no_python_symbol():
+    """R5: neither defined nor wanted, so it cannot take the GIL by accident."""
+    nm = shutil.which("nm") or pytest.skip("no nm on PATH")
+    symbols = subprocess.run([nm, "-D", EXECUTOR], check=True, capture_output=True, text=True).stdout
+
+    assert "ajit_serve" in symbols
+    assert re.findall(r"\b_?Py\w*", symbols) == []
+
+
+def test_only_its_own_functions_are_visible():
+    """Nothing but ajit_* is exported, and no driver function is linked."""
+    nm = shutil.which("nm") or pytest.skip("no nm on PATH")
+    command = [nm, "-D", "--defined-only", EXECUTOR]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    exported = {line.split()[-1].partition("@")[0] for line in lines}
+
+    assert {name for name in exported if not name.startswith("ajit_")} <= {"_init", "_fini"}
+    everything = subprocess.run([nm, "-D", EXECUTOR], check=True, capture_output=True, text=True)
+    assert re.findall(r"\bcu[A-Z]\w*", everything.stdout) == []
+
+
+def test_python_mirrors_the_layout():
+    """Sizes in wire.py are those that the library was built with."""
+    layout = wire.library().layout
+
+    assert layout["submission"] == wire.SUBMISSION.size
+    assert layout["launch"] == struct.calcsize("<" + wire.LaunchLayout)
+    assert layout["copy"] == wire.COPY.size
+    assert layout["fill"] == wire.FillLayout.size
+    assert layout["alloc"] == wire.SIMPLE.size
+    assert layout["load"] == wire.LoadLayout.size
+    assert layout["record"] == wire.RECORD_WORDS * 8
+    assert layout["function"] == ctypes.sizeof(wire.Function)
+    assert layout["device_info"] == ctypes.sizeof(wire.DeviceInfo)
+    assert layout["counters"] == ctypes.sizeof(wire.Counters)
+    assert layout["options"] == ctypes.sizeof(wire.Options)
+
+
+@pytest.mark.slow  # zig's first start fills a cache
+def test_it_builds_without_a_system_compiler(tmp_path):
+    """The ziglang wheel builds it too, without a warning."""
+    pytest.importorskip("ziglang")
+    sources = sorted(NATIVE.glob("executor*.c"))
+    compiler = [sys.executable, "-m", "ziglang", "cc"]
+    command = [*compiler, *WARNINGS, "-fPIC", "-shared", *sources, "-o", tmp_path / "executor.so"]
+
+    subprocess.run(command, check=True, timeout=110)
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory):
+    """A driver that counts the calls that enter it with the GIL held."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the shim is written for x86-64")
+    compiler = shutil.which("cc") or pytest.skip("no C compiler on PATH")
+    library = tmp_path_factory.mktemp("shim") / "libshim.so"
+    source = Path(__file__).with_name("driver_shim.c")
+    define = f'-DCPU_DRIVER="{NATIVE / CPU_LIBRARY}"'
+    subprocess.run(
+        [compiler, "-O1", "-fPIC", "-shared", define, source, "-o", library], check=True, timeout=60
+    )
+    return library
+
+
+@pytest.mark.anyio
+async def test_the_driver_is_never_entered_with_the_gil(shim, monkeypatch):
+    """R1: of all calls of a device's life, not one is made while holding the GIL."""
+    monkeypatch.setattr("ajit._gpu.driver.CPU_LIBRARY", shim)
+    async with cpu_device() as device:
+        get = await kernels(device)
+        buffer = await device.upload(bytes(400))
+        for _ in range(20):
+            await get("add_one").launch(1, 100, buffer, 100)
+        await device.fill(await device.alloc(10), 1)
+        await device.copy(await device.alloc(400), buffer)
+        await device.download(buffer)
+        (await device.alloc_pinned(10)).free()
+        await device.run(lambda: None)
+        gc.collect()
+    library = ctypes.CDLL(str(shim))
+
+    assert library.shim_calls() > 100
+    assert library.shim_violations() == 0
+
+
+@pytest.mark.anyio
+async def test_completions_do_not_need_the_gil(faults):
+    """R2: host functions run while a thread sits in C and holds the GIL."""
+    holding = ctypes.PyDLL(None)
+    library = ctypes.PyDLL(str(NATIVE / CPU_LIBRARY))
+    async with cpu_device() as device:
+        faults.hold()
+        tickets = [device.mark() for _ in range(100)]
+        await until(lambda: device.statistics().dispatched >= 100)
+        before = device.statistics().settled
+        library.ajit_cpu_hold_streams(0)
+        holding.usleep(300_000)  # the GIL is held for all of it
+        after = device.statistics().settled
+        for ticket in tickets:
+            await ticket
+
+        assert after - before == 100
+
+
+@pytest.mark.anyio
+async def test_a_blocking_driver_blocks_nobody_else(faults):
+    """R1, R4: while a call hangs in the driver, the loop runs, and so do other threads."""
+    async with cpu_device() as device:
+        get = await kernels(device)
+        faults.inject("cuLaunchKernel", delay=0.3)
+        began = time.monotonic()
+        ticket = get("nothing").launch(1, 1)
+        turns = 0
+        while not ticket.done:
+            await anyio.sleep(0)
+            turns += 1
+        took = time.monotonic() - began
+
+        assert took >= 0.3
+        assert turns > 20
+        assert device.statistics().busy_seconds < 0.3
+
+
+@pytest.mark.anyio
+async def test_a_busy_python_thread_does_not_delay_completions():
+    """Submitting and waiting keep the GIL: a busy thread costs the odd switch, not one per ticket."""
+    stop = threading.Event()
+
+    def busy():
+        while not stop.is_set():
+            sum(range(1000))
+
+    async with cpu_device() as device:
+        for _ in range(50):
+            await device.mark()
+        thread = threading.Thread(target=busy, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        for _ in range(200):
+            await device.mark()
+        took = time.monotonic() - began
+        stop.set()
+        await anyio.to_thread.run_sync(thread.join)
+
+    # A switch for each ticket would take 200 times the interval, twice over.
+    assert took < 200 * sys.getswitchinterval()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("function", "use"),
+    [
+        ("cuMemAlloc_v2", lambda device, _: device.alloc(8)),
+        ("cuMemHostAlloc", lambda device, _: device.alloc_pinned(8)),
+        ("cuMemcpyHtoDAsync_v2", lambda device, buffer: device.copy_to(buffer, bytes(8))),
+        ("cuMemcpyDtoHAsync_v2", lambda device, buffer: device.download(buffer)),
+        ("cuMemcpyDtoDAsync_v2", lambda device, buffer: device.copy(buffer, buffer)),
+        ("cuMemsetD8Async", lambda device, buffer: device.fill(buffer, 1)),
+    ],
+)
+async def test_each_call_that_fails_is_told(faults: Faults, function, use):
+    """A failing driver call fails its own ticket with its code, and nothing after it."""
+    async with cpu_device() as device:
+        buffer = await device.upload(bytes(8))
+        faults.inject(function, 999)
+        with pytest.raises(Exception, match="CUDA_ERROR_UNKNOWN"):
+            await use(device, buffer)
+        await use(device, buffer)
+
+        assert device.statistics().failed == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("function", ["cuMemFree_v2", "cuModuleUnload", "cuStreamDestroy_v2"])
+async def test_a_call_that_fails_while_tidying_up_is_no_error(faults, function):
+    """Nobody waits for a free or an unload: a refusal is no reason not to close."""
+    faults.inject(function, 999)
+    async with cpu_device() as device:
+        await kernels(device)
+        await device.upload(bytes(8))
