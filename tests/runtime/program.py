@@ -2,7 +2,7 @@
 
 Started with one argument, a JSON object: ``backend``, ``settings`` (of `open_runtime`), ``spec``
 (of `Spec.of`), ``arch``. Writes one JSON object a line: ``{"ready": pid}``, then waits for a line
-on standard input, then every event as it happens, and ``{"answer": ...}`` or ``{"error": ...}``.
+on standard input, then every event as it happens, and ``{"answer": ...}`` or ``{"failure": ...}``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ async def main(order: dict) -> None:
         try:
             resolution = await runtime.resolve(spec, arch=order["arch"])
         except ajit.AjitError as exc:
-            say(error=type(exc).__name__, text=str(exc))
+            say(failure=type(exc).__name__, text=str(exc))
             return
         waited = resolution.waited_for
         say(

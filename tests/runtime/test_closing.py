@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import ajit
+from tests.runtime.processes import PROJECT
 from tests.runtime.sources import ARCH, SAXPY, SAXPY_SOURCE, saxpy
 
 pytestmark = pytest.mark.anyio
@@ -165,10 +167,9 @@ anyio.run(main, json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], backend=sys.a
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_runtime_is_refused_in_a_forked_child_and_goes_on_in_the_parent(with_device, backend):
     """The child gets ForkedRuntime; the parent's loop, leases and compilers are unharmed."""
-    import json
-
     result = subprocess.run(
         [sys.executable, "-c", FORKS, json.dumps(with_device), SAXPY_SOURCE, backend],
+        cwd=PROJECT,
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,194 @@
+"""Several processes on one cold cache: one compiles, the others see it, and nobody is stuck.
+
+The compiler is held at a gate, so that "while the holder compiles" is a state and not a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.runtime.processes import Peer
+
+
+@pytest.fixture
+def start(options):
+    """Start processes on the cache; all of them have ended when the test has."""
+    with contextlib.ExitStack() as stack:
+
+        def start(count=1, *, backends=("asyncio", "trio"), **changes):
+            settings = {**options, **changes}
+            return [
+                stack.enter_context(Peer(settings, backends[number % len(backends)]))
+                for number in range(count)
+            ]
+
+        yield start
+
+
+def all_ready(peers):
+    """Wait until every process has opened its runtime, then let them all go."""
+    for peer in peers:
+        peer.hear("ready")
+    for peer in peers:
+        peer.go()
+
+
+def first_to_compile(peers, compiler):
+    """Wait until one process compiles and each other waits for it; return it, then the others."""
+    deadline = time.monotonic() + 30
+    while compiler.started < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    said = {peer: peer.hear(is_start_or_wait)["event"] for peer in peers}
+    (holder,) = (peer for peer, event in said.items() if event == "CompileStarted")
+    return holder, [peer for peer in peers if peer is not holder]
+
+
+def is_start_or_wait(line):
+    """Whether a line says that a process compiles, or that it waits."""
+    return line.get("event") in ("CompileStarted", "Waiting")
+
+
+def test_eight_processes_on_one_cold_cache_compile_once(start, compiler):
+    """One says compiled, seven say disk, and each of the seven saw who compiled, and waited."""
+    compiler.hold()
+    peers = start(8)
+    all_ready(peers)
+    holder, waiters = first_to_compile(peers, compiler)
+
+    compiler.let_go()
+    compiled = holder.answer()
+    answers = [peer.answer() for peer in waiters]
+
+    assert compiled["answer"] == "compiled"
+    assert compiled["waited_for"] is None
+    assert [answer["answer"] for answer in answers] == ["disk"] * 7
+    assert {answer["key"] for answer in answers} == {compiled["key"]}
+    for answer in answers:
+        assert answer["waited_for"]["host"] == platform.node()
+        assert answer["waited_for"]["pid"] == holder.pid
+        assert answer["waited_for"]["seconds"] > 0
+    assert compiler.started == 1
+
+
+def test_waiters_see_holder_phase_compiler_and_age_within_a_second(start, compiler):
+    """A waiter says at once whom it waits for, and again each second with the holder's news."""
+    compiler.hold()
+    peers = start(2)
+    all_ready(peers)
+    holder, (waiter,) = first_to_compile(peers, compiler)
+
+    (first,) = waiter.events("Waiting")
+    later = waiter.hear(
+        lambda line: line.get("event") == "Waiting" and line["holder"]["phase"] == "compiling"
+    )
+    compiler.let_go()
+    waiter.answer()
+    ended = waiter.events("WaitEnded")
+
+    assert first["waited_seconds"] < 1
+    assert first["holder"]["pid"] == later["holder"]["pid"] == holder.pid
+    assert later["holder"]["host"] == platform.node()
+    assert later["holder"]["compiler"].startswith("host gcc")
+    assert later["holder"]["age_seconds"] >= 0.9
+    assert [event["outcome"] for event in ended] in (["lease"], ["entry"])
+
+
+def test_holder_killed_while_it_compiles_is_replaced_by_a_waiter(start, compiler):
+    """SIGKILL frees the lease and takes the compiler along; one waiter compiles, the rest read."""
+    compiler.hold()
+    peers = start(3)
+    all_ready(peers)
+    holder, waiters = first_to_compile(peers, compiler)
+    children = psutil.Process(holder.pid).children(recursive=True)
+
+    holder.send(signal.SIGKILL)
+    holder.wait()
+    deadline = time.monotonic() + 20
+    while compiler.started < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    compiler.let_go()
+    answers = sorted(peer.answer()["answer"] for peer in waiters)
+    _, alive = psutil.wait_procs(children, timeout=10)
+
+    assert answers == ["compiled", "disk"]
+    assert compiler.started == 2
+    assert children
+    assert alive == []
+
+
+def test_stopped_holder_costs_a_waiter_its_patience_and_loses_cleanly(start, compiler):
+    """A holder that is frozen is not waited for; when it goes on, it finds an entry and is well."""
+    compiler.hold()
+    peers = start(2, patience_seconds=1.0)
+    all_ready(peers)
+    holder, (waiter,) = first_to_compile(peers, compiler)
+
+    holder.send(signal.SIGSTOP)
+    ended = waiter.hear_event("WaitEnded")
+    compiler.let_go()
+    impatient = waiter.answer()
+    holder.send(signal.SIGCONT)
+    thawed = holder.answer()
+
+    assert ended["outcome"] == "patience"
+    assert ended["waited_seconds"] >= 1
+    assert impatient["answer"] == "compiled"
+    assert impatient["waited_for"]["pid"] == holder.pid
+    assert thawed["answer"] == "compiled"
+    assert thawed["key"] == impatient["key"]
+    assert (holder.wait(), waiter.wait()) == (0, 0)
+    assert compiler.started == 2
+
+
+def test_holders_crash_reaches_nobody_else_as_a_failure(start, compiler):
+    """A compiler that is killed is not the source's fault: a waiter compiles for itself."""
+    compiler.hold()
+    compiler.die_by("KILL")
+    peers = start(2)
+    all_ready(peers)
+    holder, (waiter,) = first_to_compile(peers, compiler)
+
+    compiler.let_go()
+    crashed = holder.answer()
+    second = waiter.answer()
+
+    assert crashed["failure"] == "CompilerCrashed"
+    assert "SIGKILL" in crashed["text"]
+    assert second["failure"] == "CompilerCrashed"
+    assert compiler.started == 2
+
+
+def test_asyncio_and_trio_processes_share_one_compile(start, compiler):
+    """The event loop of a process makes no difference to the cache."""
+    compiler.hold()
+    peers = start(1, backends=["asyncio"]) + start(1, backends=["trio"])
+    all_ready(peers)
+    first_to_compile(peers, compiler)
+
+    compiler.let_go()
+    answers = sorted(peer.answer()["answer"] for peer in peers)
+
+    assert answers == ["compiled", "disk"]
+    assert compiler.started == 1
+
+
+def test_warm_cache_serves_every_process_without_a_compiler_or_a_worker(start, compiler):
+    """On a warm cache nobody waits, locks or starts a worker process."""
+    (first,) = start()
+    all_ready([first])
+    assert first.answer()["answer"] == "compiled"
+
+    peers = start(4)
+    all_ready(peers)
+    answers = [peer.answer() for peer in peers]
+
+    assert [answer["answer"] for answer in answers] == ["disk"] * 4
+    assert [answer["waited_for"] for answer in answers] == [None] * 4
+    assert [answer["pool"]["workers_started"] for answer in answers] == [0] * 4
+    assert compiler.started == 1
