@@ -322,6 +322,7 @@ def test_an_abandoned_coroutine_may_be_collected_while_the_lock_is_held(flights:
         coroutines.clear()
         assert len(flights._table) == 1
 
+    assert len(flights._table) == 0
     assert flights.statistics() == FlightStatistics(flights=0, members=0)
 
 

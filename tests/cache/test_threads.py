@@ -1,0 +1,86 @@
+"""Daemon threads: reused, few kept, ended when idle, and none lost."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from ajit._cache import threads
+from ajit._cache.threads import DaemonThreads
+from tests.cache.helpers import in_a_forked_child, poll
+
+
+@pytest.fixture
+def pool() -> DaemonThreads:
+    """Threads of its own."""
+    return DaemonThreads("ajit-test")
+
+
+def run_and_wait(pool: DaemonThreads) -> threading.Thread:
+    """Run something, and return the thread that did it when it is idle."""
+    ran: list[threading.Thread] = []
+    before = pool.idle()
+    pool.run(lambda: ran.append(threading.current_thread()))
+    poll(lambda: ran and pool.idle() >= max(before, 1))
+    return ran[0]
+
+
+def test_an_idle_thread_is_used_again(pool: DaemonThreads):
+    """One call after another needs one thread, a daemon with a name."""
+    first, second = run_and_wait(pool), run_and_wait(pool)
+
+    assert first is second
+    assert first.daemon
+    assert first.name == "ajit-test-1"
+
+
+def test_a_blocked_thread_holds_nobody_up(pool: DaemonThreads):
+    """Calls run at once, however many others are blocked; few threads are kept afterwards."""
+    release, blocked = threading.Event(), []
+    for _ in range(50):
+        pool.run(lambda: (blocked.append(threading.current_thread()), release.wait()))
+    poll(lambda: len(blocked) == 50)
+
+    run_and_wait(pool)
+    release.set()
+
+    poll(lambda: sum(thread.is_alive() for thread in blocked) < threads.IDLE_LIMIT)
+    assert pool.idle() <= threads.IDLE_LIMIT
+
+
+def test_an_idle_thread_ends(pool: DaemonThreads, monkeypatch):
+    """Nothing to do for a while: no thread stays."""
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.01)
+    thread = _run(pool)
+
+    poll(lambda: not thread.is_alive())
+    assert pool.idle() == 0
+
+
+def test_a_call_for_a_thread_that_is_just_ending_is_not_lost(pool: DaemonThreads, monkeypatch):
+    """Threads give up waiting in the very moment in which they are called."""
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.0)
+    ran = threading.Semaphore(0)
+    for _ in range(500):
+        pool.run(ran.release)
+
+    assert all(ran.acquire(timeout=10) for _ in range(500))
+
+
+def test_a_forked_child_begins_without_threads(pool: DaemonThreads):
+    """The parent's idle threads are not in the child, and are not waited for there."""
+    run_and_wait(pool)
+
+    def child() -> bool:
+        ran = threading.Event()
+        pool.run(ran.set)
+        return ran.wait(10)
+
+    assert in_a_forked_child(child)
+
+
+def _run(pool: DaemonThreads) -> threading.Thread:
+    ran: list[threading.Thread] = []
+    pool.run(lambda: ran.append(threading.current_thread()))
+    return poll(lambda: ran and ran[0])
