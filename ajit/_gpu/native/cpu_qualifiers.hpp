@@ -20,10 +20,10 @@
 
 // Shared memory is thread-local: all threads of a block run on one OS thread. In a function `thread_local` means
 // static, and `extern __shared__ T name[]` is an undefined thread-local symbol that the driver resolves
-// (cpu_elf.c). The attribute says that no code initialises it; without it each access to an
-// extern one would first call a function that nobody defines.
-#if defined(__clang__)
-#define __shared__ __attribute__((require_constant_initialization)) thread_local
+// (cpu_elf.c). __constinit says that no code initialises it, which g++ else allows for; clang rejects the
+// word for types like __half, whose default constructor does nothing.
+#if defined(__clang__) || __GNUC__ < 10
+#define __shared__ thread_local
 #else
 #define __shared__ __constinit thread_local
 #endif
