@@ -46,7 +46,7 @@ from ajit.errors import (
     WrongLoop,
 )
 from ajit.settings import Settings
-from ajit.warmup import WarmupReport, run_warmup
+from ajit.warmup import Ready, WarmupReport, run_warmup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from ajit._core.entry import Artifact
-    from ajit._core.events import Subscriber, WarmupProgress
+    from ajit._core.events import Subscriber, Tier, WarmupProgress
     from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
@@ -109,10 +109,13 @@ class _Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A module on the device, and how its artifact was found."""
+    """A module on the device, and where its artifact came from.
+
+    Not the artifact itself: the device has its code, and a server keeps this for ever.
+    """
 
     module: LoadedModule
-    resolution: Resolution
+    tier: Tier
 
 
 class Runtime:
@@ -176,7 +179,8 @@ class Runtime:
                 return kernel
         point = spec.entry(entry)
         kernel = (await self.module(spec)).kernel(point.name)
-        if entry is None:
+        # The runtime may have closed between the end of the work and this task's turn.
+        if entry is None and self._state == "open":
             self._kernels[spec] = kernel
         return kernel
 
@@ -308,15 +312,18 @@ class Runtime:
         if module is None:
             module = await device.load(resolution.artifact, spec.entries)
             self._modules_by_key[name] = module
-        loaded = self._modules[spec] = _Loaded(module, resolution)
+        loaded = self._modules[spec] = _Loaded(module, resolution.tier)
         return loaded
 
-    async def _warm(self, spec: Spec) -> Resolution | None:
+    async def _warm(self, spec: Spec) -> Ready:
         if self._device is None:
-            return await self.resolve(spec)
-        if spec in self._modules:
-            return None
-        return (await self._works.join(("load", spec), partial(self._load, spec))).resolution
+            resolution = await self.resolve(spec)
+            return Ready(resolution.artifact.key, resolution.tier)
+        known = self._modules.get(spec)
+        if known is not None:
+            return Ready(known.module.key, "memory")
+        loaded = await self._works.join(("load", spec), partial(self._load, spec))
+        return Ready(loaded.module.key, loaded.tier)
 
     def _progress(
         self, on_progress: Callable[[WarmupProgress], None] | None, event: WarmupProgress

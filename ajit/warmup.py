@@ -20,10 +20,18 @@ from ajit.errors import AjitError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from ajit._core.events import Tier
     from ajit._core.spec import Spec
-    from ajit._perform import Resolution
 
-__all__ = ["WarmupFailure", "WarmupReport", "run_warmup"]
+__all__ = ["Ready", "WarmupFailure", "WarmupReport", "run_warmup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A spec that is ready now: its key, and the tier that had it."""
+
+    key: str
+    tier: Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ class WarmupReport:
 
 async def run_warmup(
     specs: Iterable[Spec],
-    prepare: Callable[[Spec], Awaitable[Resolution | None]],
+    prepare: Callable[[Spec], Awaitable[Ready]],
     *,
     at_once: int,
     on_progress: Callable[[WarmupProgress], None],
@@ -66,7 +74,7 @@ async def run_warmup(
 
     Args:
         specs: What to make ready; repeated specs are done once.
-        prepare: Makes one spec ready; returns None if it was ready before.
+        prepare: Makes one spec ready.
         at_once: How many are worked on at a time.
         on_progress: Called in this task's loop after each spec.
 
@@ -81,15 +89,15 @@ async def run_warmup(
     async def work() -> None:
         while queue:
             spec = queue.popleft()
-            key, tier, error = "", None, ""
+            key, error = "", ""
+            tier: Tier | None = None
             try:
-                resolution = await prepare(spec)
+                ready = await prepare(spec)
             except AjitError as exc:
                 failures.append(WarmupFailure(spec, exc))
                 error = str(exc)
             else:
-                tier = resolution.tier if resolution else "memory"
-                key = resolution.artifact.key if resolution else ""
+                key, tier = ready.key, ready.tier
                 tiers.append(tier)
             done = len(tiers) + len(failures)
             on_progress(
