@@ -178,3 +178,17 @@ def test_runtime_is_refused_in_a_forked_child_and_goes_on_in_the_parent(with_dev
 
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == {"child": 0, "parent": "kernel"}
+
+
+async def test_kernel_that_arrives_in_the_turn_of_the_close_is_not_kept(with_device):
+    """A caller that resumes just after the close does not make the closed runtime hot again."""
+
+    async def want(rt):
+        await rt.kernel(SAXPY)
+
+    async with anyio.create_task_group() as group, ajit.open_runtime(**with_device) as rt:
+        group.start_soon(want, rt)
+        await rt.module(SAXPY)
+
+    with pytest.raises(ajit.RuntimeClosed):
+        await rt.kernel(SAXPY)
