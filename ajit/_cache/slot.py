@@ -23,7 +23,7 @@ import struct
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ajit._cache.fs import FILE_MODE, with_parent
@@ -154,9 +154,11 @@ class Slot:
     def _close(self) -> None:
         # This gives the lock back. The file stays: unlinked, it would go on as the lock of those
         # who have it open, beside a new one for those who come later.
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd = -1
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            # Linux frees the number even if the file system reports an error here.
+            with suppress(OSError):
+                os.close(fd)
 
     # --- the queue and its helper, without `io` ---------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 
 import pytest
@@ -35,8 +36,9 @@ def test_an_idle_thread_is_used_again(pool: DaemonThreads):
     assert first.name == "ajit-test-1"
 
 
-def test_a_blocked_thread_holds_nobody_up(pool: DaemonThreads):
+def test_a_blocked_thread_holds_nobody_up(pool: DaemonThreads, monkeypatch):
     """Calls run at once, however many others are blocked; few threads are kept afterwards."""
+    monkeypatch.setattr(threads, "IDLE_SECONDS", 1000.0)
     release, blocked = threading.Event(), []
     for _ in range(50):
         pool.run(lambda: (blocked.append(threading.current_thread()), release.wait()))
@@ -59,13 +61,23 @@ def test_an_idle_thread_ends(pool: DaemonThreads, monkeypatch):
 
 
 def test_a_call_for_a_thread_that_is_just_ending_is_not_lost(pool: DaemonThreads, monkeypatch):
-    """Threads give up waiting in the very moment in which they are called."""
-    monkeypatch.setattr(threads, "IDLE_SECONDS", 0.0)
-    ran = threading.Semaphore(0)
-    for _ in range(500):
-        pool.run(ran.release)
+    """A thread gives up waiting in the very moment in which it is called."""
+    ran = threading.Event()
+    calls = [ran.set]
 
-    assert all(ran.acquire(timeout=10) for _ in range(500))
+    class Mailbox(queue.SimpleQueue):
+        def get(self, block: bool = True, timeout: float | None = None):  # noqa: FBT001, FBT002
+            if timeout is not None and calls:
+                pool.run(calls.pop())
+                raise queue.Empty
+            return super().get(block, timeout)
+
+    monkeypatch.setattr(queue, "SimpleQueue", Mailbox)
+    first = _run(pool)
+
+    assert ran.wait(10)
+    poll(lambda: pool.idle() == 1)
+    assert first.is_alive()
 
 
 def test_a_forked_child_begins_without_threads(pool: DaemonThreads):
