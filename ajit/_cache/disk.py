@@ -14,6 +14,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ajit._cache import fs
 from ajit._core.entry import Artifact, EntryInvalid, Manifest, decode, decode_manifest, encode
 from ajit.errors import CacheError
@@ -44,8 +46,11 @@ _KEY = re.compile(r"[0-9a-f]{64}").fullmatch
 """What may become a file name. `ajit._core.key.is_key` says the same ten times as slowly."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+# Structs and not dataclasses: a fresh process reads hundreds of entries, and a frozen dataclass
+# takes a microsecond to make, a tenth of what a small entry takes to read.
+
+
+class Found(msgspec.Struct, frozen=True):
     """The entry is there and verified.
 
     Attributes:
@@ -57,8 +62,7 @@ class Found:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True):
     """There is no entry.
 
     Attributes:
@@ -68,8 +72,7 @@ class Missing:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """There is an entry, and it did not verify: a miss, to be replaced by a holder of the lease."""
 
     reason: str
