@@ -66,7 +66,7 @@ static void destroy(CUcontext context) {
     cpu_context_wait(context);
     cpu_lock();
     cpu_modules_unload(context);
-    while (context->streams != NULL) cpu_stream_close(context->streams);
+    cpu_streams_close_all(context);
     cpu_memory_delete_all(context);
     context->legacy = context->per_thread = NULL;
     context->retained = 0;

@@ -63,6 +63,8 @@ uint64_t cpu_setting(const char *name, uint64_t otherwise, uint64_t least, uint6
 /* Applies an injected delay and returns the injected error, CUDA_SUCCESS if there is none. */
 CUresult cpu_injected(const char *function);
 bool cpu_callback_is_lost(void);
+/* Returns at once unless a test holds the device. */
+void cpu_wait_while_held(void);
 
 /* ---- contexts (cpu_context.c) ---- */
 
@@ -130,6 +132,7 @@ struct CUstream_st {
 CUresult cpu_stream_find(CUstream handle, CUstream *stream);
 CUresult cpu_stream_new(CUcontext context, unsigned flags, int priority, CUstream *stream);
 void cpu_stream_close(CUstream stream);
+void cpu_streams_close_all(CUcontext context);
 CUstream cpu_stream_share(CUstream stream);
 void cpu_stream_drop(CUstream stream);
 /* Takes ownership of `op` in every case. */
@@ -140,8 +143,6 @@ bool cpu_stream_busy(CUstream stream);
 /* Waits, without the driver lock, until all that was submitted so far is done. */
 void cpu_stream_wait(CUstream stream);
 CUresult cpu_context_wait(CUcontext context);
-void cpu_streams_wake(void);
-bool cpu_streams_held(void);
 void *cpu_op_new(size_t bytes, void (*run)(cpu_op *, CUstream), void (*drop)(cpu_op *));
 void cpu_op_free(cpu_op *op);
 

@@ -25,7 +25,8 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static injection injections[MAX_INJECTIONS];
 static _Atomic unsigned active; /* so that a call without injections costs one load */
 static _Atomic unsigned lost_callbacks;
-static _Atomic bool held;
+static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
+static _Atomic bool held; /* written under the mutex */
 
 static injection *find(const char *function) {
     for (int i = 0; i < MAX_INJECTIONS; i++)
@@ -69,7 +70,12 @@ bool cpu_callback_is_lost(void) {
     return false;
 }
 
-bool cpu_streams_held(void) { return atomic_load(&held); }
+void cpu_wait_while_held(void) {
+    if (!atomic_load(&held)) return;
+    pthread_mutex_lock(&mutex);
+    while (atomic_load(&held)) pthread_cond_wait(&released, &mutex);
+    pthread_mutex_unlock(&mutex);
+}
 
 int ajit_cpu_inject(const char *function, int error, unsigned count, unsigned delay_us) {
     if (function == NULL || strlen(function) >= NAME_BYTES || error < 0)
@@ -93,8 +99,10 @@ int ajit_cpu_inject(const char *function, int error, unsigned count, unsigned de
 void ajit_cpu_set_lost_callbacks(unsigned count) { atomic_store(&lost_callbacks, count); }
 
 void ajit_cpu_hold_streams(int hold) {
+    pthread_mutex_lock(&mutex);
     atomic_store(&held, hold != 0);
-    cpu_streams_wake();
+    pthread_cond_broadcast(&released);
+    pthread_mutex_unlock(&mutex);
 }
 
 void ajit_cpu_poison(int error) {

@@ -50,19 +50,36 @@ void cpu_stream_drop(CUstream stream) {
     free(stream);
 }
 
-void cpu_stream_close(CUstream stream) {
-    cpu_capture_abandon(stream);
+/* Takes the stream out of its context's list, if it is still there. */
+static void unlist(CUstream stream) {
     for (CUstream *link = &stream->context->streams; *link != NULL; link = &(*link)->next)
         if (*link == stream) {
             *link = stream->next;
-            break;
+            return;
         }
+}
+
+/* Stays in the list while it has work: who waits for the context waits for that, too. */
+void cpu_stream_close(CUstream stream) {
+    if (stream->magic != MAGIC) return; /* closed already, and at its last work */
+    cpu_capture_abandon(stream);
     stream->magic = 0;
     pthread_mutex_lock(&stream->mutex);
     stream->closing = true;
+    bool started = stream->started;
     pthread_cond_signal(&stream->work);
     pthread_mutex_unlock(&stream->mutex);
+    if (!started) unlist(stream);
     cpu_stream_drop(stream);
+}
+
+void cpu_streams_close_all(CUcontext context) {
+    while (context->streams != NULL) {
+        CUstream stream = cpu_stream_share(context->streams);
+        cpu_stream_close(stream);
+        unlist(stream);
+        cpu_stream_drop(stream);
+    }
 }
 
 CUresult cpu_stream_find(CUstream handle, CUstream *stream) {
@@ -115,13 +132,15 @@ static void linger(CUstream stream) {
 static cpu_op *take(CUstream stream) {
     linger(stream);
     pthread_mutex_lock(&stream->mutex);
-    while ((stream->head == NULL && !stream->closing) || (stream->head != NULL && cpu_streams_held()))
-        pthread_cond_wait(&stream->work, &stream->mutex);
+    while (stream->head == NULL && !stream->closing) pthread_cond_wait(&stream->work, &stream->mutex);
+    bool empty = stream->head == NULL;
+    pthread_mutex_unlock(&stream->mutex);
+    if (empty) return NULL;
+    cpu_wait_while_held();
+    pthread_mutex_lock(&stream->mutex); /* only this thread takes: the head is still there */
     cpu_op *op = stream->head;
-    if (op != NULL) {
-        stream->head = op->next;
-        if (stream->head == NULL) stream->tail = NULL;
-    }
+    stream->head = op->next;
+    if (stream->head == NULL) stream->tail = NULL;
     pthread_mutex_unlock(&stream->mutex);
     return op;
 }
@@ -139,6 +158,9 @@ static void *serve(void *argument) {
         if (op->always || cpu_lost(stream->context) == CUDA_SUCCESS) op->run(op, stream);
         op->drop(op);
     }
+    cpu_lock();
+    unlist(stream);
+    cpu_unlock();
     cpu_stream_drop(stream);
     return NULL;
 }
@@ -155,17 +177,6 @@ void cpu_stream_wait(CUstream stream) {
     uint64_t target = stream->submitted;
     while (stream->done < target) pthread_cond_wait(&stream->idle, &stream->mutex);
     pthread_mutex_unlock(&stream->mutex);
-}
-
-void cpu_streams_wake(void) {
-    cpu_lock();
-    for (int device = 0; device < CPU_MAX_DEVICES; device++)
-        for (CUstream stream = cpu_context(device)->streams; stream != NULL; stream = stream->next) {
-            pthread_mutex_lock(&stream->mutex);
-            pthread_cond_signal(&stream->work);
-            pthread_mutex_unlock(&stream->mutex);
-        }
-    cpu_unlock();
 }
 
 CUresult cpu_context_wait(CUcontext context) {
