@@ -5,7 +5,10 @@ would starve every other thread hop of the process. Not `concurrent.futures` eit
 interpreter joins its threads at exit, so a blocked one would keep the process alive.
 
 There is no limit on threads that run, for a limit would let one blocked lock hold up another.
-There is one on threads kept idle.
+There is one on threads kept idle, give or take one or two that became idle at the same time.
+
+No lock in here, only single operations of a list, which are atomic: a call may come from the
+garbage collector, in the middle of another call of the same thread.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import itertools
 import os
 import queue
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,12 +54,10 @@ class DaemonThreads:
         Raises:
             RuntimeError: No thread can be started. The function is not called.
         """
-        with self._lock:
-            mailbox = self._idle.pop() if self._idle else None
-        if mailbox is not None:
-            mailbox.put((function, args))
+        with suppress(IndexError):
+            self._idle.pop().put((function, args))
             return
-        mailbox = queue.SimpleQueue()
+        mailbox: queue.SimpleQueue[Job] = queue.SimpleQueue()
         mailbox.put((function, args))
         name = f"{self._name}-{next(self._numbers)}"
         threading.Thread(target=self._work, args=(mailbox,), name=name, daemon=True).start()
@@ -65,7 +67,6 @@ class DaemonThreads:
         return len(self._idle)
 
     def _forget(self) -> None:
-        self._lock = threading.Lock()
         self._idle: list[queue.SimpleQueue[Job]] = []
         self._numbers = itertools.count(1)
 
@@ -74,16 +75,14 @@ class DaemonThreads:
         while True:
             function(*args)
             del function, args  # an idle thread keeps nothing of its last call alive
-            with self._lock:
-                if len(self._idle) >= IDLE_LIMIT:
-                    return
-                self._idle.append(mailbox)
+            if len(self._idle) >= IDLE_LIMIT:
+                return
+            self._idle.append(mailbox)
             try:
                 function, args = mailbox.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                with self._lock:
-                    if mailbox in self._idle:
-                        self._idle.remove(mailbox)
-                        return
+                with suppress(ValueError):
+                    self._idle.remove(mailbox)
+                    return
                 # It was taken from the list just now, so a call is on its way.
                 function, args = mailbox.get()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import anyio
@@ -299,20 +297,16 @@ def test_many_processes_loops_and_tasks_never_hold_together(table: LeaseTable, p
     assert list(path.glob("held-*")) == []
 
 
-def test_a_hand_over_takes_milliseconds_at_most(table: LeaseTable, start_peer, path: Path):
-    """A waiter in another process has the lease soon after the release: median of 15."""
+def test_a_waiter_sleeps_in_the_kernel_and_does_not_poll(table: LeaseTable, start_peer):
+    """The release itself wakes it. How soon that is, the benchmark of leases measures."""
     peer = start_peer()
-    seconds = []
-    for _ in range(15):
+    for _ in range(3):
         lease = table.try_acquire(KEY, "nvrtc")
         peer.tell("wait", KEY)
         peer.hear("queued")
         poll(lambda: is_waited_for(peer.pid))
-        begun = time.monotonic()
         lease.release()
-        seconds.append(peer.hear("wait")["won"] - begun)
-        peer.ask("release", KEY)
 
-    # The budget is 2 ms; on a loaded machine of two cores a median may well be above it. Polling
-    # at 50 ms, which this is to keep out, would be at 25 ms.
-    assert statistics.median(seconds) < 0.02
+        assert peer.hear("wait")["outcome"] == "Lease"
+        peer.ask("release", KEY)
+    assert peer.ask("polls")["count"] == 0
