@@ -1,9 +1,9 @@
 """C parameter types: their names, sizes and how a Python value becomes their bytes.
 
-A kernel's parameters are declared by their C types, ``("float", "const float*", "int")``. This table
-says what is known of each; a type that is not in it is taken for a struct that is passed by value,
-and its argument is given as bytes of the exact size. Sizes are those of 64-bit Linux, on the host
-and in CUDA alike.
+A kernel's parameters are declared by their C types, ``("float", "const float*", "int")``. This
+table says what is known of each; a type that is not in it is taken for a struct that is passed by
+value, and its argument is given as bytes of the exact size. Sizes are those of 64-bit Linux, on the
+host and in CUDA alike.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def parse_ctype(declared: str) -> CType:
     """Return what is known of a C type, from its declaration.
 
     Args:
-        declared: Such as ``float``, ``const __half*``, ``unsigned``, ``std::int32_t`` or ``Params``.
+        declared: Such as ``float``, ``const __half*``, ``unsigned``, ``std::int32_t`` or
+        ``Params``.
     """
     text = declared.replace("*", " * ").replace("&", " & ").replace("[", " [ ")
     words = [word.removeprefix("std::") for word in text.split() if word not in _QUALIFIERS]

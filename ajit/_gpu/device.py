@@ -10,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ajit._core.spec import EntryPoint
 from ajit._gpu import module, wire
+from ajit._gpu.batch import Batch
 from ajit._gpu.driver import driver_choices
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
@@ -90,8 +91,8 @@ class Device:
     async def serve_completions(self) -> None:
         """Tell tasks that their tickets are done, until `aclose`. trio needs it; others just sleep.
 
-        Cancelling the task does not end it: `aclose` itself waits for tickets, and a runtime is often
-        closed because everything is being cancelled.
+        Cancelling the task does not end it: `aclose` itself waits for tickets, and a runtime is
+        often closed because everything is being cancelled.
         """
         with self._serving:
             await self._port.serve()
@@ -118,7 +119,8 @@ class Device:
         """Copy host memory to new device memory.
 
         Args:
-            obj: Any contiguous object with the buffer protocol or ``__array_interface__``: bytes, an
+            obj: Any contiguous object with the buffer protocol or ``__array_interface__``: bytes,
+            an
                 array. It must not be changed before this returns.
 
         Raises:
@@ -200,6 +202,10 @@ class Device:
         )
         return self._submit(fill, 1, f"fill {buffer.nbytes} bytes", buffer, None)
 
+    def batch(self) -> Batch:
+        """Return an empty batch: many operations, submitted as one."""
+        return Batch(self._port)
+
     def mark(self) -> Ticket[None]:
         """Submit nothing: the ticket is done when everything submitted before it is."""
         mark = wire.SIMPLE.pack(wire.MARK, wire.SIMPLE.size, 0)
@@ -244,8 +250,8 @@ class Device:
     async def aclose(self) -> None:
         """Wait for tickets in flight, free everything of this loop, and leave the CUDA thread.
 
-        Waits for at most `CLOSE_SECONDS`. What the device is still at then is abandoned: its memory is
-        not freed, for that could wait for ever. May be called more than once.
+        Waits for at most `CLOSE_SECONDS`. What the device is still at then is abandoned: its memory
+        is not freed, for that could wait for ever. May be called more than once.
         """
         if self._port.closed:
             return

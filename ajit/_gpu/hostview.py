@@ -28,7 +28,8 @@ class HostView:
         """Look at an object.
 
         Raises:
-            ArgumentError: It has no memory to look at, it is not contiguous, or it is read-only where
+            ArgumentError: It has no memory to look at, it is not contiguous, or it is read-only
+            where
                 it must be written.
         """
         self.owner: Any = obj

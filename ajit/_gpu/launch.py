@@ -29,6 +29,8 @@ Dimensions: TypeAlias = int | Sequence[int]
 _SHAPE = struct.Struct("<7I")
 _HEAD = "<QQQII" + wire.LaunchLayout
 _HEAD_BYTES = struct.calcsize(_HEAD)
+_UNFIT = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
+"""What converting a value that does not fit raises."""
 _ALIGNMENT = 16
 """Of operations in a submission."""
 
@@ -40,7 +42,10 @@ class Signature:
         operation: For messages, such as ``launch saxpy``.
     """
 
-    __slots__ = ("_address", "_bytes", "_converters", "_mismatch", "_pack", "_types", "operation")
+    __slots__ = (
+        "_address", "_bytes", "_converters", "_mismatch", "_pack", "_pack_operation", "_types",
+        "operation",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,10 +68,12 @@ class Signature:
         self._address = address
         self._types = [parse_ctype(param) for param in params or ()]
         self._mismatch = _mismatch(params, self._types, sizes)
+        self._converters: list[tuple[int, Callable[[Any], Any]]] = []
         if not self._mismatch:
             body = _body_format(self._types, sizes)
             self._bytes = _HEAD_BYTES - wire.SUBMISSION.size + struct.calcsize("<" + body)
             self._pack = struct.Struct(_HEAD + body).pack
+            self._pack_operation = struct.Struct("<" + wire.LaunchLayout + body).pack
             made = [_converter(*pair, thread) for pair in zip(self._types, sizes, strict=True)]
             self._converters = [(i, convert) for i, convert in enumerate(made) if convert]
 
@@ -78,20 +85,37 @@ class Signature:
         Raises:
             ArgumentError: The arguments do not fit the parameters; says which and why.
         """
-        if self._mismatch or len(args) != len(self._types):
-            raise self._wrong(self._mismatch or self._wrong_number(args))
+        values = self._converted(args)
         try:
-            values = args
-            if self._converters:
-                values = list(args)  # type: ignore[assignment]  # unpacked below, either will do
-                for index, convert in self._converters:
-                    values[index] = convert(values[index])  # type: ignore[index]
             return self._pack(
                 port, number, stream, 1, self._bytes,
                 wire.LAUNCH, self._bytes, self._address, shape, self._bytes, 0, 0, *values,
             )  # fmt: skip
-        except (TypeError, ValueError, OverflowError, struct.error) as error:
+        except (struct.error, OverflowError) as error:
             raise self._explained(args, error) from error
+
+    def pack_operation(self, shape: bytes, args: tuple[Any, ...]) -> bytes:
+        """Return the launch alone, for a batch. Raises what `pack` does."""
+        values = self._converted(args)
+        try:
+            return self._pack_operation(
+                wire.LAUNCH, self._bytes, self._address, shape, self._bytes, 0, 0, *values
+            )
+        except (struct.error, OverflowError) as error:
+            raise self._explained(args, error) from error
+
+    def _converted(self, args: tuple[Any, ...]) -> Sequence[Any]:
+        if self._mismatch or len(args) != len(self._types):
+            raise self._wrong(self._mismatch or self._wrong_number(args))
+        if not self._converters:
+            return args
+        values = list(args)
+        try:
+            for index, convert in self._converters:
+                values[index] = convert(values[index])
+        except _UNFIT as error:
+            raise self._explained(args, error) from error
+        return values
 
     def _explained(self, args: tuple[Any, ...], error: Exception) -> ArgumentError:
         """Find the argument that cannot be packed, by packing each by itself."""
@@ -101,7 +125,7 @@ class Signature:
                 converted = converters[index](value) if index in converters else value
                 if ctype.code:
                     struct.pack("<" + ctype.code, converted)
-            except (TypeError, ValueError, OverflowError, struct.error) as reason:
+            except _UNFIT as reason:
                 return self._wrong(
                     f"argument {index} ({ctype.name}) cannot be {_shown(value)}: {reason}", index
                 )
@@ -186,8 +210,8 @@ def _mismatch(
     """Why the declaration cannot be that of the loaded function, or ""."""
     if params is None:
         return (
-            f"its {len(sizes)} parameters are not declared; give the entry point their C types, such "
-            f'as params="float a, const float* x, int n"'
+            f"its {len(sizes)} parameters are not declared; give the entry point their C types, "
+            'such as params="float a, const float* x, int n"'
         )
     if len(types) != len(sizes):
         return f"declared with {len(types)} parameters, but the compiled kernel has {len(sizes)}"

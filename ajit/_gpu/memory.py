@@ -62,6 +62,7 @@ class _Buffer:
             self._freed = True
             resource, self._resource = self._resource, 0
             if resource:
+                self._thread.gone += 1
                 self._thread.post(resource)
 
     def __enter__(self) -> Self:

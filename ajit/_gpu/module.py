@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ajit._gpu.completion import Port, Ticket
     from ajit._gpu.launch import Dimensions
 
-__all__ = ["Kernel", "LoadedModule", "load"]
+__all__ = ["BoundLaunch", "Kernel", "LoadedModule", "load"]
 
 
 _IMAGE_PADDING = 64
@@ -73,8 +73,8 @@ class Kernel:
             grid: Blocks: a number, or up to three.
             block: Threads of a block: a number, or up to three.
             *args: One for each declared parameter: numbers, `DeviceBuffer`, an address, None for a
-                null pointer, any object with ``__cuda_array_interface__`` (on a GPU), or the bytes of
-                a struct.
+                null pointer, any object with ``__cuda_array_interface__`` (on a GPU), or the bytes
+                of a struct.
             shared_bytes: Dynamic shared memory of a block.
             stream: The stream of another library (``__cuda_stream__`` or its handle) to launch in;
                 None takes ajit's own, in which everything runs in the order of submission.
@@ -101,6 +101,28 @@ class Kernel:
         submission = signature.pack(port.handle, number, handle, shape, args)
         return port.submit(submission, number, signature.operation, (self, args))
 
+    def bind(
+        self, grid: Dimensions, block: Dimensions, *args: Any, shared_bytes: int = 0
+    ) -> BoundLaunch:
+        """Check and pack a launch now, to submit it later in batches, any number of times.
+
+        Kernel and buffers are kept alive; if one is freed by hand, adding the launch to a batch
+        raises what launching would. Takes and raises what `launch` does.
+        """
+        return BoundLaunch(self, args, self.operation(grid, block, args, shared_bytes))
+
+    def operation(
+        self, grid: Dimensions, block: Dimensions, args: tuple[Any, ...], shared_bytes: int
+    ) -> bytes:
+        """Return a launch as one operation of a batch. Raises what `launch` does."""
+        try:
+            shape = self._shapes[grid, block, shared_bytes]
+        except (KeyError, TypeError):  # new, or a list
+            shape = self._new_shape(grid, block, shared_bytes)
+        if self.module.unloaded:
+            raise self.module.unloaded_error()
+        return self._signature.pack_operation(shape, args)
+
     def _new_shape(self, grid: Dimensions, block: Dimensions, shared_bytes: int) -> bytes:
         shape = pack_shape(self._signature.operation, grid, block, shared_bytes, self._limits)
         if isinstance(grid, int | tuple) and isinstance(block, int | tuple):
@@ -113,6 +135,25 @@ class Kernel:
         params = "undeclared" if self.params is None else ", ".join(self.params)
         state = " unloaded" if self.module.unloaded else ""
         return f"<Kernel {self.name}({params}){state}>"
+
+
+class BoundLaunch:
+    """A launch with its arguments, packed. Get it with `Kernel.bind`.
+
+    Attributes:
+        kernel: What it launches.
+        args: With these.
+        operation: Its bytes.
+    """
+
+    __slots__ = ("args", "kernel", "operation")
+
+    def __init__(self, kernel: Kernel, args: tuple[Any, ...], operation: bytes) -> None:
+        self.kernel, self.args = kernel, args
+        self.operation = operation
+
+    def __repr__(self) -> str:
+        return f"<BoundLaunch of {self.kernel.name}>"
 
 
 class LoadedModule:
@@ -176,6 +217,7 @@ class LoadedModule:
         """Give the code back. May be called more than once; submitted launches still run."""
         resource, self._resource = self._resource, 0
         if resource:
+            self._thread.gone += 1
             self._thread.post(resource)
 
     def __del__(self) -> None:
@@ -188,7 +230,7 @@ class LoadedModule:
 
 
 def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticket[LoadedModule]:
-    """Submit the load of an artifact: the module, every entry point, and what the driver knows of each.
+    """Submit the load of an artifact: the module, its entry points, and what is known of each.
 
     Everything is loaded eagerly, so that no first launch has to wait for the device.
     """

@@ -60,7 +60,7 @@ class ThreadStatistics:
 
 
 def read_statistics(counters: Counters, name: str, loops: int, lost_code: int) -> ThreadStatistics:
-    """Return the counters as they stand. Each number is right by itself; they are not one instant."""
+    """Return the counters: each is right by itself, together they are not one instant."""
     values = {field: int(getattr(counters, field)) for field in wire.COUNTERS}
     entered_ns = values.pop("entered_ns")
     busy_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - entered_ns if entered_ns else 0

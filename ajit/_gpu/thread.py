@@ -1,8 +1,8 @@
 """The CUDA thread: one for each device context of the process.
 
-A Python thread that spends its life inside ``ajit_serve``. It alone calls the driver. It is shared by
-every event loop that opens the same device, for the context is the process's (the primary one), and
-ends when the last of them leaves.
+A Python thread that spends its life inside ``ajit_serve``. It alone calls the driver. It is shared
+by every event loop that opens the same device, for the context is the process's (the primary one),
+and ends when the last of them leaves.
 
 After a fork the child has no such thread: there every use raises `ForkedRuntime`.
 """
@@ -45,6 +45,8 @@ class DeviceThread:
         handle: The executor's address.
         numbers: Numbers for tickets; unique over all loops.
         info: What the driver says about the device.
+        gone: Counts buffers and modules that were given back; while it stands still, what was alive
+            before still is.
         forked: Whether this process is a fork of the one that made it.
         abandoned: Tickets that the device was still at when the thread ended. What they use was not
             freed, and neither is the executor's memory.
@@ -55,6 +57,7 @@ class DeviceThread:
         self.settings = settings
         self.numbers = itertools.count(1)
         self.forked = False
+        self.gone = 0
         self.info = wire.DeviceInfo()
         self._library = wire.library()
         options = wire.Options(
@@ -96,10 +99,7 @@ class DeviceThread:
                 thread._thread.start()
             thread._users += 1
         try:
-            await thread._wait(started=True)
-            code = thread._start_code
-            if code:
-                raise choice.start_error(code, thread._error_text())
+            await thread._wait_started()
         except BaseException:
             thread.release()
             raise
@@ -115,7 +115,7 @@ class DeviceThread:
                 del _registry[self.choice]
         if self._ended:  # it never started
             return
-        port = self._library.port_create(self.handle, 0)
+        port = self._library.port_create(self.handle, 0, 0)
         if port:
             self._submit_stop(port)
 
@@ -131,6 +131,11 @@ class DeviceThread:
         """Wait until the thread has ended, if nobody uses it any more."""
         if self._users == 0 and not self.forked:
             await self._wait(started=False)
+
+    async def _wait_started(self) -> None:
+        await self._wait(started=True)
+        if self._start_code:
+            raise self.choice.start_error(self._start_code, self._error_text())
 
     async def _wait(self, *, started: bool) -> None:
         promise: Promise[None] = Promise()
@@ -150,7 +155,7 @@ class DeviceThread:
         return port
 
     def post(self, resource: int) -> None:
-        """Give a resource back, from anywhere, finalizers included; never fails, never waits (R3)."""
+        """Give a resource back, from finalizers as well: never fails, never waits (R3)."""
         if not self.forked:
             self._library.post(self.handle, resource)
 
@@ -205,8 +210,8 @@ class DeviceThread:
         state = "ended" if self._ended else "forked" if self.forked else "running"
         if self.lost_code:
             state = f"lost ({self.lost_code})"
-        statistics = self.statistics()
-        return f"<DeviceThread {self.name} {state} loops={self._users} in_flight={statistics.in_flight}>"
+        in_flight = self.statistics().in_flight
+        return f"<DeviceThread {self.name} {state} loops={self._users} in_flight={in_flight}>"
 
     def __del__(self) -> None:
         # Only now is no buffer or module left that could post. Tickets that never retired may still

@@ -1,9 +1,9 @@
 """What goes between Python and the executor: layouts, and the functions of the library.
 
-Mirrors ``native/executor.h``; a test compares the sizes. Functions that only touch memory are called
-with the GIL held (PyDLL): letting it go costs up to the interpreter's switch interval, 5 ms, to get
-it back beside a busy thread. The four that enter the driver, or wait for work, are called with the
-GIL released (CDLL), on the CUDA thread only (rule R1).
+Mirrors ``native/executor.h``; a test compares the sizes. Functions that only touch memory are
+called with the GIL held (PyDLL): letting it go costs up to the interpreter's switch interval, 5 ms,
+to get it back beside a busy thread. The four that enter the driver, or wait for work, are called
+with the GIL released (CDLL), on the CUDA thread only (rule R1).
 """
 
 from __future__ import annotations
@@ -15,11 +15,43 @@ from pathlib import Path
 from typing import Any, Final
 
 __all__ = [
-    "ACCEPTED", "ALLOC", "ALLOC_HOST", "CALL", "CLOSE_PORT", "COPY", "COPY_ON_DEVICE",
-    "COPY_TO_DEVICE", "COPY_TO_HOST", "EXPIRED", "FILL", "FULL", "FillLayout", "IS_LOST", "LAUNCH",
-    "LOAD", "LOST", "LaunchLayout", "LoadLayout", "MARK", "NATIVE", "NO_MEMORY", "RECORDS",
-    "RECORD_WORDS", "RETIRED", "SETTLED", "SIMPLE", "STOP", "STOPPED", "SUBMISSION", "Counters",
-    "DeviceInfo", "Function", "Library", "Options", "Resource", "library",
+    "ACCEPTED",
+    "ALLOC",
+    "ALLOC_HOST",
+    "CALL",
+    "CLOSE_PORT",
+    "COPY",
+    "COPY_ON_DEVICE",
+    "COPY_TO_DEVICE",
+    "COPY_TO_HOST",
+    "EXPIRED",
+    "FILL",
+    "FULL",
+    "IS_LOST",
+    "LAUNCH",
+    "LOAD",
+    "LOST",
+    "MARK",
+    "NATIVE",
+    "NO_MEMORY",
+    "RECORD",
+    "RECORDS",
+    "RETIRED",
+    "SETTLED",
+    "SIMPLE",
+    "STOP",
+    "STOPPED",
+    "SUBMISSION",
+    "Counters",
+    "DeviceInfo",
+    "FillLayout",
+    "Function",
+    "LaunchLayout",
+    "Library",
+    "LoadLayout",
+    "Options",
+    "Resource",
+    "library",
 ]  # fmt: skip
 
 NATIVE: Final = Path(__file__).parent / "native"
@@ -37,7 +69,7 @@ SETTLED, RETIRED, IS_LOST, EXPIRED = 1, 2, 4, 8
 SUBMISSION: Final = struct.Struct("<QQQII")
 """Port, number, stream, count of operations, their bytes."""
 LaunchLayout: Final = "IIQ28sIQQ"
-"""Opcode, bytes, function, grid and block and shared bytes as packed before, argument bytes, 0, 0."""
+"""Opcode, bytes, function, grid, block and shared bytes as packed before, argument bytes, 0, 0."""
 COPY: Final = struct.Struct("<IIQQQ")
 """Opcode, bytes, target, source, size."""
 FillLayout: Final = struct.Struct("<IIQQQ")
@@ -48,8 +80,8 @@ SIMPLE: Final = struct.Struct("<IIQ")
 """Opcode, bytes, size: an allocation, or an operation that has no fields."""
 
 RECORDS: Final = 256
-RECORD_WORDS: Final = 5
-"""Number, code and flags, value, detail, nanoseconds: 64-bit words each."""
+RECORD: Final = struct.Struct("<QiIQQQ")
+"""Number, code, flags, value, detail, nanoseconds."""
 
 _u64, _u32, _i32 = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int32
 
@@ -127,7 +159,7 @@ class Library:
         self.destroy = _typed(quick.ajit_executor_destroy, None, pointer)
         self.submit = _typed(quick.ajit_submit, ctypes.c_int, ctypes.c_char_p)
         self.post = _typed(quick.ajit_post, None, pointer, pointer)
-        self.port_create = _typed(quick.ajit_port_create, pointer, pointer, _u64)
+        self.port_create = _typed(quick.ajit_port_create, pointer, pointer, _u64, _u64)
         self.port_release = _typed(quick.ajit_port_release, None, pointer)
         self.port_drain = _typed(quick.ajit_port_drain, ctypes.c_uint32, pointer)
         self.port_wait = _typed(quick.ajit_port_wait, ctypes.c_uint32, pointer)

@@ -1,9 +1,10 @@
-"""What the tests of the device layer share: kernels built by the host compiler, and faults on demand."""
+"""What the tests of the device layer share: kernels, and faults on demand."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -29,11 +30,11 @@ GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.005
 
 # The recipe stands in cpu_kernel.hpp.
-RECIPE = (
+RECIPE = shlex.split(
     "-std=c++17 -O1 -fPIC -shared -x c++ -fno-exceptions -fno-rtti -fno-strict-aliasing "
     "-fno-semantic-interposition -fno-threadsafe-statics -fno-asynchronous-unwind-tables "
     "-ffp-contract=off -w -Wl,-Bsymbolic -Wl,--as-needed -Wl,-z,undefs"
-).split()
+)
 
 SOURCE = """
 extern "C" __global__ void nothing() {}
@@ -48,7 +49,8 @@ extern "C" __global__ void add_one(int* x, int n) {
 struct Triple { int a; short b; };
 extern "C" __global__ void scalars(bool b, signed char c, unsigned short s, int i, long long l,
                                    double d, Triple t, float* out) {
-    out[0] = b; out[1] = c; out[2] = s; out[3] = i; out[4] = l; out[5] = d; out[6] = t.a; out[7] = t.b;
+    out[0] = b; out[1] = c; out[2] = s; out[3] = i; out[4] = l; out[5] = d;
+    out[6] = t.a; out[7] = t.b;
 }
 extern "C" __global__ void dynamic_shared(int* out) {
     extern __shared__ int area[];
@@ -161,7 +163,7 @@ async def until(condition: Callable[[], bool]) -> None:
         TimeoutError: It did not come.
     """
     with anyio.fail_after(GRACE_SECONDS):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # nobody sets an event for what is looked at
             await anyio.sleep(POLL_SECONDS)
 
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from ajit._gpu import wire
@@ -29,7 +30,9 @@ WARNINGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-
 def test_the_library_has_no_python_symbol():
     """R5: neither defined nor wanted, so it cannot take the GIL by accident."""
     nm = shutil.which("nm") or pytest.skip("no nm on PATH")
-    symbols = subprocess.run([nm, "-D", EXECUTOR], check=True, capture_output=True, text=True).stdout
+    symbols = subprocess.run(
+        [nm, "-D", EXECUTOR], check=True, capture_output=True, text=True
+    ).stdout
 
     assert "ajit_serve" in symbols
     assert re.findall(r"\b_?Py\w*", symbols) == []
@@ -57,7 +60,7 @@ def test_python_mirrors_the_layout():
     assert layout["fill"] == wire.FillLayout.size
     assert layout["alloc"] == wire.SIMPLE.size
     assert layout["load"] == wire.LoadLayout.size
-    assert layout["record"] == wire.RECORD_WORDS * 8
+    assert layout["record"] == wire.RECORD.size
     assert layout["function"] == ctypes.sizeof(wire.Function)
     assert layout["device_info"] == ctypes.sizeof(wire.DeviceInfo)
     assert layout["counters"] == ctypes.sizeof(wire.Counters)
@@ -140,7 +143,7 @@ async def test_a_blocking_driver_blocks_nobody_else(faults):
         ticket = get("nothing").launch(1, 1)
         turns = 0
         while not ticket.done:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
             turns += 1
         took = time.monotonic() - began
 
@@ -151,7 +154,7 @@ async def test_a_blocking_driver_blocks_nobody_else(faults):
 
 @pytest.mark.anyio
 async def test_a_busy_python_thread_does_not_delay_completions():
-    """Submitting and waiting keep the GIL: a busy thread costs the odd switch, not one per ticket."""
+    """Submitting and waiting keep the GIL: no switch of threads for each ticket."""
     stop = threading.Event()
 
     def busy():
@@ -159,19 +162,18 @@ async def test_a_busy_python_thread_does_not_delay_completions():
             sum(range(1000))
 
     async with cpu_device() as device:
-        for _ in range(50):
-            await device.mark()
         thread = threading.Thread(target=busy, daemon=True)
         thread.start()
-        began = time.monotonic()
+        times = []
         for _ in range(200):
+            began = time.monotonic()
             await device.mark()
-        took = time.monotonic() - began
+            times.append(time.monotonic() - began)
         stop.set()
         await anyio.to_thread.run_sync(thread.join)
 
-    # A switch for each ticket would take 200 times the interval, twice over.
-    assert took < 200 * sys.getswitchinterval()
+    # Whoever lets the GIL go waits at least one interval to get it back.
+    assert sum(took < sys.getswitchinterval() for took in times) > 100
 
 
 @pytest.mark.anyio

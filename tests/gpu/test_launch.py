@@ -1,4 +1,4 @@
-"""Launches: arguments packed by their declared types, and what is refused before the driver sees it."""
+"""Launches: arguments packed by their declared types, and refused before the driver sees them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ async def test_dynamic_shared_memory_has_the_size_of_the_launch():
         out = await device.alloc(64 * 4)
         await kernel.launch(1, 64, out, shared_bytes=64 * 4)
 
-        assert np.frombuffer(await device.download(out), np.int32).tolist() == list(range(63, -1, -1))
+        assert np.frombuffer(await device.download(out), np.int32).tolist() == list(
+            range(63, -1, -1)
+        )
         with pytest.raises(LaunchError, match="dynamic shared memory"):
             kernel.launch(1, 64, out, shared_bytes=kernel.max_dynamic_shared_bytes + 1)
 
@@ -143,12 +145,13 @@ async def test_structs_and_bools_are_checked():
     """A struct of another size, and a number that is no truth value, are refused."""
     async with cpu_device() as device:
         scalars = (await kernels(device))("scalars")
+        yes, no_bool = True, 2
         with pytest.raises(ArgumentError, match="7 bytes; the struct has 8"):
-            scalars.launch(1, 1, True, 1, 1, 1, 1, 1.0, bytes(7), None)
+            scalars.launch(1, 1, yes, 1, 1, 1, 1, 1.0, bytes(7), None)
         with pytest.raises(ArgumentError, match="given as its 8 bytes"):
-            scalars.launch(1, 1, True, 1, 1, 1, 1, 1.0, 8, None)
+            scalars.launch(1, 1, yes, 1, 1, 1, 1, 1.0, 8, None)
         with pytest.raises(ArgumentError, match="true nor false"):
-            scalars.launch(1, 1, 2, 1, 1, 1, 1, 1.0, bytes(8), None)
+            scalars.launch(1, 1, no_bool, 1, 1, 1, 1, 1.0, bytes(8), None)
 
 
 @pytest.mark.anyio
@@ -187,7 +190,7 @@ async def test_undeclared_and_misdeclared_parameters():
     ]
     async with cpu_device() as device:
         module = await device.load(compiled(), entries)
-        with pytest.raises(ArgumentError, match="not declared.*params="):
+        with pytest.raises(ArgumentError, match=r"not declared.*params="):
             module.kernel("nothing").launch(1, 1)
         with pytest.raises(ArgumentError, match="3 parameters, but the compiled kernel has 4"):
             module.kernel("saxpy").launch(1, 1, 1.0, None, None)
@@ -262,7 +265,7 @@ async def test_an_entry_point_that_the_image_lacks_is_named():
 
 @pytest.mark.anyio
 async def test_modules_are_unloaded_when_nobody_has_them():
-    """A kernel keeps its module; unloading by hand refuses later launches and lets earlier ones run."""
+    """A kernel keeps its module; unloading refuses later launches and lets earlier ones run."""
     async with cpu_device() as device:
         module = await device.load(compiled(), ENTRIES)
         kernel = module.kernel("nothing")

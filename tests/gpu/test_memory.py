@@ -156,8 +156,8 @@ async def test_freeing_waits_for_launches_that_were_submitted_before(faults):
             await anyio.sleep(0.12)  # two of the CUDA thread's looks
 
             assert device.statistics().live_resources == live
-        for ticket in [*tickets, ticket]:
-            await ticket
+        for each in [*tickets, ticket]:
+            await each
         await until(lambda: device.statistics().live_resources == live - 1)
         assert await device.download(other) == bytes(400)
 

@@ -126,7 +126,7 @@ async def test_loops_of_a_process_share_one_thread():
 
 
 async def test_python_runs_on_the_thread_in_order(faults):
-    """A callable runs after everything that was submitted before it, and before what comes after."""
+    """A callable runs after what was submitted before it, and before what comes after."""
     seen = []
 
     async with cpu_device() as device:
@@ -159,7 +159,12 @@ async def test_an_exception_on_the_thread_reaches_the_caller():
 
 @pytest.mark.parametrize(
     "function",
-    ["cuDeviceGetCount", "cuDevicePrimaryCtxRetain", "cuCtxSetCurrent", "cuStreamCreateWithPriority"],
+    [
+        "cuDeviceGetCount",
+        "cuDevicePrimaryCtxRetain",
+        "cuCtxSetCurrent",
+        "cuStreamCreateWithPriority",
+    ],
 )
 async def test_a_driver_that_does_not_start_leaves_nothing(faults, function):
     """Opening fails with the driver's code, the thread is gone, and opening again works."""
@@ -200,7 +205,7 @@ async def test_a_device_number_that_does_not_exist(monkeypatch):
 
 
 async def test_a_fork_is_refused_and_the_parent_is_unharmed():
-    """In the child every use raises ForkedRuntime, finalizers do nothing, and the parent goes on."""
+    """In the child every use raises ForkedRuntime, and the parent goes on."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("add_one")
         buffer = await device.upload(bytes(4))
@@ -213,7 +218,7 @@ async def test_a_fork_is_refused_and_the_parent_is_unharmed():
             finally:
                 os._exit(1)
         os.close(writer)
-        with open(reader, "rb") as pipe:
+        with os.fdopen(reader, "rb") as pipe:
             said = await anyio.to_thread.run_sync(pipe.read)
         _, status = await anyio.to_thread.run_sync(os.waitpid, child, 0)
         await kernel.launch(1, 1, buffer, 1)

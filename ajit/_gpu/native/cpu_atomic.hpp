@@ -4,19 +4,19 @@
 
 namespace ajit_cpu {
 
-template <class T> struct bits_of;
+template <class T_> struct bits_of;
 template <> struct bits_of<float> { using bits = unsigned int; };
 template <> struct bits_of<double> { using bits = unsigned long long; };
 
 // Replaces *address by update(*address) and returns what was there, for any type of 2, 4 or 8 bytes.
-template <class Bits, class T, class Update> inline T atomic_update(T *address, Update update) {
-    static_assert(sizeof(Bits) == sizeof(T), "the bits of this type");
+template <class Bits, class T_, class Update> inline T_ atomic_update(T_ *address, Update update) {
+    static_assert(sizeof(Bits) == sizeof(T_), "the bits of this type");
     Bits *place = reinterpret_cast<Bits *>(address);
     Bits before = __atomic_load_n(place, __ATOMIC_RELAXED);
     for (;;) {
-        T old;
+        T_ old;
         __builtin_memcpy(&old, &before, sizeof old);
-        T wanted = update(old);
+        T_ wanted = update(old);
         Bits after;
         __builtin_memcpy(&after, &wanted, sizeof after);
         if (__atomic_compare_exchange_n(place, &before, after, true, __ATOMIC_RELAXED,
@@ -25,7 +25,7 @@ template <class Bits, class T, class Update> inline T atomic_update(T *address, 
     }
 }
 
-template <class T> inline T atomic_cas(T *address, T compare, T value) {
+template <class T_> inline T_ atomic_cas(T_ *address, T_ compare, T_ value) {
     __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return compare; // what was found, whether it was replaced or not
 }
@@ -91,8 +91,8 @@ static inline unsigned int atomicDec(unsigned int *address, unsigned int limit) 
 
 // On one device the scopes mean the same here.
 #define AJIT_CPU_SCOPES(name)                                                                  \
-    template <class... A> inline auto name##_block(A... a) -> decltype(name(a...)) { return name(a...); } \
-    template <class... A> inline auto name##_system(A... a) -> decltype(name(a...)) { return name(a...); }
+    template <class... A_> inline auto name##_block(A_... a) -> decltype(name(a...)) { return name(a...); } \
+    template <class... A_> inline auto name##_system(A_... a) -> decltype(name(a...)) { return name(a...); }
 AJIT_CPU_SCOPES(atomicAdd)
 AJIT_CPU_SCOPES(atomicSub)
 AJIT_CPU_SCOPES(atomicExch)

@@ -102,16 +102,16 @@ static inline double __hiloint2double(int high, int low) {
 }
 
 // Hints to a GPU's caches.
-template <class T> inline T __ldg(const T *address) { return *address; }
-template <class T> inline T __ldca(const T *address) { return *address; }
-template <class T> inline T __ldcg(const T *address) { return *address; }
-template <class T> inline T __ldcs(const T *address) { return *address; }
-template <class T> inline T __ldlu(const T *address) { return *address; }
-template <class T> inline T __ldcv(const T *address) { return *const_cast<const volatile T *>(address); }
-template <class T> inline void __stwb(T *address, T value) { *address = value; }
-template <class T> inline void __stcg(T *address, T value) { *address = value; }
-template <class T> inline void __stcs(T *address, T value) { *address = value; }
-template <class T> inline void __stwt(T *address, T value) { *address = value; }
+template <class T_> inline T_ __ldg(const T_ *address) { return *address; }
+template <class T_> inline T_ __ldca(const T_ *address) { return *address; }
+template <class T_> inline T_ __ldcg(const T_ *address) { return *address; }
+template <class T_> inline T_ __ldcs(const T_ *address) { return *address; }
+template <class T_> inline T_ __ldlu(const T_ *address) { return *address; }
+template <class T_> inline T_ __ldcv(const T_ *address) { return *const_cast<const volatile T_ *>(address); }
+template <class T_> inline void __stwb(T_ *address, T_ value) { *address = value; }
+template <class T_> inline void __stcg(T_ *address, T_ value) { *address = value; }
+template <class T_> inline void __stcs(T_ *address, T_ value) { *address = value; }
+template <class T_> inline void __stwt(T_ *address, T_ value) { *address = value; }
 
 // Ticks of the CPU, about as fine as a GPU's.
 static inline long long clock64() {

@@ -29,6 +29,8 @@
 // - Threads of a block take turns; one gives way only where it waits (barriers, warp operations) or
 //   calls __nanosleep(). A loop that spins on memory without that may spin for ever.
 // - A block may use AJIT_CPU_STACK_BYTES (64 KiB) of local memory a thread.
+// Template parameters here end in an underscore: servers specialise kernels by -DN=..., -DT=..., and a macro of the
+// user's must not rewrite these headers.
 // What is missing (inline PTX, tensor cores, cooperative groups, CUB, textures) is an error that says so.
 #ifndef AJIT_CPU_KERNEL_HPP
 #define AJIT_CPU_KERNEL_HPP

@@ -52,7 +52,7 @@ constexpr double pi = 3.14159265358979323846;
 
 // What the C++ library says of other arguments: integers, and two different types, are taken as double.
 enum kind { other, single_float, double_float, integer };
-template <class T> struct number { static constexpr kind is = other; };
+template <class T_> struct number { static constexpr kind is = other; };
 template <> struct number<float> { static constexpr kind is = single_float; };
 template <> struct number<double> { static constexpr kind is = double_float; };
 template <> struct number<int> { static constexpr kind is = integer; };
@@ -63,18 +63,18 @@ template <> struct number<long long> { static constexpr kind is = integer; };
 template <> struct number<unsigned long long> { static constexpr kind is = integer; };
 template <bool> struct when {};
 template <> struct when<true> { using as = double; };
-template <class T> using from_integer = typename when<number<T>::is == integer>::as;
-template <class A, class B>
-using from_mixed = typename when<(number<A>::is != other && number<B>::is != other &&
-                                  (number<A>::is != number<B>::is || number<A>::is == integer))>::as;
+template <class T_> using from_integer = typename when<number<T_>::is == integer>::as;
+template <class A_, class B_>
+using from_mixed = typename when<(number<A_>::is != other && number<B_>::is != other &&
+                                  (number<A_>::is != number<B_>::is || number<A_>::is == integer))>::as;
 
 // Templates, so that std::sqrt(float) wins where source has both <cmath> and `using namespace std`.
 #define AJIT_CPU_UNARY(name)                                                  \
     template <int = 0> inline float name(float x) { return ::name##f(x); }    \
-    template <class T> inline from_integer<T> name(T x) { return ::name(static_cast<double>(x)); }
+    template <class T_> inline from_integer<T_> name(T_ x) { return ::name(static_cast<double>(x)); }
 #define AJIT_CPU_BINARY(name)                                                               \
     template <int = 0> inline float name(float x, float y) { return ::name##f(x, y); }      \
-    template <class A, class B> inline from_mixed<A, B> name(A x, B y) {                    \
+    template <class A_, class B_> inline from_mixed<A_, B_> name(A_ x, B_ y) {              \
         return ::name(static_cast<double>(x), static_cast<double>(y));                      \
     }
 AJIT_CPU_EACH_UNARY(AJIT_CPU_UNARY)

@@ -4,13 +4,13 @@
 
 namespace ajit_cpu {
 
-template <class T> struct plain { using type = T; };
-template <class T> struct plain<const T> { using type = T; };
-template <class T> struct plain<volatile T> { using type = T; };
-template <class T> struct plain<const volatile T> { using type = T; };
-template <class T> struct is_reference { static constexpr bool value = false; };
-template <class T> struct is_reference<T &> { static constexpr bool value = true; };
-template <class T> struct is_reference<T &&> { static constexpr bool value = true; };
+template <class T_> struct plain { using type = T_; };
+template <class T_> struct plain<const T_> { using type = T_; };
+template <class T_> struct plain<volatile T_> { using type = T_; };
+template <class T_> struct plain<const volatile T_> { using type = T_; };
+template <class T_> struct is_reference { static constexpr bool value = false; };
+template <class T_> struct is_reference<T_ &> { static constexpr bool value = true; };
+template <class T_> struct is_reference<T_ &&> { static constexpr bool value = true; };
 
 inline void enter(ajit_cpu_block *entered) {
     block = entered;
@@ -39,9 +39,9 @@ template <class Signature> struct signature {
     static_assert(sizeof(Signature) == 0, "an entry point is a function that returns void");
 };
 
-template <class... P> struct signature<void (*)(P...)> {
-    static_assert(!(is_reference<P>::value || ...), "a kernel's parameters are values");
-    static constexpr uint32_t count = sizeof...(P);
+template <class... P_> struct signature<void (*)(P_...)> {
+    static_assert(!(is_reference<P_>::value || ...), "a kernel's parameters are values");
+    static constexpr uint32_t count = sizeof...(P_);
 
     // By CUDA's rule: each parameter at the next offset of its own alignment.
     struct layout {
@@ -49,7 +49,7 @@ template <class... P> struct signature<void (*)(P...)> {
         uint32_t bytes = 0;
         constexpr layout() {
             uint32_t index = 0;
-            (add(index, sizeof(P), alignof(P)), ...);
+            (add(index, sizeof(P_), alignof(P_)), ...);
         }
         constexpr void add(uint32_t &index, uint32_t size, uint32_t alignment) {
             bytes = (bytes + alignment - 1) / alignment * alignment;
@@ -58,14 +58,14 @@ template <class... P> struct signature<void (*)(P...)> {
         }
     };
 
-    template <size_t... I> struct indices {};
-    template <size_t N, size_t... I> struct make_indices : make_indices<N - 1, N - 1, I...> {};
-    template <size_t... I> struct make_indices<0, I...> { using type = indices<I...>; };
+    template <size_t... I_> struct indices {};
+    template <size_t N_, size_t... I_> struct make_indices : make_indices<N_ - 1, N_ - 1, I_...> {};
+    template <size_t... I_> struct make_indices<0, I_...> { using type = indices<I_...>; };
 
-    template <auto Kernel, size_t... I> static void run(ajit_cpu_block *block, indices<I...>) {
+    template <auto Kernel, size_t... I_> static void run(ajit_cpu_block *block, indices<I_...>) {
         enter(block);
         while (start_thread(block)) {
-            Kernel(*static_cast<typename plain<P>::type *>(block->params[I])...);
+            Kernel(*static_cast<typename plain<P_>::type *>(block->params[I_])...);
             end_thread(block);
         }
     }

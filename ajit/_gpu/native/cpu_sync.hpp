@@ -18,21 +18,21 @@ inline uint64_t warp(uint32_t op, unsigned mask, uint64_t value, uint32_t source
 inline unsigned lane() { return thread % 32u; }
 
 // A value in the 64 bits that travel between lanes. Its unused bits are zero, so that values compare equal.
-template <class T> inline uint64_t pack(const T &value) {
-    static_assert(sizeof(T) <= sizeof(uint64_t), "a lane exchanges at most 8 bytes");
+template <class T_> inline uint64_t pack(const T_ &value) {
+    static_assert(sizeof(T_) <= sizeof(uint64_t), "a lane exchanges at most 8 bytes");
     uint64_t bits = 0;
     __builtin_memcpy(&bits, &value, sizeof value);
     return bits;
 }
 
-template <class T> inline T unpack(uint64_t bits) {
-    T value;
+template <class T_> inline T_ unpack(uint64_t bits) {
+    T_ value;
     __builtin_memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-template <class T> inline T shuffle(unsigned mask, T value, unsigned source) {
-    return unpack<T>(warp(AJIT_CPU_WARP_SHUFFLE, mask, pack(value), source));
+template <class T_> inline T_ shuffle(unsigned mask, T_ value, unsigned source) {
+    return unpack<T_>(warp(AJIT_CPU_WARP_SHUFFLE, mask, pack(value), source));
 }
 
 } // namespace ajit_cpu
@@ -56,24 +56,24 @@ static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 // The lane that each kind of shuffle reads, by the PTX ISA's shfl: outside the segment of `width` lanes it is one's own.
-template <class T>
-inline T __shfl_sync(unsigned mask, T value, int source, int width = warpSize) {
+template <class T_>
+inline T_ __shfl_sync(unsigned mask, T_ value, int source, int width = warpSize) {
     unsigned own = ajit_cpu::lane(), segment = own & ~static_cast<unsigned>(width - 1);
     return ajit_cpu::shuffle(mask, value, segment + (static_cast<unsigned>(source) & (width - 1)));
 }
-template <class T>
-inline T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+template <class T_>
+inline T_ __shfl_up_sync(unsigned mask, T_ value, unsigned delta, int width = warpSize) {
     unsigned own = ajit_cpu::lane(), place = own & static_cast<unsigned>(width - 1);
     return ajit_cpu::shuffle(mask, value, place >= delta ? own - delta : own);
 }
-template <class T>
-inline T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+template <class T_>
+inline T_ __shfl_down_sync(unsigned mask, T_ value, unsigned delta, int width = warpSize) {
     unsigned own = ajit_cpu::lane(), place = own & static_cast<unsigned>(width - 1);
     bool inside = delta < static_cast<unsigned>(width) && place + delta < static_cast<unsigned>(width);
     return ajit_cpu::shuffle(mask, value, inside ? own + delta : own);
 }
-template <class T>
-inline T __shfl_xor_sync(unsigned mask, T value, int bits, int width = warpSize) {
+template <class T_>
+inline T_ __shfl_xor_sync(unsigned mask, T_ value, int bits, int width = warpSize) {
     unsigned own = ajit_cpu::lane(), source = own ^ static_cast<unsigned>(bits);
     unsigned end = (own & ~static_cast<unsigned>(width - 1)) + static_cast<unsigned>(width);
     return ajit_cpu::shuffle(mask, value, source < end ? source : own);
@@ -87,10 +87,10 @@ static inline int __all_sync(unsigned mask, int predicate) { return __ballot_syn
 static inline unsigned __activemask() {
     return static_cast<unsigned>(ajit_cpu::warp(AJIT_CPU_WARP_ACTIVE, 0, 0, 0));
 }
-template <class T> inline unsigned __match_any_sync(unsigned mask, T value) {
+template <class T_> inline unsigned __match_any_sync(unsigned mask, T_ value) {
     return static_cast<unsigned>(ajit_cpu::warp(AJIT_CPU_WARP_MATCH, mask, ajit_cpu::pack(value), 0));
 }
-template <class T> inline unsigned __match_all_sync(unsigned mask, T value, int *all) {
+template <class T_> inline unsigned __match_all_sync(unsigned mask, T_ value, int *all) {
     unsigned same = __match_any_sync(mask, value);
     *all = __all_sync(mask, __builtin_popcount(same) == __builtin_popcount(__ballot_sync(mask, 1)));
     return *all ? same : 0;
@@ -99,9 +99,9 @@ template <class T> inline unsigned __match_all_sync(unsigned mask, T value, int 
 namespace ajit_cpu {
 
 // Every lane walks the same lanes in the same order, so all get the same result.
-template <class T, class Combine> inline T reduce(unsigned mask, T value, Combine combine) {
+template <class T_, class Combine> inline T_ reduce(unsigned mask, T_ value, Combine combine) {
     unsigned members = __ballot_sync(mask, 1);
-    T result = shuffle(mask, value, static_cast<unsigned>(__builtin_ctz(members)));
+    T_ result = shuffle(mask, value, static_cast<unsigned>(__builtin_ctz(members)));
     for (unsigned rest = members & (members - 1); rest != 0; rest &= rest - 1)
         result = combine(result, shuffle(mask, value, static_cast<unsigned>(__builtin_ctz(rest))));
     return result;

@@ -211,9 +211,11 @@ struct ajit_port {
     struct ajit_executor *executor;
     /* Below: the loop's thread only. */
     struct ajit_note *pending; /* taken from `head`, oldest first, not handed over yet */
-    uint64_t wanted;           /* the ticket that `ajit_port_wait` spins for; Python writes it */
-    uint64_t spin_ns;
-    uint64_t average_ns; /* recent time from submission to completion */
+    uint64_t wanted;           /* the ticket that `ajit_port_wait` spins for, or 0; set by Python */
+    uint64_t hogged_ns;        /* spun since other tasks had a turn; Python sets it to 0 */
+    uint64_t spin_ns, hog_ns;  /* limits of one wait, and of all since the last turn */
+    uint64_t average_ns;       /* recent time from submission to completion */
+    uint32_t skipped;          /* waits since the last that spun */
     struct ajit_record records[AJIT_RECORDS];
 };
 
@@ -292,7 +294,8 @@ AJIT_API struct ajit_executor *ajit_executor_create(const char *library, const s
 AJIT_API void ajit_executor_destroy(struct ajit_executor *);
 AJIT_API int ajit_submit(const struct ajit_submission *);
 AJIT_API void ajit_post(struct ajit_executor *, struct ajit_resource *);
-AJIT_API struct ajit_port *ajit_port_create(struct ajit_executor *, uint64_t spin_ns);
+AJIT_API struct ajit_port *ajit_port_create(struct ajit_executor *, uint64_t spin_ns,
+                                            uint64_t hog_ns);
 AJIT_API void ajit_port_release(struct ajit_port *);
 AJIT_API uint32_t ajit_port_drain(struct ajit_port *);
 AJIT_API uint32_t ajit_port_wait(struct ajit_port *);

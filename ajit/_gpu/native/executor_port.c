@@ -16,7 +16,11 @@
 /* Marks the head of a list that nobody reads any more. */
 static struct ajit_note CLOSED;
 
-struct ajit_port *ajit_port_create(struct ajit_executor *executor, uint64_t spin_ns)
+/* After how many waits that did not spin, because tickets have been slow, one spins anyway. Arbitrary. */
+enum { TRY_AFTER = 16 };
+
+struct ajit_port *ajit_port_create(struct ajit_executor *executor, uint64_t spin_ns,
+                                   uint64_t hog_ns)
 {
     struct ajit_port *port = calloc(1, sizeof *port);
     if (!port)
@@ -28,6 +32,7 @@ struct ajit_port *ajit_port_create(struct ajit_executor *executor, uint64_t spin
     }
     port->executor = executor;
     port->spin_ns = spin_ns;
+    port->hog_ns = hog_ns;
     atomic_init(&port->references, 1);
     return port;
 }
@@ -129,29 +134,45 @@ uint32_t ajit_port_drain(struct ajit_port *port)
     return hand_over(port, 0, &found);
 }
 
-static bool worth_spinning(const struct ajit_port *port)
+/* Tickets are slow when the driver's threads sleep, and those sleep when nobody keeps them busy: without a
+ * try now and then, beside a busy Python thread, slow would stay slow for ever. */
+static bool worth_spinning(struct ajit_port *port)
 {
-    return port->spin_ns && port->average_ns <= port->spin_ns;
+    if (!port->wanted || port->hogged_ns >= port->hog_ns)
+        return false;
+    if (port->average_ns > port->spin_ns && ++port->skipped < TRY_AFTER)
+        return false;
+    port->skipped = 0;
+    return true;
+}
+
+static uint32_t spin(struct ajit_port *port, bool *found)
+{
+    uint32_t count = 0;
+    uint64_t began = ajit_now_ns(), now = began;
+    while (!*found && count < AJIT_RECORDS && now - began < port->spin_ns) {
+        if (atomic_load_explicit(&port->head, memory_order_relaxed)) {
+            take(port);
+            count = hand_over(port, count, found);
+        } else {
+            sched_yield(); /* to whoever is about to finish it, where cores are few */
+        }
+        now = ajit_now_ns();
+    }
+    port->hogged_ns += now - began;
+    return count;
 }
 
 /* Called by a task that is about to wait for the ticket `wanted`. Spins until that one is settled, at
- * most for `spin_ns`, and not at all when tickets have been taking longer. Returns like drain. */
+ * most for `spin_ns`; hardly ever when tickets have been taking longer, and not at all when other tasks have
+ * not had a turn for long. Returns like drain. */
 uint32_t ajit_port_wait(struct ajit_port *port)
 {
     bool found = false;
     uint32_t count = 0;
     atomic_store(&port->spinning, 1);
-    if (worth_spinning(port)) {
-        uint64_t until = ajit_now_ns() + port->spin_ns;
-        while (!found && count < AJIT_RECORDS && ajit_now_ns() < until) {
-            if (!atomic_load_explicit(&port->head, memory_order_relaxed)) {
-                sched_yield(); /* to whoever is about to finish it, where cores are few */
-                continue;
-            }
-            take(port);
-            count = hand_over(port, count, &found);
-        }
-    }
+    if (worth_spinning(port))
+        count = spin(port, &found);
     atomic_store(&port->spinning, 0);
     /* Whoever pushed while it saw us spinning wrote no eventfd, so its note must be taken here. */
     take(port);

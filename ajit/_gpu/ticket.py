@@ -1,0 +1,131 @@
+"""Tickets: submitted device work that a task can await.
+
+A ticket and its `Port` are two halves of one thing: the port settles the ticket and wakes who waits
+for it. Everything here belongs to the thread of the loop that opened the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from ajit._gpu import wire
+from ajit._gpu.results import device_error, overdue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from ajit._gpu.completion import Port
+    from ajit.errors import DeviceError
+
+__all__ = ["PENDING", "Ticket"]
+
+T = TypeVar("T")
+
+PENDING, DONE, FAILED, OVERDUE = 0, 1, 2, 3
+"""States of a ticket."""
+
+
+class Ticket(Generic[T]):
+    """A submitted piece of device work. Awaiting it waits until the device is done with it.
+
+    Any number of tasks of the loop that opened the device may await it, once or often. Cancelling
+    the await only leaves: the work goes on, and its buffers stay alive until the device is done.
+    Awaiting a ticket that is done already returns at once, mostly without giving other tasks a
+    turn.
+
+    Attributes:
+        operation: What it does, for messages.
+    """
+
+    __slots__ = (
+        "__weakref__", "_code", "_detail", "_explain", "_finish", "_flags", "_keep", "_nanoseconds",
+        "_number", "_port", "_state", "_value", "_waiters", "operation",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        port: Port,
+        number: int,
+        operation: str,
+        keep: object,
+        finish: Callable[[int], T] | None = None,
+    ) -> None:
+        """Made by `Port.submit`.
+
+        Args:
+            port: The way to the loop.
+            number: Unique on the CUDA thread.
+            operation: For messages.
+            keep: Whatever must stay alive until the device is done.
+            finish: Makes the result from the record's value, in the loop.
+        """
+        self.operation = operation
+        self._port = port
+        self._number = number
+        self._keep = keep
+        self._finish = finish
+        self._state = PENDING
+        self._waiters: list[Any] | None = None
+        self._explain: Callable[[int], str] | None = None
+
+    def explained_by(self, explain: Callable[[int], str]) -> Ticket[T]:
+        """Let a function say more about a failure, from the number that the executor gives."""
+        self._explain = explain
+        return self
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self._state != PENDING
+
+    @property
+    def seconds(self) -> float | None:
+        """From submission to the end of the work on the device; None while it is not done."""
+        return self._nanoseconds / 1e9 if self._state != PENDING else None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Wait for the device.
+
+        Raises:
+            LaunchError: The driver refused the launch; nothing ran on the device.
+            DeadlineExceeded: The deadline passed; the device may still be at it.
+            DeviceLost: The context is unusable.
+            DeviceError: The driver answered with another error.
+            WrongLoop: The calling task runs in another loop than the one that opened the device.
+        """
+        if self._state == PENDING:
+            self._port.look_for(self)
+            if self._state == PENDING:
+                yield from self._port.park(self)
+        if self._state == DONE:
+            return cast("T", self._value)
+        raise self.error()
+
+    def error(self) -> DeviceError:
+        """Return a new exception that says what went wrong, for a ticket that failed."""
+        if self._state == OVERDUE:
+            return overdue(self.operation, self._nanoseconds / 1e9)
+        lost = bool(self._flags & wire.IS_LOST)
+        detail = self._explain(self._detail) if self._explain is not None and not lost else ""
+        return device_error(self.operation, self._code, lost=lost, detail=detail)
+
+    def __repr__(self) -> str:
+        state = ("in flight", "done", "failed", "overdue")[self._state]
+        return f"<Ticket {self._number} {self.operation}: {state}>"
+
+    # --- the loop's thread, by the port ---------------------------------------------------------
+
+    def _settle(self, code: int, flags: int, value: int, detail: int, nanoseconds: int) -> None:
+        self._nanoseconds = nanoseconds
+        self._code, self._flags, self._detail = code, flags, detail
+        if flags & wire.EXPIRED:
+            self._state = OVERDUE
+        elif code:
+            self._state = FAILED
+        else:
+            self._value = self._finish(value) if self._finish is not None else None
+            self._state = DONE
+        waiters, self._waiters = self._waiters, None
+        if waiters is not None:
+            for waiter in waiters:
+                self._port.wake(waiter)
