@@ -1,0 +1,1 @@
+#error "the CPU driver does not have CUB (cub/block/block_load.cuh)"
