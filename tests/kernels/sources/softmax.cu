@@ -12,8 +12,8 @@ struct Running {
 __device__ __forceinline__ Running merge(Running a, Running b) {
   const Running high = a.maximum >= b.maximum ? a : b;
   const Running low = a.maximum >= b.maximum ? b : a;
-  // Nothing seen yet: without this test, -inf - -inf would make a NaN.
-  if (low.sum == 0.0f) return high;
+  // Without this, masked elements would make a NaN of -inf - -inf.
+  if (low.maximum == high.maximum) return {high.maximum, high.sum + low.sum};
   return {high.maximum, high.sum + low.sum * expf(low.maximum - high.maximum)};
 }
 
