@@ -78,6 +78,32 @@ def test_it_builds_without_a_system_compiler(tmp_path):
     subprocess.run(command, check=True, timeout=110)
 
 
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_threads_that_submit_wait_free_and_leave_at_once(sanitizer, tmp_path):
+    """Under the sanitizers, every ticket is settled once and nothing is left."""
+    compiler = shutil.which("gcc") or pytest.skip("no gcc on PATH")
+    program, rules = tmp_path / "stress", tmp_path / "suppressions"
+    # The driver itself is built without sanitizers: its atomics are invisible to them.
+    rules.write_text(f"race:{CPU_LIBRARY}\n")
+    sources = [Path(__file__).with_name("executor_stress.c"), *NATIVE.glob("executor*.c")]
+    flags = [*WARNINGS, "-g", "-O1", f"-fsanitize={sanitizer}", f"-I{NATIVE}"]
+    built = subprocess.run(
+        [compiler, *flags, *sources, "-o", program, "-ldl", "-pthread"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    if "cannot find" in built.stderr:
+        pytest.skip(f"no library for -fsanitize={sanitizer}")
+    assert built.returncode == 0, built.stderr
+    ran = subprocess.run(
+        [program, NATIVE / CPU_LIBRARY, "30"],
+        env={"TSAN_OPTIONS": f"suppressions={rules} exitcode=66"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "failures 0, left 0, live 0" in ran.stdout
+
+
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
     """A driver that counts the calls that enter it with the GIL held."""
