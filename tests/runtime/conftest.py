@@ -109,7 +109,11 @@ def nothing_left(
     if request.node.stash.get(FAILED, True):
         return  # its traceback keeps things alive, and one complaint is enough
     check()
-    opened = _what_stays(lambda: list((_descriptors() - before).elements()))
+    opened = list((_descriptors() - before).elements())
+    if opened:
+        # A cache directory is closed when its last user is collected, and cycles take their time.
+        gc.collect()
+        opened = _what_stays(lambda: list((_descriptors() - before).elements()))
     assert not opened, f"left open: {opened}"
 
 
@@ -198,8 +202,6 @@ def _leftovers(cache_dir: Path, private: Path, *, threads: bool) -> list[str]:
 
 def _descriptors() -> Counter[str]:
     """What is open, by name; the numbers change hands."""
-    # A cache directory is closed when its last user is collected, and cycles take their time.
-    gc.collect()
     found: Counter[str] = Counter()
     for descriptor in Path("/proc/self/fd").iterdir():
         try:

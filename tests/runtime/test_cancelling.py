@@ -69,6 +69,7 @@ async def test_callers_cancelled_at_any_await_leave_the_others_served(
             nothing_left(open_runtime=True)
 
 
+@pytest.mark.slow  # a runtime for each await, and one more to see that it left nothing
 async def test_runtime_cancelled_at_any_await_leaves_nothing(
     with_device, compiler, nothing_left, lock_peer, cache_dir, monkeypatch
 ):

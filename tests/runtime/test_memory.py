@@ -26,6 +26,7 @@ def anyio_backend():
     return "asyncio"
 
 
+@pytest.mark.slow  # publishes and loads a thousand kernels
 async def test_thousand_loaded_kernels_grow_the_process_by_less_than_the_budget(with_device):
     """30 MB for 1000 kernels, each with its module, on the CPU driver.
 

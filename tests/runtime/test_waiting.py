@@ -143,6 +143,7 @@ async def test_silent_holder_costs_the_patience_and_one_compile_more(options, lo
     assert published
 
 
+@pytest.mark.slow  # a runtime for each await, and one more to see that it left nothing
 async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
     options, lock_peer, place, nothing_left, monkeypatch
 ):
