@@ -19,14 +19,10 @@ if TYPE_CHECKING:
 NATIVE = Path(_gpu.__file__).parent / "native"
 CUDA_H = Path("/usr/local/cuda/include/cuda.h")
 
-DRIVER_FLAGS = "-std=c11 -O1 -g -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared".split()
+DRIVER_FLAGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-shared"]
 # The recipe stands in cpu_kernel.hpp.
-KERNEL_FLAGS = (
-    "-std=c++17 -x c++ -O2 -fPIC -shared -include cpu_kernel.hpp -fno-exceptions -fno-rtti "
-    "-fno-asynchronous-unwind-tables -fno-strict-aliasing -fno-semantic-interposition "
-    "-fno-threadsafe-statics -ffp-contract=off -w"
-).split()
-LINK_FLAGS = "-Wl,-Bsymbolic -Wl,-z,undefs -Wl,--as-needed -s -lm".split()
+KERNEL_FLAGS = ["-std=c++17", "-x", "c++", "-O2", "-fPIC", "-shared", "-include", "cpu_kernel.hpp", "-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fno-semantic-interposition", "-fno-threadsafe-statics", "-ffp-contract=off", "-w"]
+LINK_FLAGS = ["-Wl,-Bsymbolic", "-Wl,-z,undefs", "-Wl,--as-needed", "-s", "-lm"]
 GNU_FLAGS = ["-fno-gnu-unique", "-fno-extern-tls-init"]
 ZIG_FLAGS = ["-mcpu=baseline", "-fno-sanitize=undefined"]
 ZIG = [sys.executable, "-m", "ziglang"]

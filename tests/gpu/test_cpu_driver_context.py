@@ -136,7 +136,7 @@ def test_errors_have_names_and_texts(cpu: Cpu) -> None:
 
 
 def test_proc_addresses_know_versions(cpu: Cpu) -> None:
-    """cuGetProcAddress finds base names, and says whether a name is unknown or too new."""
+    """CuGetProcAddress finds base names, and says whether a name is unknown or too new."""
     found, status = ctypes.c_void_p(), ctypes.c_int()
 
     def ask(name: bytes, version: int) -> tuple[int, bool]:

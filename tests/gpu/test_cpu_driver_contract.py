@@ -11,11 +11,7 @@ import pytest
 
 from tests.gpu.cpu_driver import CUDA_H, NATIVE, ZIG, build_driver
 
-STRUCTS = (
-    "CUresult CUdevice CUdeviceptr CUuuid CUmemcpyAttributes CUlaunchAttribute CUlaunchConfig "
-    "CUdevice_attribute CUfunction_attribute CUpointer_attribute CUjit_option CUmoduleLoadingMode "
-    "CUstreamCaptureMode CUstreamCaptureStatus CUdriverProcAddressQueryResult"
-).split()
+STRUCTS = ["CUresult", "CUdevice", "CUdeviceptr", "CUuuid", "CUmemcpyAttributes", "CUlaunchAttribute", "CUlaunchConfig", "CUdevice_attribute", "CUfunction_attribute", "CUpointer_attribute", "CUjit_option", "CUmoduleLoadingMode", "CUstreamCaptureMode", "CUstreamCaptureStatus", "CUdriverProcAddressQueryResult"]
 
 
 def prototypes() -> list[str]:

@@ -37,7 +37,7 @@ extern "C" __global__ void outside_mask() { __shfl_sync(0xfffffffeu, 1, 1); }
 extern "C" __global__ void check(int x) { assert(x > 0); }
 extern "C" __global__ void trap() { __trap(); }
 """
-ENTRIES = "count params shared_size hang diverge outside_mask check trap".split()
+ENTRIES = ["count", "params", "shared_size", "hang", "diverge", "outside_mask", "check", "trap"]
 
 
 @pytest.fixture(scope="module")
