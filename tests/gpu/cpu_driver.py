@@ -1,4 +1,4 @@
-"""The CPU driver by ctypes, without any of ajit: built into a folder of its own, so with a state of its own."""
+"""The CPU driver by ctypes, without ajit: built into its own folder, so with its own state."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ if TYPE_CHECKING:
 NATIVE = Path(_gpu.__file__).parent / "native"
 CUDA_H = Path("/usr/local/cuda/include/cuda.h")
 
-DRIVER_FLAGS = ["-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-shared"]
+DRIVER_FLAGS = [
+    *("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
+    *("-fPIC", "-fvisibility=hidden", "-shared"),
+]
 # The recipe stands in cpu_kernel.hpp.
-KERNEL_FLAGS = ["-std=c++17", "-x", "c++", "-O2", "-fPIC", "-shared", "-include", "cpu_kernel.hpp", "-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fno-semantic-interposition", "-fno-threadsafe-statics", "-ffp-contract=off", "-w"]
+KERNEL_FLAGS = [
+    *("-std=c++17", "-x", "c++", "-O2", "-fPIC", "-shared", "-include", "cpu_kernel.hpp"),
+    *("-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing"),
+    *("-fno-semantic-interposition", "-fno-threadsafe-statics", "-ffp-contract=off", "-w"),
+]
 LINK_FLAGS = ["-Wl,-Bsymbolic", "-Wl,-z,undefs", "-Wl,--as-needed", "-s", "-lm"]
 GNU_FLAGS = ["-fno-gnu-unique", "-fno-extern-tls-init"]
 ZIG_FLAGS = ["-mcpu=baseline", "-fno-sanitize=undefined"]
@@ -73,9 +80,11 @@ class Cpu:
         self.library = ctypes.CDLL(str(library))
 
     def try_(self, name: str, *args: Any) -> int:
+        """Call a function and return its error code."""
         return int(getattr(self.library, name)(*args))
 
     def ok(self, name: str, *args: Any) -> None:
+        """Call a function that has to succeed."""
         assert (name, self.try_(name, *args)) == (name, 0)
 
     def get(self, name: str, kind: Any, *args: Any) -> Any:
@@ -91,17 +100,21 @@ class Cpu:
         return self
 
     def stop(self) -> None:
+        """Undo all faults and let the context go."""
         self.library.ajit_cpu_reset()
         self.ok("cuDevicePrimaryCtxRelease_v2", 0)
         self.ok("cuCtxSetCurrent", None)
 
     def stream(self, flags: int = 1) -> ctypes.c_void_p:
+        """A new stream, by default a non-blocking one."""
         return self.get("cuStreamCreate", ctypes.c_void_p, flags)
 
     def synchronize(self) -> None:
+        """Wait for everything."""
         self.ok("cuCtxSynchronize")
 
     def allocate(self, size: int) -> ctypes.c_uint64:
+        """Device memory."""
         return self.get("cuMemAlloc_v2", ctypes.c_uint64, ctypes.c_size_t(size))
 
     def pinned(self, size: int) -> Any:
@@ -110,19 +123,23 @@ class Cpu:
         return np.frombuffer((ctypes.c_uint8 * size).from_address(address.value), np.uint8)
 
     def upload(self, array: Any) -> ctypes.c_uint64:
+        """Device memory with the bytes of an array."""
         pointer = self.allocate(array.nbytes)
         self.ok("cuMemcpyHtoD_v2", pointer, address(array), ctypes.c_size_t(array.nbytes))
         return pointer
 
     def download(self, pointer: ctypes.c_uint64, like: Any) -> Any:
+        """The bytes at a device pointer as an array like another one."""
         result = np.empty_like(like)
         self.ok("cuMemcpyDtoH_v2", address(result), pointer, ctypes.c_size_t(result.nbytes))
         return result
 
     def load(self, image: bytes) -> ctypes.c_void_p:
+        """A module from an image."""
         return self.get("cuModuleLoadData", ctypes.c_void_p, image)
 
     def function(self, module: ctypes.c_void_p, name: str) -> ctypes.c_void_p:
+        """A function of a module."""
         return self.get("cuModuleGetFunction", ctypes.c_void_p, module, name.encode())
 
     def try_launch(
@@ -134,6 +151,7 @@ class Cpu:
         shared: int = 0,
         stream: Any = None,
     ) -> int:
+        """Launch without waiting and return the error code."""
         params = (ctypes.c_void_p * max(1, len(args)))(*(ctypes.addressof(arg) for arg in args))
         shape = [ctypes.c_uint(n) for n in (*grid, *block, shared)]
         return self.try_("cuLaunchKernel", function, *shape, stream, params, None)

@@ -51,7 +51,7 @@ def test_contexts_nest(cpu: Cpu) -> None:
 
 
 def test_a_released_context_is_destroyed(driver_library: Path) -> None:
-    """The last release destroys the context; using it is error 709, and retaining brings it back."""
+    """The last release destroys the context: using it is 709, retaining brings it back."""
     out = run_fresh(
         driver_library,
         "d.cuInit(0); c = ctypes.c_void_p()",
@@ -73,7 +73,8 @@ def test_a_forked_child_has_no_driver(driver_library: Path) -> None:
         "pid = os.fork()",
         "if pid == 0:",
         "    codes = {d.cuInit(0), d.cuCtxSynchronize(), d.cuDeviceGetCount(ctypes.byref(n)),",
-        "             d.cuStreamQuery(None), d.cuCtxSetCurrent(c), d.cuDriverGetVersion(ctypes.byref(n))}",
+        "             d.cuStreamQuery(None), d.cuCtxSetCurrent(c),",
+        "             d.cuDriverGetVersion(ctypes.byref(n))}",
         "    os._exit(sum(codes) if len(codes) == 1 else 99)",
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), d.cuCtxSynchronize())",
     )

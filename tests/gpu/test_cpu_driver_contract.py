@@ -11,15 +11,22 @@ import pytest
 
 from tests.gpu.cpu_driver import CUDA_H, NATIVE, ZIG, build_driver
 
-STRUCTS = ["CUresult", "CUdevice", "CUdeviceptr", "CUuuid", "CUmemcpyAttributes", "CUlaunchAttribute", "CUlaunchConfig", "CUdevice_attribute", "CUfunction_attribute", "CUpointer_attribute", "CUjit_option", "CUmoduleLoadingMode", "CUstreamCaptureMode", "CUstreamCaptureStatus", "CUdriverProcAddressQueryResult"]
+STRUCTS = [
+    *("CUresult", "CUdevice", "CUdeviceptr", "CUuuid", "CUmemcpyAttributes", "CUlaunchAttribute"),
+    *("CUlaunchConfig", "CUdevice_attribute", "CUfunction_attribute", "CUpointer_attribute"),
+    *("CUjit_option", "CUmoduleLoadingMode", "CUstreamCaptureMode", "CUstreamCaptureStatus"),
+    "CUdriverProcAddressQueryResult",
+]
 
 
 def prototypes() -> list[str]:
+    """The names that the header declares."""
     text = (NATIVE / "cpu_cuda_prototypes.h").read_text()
     return re.findall(r"^CUresult (cu\w+)\(", text, re.MULTILINE)
 
 
 def exported(library: Path) -> set[str]:
+    """The names that the library exports."""
     lines = subprocess.run(
         ["nm", "-D", "--defined-only", library], check=True, capture_output=True, text=True
     ).stdout.splitlines()

@@ -114,6 +114,7 @@ def test_a_pinned_source_is_read_in_stream_order(cpu: Cpu) -> None:
 
 
 def batch(cpu: Cpu, stream: object, order: int, *parts: tuple[int, int, int]) -> int:
+    """Submit copies of (destination, source, size) and return the error code."""
     count = len(parts)
     columns = [(ctypes.c_uint64 * count)(*column) for column in zip(*parts, strict=True)]
     attributes, index = Attributes(order=order), ctypes.c_size_t(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +41,7 @@ ENTRIES = ["count", "params", "shared_size", "hang", "diverge", "outside_mask", 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The kernels of this file."""
     return build_image(tmp_path_factory.mktemp("image"), SOURCE, *ENTRIES)
 
 
@@ -108,7 +108,7 @@ def test_two_loads_are_two_modules(cpu: Cpu, image: bytes) -> None:
 
 def test_many_modules_cost_no_descriptors(cpu: Cpu, image: bytes) -> None:
     """And each load is a new one, although descriptor numbers are used again."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     modules = [cpu.load(image) for _ in range(300)]
     pointers = {
         cpu.get("cuModuleGetGlobal_v2", ctypes.c_uint64, None, module, b"counter").value
@@ -116,14 +116,14 @@ def test_many_modules_cost_no_descriptors(cpu: Cpu, image: bytes) -> None:
     }
 
     assert len(pointers) == len(modules)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     for module in modules:
         cpu.ok("cuModuleUnload", module)
     assert "ajit-kernel" not in Path("/proc/self/maps").read_text()
 
 
 def test_globals_are_found_with_their_size(cpu: Cpu, image: bytes) -> None:
-    """__device__ and __constant__ variables; functions and the C library's names are not globals."""
+    """__device__ and __constant__ variables; not functions, and not what libraries have."""
     module, size = cpu.load(image), ctypes.c_size_t()
     pointer = cpu.get("cuModuleGetGlobal_v2", ctypes.c_uint64, ctypes.byref(size), module, b"table")
 

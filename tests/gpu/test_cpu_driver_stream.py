@@ -25,10 +25,12 @@ class Log:
         self.function = HOST_FUNCTION(lambda number: self.seen.append(number or 0))
 
     def add(self, stream: object, number: int) -> None:
+        """Submit one that writes `number`."""
         self.cpu.ok("cuLaunchHostFunc", stream, self.function, ctypes.c_void_p(number))
 
 
 def event(cpu: Cpu, flags: int = 0) -> ctypes.c_void_p:
+    """A new event."""
     return cpu.get("cuEventCreate", ctypes.c_void_p, flags)
 
 
@@ -75,7 +77,7 @@ def test_a_stream_waits_for_another_ones_event(cpu: Cpu) -> None:
 
 @pytest.mark.parametrize(("flags", "ordered"), [(0, True), (1, False)])
 def test_blocking_streams_are_ordered_with_the_legacy_stream(
-    cpu: Cpu, flags: int, ordered: bool
+    cpu: Cpu, *, flags: int, ordered: bool
 ) -> None:
     """The legacy stream waits for blocking streams, not for non-blocking ones."""
     log, stream, done = Log(cpu), cpu.stream(flags), event(cpu, 2)
@@ -159,7 +161,7 @@ def test_captured_work_does_not_run(cpu: Cpu) -> None:
 
 @pytest.mark.parametrize("mode", [GLOBAL, THREAD_LOCAL, RELAXED])
 @pytest.mark.parametrize("own", [True, False], ids=["own thread", "other thread"])
-def test_unsafe_calls_during_a_capture(cpu: Cpu, mode: int, own: bool) -> None:
+def test_unsafe_calls_during_a_capture(cpu: Cpu, mode: int, *, own: bool) -> None:
     """Global forbids them to all threads, thread-local to its own, relaxed to none."""
     stream, graph, codes = cpu.stream(), ctypes.c_void_p(), list[int]()
     pointer = ctypes.c_uint64()
@@ -209,7 +211,7 @@ def test_waiting_for_a_capturing_stream_is_refused(cpu: Cpu) -> None:
 
 
 @pytest.mark.parametrize(("joined", "code"), [(True, 0), (False, UNJOINED)])
-def test_a_capture_spreads_over_events(cpu: Cpu, joined: bool, code: int) -> None:
+def test_a_capture_spreads_over_events(cpu: Cpu, *, joined: bool, code: int) -> None:
     """A stream that waits for a captured event joins the capture, and has to be joined back."""
     log, first, second = Log(cpu), cpu.stream(), cpu.stream()
     fork, back, graph = event(cpu), event(cpu), ctypes.c_void_p()

@@ -21,11 +21,14 @@ SOURCE = """
 #define EACH for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x)
 template <class T> __global__ void widen(const T *x, float *y, int n) { EACH y[i] = float(x[i]); }
 template <class T> __global__ void narrow(const float *x, T *y, int n) { EACH y[i] = T(x[i]); }
-template <class T> __global__ void narrow_double(const double *x, T *y, int n) { EACH y[i] = T(x[i]); }
+template <class T> __global__ void narrow_double(const double *x, T *y, int n) {
+    EACH y[i] = T(x[i]);
+}
 template <class T> __global__ void operate(const T *x, const T *y, T *out, int n) {
     EACH {
         out[i] = x[i] + y[i]; out[n + i] = x[i] - y[i]; out[2 * n + i] = x[i] * y[i];
-        out[3 * n + i] = x[i] / y[i]; out[4 * n + i] = __hmax(x[i], y[i]); out[5 * n + i] = hsqrt(x[i]);
+        out[3 * n + i] = x[i] / y[i]; out[4 * n + i] = __hmax(x[i], y[i]);
+        out[5 * n + i] = hsqrt(x[i]);
     }
 }
 template <class T> __global__ void compare(const T *x, const T *y, unsigned char *out, int n) {
@@ -67,6 +70,7 @@ by_type = pytest.mark.parametrize(("kind", "dtype"), TYPES.items(), ids=list(TYP
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The kernels of this file."""
     return build_image(tmp_path_factory.mktemp("numbers"), SOURCE, *ENTRIES)
 
 
@@ -100,6 +104,7 @@ def no_numpy_warnings() -> Iterator[None]:
 
 
 def every(dtype: Any) -> Any:
+    """All numbers of a narrow type."""
     return np.arange(65536, dtype=np.uint16).view(dtype)
 
 
@@ -143,6 +148,7 @@ def test_doubles_narrow_in_one_step(run: Any) -> None:
 
 
 def operands(dtype: Any, count: int) -> list[Any]:
+    """Arrays of random bit patterns."""
     generator = np.random.default_rng(2)
     return [generator.integers(0, 65536, 60_000, dtype=np.uint16).view(dtype) for _ in range(count)]
 

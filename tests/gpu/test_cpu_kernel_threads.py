@@ -38,7 +38,8 @@ __global__ void lanes(int *out) {
     out[4 * n + t] = __ballot_sync(all, t & 1);
     out[5 * n + t] = __match_any_sync(all, t / 4 % 3);
     out[6 * n + t] = __reduce_add_sync(all, t);
-    out[7 * n + t] = (int)__shfl_sync(all, (double)t * 0.5, 8, 8) + (int)__shfl_sync(all, 1ll << 40, 0);
+    out[7 * n + t] = (int)__shfl_sync(all, (double)t * 0.5, 8, 8);
+    out[7 * n + t] += (int)__shfl_sync(all, 1ll << 40, 0);
 }
 __global__ void split_warp(int *out) {
     int t = threadIdx.x;
@@ -101,7 +102,8 @@ __global__ void matmul(const float *a, const float *b, float *c, int n) {
 }
 """
 ENTRIES = [
-    *["where", "early_exit", "lanes", "split_warp", "deep::names", "atomics", "last_block", "handshake", "matmul"],
+    *("where", "early_exit", "lanes", "split_warp", "deep::names", "atomics", "last_block"),
+    *("handshake", "matmul"),
     "reverse<float, 64>",
     "&reverse<int, 32>",
 ]
@@ -116,6 +118,7 @@ def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def zeros(*shape: int) -> np.ndarray:
+    """Integers to be written by a kernel."""
     return np.zeros(shape, np.int32)
 
 
