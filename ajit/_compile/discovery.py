@@ -53,6 +53,7 @@ def find_nvrtc(digests: Digests) -> Toolchain:
         command=(path,),
         identity=ToolchainId("nvrtc", version, fingerprint(digest, str(headers))),
         include_dirs=headers.dirs,
+        given_dirs=headers.dirs,
         flags=headers.flags(release),
         stamp=FileStamp.of(path),
     )
@@ -81,7 +82,8 @@ def find_nvcc(digests: Digests, setting: str) -> Toolchain:
             "nvcc", version, fingerprint(text, digests.get(path) or "", host, str(headers))
         ),
         # A toolkit's nvcc has its own headers and prefers them to these; that of a wheel does not.
-        include_dirs=headers.dirs,
+        include_dirs=(*headers.dirs, *_system_dirs(("gcc",))),
+        given_dirs=headers.dirs,
         flags=headers.flags(_release(version)),
         arches=tuple(arches.split()),
         stamp=FileStamp.of(path),
@@ -120,16 +122,28 @@ def _host(command: tuple[str, ...], text: str, digests: Digests) -> Toolchain:
     version = f"{name} {found.group() if found else 'unknown'}"
     # An object built against a newer C library does not load with an older one.
     parts = (text, target, "".join(platform.libc_ver()), digests.get(os.path.realpath(path)) or "")
+    given = (os.path.join(NATIVE_DIR, "cpu_include"), NATIVE_DIR)
     return Toolchain(
         kind="host",
         version=version,
         path=path,
         command=command,
         identity=ToolchainId("host", version, fingerprint(*parts, *_native_headers(digests))),
-        include_dirs=(os.path.join(NATIVE_DIR, "cpu_include"), NATIVE_DIR),
+        include_dirs=(*given, *_system_dirs(command)),
+        given_dirs=given,
         arches=(platform.machine(),),
         stamp=FileStamp.of(path),
     )
+
+
+def _system_dirs(command: tuple[str, ...]) -> list[str]:
+    """Directories in which a compiler finds the C and C++ libraries' headers.
+
+    It prints them, one a line after a blank; what of its other output has this form does no harm.
+    """
+    text = _ask([*command, "-E", "-x", "c++", "-v", "/dev/null"]) or ""
+    lines = [line.strip() for line in text.splitlines() if line.startswith(" /")]
+    return [os.path.normpath(line) for line in lines if os.path.isdir(line)]
 
 
 def _native_headers(digests: Digests) -> Iterator[str]:
@@ -213,7 +227,7 @@ def _ask(command: list[str]) -> str | None:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             env=compiler_environment(),
             timeout=ASK_SECONDS,
             check=False,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["OptionPaths", "has_standard", "option_paths"]
+__all__ = ["OptionPaths", "has_standard", "option_paths", "with_absolute_dirs"]
 
 DEFAULT_STANDARD = "-std=c++17"
 """What CCCL requires, and every compiler's default or above."""
@@ -34,6 +36,23 @@ def option_paths(options: Sequence[str]) -> OptionPaths:
     """Return the include directories and forced includes among a spec's options."""
     dirs = tuple(_values(options, _DIRECTORY_FLAGS))
     return OptionPaths(dirs, tuple(_values(options, _FORCED_FLAGS)))
+
+
+def with_absolute_dirs(options: Sequence[str]) -> tuple[str, ...]:
+    """Return options in which relative include directories no longer depend on where one stands.
+
+    A closure takes them from the server's working directory; compilers run elsewhere.
+    """
+    made, remaining = [], iter(options)
+    for option in remaining:
+        flag = next((flag for flag in _DIRECTORY_FLAGS if option.startswith(flag)), None)
+        if flag is None:
+            made.append(option)
+        elif value := option.removeprefix(flag).lstrip("= "):
+            made.append(option.removesuffix(value) + os.path.abspath(value))
+        else:
+            made += [option, *(os.path.abspath(value) for value in itertools.islice(remaining, 1))]
+    return tuple(made)
 
 
 def has_standard(options: Sequence[str]) -> bool:

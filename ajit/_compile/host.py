@@ -20,7 +20,7 @@ from ajit._compile.commands import (
 )
 from ajit._compile.launch import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.messages import Answer, Failed, Finished
-from ajit._compile.text import label_of
+from ajit._compile.text import label_of, without_paths
 from ajit._core.job import CompileOutput
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def compile_host(request: Request) -> Answer:
             kind="elf",
             data=result,
             lowered={entry: entry for entry in request.job.entries},
-            log=ran.log,
+            log=without_paths(ran.log, request),
             command=shown_command(request, [*_compile_arguments(request), *_LINK_FLAGS]),
             seconds=ran.seconds,
         )

@@ -25,7 +25,9 @@ class Toolchain:
         path: The library (NVRTC) or program.
         command: How the program is started: its path, and what must come first after it.
         identity: What of it goes into keys.
-        include_dirs: Its own headers, searched after the user's; never followed by a closure.
+        include_dirs: Every directory of headers that come with it, the system's included; a closure
+            does not follow them.
+        given_dirs: Those of them that it must be told of; they are searched after the user's.
         flags: Flags that it always gets.
         arches: What it builds for; empty if only the compiler itself can say (NVRTC).
     """
@@ -36,6 +38,7 @@ class Toolchain:
     command: tuple[str, ...]
     identity: ToolchainId
     include_dirs: tuple[str, ...] = ()
+    given_dirs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     arches: tuple[str, ...] = ()
     stamp: FileStamp | None = field(default=None, repr=False)

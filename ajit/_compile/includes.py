@@ -146,9 +146,13 @@ class _Walk:
         self._queue: deque[_Unit] = deque()
 
     def run(self) -> Closure:
-        self._queue.append(_Unit(self._spec.name, None, _scanned(self._spec.source.encode())))
+        source = _Unit(self._spec.name, None, _scanned(self._spec.source.encode()))
+        self._queue.append(source)
+        for name, text in self._virtual.items():
+            # All of them, since compilers differ in how they look for one that another includes.
+            self._queue.append(_Unit(name, None, _scanned(text.encode())))
         for name in self._forced:
-            self._follow(Directive("include", name, True, f'"{name}"', 0), self._queue[0])  # noqa: FBT003
+            self._follow(Directive("include", name, True, f'"{name}"', 0), source)  # noqa: FBT003
         while self._queue:
             unit = self._queue.popleft()
             for directive in unit.text.directives:
@@ -162,17 +166,12 @@ class _Walk:
             if self._spec.extra_digest is None:
                 raise IncludeError(include=directive.text, file=unit.label, line=directive.line)
             return
-        found = False
-        if name in self._virtual:
-            # Its text is a part of the key already; what it includes is not.
-            self._enqueue(directive, _Unit(name, None, _scanned(self._virtual[name].encode())))
-            found = True
         for label, path in self._candidates(directive, unit):
             text = self._files.get(path)
             if text is not None:
                 self._found(directive, _Unit(label, os.path.dirname(path), text))
                 return
-        if not found and not self._is_own(name):
+        if name not in self._virtual and not self._is_own(name):
             self._parts.add((posixpath.normpath(name), ABSENT))
             if directive.kind != "probe":
                 missing = MissingInclude(directive.text, unit.label, directive.line)

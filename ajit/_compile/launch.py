@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit._compile.messages import LOG_LIMIT_BYTES, Failed
-from ajit._compile.text import capped, without_paths
+from ajit._compile.text import capped, without_folder, without_paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ def run_compiler(
         assert process.stdout is not None
         raw = _read_capped(process.stdout.fileno())
         returncode = process.wait()
-    log = without_paths(capped(raw, LOG_LIMIT_BYTES), request).strip()
+    log = without_folder(capped(raw, LOG_LIMIT_BYTES), request).strip()
     return Ran(returncode, log, time.perf_counter() - started)
 
 

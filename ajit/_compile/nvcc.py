@@ -26,6 +26,7 @@ from ajit._compile.commands import (
 from ajit._compile.elf import kernel_symbols
 from ajit._compile.launch import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.messages import Answer, Failed, Finished
+from ajit._compile.text import without_paths
 from ajit._core.job import CompileOutput
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _assembled(
             kind="cubin",
             data=cubin,
             lowered=lowered,
-            log=ran.log,
+            log=without_paths(ran.log, request),
             command=shown_command(request, [*arguments, "-cubin"]),
             seconds=ran.seconds,
         )

@@ -20,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
+import warnings
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ import anyio
 
 from ajit._bridge import Promise
 from ajit._compile.slot import Slot, Task
-from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
+from ajit.errors import AjitError, AjitWarning, ForkedRuntime, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,13 @@ if TYPE_CHECKING:
 __all__ = ["CompilePool", "PoolStatistics"]
 
 BEAT_SECONDS = 1.0
+CLOSE_SECONDS = 10.0
+"""How long `CompilePool.aclose` waits for its threads: they end their workers in a second or two,
+unless a beat hangs on a dead file system. Then only the thread is left, a daemon, and a warning."""
+
+IDLE_SECONDS = 30.0
+"""After this time without work a slot ends its worker: NVRTC keeps 100 MB. Pretty arbitrary."""
+
 KILL_SECONDS = 5.0
 """How long a cancelled call waits for its killed compiler; SIGKILL needs milliseconds, unless the
 compiler hangs in the kernel on a dead file system."""
@@ -156,7 +165,11 @@ class CompilePool:
         for task, slot in running.items():
             slot.cancel(task)
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(_join, self._threads, limiter=anyio.CapacityLimiter(1))
+            limiter = anyio.CapacityLimiter(1)  # of its own: the default one may be used up
+            stuck = await anyio.to_thread.run_sync(_join, self._threads, limiter=limiter)
+        if stuck:
+            message = f"threads that did not end within {CLOSE_SECONDS:g} s: {', '.join(stuck)}"
+            warnings.warn(message, AjitWarning, stacklevel=2)
 
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers. Any thread."""
@@ -223,6 +236,10 @@ class CompilePool:
         """Wait for the next task; None when the pool closes."""
         with self._changed:
             self._idle += 1
+            has_news = self._changed.wait_for(lambda: self._queue or self._closing, IDLE_SECONDS)
+        if not has_news:
+            slot.close()
+        with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             self._idle -= 1
             if self._closing:
@@ -266,9 +283,12 @@ class CompilePool:
                 task.beat("queued")
 
 
-def _join(threads: list[threading.Thread]) -> None:
+def _join(threads: list[threading.Thread]) -> list[str]:
+    """Wait for threads, within bounds; return the names of those that go on."""
+    deadline = time.monotonic() + CLOSE_SECONDS
     for thread in threads:
-        thread.join()
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread.name for thread in threads if thread.is_alive()]
 
 
 def _closed() -> RuntimeClosed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ajit._compile.flags import with_absolute_dirs
 from ajit._compile.messages import LOG_LIMIT_BYTES, Answer, Failed, Finished, Request, frame
 from ajit._compile.process import FrameTooLarge, WorkerDied, WorkerProcess
 from ajit.errors import (
@@ -101,12 +102,12 @@ class Slot:
             AjitError: What went wrong, in terms of the job.
         """
         toolchain = self._toolchain(task)
-        folder = tempfile.mkdtemp(prefix="ajit-")
         try:
-            return self._compile(task, toolchain, folder)
-        finally:
-            # Not in the worker: it may have been killed.
-            shutil.rmtree(folder, ignore_errors=True)
+            return self._compile_in_folder(task, toolchain)
+        except (OSError, ValueError, msgspec.MsgspecError) as exc:
+            # No space, no process, no memory, or a path that is no text: not the source's fault.
+            log = f"cannot run the compiler: {exc}"
+            raise _crash(task.job, toolchain, "", None, log) from exc
 
     def _toolchain(self, task: Task) -> Toolchain:
         if task.toolchain is None:
@@ -132,6 +133,14 @@ class Slot:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
+
+    def _compile_in_folder(self, task: Task, toolchain: Toolchain) -> CompileOutput:
+        folder = tempfile.mkdtemp(prefix="ajit-")
+        try:
+            return self._compile(task, toolchain, folder)
+        finally:
+            # Not in the worker: it may have been killed.
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _compile(self, task: Task, toolchain: Toolchain, folder: str) -> CompileOutput:
         try:
@@ -215,11 +224,12 @@ class Slot:
 
 def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) -> Request:
     dirs = tuple(os.path.abspath(path) for path in task.job.include_dirs)
+    options = with_absolute_dirs(task.job.options)
     return Request(
-        job=msgspec.structs.replace(task.job, include_dirs=dirs),
+        job=msgspec.structs.replace(task.job, include_dirs=dirs, options=options),
         command=toolchain.command,
         version=toolchain.version,
-        include_dirs=toolchain.include_dirs,
+        include_dirs=toolchain.given_dirs,
         flags=toolchain.flags,
         folder=folder,
         output_limit_bytes=settings.compile_output_limit_bytes,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ajit._compile.messages import Request
 
-__all__ = ["capped", "label_of", "without_paths"]
+__all__ = ["capped", "label_of", "without_folder", "without_paths"]
 
 LABEL_LENGTH = 80
 """File names may have 255 bytes; compilers append to them."""
@@ -34,12 +34,18 @@ def capped(raw: bytes, limit: int) -> str:
     return raw.decode("utf-8", errors="replace")
 
 
+def without_folder(text: str, request: Request) -> str:
+    """Take a job's private folder out of a text: it is gone by the time that anyone reads it."""
+    return text.replace(request.folder + os.sep, "").replace(request.folder, "<job>")
+
+
 def without_paths(text: str, request: Request) -> str:
     """Replace directories of this machine by what they are.
 
-    An entry is read on other machines, by other users: it must not say where things were here.
+    For what goes into an entry, which is read on other machines, by other users. The log of a
+    failed compile keeps the user's paths: somebody here will open those files.
     """
-    named = [(request.folder + os.sep, ""), (request.folder, "<job>")]
+    named: list[tuple[str, str]] = []
     own = "<ajit>" if request.job.compiler == "host" else "<cuda>"
     named += [(path, own) for path in request.include_dirs]
     named += [(path, f"<include {n}>") for n, path in enumerate(request.job.include_dirs)]
@@ -48,4 +54,4 @@ def without_paths(text: str, request: Request) -> str:
     for path, name in sorted(named, key=lambda pair: -len(pair[0])):
         if path:
             text = text.replace(path, name)
-    return text
+    return without_folder(text, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -88,6 +89,17 @@ def group_members(group: int) -> list[str]:
     return members
 
 
+def workers_of(server: int) -> list[int]:
+    """Process ids of a server's compile workers."""
+    found = []
+    for child in psutil.Process(server).children():
+        # A child that asks a compiler for its version comes and goes.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if any("ajit._compile.worker" in part for part in child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
 def fake_compiler(folder: Path, behaviour: str) -> str:
     """Write a program that says what a C++ compiler says about itself, and otherwise misbehaves.
 
@@ -101,8 +113,9 @@ def fake_compiler(folder: Path, behaviour: str) -> str:
         'case "$1" in\n'
         "  --version) echo 'g++ (fake) 1.2.3'; exit 0;;\n"
         "  -dumpmachine) echo fake-linux; exit 0;;\n"
+        "  -E) exit 0;;\n"
         "esac\n"
-        'while [ "$1" != -o ]; do shift; done; out=$2\n'
+        'while [ $# -gt 0 ] && [ "$1" != -o ]; do shift; done; out=$2\n'
         f"{behaviour}\n"
     )
     path.chmod(0o755)

@@ -91,6 +91,14 @@ def test_virtual_headers_are_followed(index: HeaderIndex, user: Path) -> None:
     assert closure.missing == ()
 
 
+def test_every_virtual_header_is_followed(index: HeaderIndex, user: Path) -> None:
+    """Compilers differ in how they find one that another includes; all of them count."""
+    headers = {"lib/v.h": '#include "w.h"', "lib/w.h": '#include "b.h"'}
+    closure = index.closure(spec('#include "lib/v.h"', include_dirs=[user], headers=headers))
+
+    assert labels(closure) == ["b.h"]
+
+
 def test_forced_includes_and_directories_in_options_count(index: HeaderIndex, user: Path) -> None:
     """``-include`` and ``-I`` among the options name files that decide the result as well."""
     closure = index.closure(spec("", options=[f"-I{user}", "-include", "a.h"]))

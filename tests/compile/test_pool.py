@@ -325,6 +325,42 @@ async def test_a_beat_that_fails_does_not_fail_the_compile(gate: Gate) -> None:
     assert len(calls) == 1
 
 
+async def test_an_idle_worker_is_ended(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm server keeps no 100 MB for compiles that do not come; the next starts a new one."""
+    monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.02)
+    gate.open()
+    async with opened(host_compiler=gate.compiler) as pool:
+        await pool.compile(job(**HOST), on_beat=ignore)
+        await eventually(lambda: pool.statistics().workers == 0)
+        await pool.compile(job(**HOST), on_beat=ignore)
+
+        assert pool.statistics().workers_started == 2
+
+
+async def test_closing_does_not_wait_for_a_beat_that_hangs(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A beat may be stuck on a dead file system; closing is bounded and says what it left."""
+    monkeypatch.setattr(pool_module, "CLOSE_SECONDS", 0.1)
+    release, hanging = threading.Event(), threading.Event()
+
+    def hang(_phase: str) -> None:
+        hanging.set()
+        release.wait(LIMIT_SECONDS)
+
+    async with opened(host_compiler=gate.compiler) as pool, anyio.create_task_group() as tasks:
+
+        async def compile_one() -> None:
+            with contextlib.suppress(RuntimeClosed):
+                await pool.compile(job(**HOST), on_beat=hang)
+
+        tasks.start_soon(compile_one)
+        await eventually(hanging.is_set)
+        with pytest.warns(AjitWarning, match="ajit-compile-1"):
+            await pool.aclose()
+        release.set()
+
+
 async def test_a_toolchain_that_was_replaced_is_not_used(gate: Gate, tmp_path: Path) -> None:
     """The result would be published under the key of the old compiler."""
     gate.open()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ajit._compile.elf import kernel_symbols
-from ajit._compile.flags import has_standard, option_paths
+from ajit._compile.flags import has_standard, option_paths, with_absolute_dirs
 from ajit._compile.text import capped, label_of
 from tests.compile.support import Bench, job
 
@@ -43,6 +45,15 @@ def test_options_that_name_files_are_understood() -> None:
 
     assert paths.dirs == ("/a", "/b", "/c", "/d")
     assert paths.forced_includes == ("x.h", "y.h")
+
+
+def test_relative_directories_in_options_are_made_absolute() -> None:
+    """Compilers run in another directory than the server."""
+    here = Path.cwd()
+    options = ["-Isub", "-I", "sub", "--include-path=sub", "-O3", "-DINCLUDE=sub", "-I/abs", "-I"]
+    expected = [f"-I{here}/sub", "-I", f"{here}/sub", f"--include-path={here}/sub", "-O3"]
+
+    assert with_absolute_dirs(options) == (*expected, "-DINCLUDE=sub", "-I/abs", "-I")
 
 
 def test_the_standard_is_recognised() -> None:

@@ -25,6 +25,7 @@ from tests.compile.support import (
     group_members,
     job,
     wait_until,
+    workers_of,
 )
 
 if TYPE_CHECKING:
@@ -248,6 +249,30 @@ def test_a_flood_of_output_is_capped(faking: Callable[..., Bench]) -> None:
     assert len(caught.value.log) < 1_100_000
 
 
+def test_an_environment_that_fails_is_not_the_sources_fault(
+    own_bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No temporary directory, no interpreter: an error of ajit's tree that says what is wrong."""
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        with pytest.raises(CompilerCrashed, match="gone"):
+            own_bench.compile(job())
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(tmp_path / "no-python"))
+        with pytest.raises(CompilerCrashed, match="no-python"):
+            own_bench.compile(job())
+
+    assert own_bench.compile(job()).data
+
+
+def test_a_path_that_is_no_text_is_refused(own_bench: Bench) -> None:
+    """File names need not be UTF-8; a request to a worker must be."""
+    with pytest.raises(CompilerCrashed, match="surrogates"):
+        own_bench.compile(job(include_dirs=("/caf\udce9",)))
+
+    assert own_bench.compile(job()).data
+
+
 # --- limits
 
 
@@ -337,9 +362,8 @@ def test_a_killed_server_leaves_no_compiler_behind(kind: str, tmp_path: Path) ->
     )
     wanted = "python" if kind == "nvrtc" else "cc1plus"
     try:
-        children = psutil.Process(server.pid).children
-        wait_until(lambda: bool(children()) or server.poll() is not None, "a worker")
-        group = children()[0].pid
+        wait_until(lambda: bool(workers_of(server.pid)), "a worker")
+        (group,) = workers_of(server.pid)
         wait_until(
             lambda: (
                 any(name.startswith(wanted) for name in group_members(group))
