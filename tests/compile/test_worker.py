@@ -195,6 +195,22 @@ def test_a_worker_that_died_idle_fails_no_job(own_bench: Bench) -> None:
     assert own_bench.slot.started == 2
 
 
+def test_a_worker_killed_for_one_job_does_not_meet_the_next(
+    own_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancel may come between a job's answer and its end; it kills an innocent worker."""
+    task = own_bench.task(job())
+    real = own_bench.slot._recycle
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            own_bench.slot, "_recycle", lambda worker: (real(worker), own_bench.slot.cancel(task))
+        )
+        own_bench.slot.perform(task)
+
+    assert own_bench.slot.worker_pid is None
+    assert own_bench.compile(job()).data
+
+
 @pytest.mark.parametrize("behaviour", ["kill -SEGV $$", "exit 139"])
 def test_a_compiler_killed_by_a_signal_is_no_compile_error(
     faking: Callable[..., Bench], behaviour: str
