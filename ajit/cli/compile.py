@@ -86,7 +86,7 @@ def command(  # one parameter per option
     output = Output(as_json=as_json)
     watcher = _Watcher(output)
     resolution = anyio.run(_resolve, settings, spec, watcher)
-    payload = _payload(resolution, settings, stored=watcher.stored)
+    payload = _payload(spec, resolution, settings, stored=watcher.stored)
     output.result(payload, lambda: _draw(payload))
     return exits.FINE if watcher.stored else exits.PARTLY
 
@@ -142,12 +142,16 @@ def _macro(text: str) -> tuple[str, str | None]:
     return name, value if equals else None
 
 
-def _payload(resolution: Resolution, settings: Settings, *, stored: bool) -> dict[str, Any]:
+def _payload(
+    spec: Spec, resolution: Resolution, settings: Settings, *, stored: bool
+) -> dict[str, Any]:
     artifact = resolution.artifact
     return {
         "key": artifact.key,
-        "name": artifact.name,
-        "entries": artifact.entries,
+        # Of the request: an artifact from the cache bears the label of whoever compiled it first.
+        "name": ", ".join(spec.entry_names),
+        "entries": spec.entry_names,
+        "file": spec.name,
         "arch": artifact.arch,
         "compiler": artifact.compiler,
         "compiler_version": artifact.compiler_version,
@@ -165,7 +169,7 @@ def _payload(resolution: Resolution, settings: Settings, *, stored: bool) -> dic
 def _draw(result: dict[str, Any]) -> Table:
     pairs = [
         ("key", result["key"]),
-        ("kernel", f"{', '.join(result['entries'])} ({result['name']})"),
+        ("kernel", f"{result['name']} ({result['file']})"),
         ("compiler", f"{result['compiler']} {result['compiler_version']} for {result['arch']}"),
         ("result", f"{result['kind']}, {format_bytes(result['size_bytes'])}"),
         ("tier", f"{result['tier']}, in {format_seconds(result['seconds'])}"),

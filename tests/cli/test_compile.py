@@ -73,7 +73,7 @@ def test_first_compiles_and_second_finds_it_on_disk(ajit, saxpy, target, compile
 
     assert ("compiled", "disk") == (first["tier"], second["tier"])
     assert first["key"] == second["key"]
-    assert ("saxpy.cu", ["saxpy"]) == (first["name"], first["entries"])
+    assert ("saxpy", ["saxpy"], "saxpy.cu") == (first["name"], first["entries"], first["file"])
     assert (compiler, arch, kind) == (first["compiler"], first["arch"], first["kind"])
     assert first["size_bytes"] == second["size_bytes"] > 0
     assert 0 < second["seconds"] < first["seconds"]
