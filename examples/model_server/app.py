@@ -7,8 +7,9 @@ requests whose kernels are there go on.
 
 from __future__ import annotations
 
+import logging
 import os
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 __all__ = ["app"]
+
+logger = logging.getLogger(__name__)
 
 WORKER = {"x-worker-pid": str(os.getpid())}
 """Sent with every answer: which process gave it."""
@@ -70,11 +73,12 @@ async def stats(request: Request) -> Response:
 async def _body(request: Request, size_bytes: int) -> bytes:
     """The body, read only as far as it was announced: a client cannot fill the memory."""
     chunks, received = [], 0
-    async for chunk in request.stream():
-        chunks.append(chunk)
-        received += len(chunk)
-        if received > size_bytes:
-            raise wire.BadRequest(f"the body is longer than the {size_bytes} bytes of x-shape")
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            chunks.append(chunk)
+            received += len(chunk)
+            if received > size_bytes:
+                raise wire.BadRequest(f"the body is longer than the {size_bytes} bytes of x-shape")
     return b"".join(chunks)
 
 
@@ -89,7 +93,8 @@ async def unavailable(_request: Request, error: Exception) -> Response:
 
 
 async def failed(_request: Request, error: Exception) -> Response:
-    """A kernel could not be compiled, loaded or run. The whole log is in the server's own log."""
+    """A kernel could not be compiled, loaded or run. The client gets an excerpt of the log."""
+    logger.error("%s\n%s", error, getattr(error, "log", ""))
     return JSONResponse({"error": str(error), "type": type(error).__name__}, 500, headers=WORKER)
 
 
