@@ -28,7 +28,7 @@ from anyio.lowlevel import checkpoint
 from ajit._bridge import LoopHandle
 from ajit._gpu import wire
 from ajit._gpu.results import device_error
-from ajit._gpu.ticket import PENDING, Ticket
+from ajit._gpu.ticket import ABANDONED, OVERDUE, PENDING, Ticket
 from ajit.errors import AjitError, OutOfMemory, WouldBlock, WrongLoop
 from ajit.settings import available_cpus
 
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from ajit._gpu.thread import DeviceThread
 
 __all__ = ["Port", "Ticket"]
+
+_abandoned: list[object] = []
+"""What abandoned tickets use: never freed, for a device that hangs may wake up and write there."""
 
 T = TypeVar("T")
 
@@ -212,12 +215,24 @@ class Port:
     # --- draining: the loop's thread ------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Read the port until cancelled or closed, where the loop calls no readers (trio)."""
-        if self._calls_readers:
-            await anyio.sleep_forever()
-        while self.handle:  # a task may be started after the port was closed
-            await anyio.wait_readable(self._event_fd)
-            self.drain()
+        """Watch the tickets until cancelled, and read the port where the loop does not (trio)."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch)
+            while self.handle and not self._calls_readers:
+                await anyio.wait_readable(self._event_fd)
+                self.drain()
+
+    async def _watch(self) -> None:
+        """Settle tickets that the CUDA thread cannot: it looks after deadlines, unless it hangs."""
+        seconds = self.thread.settings.ticket_deadline_seconds
+        before: set[int] = set()
+        while self.handle:
+            stuck = [self.in_flight[number] for number in before & self.in_flight.keys()]
+            for ticket in stuck:
+                if ticket._state == PENDING:
+                    ticket._expire(OVERDUE, int(seconds * 1e9))
+            before = set(self.in_flight)
+            await anyio.sleep(seconds)
 
     def drain(self) -> None:
         """Settle every ticket that is done, and wake who waits for it."""
@@ -235,7 +250,7 @@ class Port:
             ticket = in_flight.pop(number, None) if retired else in_flight.get(number)
             if ticket is None:
                 continue
-            if flags & wire.SETTLED:
+            if flags & wire.SETTLED and ticket._state == PENDING:
                 ticket._settle(code, flags, value, detail, nanoseconds)
             elif value:
                 self.thread.post(value)  # made after the ticket was given up
@@ -252,8 +267,12 @@ class Port:
             await self._idle.wait()
 
     def close(self) -> None:
-        """Stop reading. Tickets that are still in flight are never settled."""
+        """Stop reading. Tickets that are still in flight are abandoned, and raise RuntimeClosed."""
         if self.handle:
+            for ticket in self.in_flight.values():
+                if ticket._state == PENDING:
+                    ticket._expire(ABANDONED, 0)
+            _abandoned.extend(ticket._keep for ticket in self.in_flight.values())
             loop: Any = self.loop.native
             if self._calls_readers:
                 loop.remove_reader(self._event_fd)

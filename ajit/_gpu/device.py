@@ -14,6 +14,7 @@ from ajit._gpu.batch import Batch
 from ajit._gpu.driver import driver_choices
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
+from ajit._gpu.staging import STAGED_FROM_BYTES, Staged, StagingPool
 from ajit._gpu.statistics import ThreadStatistics
 from ajit._gpu.thread import DeviceThread
 from ajit.errors import AjitError, ArgumentError, NoDevice, RuntimeClosed
@@ -44,12 +45,15 @@ class Device:
         arch: What code must be built for: ``sm_90a``, ..., or ``x86_64``, ``aarch64`` on the CPU.
         name: What the driver calls it.
         kind: ``cuda`` or ``cpu``.
+        stages_copies: Whether large copies go through page-locked memory: on a GPU.
     """
 
     def __init__(self, thread: DeviceThread, port: Port) -> None:
         """Made by `Device.open`."""
         self._thread = thread
         self._port = port
+        self.stages_copies = thread.choice.kind == "cuda"
+        self._staging = StagingPool(self.alloc_pinned, thread.settings.pinned_pool_bytes)
         self._serving = anyio.CancelScope(shield=True)
         self.kind = thread.choice.kind
         self.arch = thread.choice.arch(thread.info)
@@ -132,13 +136,15 @@ class Device:
         view = HostView(obj)
         if not view.nbytes:
             return DeviceBuffer(self._port, 0, 0)
+        staged = await self._stage(view.nbytes)
+        if staged is not None:
+            await self._staging.move(staged.address, view.address, view.nbytes)
+        source = staged.address if staged is not None else view.address
         alloc = wire.SIMPLE.pack(wire.ALLOC, wire.SIMPLE.size, view.nbytes)
-        copy = wire.COPY.pack(wire.COPY_TO_DEVICE, wire.COPY.size, 0, view.address, view.nbytes)
+        copy = wire.COPY.pack(wire.COPY_TO_DEVICE, wire.COPY.size, 0, source, view.nbytes)
         operation = f"upload {view.nbytes} bytes"
-        ticket = self._submit(
-            alloc + copy, 2, operation, view, self._buffer(DeviceBuffer, view.nbytes)
-        )
-        return await ticket
+        finish = self._buffer(DeviceBuffer, view.nbytes)
+        return await self._submit(alloc + copy, 2, operation, (staged, view), finish)
 
     async def download(self, buffer: DeviceBuffer, out: Any = None) -> Any:
         """Copy device memory to the host.
@@ -155,16 +161,28 @@ class Device:
 
         Cancelling leaves: ``out`` may still be written to until the copy is done.
         """
-        target = bytearray(buffer.nbytes) if out is None else out
-        view = HostView(target, writable=True)
+        self._check(buffer, buffer.nbytes, "download")
+        view = HostView.of_new_bytes(buffer.nbytes) if out is None else HostView(out, writable=True)
         self._check(buffer, view.nbytes, "download")
         if view.nbytes:
-            pointer = buffer.pointer
-            copy = wire.COPY.pack(
-                wire.COPY_TO_HOST, wire.COPY.size, view.address, pointer, view.nbytes
-            )
-            await self._submit(copy, 1, f"download {view.nbytes} bytes", (buffer, view), None)
-        return bytes(target) if out is None else out
+            await self._download(buffer, view)
+        return view.owner if out is None else out
+
+    async def _download(self, buffer: DeviceBuffer, view: HostView) -> None:
+        staged = await self._stage(view.nbytes)
+        target = staged.address if staged is not None else view.address
+        copy = wire.COPY.pack(
+            wire.COPY_TO_HOST, wire.COPY.size, target, buffer.pointer, view.nbytes
+        )
+        operation = f"download {view.nbytes} bytes"
+        await self._submit(copy, 1, operation, (buffer, staged, view), None)
+        if staged is not None:
+            await self._staging.move(view.address, staged.address, view.nbytes)
+
+    async def _stage(self, nbytes: int) -> Staged | None:
+        if not self.stages_copies or nbytes <= STAGED_FROM_BYTES:
+            return None
+        return await self._staging.lend(nbytes)
 
     def copy_to(self, buffer: DeviceBuffer, obj: Any) -> Ticket[None]:
         """Submit a copy of host memory into a buffer of the same size.
@@ -259,6 +277,7 @@ class Device:
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(CLOSE_SECONDS):
                 await self._port.wait_idle()
+                self._staging.close()
                 await self._thread.close_port(self._port)
             self._serving.cancel()
             await checkpoint()  # so that nobody waits for the descriptor when it is closed

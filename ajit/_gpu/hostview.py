@@ -46,6 +46,21 @@ class HostView:
         self.nbytes = view.nbytes
         self.address = _address(view)
 
+    @classmethod
+    def of_new_bytes(cls, nbytes: int) -> HostView:
+        """Look at a new bytes object, `owner`, that is filled before anybody else sees it.
+
+        Filling a bytearray and making bytes of it would copy everything once more, on the loop.
+        """
+        view = cls(b"")
+        if nbytes:
+            view.owner = _new_bytes(None, nbytes)
+            view.address = _bytes_address(view.owner)
+            view.nbytes = nbytes
+        else:
+            view.owner = b""
+        return view
+
 
 def _by_array_interface(obj: Any, error: Exception, *, writable: bool) -> tuple[int, int]:
     interface = getattr(obj, "__array_interface__", None)
@@ -85,3 +100,11 @@ def _address(view: memoryview) -> int:
     address = raw.buf or 0
     _release_buffer(ctypes.byref(raw))
     return address
+
+
+_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
+_new_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
+_new_bytes.restype = ctypes.py_object
+_bytes_address = ctypes.pythonapi.PyBytes_AsString
+_bytes_address.argtypes = (ctypes.py_object,)
+_bytes_address.restype = ctypes.c_void_p

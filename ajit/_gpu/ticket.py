@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ajit._gpu import wire
 from ajit._gpu.results import device_error, overdue
+from ajit.errors import RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from ajit._gpu.completion import Port
-    from ajit.errors import DeviceError
+    from ajit.errors import AjitError
 
 __all__ = ["PENDING", "Ticket"]
 
 T = TypeVar("T")
 
-PENDING, DONE, FAILED, OVERDUE = 0, 1, 2, 3
+PENDING, DONE, FAILED, OVERDUE, ABANDONED = range(5)
 """States of a ticket."""
 
 
@@ -90,6 +91,7 @@ class Ticket(Generic[T]):
             LaunchError: The driver refused the launch; nothing ran on the device.
             DeadlineExceeded: The deadline passed; the device may still be at it.
             DeviceLost: The context is unusable.
+            RuntimeClosed: The device was closed before it was done.
             DeviceError: The driver answered with another error.
             WrongLoop: The calling task runs in another loop than the one that opened the device.
         """
@@ -101,8 +103,10 @@ class Ticket(Generic[T]):
             return cast("T", self._value)
         raise self.error()
 
-    def error(self) -> DeviceError:
+    def error(self) -> AjitError:
         """Return a new exception that says what went wrong, for a ticket that failed."""
+        if self._state == ABANDONED:
+            return RuntimeClosed(f"{self.operation}: the device was closed while it was at it")
         if self._state == OVERDUE:
             return overdue(self.operation, self._nanoseconds / 1e9)
         lost = bool(self._flags & wire.IS_LOST)
@@ -110,7 +114,7 @@ class Ticket(Generic[T]):
         return device_error(self.operation, self._code, lost=lost, detail=detail)
 
     def __repr__(self) -> str:
-        state = ("in flight", "done", "failed", "overdue")[self._state]
+        state = ("in flight", "done", "failed", "overdue", "abandoned")[self._state]
         return f"<Ticket {self._number} {self.operation}: {state}>"
 
     # --- the loop's thread, by the port ---------------------------------------------------------
@@ -125,6 +129,14 @@ class Ticket(Generic[T]):
         else:
             self._value = self._finish(value) if self._finish is not None else None
             self._state = DONE
+        self._wake()
+
+    def _expire(self, state: int, nanoseconds: int) -> None:
+        """Settle it without a word from the device."""
+        self._state, self._nanoseconds = state, nanoseconds
+        self._wake()
+
+    def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
         if waiters is not None:
             for waiter in waiters:

@@ -140,6 +140,23 @@ async def test_a_ticket_past_its_deadline_fails_and_is_retired_later(faults):
         await device.synchronize()
 
 
+async def test_a_cuda_thread_that_hangs_in_the_driver_is_noticed(faults):
+    """Tickets behind a driver call that does not return fail by their deadline as well."""
+    async with cpu_device(ticket_deadline_seconds=0.1) as device:
+        kernel = (await kernels(device))("nothing")
+        faults.inject("cuLaunchKernel", delay=1.0)
+        tickets = [kernel.launch(1, 1), device.mark()]
+        pending = device.alloc(100)
+        for ticket in tickets:
+            with anyio.fail_after(0.8), pytest.raises(DeadlineExceeded):
+                await ticket
+        with pytest.raises(DeadlineExceeded):
+            await pending
+        # Late, but not lost: what was allocated for nobody is freed.
+        await until(lambda: device.statistics().allocations == 1)
+        await until(lambda: device.statistics().live_resources == 1)
+
+
 async def test_ten_thousand_tickets_in_flight():
     """Ten thousand launches are submitted before the first is awaited, and all finish in order."""
     async with cpu_device() as device:

@@ -230,9 +230,12 @@ static int take(struct ajit_executor *executor, struct ajit_ticket *ticket, uint
         ajit_queue_push(&executor->service, ticket);
         return 0;
     }
+    executor->stopping = opcode == AJIT_STOP;
     while (executor->service.first) {
         serve_second_lane(executor);
         look_after(executor);
+        if (executor->service.first)
+            sched_yield(); /* it may be the same one, waiting for memory */
     }
     if (opcode == AJIT_CLOSE_PORT) {
         close_port(executor, ticket);

@@ -286,7 +286,8 @@ struct ajit_executor {
     struct ajit_ticket *call;       /* the AJIT_CALL that Python runs now */
     uint64_t next_sequence, retired_sequence;
     uint64_t swept_ns, unlooked;
-    bool starved; /* the first of the second lane waits for memory */
+    bool starved;  /* the first of the second lane waits for memory */
+    bool stopping; /* nothing waits any more */
 };
 
 /* Called through PyDLL: memory only, never the driver, never a wait that is not bounded. */

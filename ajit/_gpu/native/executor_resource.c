@@ -85,7 +85,7 @@ static int allocate(struct ajit_driver *driver, struct ajit_resource *resource, 
 /* Whether tickets in flight hold back frees that could make room, and there is time to wait. */
 static bool may_wait(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
-    return executor->deferred &&
+    return executor->deferred && !executor->stopping &&
            ajit_now_ns() - ticket->submitted_ns < executor->options.deadline_ns;
 }
 
