@@ -33,11 +33,13 @@ class Peer:
         lines: What it has said so far and was heard.
     """
 
-    def __init__(self, settings: dict[str, Any], backend: str = "asyncio") -> None:
+    def __init__(
+        self, settings: dict[str, Any], backend: str = "asyncio", source: str = SAXPY_SOURCE
+    ) -> None:
         order = {
             "backend": backend,
             "settings": settings,
-            "spec": {"source": SAXPY_SOURCE, "entry": "saxpy", "name": "saxpy"},
+            "spec": {"source": source, "entry": "saxpy", "name": "saxpy"},
             "arch": ARCH,
         }
         self.lines: list[Line] = []

@@ -38,7 +38,7 @@ async def main(order: dict) -> None:
         try:
             resolution = await runtime.resolve(spec, arch=order["arch"])
         except ajit.AjitError as exc:
-            say(failure=type(exc).__name__, text=str(exc))
+            say(failure=type(exc).__name__, text=str(exc), log=getattr(exc, "log", ""))
             return
         waited = resolution.waited_for
         say(

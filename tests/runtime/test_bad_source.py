@@ -59,17 +59,53 @@ async def test_each_waiter_raises_its_own_copy(options):
     assert len({error.key for error in errors}) == 1
 
 
-async def test_failed_request_is_counted_once_and_compiled_again(with_device):
-    """A failure is not remembered for ever: the next request tries again."""
-    async with ajit.open_runtime(**with_device) as rt:
+@pytest.mark.parametrize(("failure_seconds", "compiles"), [(0.0, 2), (300.0, 1)])
+async def test_failure_is_remembered_for_as_long_as_the_setting_says(
+    with_device, failure_seconds, compiles
+):
+    """Within the time the next request gets the same error, after it the source is tried again."""
+    errors = []
+
+    async with ajit.open_runtime(**with_device, failure_seconds=failure_seconds) as rt:
         for _ in range(2):
-            with pytest.raises(ajit.CompileError):
+            with pytest.raises(ajit.CompileError) as caught:
                 await rt.kernel(SYNTAX_ERROR)
+            errors.append(caught.value)
         statistics = rt.statistics()
 
-    assert statistics.pool.failed == 2
+    assert statistics.pool.failed == compiles
     assert statistics.failed == 2
     assert statistics.in_progress == 0
+    assert errors[0].log == errors[1].log
+
+
+async def test_remembered_failure_is_of_one_source_only(options):
+    """The corrected source has another key: it is compiled at once."""
+    corrected = SYNTAX_ERROR.with_(source=SYNTAX_ERROR.source.replace("= ;", "= 1;"))
+
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.CompileError):
+            await rt.compile(SYNTAX_ERROR, arch=ARCH)
+        resolution = await rt.resolve(corrected, arch=ARCH)
+
+    assert resolution.tier == "compiled"
+
+
+async def test_remembered_failure_keeps_its_type_and_entry_point(options):
+    """Another runtime reads the record: the error is as typed as the compiler's own."""
+    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpi", name="misspelt")
+    errors = []
+
+    for _ in range(2):
+        async with ajit.open_runtime(**options) as rt:
+            with pytest.raises(ajit.UnknownEntryPoint) as caught:
+                await rt.compile(spec, arch=ARCH)
+        errors.append(caught.value)
+
+    first, remembered = errors
+    assert remembered.entry == first.entry == "saxpi"
+    assert (remembered.key, remembered.log) == (first.key, first.log)
+    assert rt.statistics().pool.failed == 0
 
 
 async def test_unknown_entry_point_is_named(options, cache_dir):

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.runtime.processes import Peer
+from tests.runtime.sources import SAXPY_SOURCE
 
 
 @pytest.fixture
@@ -21,10 +22,10 @@ def start(options):
     """Start processes on the cache; all of them have ended when the test has."""
     with contextlib.ExitStack() as stack:
 
-        def start(count=1, *, backends=("asyncio", "trio"), **changes):
+        def start(count=1, *, backends=("asyncio", "trio"), source=SAXPY_SOURCE, **changes):
             settings = {**options, **changes}
             return [
-                stack.enter_context(Peer(settings, backends[number % len(backends)]))
+                stack.enter_context(Peer(settings, backends[number % len(backends)], source))
                 for number in range(count)
             ]
 
@@ -52,6 +53,13 @@ def first_to_compile(peers, compiler):
 def is_start_or_wait(line):
     """Whether a line says that a process compiles, or that it waits."""
     return line.get("event") in ("CompileStarted", "Waiting")
+
+
+def tells_of_a_holder_at_work(line):
+    """Whether a line is of a wait for a holder that has compiled for about a second."""
+    if line.get("event") != "Waiting" or line["holder"] is None:
+        return False
+    return line["holder"]["phase"] == "compiling" and line["holder"]["age_seconds"] > 0.8
 
 
 def test_eight_processes_on_one_cold_cache_compile_once(start, compiler):
@@ -84,9 +92,7 @@ def test_waiters_see_holder_phase_compiler_and_age_within_a_second(start, compil
     holder, (waiter,) = first_to_compile(peers, compiler)
 
     (first,) = waiter.events("Waiting")
-    later = waiter.hear(
-        lambda line: line.get("event") == "Waiting" and line["holder"]["phase"] == "compiling"
-    )
+    later = waiter.hear(tells_of_a_holder_at_work)
     compiler.let_go()
     waiter.answer()
     ended = waiter.events("WaitEnded")
@@ -95,7 +101,6 @@ def test_waiters_see_holder_phase_compiler_and_age_within_a_second(start, compil
     assert first["holder"]["pid"] == later["holder"]["pid"] == holder.pid
     assert later["holder"]["host"] == platform.node()
     assert later["holder"]["compiler"].startswith("host gcc")
-    assert later["holder"]["age_seconds"] >= 0.9
     assert [event["outcome"] for event in ended] in (["lease"], ["entry"])
 
 
@@ -144,6 +149,24 @@ def test_stopped_holder_costs_a_waiter_its_patience_and_loses_cleanly(start, com
     assert thawed["key"] == impatient["key"]
     assert (holder.wait(), waiter.wait()) == (0, 0)
     assert compiler.started == 2
+
+
+def test_failing_compile_is_done_by_one_process_and_told_to_all(start, compiler):
+    """A rejected source is compiled once: the holder's error and log reach every waiter."""
+    compiler.hold()
+    peers = start(4, source=SAXPY_SOURCE + "\nthis is no C++;\n")
+    all_ready(peers)
+    holder, waiters = first_to_compile(peers, compiler)
+
+    compiler.let_go()
+    error = holder.answer()
+    told = [peer.answer() for peer in waiters]
+
+    assert error["failure"] == "CompileError"
+    assert "saxpy.cu:11:" in error["log"]
+    assert [answer["failure"] for answer in told] == ["CompileError"] * 3
+    assert [answer["log"] for answer in told] == [error["log"]] * 3
+    assert sum(len(peer.events("CompileStarted")) for peer in peers) == 1
 
 
 def test_holders_crash_reaches_nobody_else_as_a_failure(start, compiler):
