@@ -2,14 +2,14 @@
  *
  * An image is an ELF shared object, built by a host C++ compiler from CUDA C++ source and
  * cpu_kernel.hpp. It exports one C symbol, `ajit_cpu_module`, of type struct ajit_cpu_module. The
- * driver never calls anything else in it, and the image reaches the driver only through the table of
- * services in the block it is given, so neither side links the other.
+ * driver never calls anything else in it, and the image reaches the driver only through the table
+ * of services in the block it is given, so neither side links the other.
  *
- * How a block runs: the driver fills a struct ajit_cpu_block and calls the kernel's `run` on a fiber.
- * `run` takes threads from `next_thread` until none is left and runs each to completion. A thread that
- * has to wait calls a service, which parks its fiber; the driver then calls `run` again on another
- * fiber, which goes on with the next thread. All fibers of a block share one OS thread, so
- * thread-local storage is block-local storage: that is where shared memory lives.
+ * How a block runs: the driver fills a struct ajit_cpu_block and calls the kernel's `run` on a
+ * fiber. `run` takes threads from `next_thread` until none is left and runs each to completion. A
+ * thread that has to wait calls a service, which parks its fiber; the driver then calls `run` again
+ * on another fiber, which goes on with the next thread. All fibers of a block share one OS thread,
+ * so thread-local storage is block-local storage: that is where shared memory lives.
  *
  * Changing anything here means a new AJIT_CPU_ABI_VERSION; the driver refuses any other one.
  */

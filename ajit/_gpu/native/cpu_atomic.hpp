@@ -1,4 +1,5 @@
-// Atomics. Blocks run on different OS threads, so they are real ones; all are relaxed, as CUDA's are.
+// Atomics. Blocks run on different OS threads, so they are real ones; all are relaxed, as CUDA's
+// are.
 #ifndef AJIT_CPU_ATOMIC_HPP
 #define AJIT_CPU_ATOMIC_HPP
 
@@ -8,7 +9,8 @@ template <class T_> struct bits_of;
 template <> struct bits_of<float> { using bits = unsigned int; };
 template <> struct bits_of<double> { using bits = unsigned long long; };
 
-// Replaces *address by update(*address) and returns what was there, for any type of 2, 4 or 8 bytes.
+// Replaces *address by update(*address) and returns what was there, for any type of 2, 4 or 8
+// bytes.
 template <class Bits, class T_, class Update> inline T_ atomic_update(T_ *address, Update update) {
     static_assert(sizeof(Bits) == sizeof(T_), "the bits of this type");
     Bits *place = reinterpret_cast<Bits *>(address);

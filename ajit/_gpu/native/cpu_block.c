@@ -1,12 +1,13 @@
 /* Blocks: the threads of one block as fibers on one OS thread, and what they wait for.
  *
- * Only a thread that waits gives up its fiber; the next thread then starts on another one. When nothing can go
- * on, first the lanes that asked who is active are answered (they are as converged as they will ever
- * be), and if there are none, the block is deadlocked: the launch fails instead of hanging.
+ * Only a thread that waits gives up its fiber; the next thread then starts on another one. When
+ * nothing can go on, first the lanes that asked who is active are answered (they are as converged
+ * as they will ever be), and if there are none, the block is deadlocked: the launch fails instead
+ * of hanging.
  *
- * A barrier is complete when every thread that has not returned is there; so threads that returned count
- * as arrived, as on a GPU. A warp operation is complete when every lane of its mask that has not
- * returned asks for the same operation with the same mask.
+ * A barrier is complete when every thread that has not returned is there; so threads that returned
+ * count as arrived, as on a GPU. A warp operation is complete when every lane of its mask that has
+ * not returned asks for the same operation with the same mask.
  */
 #include "cpu_driver.h"
 

@@ -1,10 +1,10 @@
 /* Stream capture: its state and what it forbids. Captured operations are counted, not kept.
  *
- * A capture belongs to the stream it began in and to the streams that joined it by waiting for an event recorded in
- * it. While a capture is open, calls that NVIDIA calls potentially unsafe (allocation, loading, event queries) are
- * forbidden to the threads that its mode names, unless they changed their own mode; a forbidden call
- * returns 900 and invalidates the captures that forbade it, so that ending them returns 901.
- * Everything here is guarded by the driver lock.
+ * A capture belongs to the stream it began in and to the streams that joined it by waiting for an
+ * event recorded in it. While a capture is open, calls that NVIDIA calls potentially unsafe
+ * (allocation, loading, event queries) are forbidden to the threads that its mode names, unless
+ * they changed their own mode; a forbidden call returns 900 and invalidates the captures that
+ * forbade it, so that ending them returns 901. Everything here is guarded by the driver lock.
  */
 #include "cpu_driver.h"
 

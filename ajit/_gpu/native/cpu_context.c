@@ -1,7 +1,7 @@
 /* Contexts: one primary context a device, current per thread on a stack.
  *
- * The last release destroys what the context owns, and with it the device's sticky error; a thread that still
- * has it current gets CUDA_ERROR_CONTEXT_IS_DESTROYED.
+ * The last release destroys what the context owns, and with it the device's sticky error; a thread
+ * that still has it current gets CUDA_ERROR_CONTEXT_IS_DESTROYED.
  */
 #include "cpu_driver.h"
 

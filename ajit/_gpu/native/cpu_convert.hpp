@@ -4,7 +4,8 @@
 
 namespace ajit_cpu {
 
-// `x` is a whole number already. The limits are powers of two, which both floating types have exactly.
+// `x` is a whole number already. The limits are powers of two, which both floating types have
+// exactly.
 template <class To, class From> inline To saturate(From x) {
     constexpr bool is_signed = static_cast<To>(-1) < static_cast<To>(0);
     constexpr int bits = static_cast<int>(sizeof(To)) * 8 - is_signed;

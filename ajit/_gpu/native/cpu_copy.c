@@ -1,9 +1,9 @@
 /* Copies and fills.
  *
- * Every address is checked against the table of memory when the call is made: what is neither inside one
- * allocation nor ordinary host memory is CUDA_ERROR_INVALID_VALUE, and nothing is submitted. Ordinary (pageable)
- * host memory behaves as documented for NVIDIA's driver: a source is copied before the call
- * returns, a destination is complete when it returns.
+ * Every address is checked against the table of memory when the call is made: what is neither
+ * inside one allocation nor ordinary host memory is CUDA_ERROR_INVALID_VALUE, and nothing is
+ * submitted. Ordinary (pageable) host memory behaves as documented for NVIDIA's driver: a source is
+ * copied before the call returns, a destination is complete when it returns.
  */
 #include "cpu_driver.h"
 

@@ -59,7 +59,8 @@ typedef struct CUuuid_st {
 typedef void (*CUhostFn)(void *userData);
 
 /* Enumerations of which the driver looks only at a few values. An enum of these compilers is an
- * unsigned int unless it has negative values; the prototypes test holds the sizes against cuda.h. */
+ * unsigned int unless it has negative values; the prototypes test holds the sizes against cuda.h.
+ * */
 typedef unsigned int CUdevice_attribute;
 typedef unsigned int CUjit_option;
 typedef unsigned int CUpointer_attribute;

@@ -9,8 +9,8 @@ enum { DRIVER_VERSION = 13000 };
 static const uint64_t DEFAULT_MEMORY_BYTES = 2ull << 30;
 
 /* By CUdevice_attribute. What is not listed is 0: the CPU driver does not have it. Compute
- * capability 7.5 is the oldest that CUDA 13 knows, and what cpu_kernel.hpp's __CUDA_ARCH__ says: code
- * that asks for more takes a path with inline PTX. */
+ * capability 7.5 is the oldest that CUDA 13 knows, and what cpu_kernel.hpp's __CUDA_ARCH__ says:
+ * code that asks for more takes a path with inline PTX. */
 static const int attributes[] = {
     [1] = 1024,       /* MAX_THREADS_PER_BLOCK */
     [2] = 1024,       /* MAX_BLOCK_DIM_X */

@@ -1,8 +1,8 @@
 /* The gate of the CPU driver: what is checked before any call does anything.
  *
  * The order of the checks is NVIDIA's, as far as it can be seen from outside: a forked child and an
- * uninitialised library know nothing (3); inside a host function nothing is permitted (800); then the
- * context (201), then what the device and captures forbid. Injected faults come after the
+ * uninitialised library know nothing (3); inside a host function nothing is permitted (800); then
+ * the context (201), then what the device and captures forbid. Injected faults come after the
  * checks that every program must pass, and before anything was done.
  */
 #include "cpu_driver.h"

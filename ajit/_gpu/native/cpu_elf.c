@@ -1,7 +1,8 @@
 /* ELF images: how long one is, and what is changed in it before it is loaded.
  *
  * The driver API hands over a pointer without a length, so the length is computed from the header's
- * tables; every offset is checked before it is followed. Two things are changed in the driver's copy:
+ * tables; every offset is checked before it is followed. Two things are changed in the driver's
+ * copy:
  *
  * - Dynamic shared memory. `extern __shared__ T name[]` leaves `name` an undefined thread-local symbol. All such
  *   names, whatever their number and mangling, are made local symbols at the end of the image's
@@ -20,6 +21,9 @@
  * on a thread-local segment that does not begin on its own alignment (glibc bug 24606). */
 enum { SHARED_ALIGNMENT = 128 };
 static const size_t MAX_IMAGE_BYTES = (size_t)1 << 30;
+/* A damaged count must not make us read far beyond an image whose length nobody told us. A kernel's
+ * image has about 10 segments and 30 sections; more than this is no image of ours. */
+enum { MAX_SEGMENTS = 32, MAX_SECTIONS = 128 };
 
 #if defined(__x86_64__)
 enum { NATIVE_MACHINE = EM_X86_64 };
@@ -55,6 +59,7 @@ static CUresult check_header(const Elf64_Ehdr *header) {
     if (header->e_machine != NATIVE_MACHINE) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     if (header->e_type != ET_DYN || header->e_phentsize != sizeof(Elf64_Phdr) ||
         header->e_shentsize != sizeof(Elf64_Shdr) || header->e_phnum == 0 || header->e_shnum == 0 ||
+        header->e_phnum > MAX_SEGMENTS || header->e_shnum > MAX_SECTIONS ||
         header->e_phoff % 8 != 0 || header->e_shoff % 8 != 0)
         return CUDA_ERROR_INVALID_IMAGE;
     return CUDA_SUCCESS;

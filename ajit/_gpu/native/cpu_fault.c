@@ -1,9 +1,10 @@
 /* Faults and delays on demand, for tests: the CPU driver's own exported functions.
  *
- * An injection names an exported function ("cuMemAlloc_v2"), or a step of the device: "device:launch",
- * "device:copy" or "device:host". The next `count` times it is reached, it takes `delay_us` longer and fails with
- * `error` (0: only the delay). An error of a device step is sticky, as a device's error is. The delay
- * of a call is spent before the driver lock is taken: it delays that call and nobody else.
+ * An injection names an exported function ("cuMemAlloc_v2"), or a step of the device:
+ * "device:launch", "device:copy" or "device:host". The next `count` times it is reached, it takes
+ * `delay_us` longer and fails with `error` (0: only the delay). An error of a device step is
+ * sticky, as a device's error is. The delay of a call is spent before the driver lock is taken: it
+ * delays that call and nobody else.
  */
 #include "cpu_driver.h"
 #include "cpu_fault.h"

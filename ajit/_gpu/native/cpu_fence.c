@@ -1,7 +1,8 @@
 /* Fences: a thing that happens once, with its time, and that anybody may wait for.
  *
- * Shared by counting references, because an event may be destroyed or recorded again while streams and
- * threads still wait for its earlier record. A failed allocation returns NULL and changes nothing.
+ * Shared by counting references, because an event may be destroyed or recorded again while streams
+ * and threads still wait for its earlier record. A failed allocation returns NULL and changes
+ * nothing.
  */
 #include "cpu_driver.h"
 

@@ -1,9 +1,10 @@
 /* Fibers: stacks with a guard page below, and the switch between them.
  *
- * A switch saves what the C calling convention makes the callee keep, and nothing else: all fibers of a
- * thread share its floating-point modes, and a switch is always a function call. It costs a few nanoseconds, where
- * swapcontext() makes a system call for the signal mask. Stacks belong to the OS thread that made them, are
- * used again last in, first out while they are warm, and go when their thread ends.
+ * A switch saves what the C calling convention makes the callee keep, and nothing else: all fibers
+ * of a thread share its floating-point modes, and a switch is always a function call. It costs a
+ * few nanoseconds, where swapcontext() makes a system call for the signal mask. Stacks belong to
+ * the OS thread that made them, are used again last in, first out while they are warm, and go when
+ * their thread ends.
  */
 #include "cpu_driver.h"
 

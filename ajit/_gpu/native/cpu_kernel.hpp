@@ -19,9 +19,9 @@
 //   #line 1 "<ajit entry points>"
 //   AJIT_CPU_MODULE(AJIT_CPU_KERNEL("saxpy", saxpy), AJIT_CPU_KERNEL("add<float>", add<float>))
 //
-// Each entry is the name by which cuModuleGetFunction finds the kernel, and the expression for it (a leading `&` is
-// allowed). Parameter types are taken from the function itself. An unknown name is an error in the file
-// "<ajit entry points>"; the Nth line there may hold the Nth entry.
+// Each entry is the name by which cuModuleGetFunction finds the kernel, and the expression for it
+// (a leading `&` is allowed). Parameter types are taken from the function itself. An unknown name
+// is an error in the file "<ajit entry points>"; the Nth line there may hold the Nth entry.
 //
 // What differs from a GPU, on purpose:
 // - `__CUDA_ARCH__` is 750, the oldest that CUDA 13 knows: source that asks for more does so for inline PTX.
@@ -29,9 +29,9 @@
 // - Threads of a block take turns; one gives way only where it waits (barriers, warp operations) or
 //   calls __nanosleep(). A loop that spins on memory without that may spin for ever.
 // - A block may use AJIT_CPU_STACK_BYTES (64 KiB) of local memory a thread.
-// Template parameters here end in an underscore: servers specialise kernels by -DN=..., -DT=..., and a macro of the
-// user's must not rewrite these headers.
-// What is missing (inline PTX, tensor cores, cooperative groups, CUB, textures) is an error that says so.
+// Template parameters here end in an underscore: servers specialise kernels by -DN=..., -DT=...,
+// and a macro of the user's must not rewrite these headers. What is missing (inline PTX, tensor
+// cores, cooperative groups, CUB, textures) is an error that says so.
 #ifndef AJIT_CPU_KERNEL_HPP
 #define AJIT_CPU_KERNEL_HPP
 

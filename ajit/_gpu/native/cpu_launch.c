@@ -1,7 +1,7 @@
 /* Launches: the checks that NVIDIA's driver makes when the call is made, and the operation in the stream.
  *
- * A launch that is refused has submitted nothing. A kernel that fails (trap, assert, deadlock) makes
- * the device's error sticky, as on a GPU.
+ * A launch that is refused has submitted nothing. A kernel that fails (trap, assert, deadlock)
+ * makes the device's error sticky, as on a GPU.
  */
 #include "cpu_driver.h"
 

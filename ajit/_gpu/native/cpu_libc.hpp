@@ -1,5 +1,5 @@
-// The part of the C library that device code may call, declared here: including <cstdio> and <cmath> would take longer
-// to compile than most kernels.
+// The part of the C library that device code may call, declared here: including <cstdio> and
+// <cmath> would take longer to compile than most kernels.
 #ifndef AJIT_CPU_LIBC_HPP
 #define AJIT_CPU_LIBC_HPP
 

@@ -1,7 +1,9 @@
-// Mathematics: the C library's functions, CUDA's overloads of them for float, and CUDA's intrinsics.
+// Mathematics: the C library's functions, CUDA's overloads of them for float, and CUDA's
+// intrinsics.
 //
-// The overloads live in a namespace of their own that is opened for everybody. Were they declared globally, <cmath>,
-// which takes the global names into std, would find its own overloads declared twice.
+// The overloads live in a namespace of their own that is opened for everybody. Were they declared
+// globally, <cmath>, which takes the global names into std, would find its own overloads declared
+// twice.
 #ifndef AJIT_CPU_MATH_HPP
 #define AJIT_CPU_MATH_HPP
 
@@ -50,7 +52,8 @@ namespace ajit_cpu_math {
 
 constexpr double pi = 3.14159265358979323846;
 
-// What the C++ library says of other arguments: integers, and two different types, are taken as double.
+// What the C++ library says of other arguments: integers, and two different types, are taken as
+// double.
 enum kind { other, single_float, double_float, integer };
 template <class T_> struct number { static constexpr kind is = other; };
 template <> struct number<float> { static constexpr kind is = single_float; };
@@ -134,7 +137,8 @@ using namespace ajit_cpu_math;
 
 // ---- what the C library does not have, or has under these names for itself ----
 //
-// C linkage and not static, because glibc's <math.h> declares several of them so (rsqrtf only since 2.41).
+// C linkage and not static, because glibc's <math.h> declares several of them so (rsqrtf only since
+// 2.41).
 
 #define AJIT_CPU_C extern "C" inline
 

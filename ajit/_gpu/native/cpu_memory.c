@@ -1,7 +1,8 @@
 /* The table of all memory the driver knows, sorted by address, and the limit of each device.
  *
- * Everything is guarded by the driver lock. What fails leaves the table as it was. Device memory is ordinary memory
- * that only this table calls device memory: a kernel reads it directly, and a copy is checked against it.
+ * Everything is guarded by the driver lock. What fails leaves the table as it was. Device memory is
+ * ordinary memory that only this table calls device memory: a kernel reads it directly, and a copy
+ * is checked against it.
  */
 #include "cpu_driver.h"
 

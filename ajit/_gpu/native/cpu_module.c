@@ -1,9 +1,9 @@
 /* Modules: images loaded with the system's dynamic linker, and their functions and globals.
  *
- * An image goes into a memory file and is loaded from /proc/self/fd. The linker tells libraries apart by
- * name first, and descriptor numbers are used again, so each load spells the path differently; else a second
- * module could silently be the first. The descriptor is closed at once: the mapping keeps the file.
- * A load that fails leaves nothing behind.
+ * An image goes into a memory file and is loaded from /proc/self/fd. The linker tells libraries
+ * apart by name first, and descriptor numbers are used again, so each load spells the path
+ * differently; else a second module could silently be the first. The descriptor is closed at once:
+ * the mapping keeps the file. A load that fails leaves nothing behind.
  */
 #include "cpu_driver.h"
 

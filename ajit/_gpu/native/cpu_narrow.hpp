@@ -1,8 +1,10 @@
-// The arithmetic behind half precision and bfloat16: 16 bits stored, float or double computed, rounded once.
+// The arithmetic behind half precision and bfloat16: 16 bits stored, float or double computed,
+// rounded once.
 //
-// Sums, products, quotients and square roots of two such numbers are rounded to float first; float has more
-// than twice their precision plus two bits, so the second rounding changes nothing. A fused multiply-add needs
-// more: it is computed in double, rounded to odd, which keeps the second rounding exact.
+// Sums, products, quotients and square roots of two such numbers are rounded to float first; float
+// has more than twice their precision plus two bits, so the second rounding changes nothing. A
+// fused multiply-add needs more: it is computed in double, rounded to odd, which keeps the second
+// rounding exact.
 #ifndef AJIT_CPU_NARROW_HPP
 #define AJIT_CPU_NARROW_HPP
 
@@ -49,7 +51,8 @@ struct bfloat16_format {
     static float decode(uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
 };
 
-// `sum`, the rounded value of sum + error, as if rounded to odd: its last bit says that there was more.
+// `sum`, the rounded value of sum + error, as if rounded to odd: its last bit says that there was
+// more.
 inline double to_odd(double sum, double error) {
     long long bits = __double_as_longlong(sum);
     if (error == 0 || !(error == error) || __builtin_isinf(sum)) return sum;
@@ -65,7 +68,8 @@ inline float to_odd_float(double value) {
     return __uint_as_float(bits | 1);
 }
 
-// x * y + z of narrow numbers: the product is exact in double, the sum's error is found exactly (Knuth's TwoSum).
+// x * y + z of narrow numbers: the product is exact in double, the sum's error is found exactly
+// (Knuth's TwoSum).
 inline float fused(float x, float y, float z) {
     double product = static_cast<double>(x) * y, addend = z, sum = product + addend;
     double part = sum - product, error = (product - (sum - part)) + (addend - part);

@@ -1,6 +1,7 @@
-// One narrow type and its pair, for cpu_half.hpp and cpu_bfloat16.hpp, which define before including it:
-// NARROW, NARROW2 (the types), NARROW_RAW, NARROW2_RAW (NVIDIA's plain structs), NARROW_FORMAT (of cpu_narrow.hpp).
-// Conversions are implicit as in NVIDIA's headers, so what is ambiguous there is ambiguous here.
+// One narrow type and its pair, for cpu_half.hpp and cpu_bfloat16.hpp, which define before
+// including it: NARROW, NARROW2 (the types), NARROW_RAW, NARROW2_RAW (NVIDIA's plain structs),
+// NARROW_FORMAT (of cpu_narrow.hpp). Conversions are implicit as in NVIDIA's headers, so what is
+// ambiguous there is ambiguous here.
 
 struct NARROW_RAW {
     unsigned short x;

@@ -18,10 +18,11 @@
 #define __builtin_align__(n) __attribute__((aligned(n)))
 #define __nv_pure__ __attribute__((pure))
 
-// Shared memory is thread-local: all threads of a block run on one OS thread. In a function `thread_local` means
-// static, and `extern __shared__ T name[]` is an undefined thread-local symbol that the driver resolves
-// (cpu_elf.c). __constinit says that no code initialises it, which g++ else allows for; clang rejects the
-// word for types like __half, whose default constructor does nothing.
+// Shared memory is thread-local: all threads of a block run on one OS thread. In a function
+// `thread_local` means static, and `extern __shared__ T name[]` is an undefined thread-local symbol
+// that the driver resolves (cpu_elf.c). __constinit says that no code initialises it, which g++
+// else allows for; clang rejects the word for types like __half, whose default constructor does
+// nothing.
 #if defined(__clang__) || __GNUC__ < 10
 #define __shared__ thread_local
 #else

@@ -17,7 +17,8 @@ inline uint64_t warp(uint32_t op, unsigned mask, uint64_t value, uint32_t source
 
 inline unsigned lane() { return thread % 32u; }
 
-// A value in the 64 bits that travel between lanes. Its unused bits are zero, so that values compare equal.
+// A value in the 64 bits that travel between lanes. Its unused bits are zero, so that values
+// compare equal.
 template <class T_> inline uint64_t pack(const T_ &value) {
     static_assert(sizeof(T_) <= sizeof(uint64_t), "a lane exchanges at most 8 bytes");
     uint64_t bits = 0;
@@ -55,7 +56,8 @@ static inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CS
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-// The lane that each kind of shuffle reads, by the PTX ISA's shfl: outside the segment of `width` lanes it is one's own.
+// The lane that each kind of shuffle reads, by the PTX ISA's shfl: outside the segment of `width`
+// lanes it is one's own.
 template <class T_>
 inline T_ __shfl_sync(unsigned mask, T_ value, int source, int width = warpSize) {
     unsigned own = ajit_cpu::lane(), segment = own & ~static_cast<unsigned>(width - 1);

@@ -1,5 +1,5 @@
-// Vector types: int1 to double4, dim3 and make_*, with CUDA's alignment. Written by hand for none of them: one
-// macro a width.
+// Vector types: int1 to double4, dim3 and make_*, with CUDA's alignment. Written by hand for none
+// of them: one macro a width.
 #ifndef AJIT_CPU_VECTOR_HPP
 #define AJIT_CPU_VECTOR_HPP
 
