@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
@@ -74,10 +75,17 @@ async def test_the_answer_is_numpys(dtype: str, rtol: float, tokens: int) -> Non
     np.testing.assert_allclose(actual, expected, rtol=rtol)
 
 
-async def test_concurrent_first_requests_load_one_model() -> None:
-    """Requests that need the same kernels at once all get the same answer; each is asked once."""
+async def test_concurrent_first_requests_load_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests for a model that is not there yet load it once, and all get the same answer."""
     x = _tokens(4)
     answers: list[httpx.Response] = []
+    loads: list[tuple[int, int, str]] = []
+
+    def seeded(*widths: Any) -> Weights:
+        loads.append(widths)
+        return Weights.seeded(*widths)
+
+    monkeypatch.setattr(pipeline, "Weights", SimpleNamespace(seeded=seeded))
 
     async with running_server() as client:
 
@@ -89,6 +97,7 @@ async def test_concurrent_first_requests_load_one_model() -> None:
                 tasks.start_soon(ask)
         stats = (await client.get("/v1/stats")).json()
 
+    assert [(HIDDEN, FEATURES, "float32")] == loads
     assert {200} == {answer.status_code for answer in answers}
     assert 1 == len({answer.content for answer in answers})
     expected = {spec.name for spec in pipeline_specs(HIDDEN, FEATURES, "float32")}
