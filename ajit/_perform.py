@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import anyio
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._cache.disk import DiskStore, Lookup
+    from ajit._cache.failure import FailureStore
     from ajit._cache.lock import HolderRecord, LeaseTable, LeaseWait
     from ajit._compile.includes import HeaderIndex
     from ajit._compile.pool import CompilePool
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["Parts", "Performer", "Request", "Resolution", "WaitedFor"]
 
 T = TypeVar("T")
+
+Look: TypeAlias = "Lookup | CompileError"
+"""What the disk has for a key: an entry, good or bad, or none, or the error of a failed compile."""
 
 IO_THREADS = 4
 """Threads for file and lock calls of one runtime. Pretty arbitrary: the calls are short."""
@@ -95,7 +99,7 @@ class Request:
     arch: str
     toolchain: Toolchain
     note: str | None
-    lookup: Lookup
+    first_look: Look
 
 
 @dataclass(kw_only=True)
@@ -104,6 +108,7 @@ class Parts:
 
     settings: Settings
     store: DiskStore
+    failures: FailureStore
     leases: LeaseTable
     toolchains: Toolchains
     headers: HeaderIndex
@@ -117,6 +122,13 @@ class Parts:
     async def in_thread(self, function: Callable[..., T], *args: object) -> T:
         """Run a short blocking call in a thread; not abandoned on cancellation."""
         return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
+
+    def look(self, key: str) -> Look:
+        """Look for the entry of a key and, where there is no good one, for its failure. Blocks."""
+        lookup = self.store.read(key)
+        if isinstance(lookup, Found):
+            return lookup
+        return self.failures.recall(key) or lookup
 
     def warn_unwritable(self, reason: str) -> None:
         """Warn, once per runtime, that nothing is kept."""
@@ -137,7 +149,7 @@ class Performer:
         self._parts = parts
         self._request = request
         self._begun = begun
-        self._first_lookup: Lookup | None = request.lookup
+        self._first_look: Look | None = request.first_look
         self._lease: Lease | None = None
         self._wait: LeaseWait | None = None
         self._holder: HolderRecord | None = None
@@ -176,6 +188,8 @@ class Performer:
         return await self._doers[last]()
 
     async def _give_back(self, actions: tuple[Action, ...]) -> None:
+        if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
+            await self._in_thread(self._parts.failures.record, self._error)
         if Action.STOP_WAITING in actions:
             self._stop_waiting()
         if Action.RELEASE in actions or Action.STOP_WAITING in actions:
@@ -195,18 +209,21 @@ class Performer:
     # --- the entry ---
 
     async def _read_entry(self) -> Happening:
-        lookup, self._first_lookup = self._first_lookup, None
-        if lookup is None:
-            lookup = await self._in_thread(self._parts.store.read, self._key)
-        return self._take(lookup)
+        look, self._first_look = self._first_look, None
+        if look is None:
+            look = await self._in_thread(self._parts.look, self._key)
+        return self._take(look)
 
-    def _take(self, lookup: Lookup) -> Happening:
-        if isinstance(lookup, Found):
-            self._artifact = lookup.artifact
+    def _take(self, look: Look) -> Happening:
+        if isinstance(look, Found):
+            self._artifact = look.artifact
             return Happening.FOUND
-        if isinstance(lookup, Missing):
+        if isinstance(look, CompileError):
+            self._error = look
+            return Happening.FAILED_BEFORE
+        if isinstance(look, Missing):
             return Happening.MISSING
-        self._emit(events.EntryRejected, reason=lookup.reason)
+        self._emit(events.EntryRejected, reason=look.reason)
         return Happening.REJECTED
 
     async def _publish(self) -> Happening:
@@ -283,10 +300,10 @@ class Performer:
         self._report_waiting(begun)
         while True:
             await anyio.sleep(WATCH_SECONDS)
-            record, lookup = await self._in_thread(self._look)
+            record, look = await self._in_thread(self._look)
             now = time.monotonic()
-            if isinstance(lookup, Found):
-                return self._take(lookup)
+            if isinstance(look, Found | CompileError):
+                return self._take(look)
             if record is not None:
                 self._holder = record
                 if record.beat != beat:
@@ -297,8 +314,8 @@ class Performer:
                 reported = now
                 self._report_waiting(begun)
 
-    def _look(self) -> tuple[HolderRecord | None, Lookup]:
-        return self._parts.leases.read_holder(self._key), self._parts.store.read(self._key)
+    def _look(self) -> tuple[HolderRecord | None, Look]:
+        return self._parts.leases.read_holder(self._key), self._parts.look(self._key)
 
     def _report_waiting(self, begun: float) -> None:
         waited = time.monotonic() - begun
@@ -307,6 +324,7 @@ class Performer:
     def _wait_ended(self, happening: Happening) -> Happening:
         outcome = {
             Happening.FOUND: "entry",
+            Happening.FAILED_BEFORE: "failure",
             Happening.PATIENCE_ENDED: "patience",
         }.get(happening, "lease")
         self._emit(
@@ -338,7 +356,8 @@ class Performer:
             self._error = exc
             seconds = time.monotonic() - begun
             self._emit(events.CompileFailed, error=str(exc), seconds=seconds)
-            return Happening.COMPILE_FAILED
+            rejected = isinstance(exc, CompileError)
+            return Happening.COMPILE_FAILED if rejected else Happening.COMPILE_BROKE_OFF
         self._artifact = self._make_artifact(output)
         self._emit(
             events.CompileFinished,

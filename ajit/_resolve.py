@@ -64,10 +64,9 @@ class Resolver:
         """
         begun = time.monotonic()
         request = await self.parts.in_thread(self._prepare, spec, arch)
-        if isinstance(request.lookup, Found):
-            resolution = Resolution(
-                artifact=request.lookup.artifact, tier="disk", seconds=time.monotonic() - begun
-            )
+        if isinstance(request.first_look, Found):
+            artifact, seconds = request.first_look.artifact, time.monotonic() - begun
+            resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
         else:
             resolution = await self._fly(request, begun)
         self._announce(spec, resolution)
@@ -79,8 +78,8 @@ class Resolver:
         toolchain = self.parts.toolchains.find(compiler)
         closure = self.parts.headers.closure(spec, toolchain.include_dirs)
         key = make_key(spec, toolchain.identity, arch, closure.parts)
-        lookup = self.parts.store.read(key.hex)
-        return Request(spec, key, compiler, arch, toolchain, closure.note(), lookup)
+        look = self.parts.look(key.hex)
+        return Request(spec, key, compiler, arch, toolchain, closure.note(), look)
 
     async def _fly(self, request: Request, begun: float) -> Resolution:
         with self._flights.join(self.parts.store.directory.identity, request.key.hex) as membership:

@@ -26,6 +26,7 @@ import anyio
 from ajit._bridge import LoopHandle
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.disk import DiskStatistics, DiskStore
+from ajit._cache.failure import FailureStore
 from ajit._cache.flight import flights
 from ajit._cache.lock import LeaseTable
 from ajit._compile.includes import HeaderIndex
@@ -428,6 +429,7 @@ async def _open_parts(
     parts = Parts(
         settings=settings,
         store=store,
+        failures=FailureStore(store.directory, settings.failure_seconds),
         leases=LeaseTable(store.directory),
         toolchains=toolchains,
         headers=HeaderIndex(),

@@ -144,6 +144,14 @@ class Settings:
             float,
         ),
     )
+    failure_seconds: float = field(
+        default=30.0,
+        metadata=_about(
+            "how long the error of a rejected source is shared instead of compiling it again",
+            "0 or above",
+            float,
+        ),
+    )
     ticket_deadline_seconds: float = field(
         default=60.0,
         metadata=_about("time after which device work counts as stuck", "above 0", float),
@@ -245,6 +253,7 @@ def _validate(settings: Settings) -> None:
         "worker_max_jobs": lambda n: n >= 1,
         "worker_max_bytes": lambda n: n >= 1,
         "patience_seconds": lambda s: 0 < s < math.inf,
+        "failure_seconds": lambda s: s >= 0,
         "ticket_deadline_seconds": lambda s: 0 < s < math.inf,
         "spin_seconds": lambda s: 0 <= s <= 1,
         "ring_capacity": lambda n: n >= 2 and n & (n - 1) == 0,

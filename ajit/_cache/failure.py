@@ -6,7 +6,7 @@ before it compiles, and raises the same error with the same log.
 
 Only errors of the source are recorded, never those of the environment (a killed or missing
 compiler), which say nothing about the next try. A record is of one key, so a changed source has
-none, and it is believed for `BELIEVED_SECONDS` only. Like an entry it is one file, written whole.
+none, and it is believed for a short time only. Like an entry it is one file, written whole.
 """
 
 from __future__ import annotations
@@ -47,10 +47,18 @@ _decoder = msgspec.json.Decoder(_Record)
 
 
 class FailureStore:
-    """The failure records of one cache directory. Its methods block and never raise."""
+    """The failure records of one cache directory. Its methods block and never raise.
 
-    def __init__(self, directory: CacheDirectory) -> None:
+    Args:
+        directory: Where they are kept.
+        believed_seconds: For how long a record is believed; 0 keeps none.
+    """
+
+    def __init__(
+        self, directory: CacheDirectory, believed_seconds: float = BELIEVED_SECONDS
+    ) -> None:
         self._directory = directory
+        self._believed_seconds = believed_seconds
 
     def record(self, error: CompileError) -> bool:
         """Leave a record for those who wait for the same key. To be called before the release.
@@ -68,7 +76,7 @@ class FailureStore:
             host=platform.node(),
             created=time.time(),
         )
-        if self._directory.access != "writable":
+        if self._directory.access != "writable" or not self._believed_seconds:
             return False
         with suppress(OSError, CacheError):
             name, data = _file_name(error.key), msgspec.json.encode(record)
@@ -85,7 +93,7 @@ class FailureStore:
             record = _decoder.decode(fs.read_file(self._directory, _file_name(key)))
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if record.key != key or not 0 <= time.time() - record.created < BELIEVED_SECONDS:
+        if record.key != key or not 0 <= time.time() - record.created < self._believed_seconds:
             return None
         return _error(record)
 

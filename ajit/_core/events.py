@@ -95,13 +95,14 @@ class WaitEnded(Event):
     """A wait is over.
 
     Attributes:
-        outcome: ``entry`` (the holder published), ``lease`` (it is ours now), ``patience`` (the
-            holder was silent for too long, so we compile for ourselves).
+        outcome: ``entry`` (the holder published), ``failure`` (the source was rejected, and the
+            holder's error is ours), ``lease`` (it is ours now), ``patience`` (the holder was
+            silent for too long, so we compile for ourselves).
     """
 
     holder: Holder | None
     waited_seconds: float
-    outcome: Literal["entry", "lease", "patience"]
+    outcome: Literal["entry", "failure", "lease", "patience"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,13 @@ every order of events for several processes at once (``tests/core/test_plan_enum
        │  │                │ missing
        │  └─unavailable─┐  │
        │ held           ▼  ▼
-    WAITING ─patience▶ COMPILING ──failed──▶ FAILED
+    WAITING ─patience▶ COMPILING ──failed──▶ FAILED, with a failure record
        │ │                 │ compiled
        │ │             PUBLISHING ──published or not──▶ DONE (compiled)
        │ └──taken──▶ RECHECKING
        └──found──▶ DONE (disk)
+
+    LOOKING, WAITING, RECHECKING ──failed before──▶ FAILED
 
 Rules, and what each is for:
 
@@ -31,6 +33,9 @@ Rules, and what each is for:
 4. Every way out gives the lease back, and every wait ends: by the lease, by the entry, or by
    patience. So nobody waits for ever.
 5. No failure of cache or locks reaches DONE or FAILED: at worst, work is done twice.
+6. A source that the compiler rejected leaves a failure record before the lease is given back, so
+   those who waited get the same error and do not repeat the compile. What breaks off a compile
+   (killed, out of memory, timeout) says nothing about the source and is never recorded.
 """
 
 from __future__ import annotations
@@ -73,8 +78,13 @@ class Happening(Enum):
     LEASE_UNAVAILABLE = "lease unavailable"
     """The file system has no locks, or the cache cannot be written."""
     PATIENCE_ENDED = "patience ended"
+    FAILED_BEFORE = "failed before"
+    """There is no good entry, and a failure record of this key that is young enough."""
     COMPILED = "compiled"
     COMPILE_FAILED = "compile failed"
+    """The compiler rejected the source."""
+    COMPILE_BROKE_OFF = "compile broke off"
+    """The compiler could not do its work; the source is not to blame."""
     PUBLISHED = "published"
     """The entry is on disk: ours, or one that somebody published before us."""
     PUBLISH_FAILED = "publish failed"
@@ -96,6 +106,7 @@ class Action(Enum):
     """Create-only."""
     PUBLISH_REPLACING = "publish, replacing"
     """Over the entry that did not verify."""
+    RECORD_FAILURE = "record failure"
     RELEASE = "release"
     RETURN_FROM_DISK = "return from disk"
     RETURN_COMPILED = "return compiled"
@@ -149,13 +160,13 @@ def step(plan: Plan, happening: Happening) -> Step:
     return rule(plan)
 
 
-def _done(action: Action) -> Callable[[Plan], Step]:
+def _end(action: Action, *before: Action) -> Callable[[Plan], Step]:
     """The end of a resolution; gives back what it holds first."""
 
     def rule(plan: Plan) -> Step:
         state = State.FAILED if action is Action.RAISE else State.DONE
         release = (Action.RELEASE,) if plan.leased else ()
-        return replace(plan, state=state, leased=False), (*release, action)
+        return replace(plan, state=state, leased=False), (*before, *release, action)
 
     return rule
 
@@ -174,10 +185,6 @@ def _publish(plan: Plan) -> Step:
     return replace(plan, state=State.PUBLISHING), (action,)
 
 
-def _found_while_waiting(plan: Plan) -> Step:
-    return replace(plan, state=State.DONE), (Action.STOP_WAITING, Action.RETURN_FROM_DISK)
-
-
 def _cancelled(plan: Plan) -> Step:
     stop = (Action.STOP_WAITING,) if plan.state is State.WAITING else ()
     release = (Action.RELEASE,) if plan.leased else ()
@@ -185,23 +192,27 @@ def _cancelled(plan: Plan) -> Step:
 
 
 _TABLE: dict[tuple[State, Happening], Callable[[Plan], Step]] = {
-    (State.LOOKING, Happening.FOUND): _done(Action.RETURN_FROM_DISK),
+    (State.LOOKING, Happening.FOUND): _end(Action.RETURN_FROM_DISK),
     (State.LOOKING, Happening.MISSING): _go(State.LEASING, Action.TRY_LEASE),
     (State.LOOKING, Happening.REJECTED): _go(State.LEASING, Action.TRY_LEASE, rejected=True),
+    (State.LOOKING, Happening.FAILED_BEFORE): _end(Action.RAISE),
     (State.LEASING, Happening.LEASE_TAKEN): _go(State.RECHECKING, Action.READ_ENTRY, leased=True),
     (State.LEASING, Happening.LEASE_HELD): _go(State.WAITING, Action.WAIT),
     (State.LEASING, Happening.LEASE_UNAVAILABLE): _go(State.COMPILING, Action.COMPILE),
     (State.WAITING, Happening.LEASE_TAKEN): _go(State.RECHECKING, Action.READ_ENTRY, leased=True),
     (State.WAITING, Happening.LEASE_UNAVAILABLE): _go(State.COMPILING, Action.COMPILE),
-    (State.WAITING, Happening.FOUND): _found_while_waiting,
+    (State.WAITING, Happening.FOUND): _end(Action.RETURN_FROM_DISK, Action.STOP_WAITING),
+    (State.WAITING, Happening.FAILED_BEFORE): _end(Action.RAISE, Action.STOP_WAITING),
     (State.WAITING, Happening.PATIENCE_ENDED): _go(
         State.COMPILING, Action.STOP_WAITING, Action.COMPILE
     ),
-    (State.RECHECKING, Happening.FOUND): _done(Action.RETURN_FROM_DISK),
+    (State.RECHECKING, Happening.FOUND): _end(Action.RETURN_FROM_DISK),
     (State.RECHECKING, Happening.MISSING): _go(State.COMPILING, Action.COMPILE, rejected=False),
     (State.RECHECKING, Happening.REJECTED): _go(State.COMPILING, Action.COMPILE, rejected=True),
+    (State.RECHECKING, Happening.FAILED_BEFORE): _end(Action.RAISE),
     (State.COMPILING, Happening.COMPILED): _publish,
-    (State.COMPILING, Happening.COMPILE_FAILED): _done(Action.RAISE),
-    (State.PUBLISHING, Happening.PUBLISHED): _done(Action.RETURN_COMPILED),
-    (State.PUBLISHING, Happening.PUBLISH_FAILED): _done(Action.RETURN_COMPILED),
+    (State.COMPILING, Happening.COMPILE_FAILED): _end(Action.RAISE, Action.RECORD_FAILURE),
+    (State.COMPILING, Happening.COMPILE_BROKE_OFF): _end(Action.RAISE),
+    (State.PUBLISHING, Happening.PUBLISHED): _end(Action.RETURN_COMPILED),
+    (State.PUBLISHING, Happening.PUBLISH_FAILED): _end(Action.RETURN_COMPILED),
 }

@@ -15,7 +15,7 @@ order is lost, and there are fewer worlds.
 
 A move is *fair* if it only needs time. All else is the adversary's: a crash, a stall, a cancel, a
 compile or publish that fails, locks that are not there, patience that ends, an entry that rots or
-is removed. Once somebody has stalled, the end of patience is fair.
+is removed, a failure record that cannot be written or becomes too old. Once somebody has stalled, the end of patience is fair.
 """
 
 from __future__ import annotations
@@ -33,13 +33,29 @@ if TYPE_CHECKING:
 NONE, GOOD, BAD = "none", "good", "bad"
 
 SHARED = {
-    Action.READ_ENTRY, Action.TRY_LEASE, Action.PUBLISH, Action.PUBLISH_REPLACING, Action.RELEASE,
+    Action.READ_ENTRY, Action.TRY_LEASE, Action.PUBLISH, Action.PUBLISH_REPLACING,
+    Action.RECORD_FAILURE, Action.RELEASE,
 }  # fmt: skip
 """Actions that touch the disk or the lock, so that their order counts."""
 
 
 class Violation(AssertionError):
     """A promise of the plan does not hold."""
+
+
+class Disk(NamedTuple):
+    """What the cache holds for the key.
+
+    Attributes:
+        entry: ``none``, ``good`` or ``bad``.
+        failed: Whether there is a failure record.
+    """
+
+    entry: str
+    failed: bool = False
+
+    def __str__(self) -> str:
+        return self.entry + (", failure record" if self.failed else "")
 
 
 class Process(NamedTuple):
@@ -75,13 +91,13 @@ class World(NamedTuple):
 
     Attributes:
         processes: The processes, by their numbers in `Exploration`.
-        disk: The entry: ``none``, ``good`` or ``bad``.
-        compiles: Compiles that were begun and did not fail; not counted once excused.
+        disk: The entry and the failure record.
+        compiles: Compiles that were begun, failing ones included; not counted once excused.
         excused: Whether the adversary did what excuses a second compile.
     """
 
     processes: tuple[int, ...]
-    disk: str
+    disk: Disk
     compiles: int = 0
     excused: bool = False
 
@@ -91,7 +107,7 @@ class Move(NamedTuple):
 
     label: str
     after: Process
-    disk: str
+    disk: Disk
     fair: bool = True
     excuses: bool = False
     compiles: int = 0
@@ -101,7 +117,7 @@ class Move(NamedTuple):
 
 
 @cache
-def moves_of(process: Process, disk: str, *, lock_free: bool) -> tuple[Move, ...]:
+def moves_of(process: Process, disk: Disk, *, lock_free: bool) -> tuple[Move, ...]:
     """Every step that a process can take now, its adversary's included."""
     if process.life != "live":
         return ()
@@ -144,7 +160,7 @@ def _at_once(process: Process, action: Action) -> Process:
     return process._replace(plan=ended, verified=False, compiled=False)
 
 
-def _helper_moves(process: Process, disk: str, *, lock_free: bool) -> Iterator[Move]:
+def _helper_moves(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
     if process.helper == "waiting" and lock_free:
         yield Move("helper wins", process._replace(helper="won", holds=True), disk)
     if process.helper == "left" and lock_free:
@@ -153,13 +169,16 @@ def _helper_moves(process: Process, disk: str, *, lock_free: bool) -> Iterator[M
         yield Move("helper gives back", process._replace(helper="", holds=False), disk)
 
 
-def _moves_of_plan(process: Process, disk: str, *, lock_free: bool) -> Iterator[Move]:
+def _moves_of_plan(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
     if not process.todo:
         yield from _reports(process, disk)
         return
     action, doing = process.todo[0], process._replace(todo=process.todo[1:])
     if action is Action.RELEASE:
         yield Move(action.value, doing._replace(holds=False), disk)
+    elif action is Action.RECORD_FAILURE:
+        yield Move(action.value, doing, disk._replace(failed=True))
+        yield Move("cannot record the failure", doing, disk, fair=False, excuses=True)
     elif action is Action.READ_ENTRY:
         yield _read(doing, disk)
     elif action is Action.TRY_LEASE:
@@ -173,14 +192,16 @@ def _told(process: Process, happening: Happening, **changes: object) -> Process:
     return process._replace(plan=plan, todo=todo, **changes)
 
 
-def _read(process: Process, disk: str) -> Move:
-    happening = {
+def _read(process: Process, disk: Disk) -> Move:
+    found = {
         NONE: Happening.MISSING, GOOD: Happening.FOUND, BAD: Happening.REJECTED,
-    }[disk]  # fmt: skip
-    return Move(f"reads: {disk}", _told(process, happening, verified=disk == GOOD), disk)
+    }[disk.entry]  # fmt: skip
+    good = found is Happening.FOUND
+    happening = Happening.FAILED_BEFORE if disk.failed and not good else found
+    return Move(f"reads: {disk}", _told(process, happening, verified=good), disk)
 
 
-def _try_lease(process: Process, disk: str, *, lock_free: bool) -> Iterator[Move]:
+def _try_lease(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
     if lock_free:
         yield Move("takes the lease", _told(process, Happening.LEASE_TAKEN, holds=True), disk)
     else:
@@ -189,18 +210,19 @@ def _try_lease(process: Process, disk: str, *, lock_free: bool) -> Iterator[Move
     yield Move("finds no locks", without, disk, fair=False, excuses=True)
 
 
-def _publish(process: Process, action: Action, disk: str) -> Iterator[Move]:
-    if action is Action.PUBLISH_REPLACING and disk == GOOD:
+def _publish(process: Process, action: Action, disk: Disk) -> Iterator[Move]:
+    if action is Action.PUBLISH_REPLACING and disk.entry == GOOD:
         raise Violation("overwrites a good entry")
     if not process.compiled:
         raise Violation("publishes what it did not compile")
-    created = GOOD if disk == NONE or action is Action.PUBLISH_REPLACING else disk
+    replaced = disk.entry == NONE or action is Action.PUBLISH_REPLACING
+    created = disk._replace(entry=GOOD) if replaced else disk
     yield Move(action.value, process, created)
     failed = _told(process, Happening.PUBLISH_FAILED)
     yield Move("cannot publish", failed, disk, fair=False, excuses=True)
 
 
-def _reports(process: Process, disk: str) -> Iterator[Move]:
+def _reports(process: Process, disk: Disk) -> Iterator[Move]:
     """What an action that takes time can come to."""
     state = process.plan.state
     if state is State.WAITING:
@@ -209,16 +231,20 @@ def _reports(process: Process, disk: str) -> Iterator[Move]:
         done = _told(process, Happening.COMPILED, compiled=True)
         yield Move("has compiled", done, disk)
         failed = _told(process, Happening.COMPILE_FAILED)
-        yield Move("fails to compile", failed, disk, fair=False, compiles=-1)
+        yield Move("fails to compile", failed, disk, fair=False)
+        broken = _told(process, Happening.COMPILE_BROKE_OFF)
+        yield Move("breaks off its compile", broken, disk, fair=False, excuses=True)
     elif state is State.PUBLISHING:
         yield Move("has published", _told(process, Happening.PUBLISHED), disk)
 
 
-def _ends_of_wait(process: Process, disk: str) -> Iterator[Move]:
+def _ends_of_wait(process: Process, disk: Disk) -> Iterator[Move]:
     if process.helper == "won":
         yield Move("is given the lease", _told(process, Happening.LEASE_TAKEN, helper=""), disk)
-    if disk == GOOD:
+    if disk.entry == GOOD:
         yield Move("sees the entry", _told(process, Happening.FOUND, verified=True), disk)
+    elif disk.failed:
+        yield Move("sees the failure", _told(process, Happening.FAILED_BEFORE), disk)
     impatient = _told(process, Happening.PATIENCE_ENDED)
     yield Move("loses patience", impatient, disk, fair=False, excuses=True)
     if process.helper == "waiting":
@@ -226,7 +252,7 @@ def _ends_of_wait(process: Process, disk: str) -> Iterator[Move]:
         yield Move("finds no locks", without, disk, fair=False, excuses=True)
 
 
-def _cancel(process: Process, disk: str) -> Iterator[Move]:
+def _cancel(process: Process, disk: Disk) -> Iterator[Move]:
     if not process.plan.ended:
         yield Move(
             "is cancelled", _told(process, Happening.CANCELLED), disk, fair=False, excuses=True
@@ -260,7 +286,7 @@ class Exploration:
         Raises:
             Violation: A promise is broken; the message has the shortest way there.
         """
-        first = World((self._number(Process(*start())),) * self.count, self.disk)
+        first = World((self._number(Process(*start())),) * self.count, Disk(self.disk))
         self.origins[first] = None
         queue = deque([first])
         while queue:
@@ -283,7 +309,7 @@ class Exploration:
 
     def story(self, world: World) -> str:
         """How a world came about, a line for each step."""
-        lines = [f"  {world.disk} entry, " + ", ".join(map(_describe, self.processes(world)))]
+        lines = [f"  entry: {world.disk}; " + ", ".join(map(_describe, self.processes(world)))]
         while origin := self.origins[world]:
             world, label = origin
             lines.append(f"  {label}")
@@ -308,9 +334,8 @@ class Exploration:
                 fair = move.fair or (stalled and move.label == "loses patience")
                 who = f"{_describe(process)} {move.label}"
                 yield who, self._after(world, index, move), fair
-        if world.disk == GOOD:
-            for disk in (NONE, BAD):  # removed by a user, rotten on its disk
-                yield f"the entry is {disk} now", world._replace(disk=disk, excused=True), False
+        for label, disk in _decay(world.disk):
+            yield label, world._replace(disk=disk, excused=True), False
 
     def _after(self, world: World, index: int, move: Move) -> World:
         numbers = list(world.processes)
@@ -320,6 +345,14 @@ class Exploration:
         if compiles > 1:
             raise Violation("a key is compiled twice, and nothing excuses it")
         return World(tuple(sorted(numbers)), move.disk, compiles, excused)
+
+
+def _decay(disk: Disk) -> Iterator[tuple[str, Disk]]:
+    if disk.entry == GOOD:
+        for entry in (NONE, BAD):  # removed by a user, rotten on its disk
+            yield f"the entry is {entry} now", disk._replace(entry=entry)
+    if disk.failed:
+        yield "the failure record is too old now", disk._replace(failed=False)
 
 
 def _describe(process: Process) -> str:

@@ -18,6 +18,7 @@ WALKS = {
     (S.LOOKING, H.FOUND): (S.DONE, [A.RETURN_FROM_DISK]),
     (S.LOOKING, H.MISSING): (S.LEASING, [A.TRY_LEASE]),
     (S.LOOKING, H.REJECTED): (S.LEASING, [A.TRY_LEASE]),
+    (S.LOOKING, H.FAILED_BEFORE): (S.FAILED, [A.RAISE]),
     # leasing
     (S.LEASING, H.LEASE_TAKEN): (S.RECHECKING, [A.READ_ENTRY]),
     (S.LEASING, H.LEASE_HELD): (S.WAITING, [A.WAIT]),
@@ -27,8 +28,10 @@ WALKS = {
     (S.WAITING, H.LEASE_UNAVAILABLE): (S.COMPILING, [A.COMPILE]),
     (S.WAITING, H.FOUND): (S.DONE, [A.STOP_WAITING, A.RETURN_FROM_DISK]),
     (S.WAITING, H.PATIENCE_ENDED): (S.COMPILING, [A.STOP_WAITING, A.COMPILE]),
+    (S.WAITING, H.FAILED_BEFORE): (S.FAILED, [A.STOP_WAITING, A.RAISE]),
     # rechecking: always with the lease
     (S.RECHECKING, H.FOUND): (S.DONE, [A.RELEASE, A.RETURN_FROM_DISK]),
+    (S.RECHECKING, H.FAILED_BEFORE): (S.FAILED, [A.RELEASE, A.RAISE]),
     (S.RECHECKING, H.MISSING): (S.COMPILING, [A.COMPILE]),
     (S.RECHECKING, H.REJECTED): (S.COMPILING, [A.COMPILE]),
 }
@@ -67,21 +70,25 @@ def test_row(row, expected):
 @pytest.mark.parametrize("leased", [False, True])
 @pytest.mark.parametrize("rejected", [False, True])
 @pytest.mark.parametrize(
-    ("state", "happening", "end", "last"),
+    ("state", "happening", "end", "first", "last"),
     [
-        (S.COMPILING, H.COMPILE_FAILED, S.FAILED, A.RAISE),
-        (S.PUBLISHING, H.PUBLISHED, S.DONE, A.RETURN_COMPILED),
-        (S.PUBLISHING, H.PUBLISH_FAILED, S.DONE, A.RETURN_COMPILED),
+        (S.COMPILING, H.COMPILE_FAILED, S.FAILED, [A.RECORD_FAILURE], A.RAISE),
+        (S.COMPILING, H.COMPILE_BROKE_OFF, S.FAILED, [], A.RAISE),
+        (S.PUBLISHING, H.PUBLISHED, S.DONE, [], A.RETURN_COMPILED),
+        (S.PUBLISHING, H.PUBLISH_FAILED, S.DONE, [], A.RETURN_COMPILED),
     ],
 )
-def test_end_gives_the_lease_back_first(state, happening, end, last, leased, rejected):
-    """With a lease or without one; a failed publish still returns the kernel."""
+def test_end_gives_the_lease_back_first(state, happening, end, first, last, leased, rejected):
+    """With a lease or without one; a failed publish still returns the kernel.
+
+    A failure is recorded before the release: who gets the lease next looks for the record.
+    """
     plan, actions = step(reached(state, leased=leased, rejected=rejected), happening)
 
     assert plan.state is end
     assert plan.ended
     assert not plan.leased
-    assert list(actions) == ([A.RELEASE] if leased else []) + [last]
+    assert list(actions) == [*first, *([A.RELEASE] if leased else []), last]
 
 
 @pytest.mark.parametrize("leased", [False, True])
@@ -110,6 +117,7 @@ POSSIBLE = {
     *WALKS,
     (S.COMPILING, H.COMPILED),
     (S.COMPILING, H.COMPILE_FAILED),
+    (S.COMPILING, H.COMPILE_BROKE_OFF),
     (S.PUBLISHING, H.PUBLISHED),
     (S.PUBLISHING, H.PUBLISH_FAILED),
     *((state, H.CANCELLED) for state in S if state not in (S.DONE, S.FAILED)),

@@ -69,7 +69,7 @@ def check_end(exploration: Exploration, world: World) -> None:
         raise Violation(f"somebody ended and still holds the lease:\n{story}")
     undisturbed = not world.excused and all(process.life == "live" for process in processes)
     if undisturbed and all(process.plan.state is State.DONE for process in processes):
-        if world.disk != GOOD:
+        if world.disk.entry != GOOD:
             raise Violation(f"everybody has a kernel, but it is not kept:\n{story}")
         if world.compiles != (exploration.disk != GOOD):
             raise Violation(f"{world.compiles} compiles:\n{story}")
@@ -187,7 +187,7 @@ def test_without_the_end_of_patience_a_stalled_holder_stops_everybody(monkeypatc
 
 def test_rejected_entry_must_not_be_returned(monkeypatch):
     """Rule 1: only verified bytes."""
-    broken(monkeypatch, Happening.REJECTED, plan._done(Action.RETURN_FROM_DISK))
+    broken(monkeypatch, Happening.REJECTED, plan._end(Action.RETURN_FROM_DISK))
     found_broken("nobody verified", disk=BAD)
 
 
@@ -195,6 +195,23 @@ def test_failed_compile_must_not_be_published(monkeypatch):
     """Rule 1: only bytes that are there."""
     broken(monkeypatch, Happening.COMPILE_FAILED, plan._publish)
     found_broken("did not compile")
+
+
+def test_without_the_failure_record_a_failing_compile_is_repeated(monkeypatch):
+    """Rule 6: each of those who waited would fail for itself, one after another."""
+    broken(monkeypatch, Happening.COMPILE_FAILED, plan._end(Action.RAISE))
+    found_broken("compiled twice")
+
+
+def test_failure_recorded_after_the_release_comes_too_late(monkeypatch):
+    """Rule 6: who gets the lease in between finds no record."""
+
+    def late(before):
+        after, actions = plan._end(Action.RAISE)(before)
+        return after, (*actions[:-1], Action.RECORD_FAILURE, Action.RAISE)
+
+    broken(monkeypatch, Happening.COMPILE_FAILED, late)
+    found_broken("compiled twice")
 
 
 def test_replacing_without_the_lease_overwrites_a_good_entry(monkeypatch):
