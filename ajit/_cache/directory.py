@@ -56,7 +56,7 @@ class CacheDirectory:
         self._identity = _identity(fd)
         self._lock = threading.Lock()
         if fd >= 0:
-            weakref.finalize(self, os.close, fd)
+            weakref.finalize(self, fs.close_unwritten, fd)
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -99,7 +99,7 @@ class CacheDirectory:
             # Atomic: other threads use either the removed directory or the new one.
             os.dup2(fd, self.fd, inheritable=False)
         finally:
-            os.close(fd)
+            fs.close_unwritten(fd)
         self._identity = _identity(self.fd)
 
     def __repr__(self) -> str:
@@ -124,12 +124,21 @@ def open_cache_directory(path: str | Path, *, allow_unsafe: bool = False) -> Cac
     """
     absolute = str(Path(path).expanduser().absolute())
     try:
-        fd = _open_checked(absolute, allow_unsafe=allow_unsafe)
+        return _open(absolute, allow_unsafe=allow_unsafe)
     except OSError as exc:
+        # What could not be checked is not used: neither read nor written.
         return CacheDirectory(absolute, -1, "none", _reason(exc), allow_unsafe=allow_unsafe)
-    problem = _make_subdirectories(absolute, fd, allow_unsafe=allow_unsafe)
-    access: Access = "read-only" if problem else "writable"
-    return CacheDirectory(absolute, fd, access, problem, allow_unsafe=allow_unsafe)
+
+
+def _open(path: str, *, allow_unsafe: bool) -> CacheDirectory:
+    fd = _open_checked(path, allow_unsafe=allow_unsafe)
+    try:
+        problem = _make_subdirectories(path, fd, allow_unsafe=allow_unsafe)
+        access: Access = "read-only" if problem else "writable"
+        return CacheDirectory(path, fd, access, problem, allow_unsafe=allow_unsafe)
+    except BaseException:
+        fs.close_unwritten(fd)
+        raise
 
 
 def _open_checked(path: str, *, allow_unsafe: bool) -> int:
@@ -144,7 +153,7 @@ def _open_checked(path: str, *, allow_unsafe: bool) -> int:
     try:
         _check_safe(path, fd, allow_unsafe=allow_unsafe)
     except BaseException:
-        os.close(fd)
+        fs.close_unwritten(fd)
         raise
     return fd
 
@@ -179,7 +188,7 @@ def _mkdir(path: str, dir_fd: int | None = None) -> None:
 def _make_directory(dir_fd: int, name: str) -> None:
     _mkdir(name, dir_fd)
     # O_NOFOLLOW: a link out of the cache is refused.
-    os.close(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd))
+    fs.close_unwritten(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd))
 
 
 def _make_subdirectories(path: str, root: int, *, allow_unsafe: bool) -> str:
@@ -196,7 +205,7 @@ def _make_subdirectories(path: str, root: int, *, allow_unsafe: bool) -> str:
         try:
             _check_safe(f"{path}/{name}", fd, allow_unsafe=allow_unsafe)
         finally:
-            os.close(fd)
+            fs.close_unwritten(fd)
     # mkdir says EEXIST before it says EROFS or EACCES, so ask for the right to write as well.
     if not os.access("tmp", os.W_OK | os.X_OK, dir_fd=root, effective_ids=True):
         return "no permission to write to it, or mounted read-only"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FILE_MODE",
     "PublishMethod",
+    "close_unwritten",
     "list_files",
     "publish_file",
     "read_file",
@@ -147,6 +148,14 @@ def sweep_temporaries(directory: CacheDirectory) -> int:
     return removed
 
 
+def close_unwritten(fd: int) -> None:
+    """Close a descriptor through which nothing was written."""
+    # Linux frees the number whatever close() reports, and here it has nothing to report that
+    # matters: what was read is in our hands, and verified by content.
+    with suppress(OSError):
+        os.close(fd)
+
+
 def sync_directory(dir_fd: int, name: str) -> None:
     """Make the names in a directory survive a crash, as far as that is possible."""
     # Without it a crash may lose a name although the bytes are on the disk. By now the file is
@@ -156,7 +165,7 @@ def sync_directory(dir_fd: int, name: str) -> None:
         try:
             os.fsync(fd)
         finally:
-            os.close(fd)
+            close_unwritten(fd)
 
 
 def with_parent(directory: CacheDirectory, parent: str, operation: Callable[[], T]) -> T:
@@ -182,7 +191,7 @@ def _read_once(dir_fd: int, name: str) -> bytes:
         while len(data) < size and (more := os.read(fd, size - len(data))):
             data += more
     finally:
-        os.close(fd)
+        close_unwritten(fd)
     return data
 
 
@@ -287,5 +296,7 @@ def _names(dir_fd: int, name: str) -> list[str]:
     try:
         with os.scandir(fd) as found:
             return sorted(entry.name for entry in found)
+    except OSError:  # an I/O error in the middle; half a list would look like a whole one
+        return []
     finally:
-        os.close(fd)
+        close_unwritten(fd)
