@@ -334,6 +334,8 @@ void ajit_port_drop(struct ajit_port *);
 
 void ajit_perform(struct ajit_executor *, struct ajit_ticket *);
 
+struct ajit_resource *ajit_resource_make(struct ajit_executor *, struct ajit_ticket *, uint64_t kind);
+void ajit_resource_unmake(struct ajit_executor *, struct ajit_ticket *);
 int ajit_resource_alloc(struct ajit_executor *, struct ajit_ticket *, uint64_t kind, uint64_t size);
 int ajit_resource_load(struct ajit_executor *, struct ajit_ticket *, const struct ajit_load *);
 void ajit_resource_defer(struct ajit_executor *, struct ajit_resource *);

@@ -1,0 +1,163 @@
+/* The serve loop: what the CUDA thread does all its life.
+ *
+ * It takes everything from one ring, so there is one order. Work goes to the driver at once. Loads and
+ * allocations step aside to a second queue that is served while no work waits: no work can depend on
+ * them, for nobody has their result yet. Frees come by the post box and wait for an idle moment. A Python
+ * callable is a barrier: all that was submitted before it, second lane included, is performed first.
+ */
+#include "executor.h"
+
+#include <sched.h>
+
+/* How often the thread looks after tickets in flight whose host function does not come: bounds the
+ * time from a failing kernel to its DeviceLost. A look costs about a microsecond. */
+enum { SWEEP_NS = 50 * 1000 * 1000 };
+/* The same while memory is used up and only a finishing ticket can make room. */
+enum { STARVED_NS = 1000 * 1000 };
+/* Under unbroken load, how many submissions pass between two looks at frees and overdue tickets. */
+enum { BUSY_LOOKS = 256 };
+
+static void enter(struct ajit_executor *executor)
+{
+    atomic_store_explicit(&executor->counters.entered_ns, ajit_now_ns(), memory_order_relaxed);
+}
+
+static void look_after(struct ajit_executor *executor)
+{
+    executor->unlooked = 0;
+    executor->starved = false;
+    ajit_flight_retire(executor);
+    if (executor->flight.first && ajit_now_ns() - executor->swept_ns > SWEEP_NS)
+        ajit_flight_sweep(executor);
+}
+
+static void finish(struct ajit_executor *executor, struct ajit_ticket *ticket, int code)
+{
+    ajit_ticket_settle(executor, ticket, code);
+    ajit_ticket_drop(ticket);
+}
+
+static void close_port(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    ajit_flight_retire(executor);
+    while (ajit_resource_tidy(executor, AJIT_WHEN_SAFE))
+        continue;
+    ajit_resource_close_port(executor, ticket->port);
+    finish(executor, ticket, 0);
+}
+
+static void serve_second_lane(struct ajit_executor *executor)
+{
+    struct ajit_ticket *ticket = ajit_queue_pop(&executor->service);
+    if (ticket)
+        ajit_perform(executor, ticket);
+}
+
+/* Takes one submission. Returns its opcode if Python has to act on it, else 0. */
+static int take(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t *number)
+{
+    uint32_t opcode = ((const struct ajit_operation *)ticket->operations)->opcode;
+    if (opcode < AJIT_ALLOC) {
+        ajit_perform(executor, ticket);
+        return 0;
+    }
+    if (opcode < AJIT_CLOSE_PORT) {
+        ajit_queue_push(&executor->service, ticket);
+        return 0;
+    }
+    executor->stopping = opcode == AJIT_STOP;
+    while (executor->service.first) {
+        serve_second_lane(executor);
+        look_after(executor);
+        if (executor->service.first)
+            sched_yield(); /* it may be the same one, waiting for memory */
+    }
+    if (opcode == AJIT_CLOSE_PORT) {
+        close_port(executor, ticket);
+        return 0;
+    }
+    *number = ticket->number;
+    if (opcode == AJIT_CALL)
+        executor->call = ticket;
+    else
+        finish(executor, ticket, 0);
+    return (int)opcode;
+}
+
+/* Nothing is submitted: tidy up, then wait. */
+static void rest(struct ajit_executor *executor)
+{
+    ajit_flight_retire(executor);
+    if (ajit_resource_tidy(executor, AJIT_WHEN_IDLE))
+        return;
+    atomic_store_explicit(&executor->counters.entered_ns, 0, memory_order_relaxed);
+    bool busy = executor->flight.first || executor->deferred || executor->held;
+    uint64_t limit_ns = executor->starved ? STARVED_NS : busy ? SWEEP_NS : 0;
+    bool woken = ajit_ring_wait(executor, limit_ns);
+    enter(executor);
+    if (!woken)
+        look_after(executor);
+}
+
+/* Serves until Python has to act. Returns AJIT_CALL (the callable of ticket `number` is next) or
+ * AJIT_STOP. */
+int ajit_serve(struct ajit_executor *executor, uint64_t *number)
+{
+    enter(executor);
+    for (;;) {
+        struct ajit_ticket *ticket = ajit_ring_pop(executor);
+        if (ticket) {
+            int opcode = take(executor, ticket, number);
+            if (opcode)
+                return opcode;
+        } else if (executor->service.first && !executor->starved) {
+            serve_second_lane(executor);
+        } else {
+            rest(executor);
+        }
+        if (++executor->unlooked > BUSY_LOOKS) {
+            look_after(executor);
+            ajit_resource_tidy(executor, AJIT_WHEN_IDLE);
+        }
+    }
+}
+
+/* The callable that ajit_serve came up for has returned. */
+void ajit_serve_called(struct ajit_executor *executor, int code)
+{
+    struct ajit_ticket *ticket = executor->call;
+    executor->call = NULL;
+    if (ticket)
+        finish(executor, ticket, code);
+}
+
+static void refuse_the_rest(struct ajit_executor *executor)
+{
+    struct ajit_ticket *ticket;
+    atomic_store(&executor->stopped, 1);
+    while (atomic_load(&executor->submitting))
+        sched_yield();
+    while ((ticket = ajit_ring_pop(executor)))
+        finish(executor, ticket, CUDA_ERROR_DEINITIALIZED);
+}
+
+/* Ends: what is still in the ring fails, resources are freed, the context is released. Returns how
+ * many tickets the device is still at; if any, nothing is freed, since that could wait for ever. */
+int ajit_serve_end(struct ajit_executor *executor)
+{
+    int left = 0;
+    refuse_the_rest(executor);
+    ajit_flight_retire(executor);
+    if (executor->flight.first)
+        ajit_flight_sweep(executor);
+    for (struct ajit_ticket *ticket = executor->flight.first; ticket; ticket = ticket->next)
+        left++;
+    bool usable = !left && !atomic_load(&executor->lost);
+    ajit_resource_end(executor, usable);
+    if (usable)
+        executor->driver.stream_destroy(executor->stream);
+    if (!left)
+        executor->driver.context_release(executor->device);
+    /* The host function of a ticket that is left may still come: its memory stays. */
+    return left;
+}
