@@ -55,33 +55,33 @@ def pipeline_specs(hidden: int, features: int, dtype: str) -> PipelineSpecs:
         dtype: ``float32`` or ``float16``.
     """
     e = _ELEMENTS[dtype]
-    width, widths = {"FEATURES": features}, {"HIDDEN": hidden, "FEATURES": features}
-    threads = {"THREADS": THREADS}
+    width: dict[str, object] = {"FEATURES": features}
+    threads: dict[str, object] = {"THREADS": THREADS}
     return PipelineSpecs(
         rms_norm=_spec(
             "rms_norm",
             dtype,
             f"{e}* y, const {e}* x, const {e}* weight, float epsilon",
-            {"HIDDEN": hidden} | threads,
+            threads | {"HIDDEN": hidden},
         ),
         matmul=_spec(
             "matmul",
             dtype,
             f"{e}* c, const {e}* a, const {e}* b, int rows",
-            widths | {"TILE": TILE},
+            width | {"HIDDEN": hidden, "TILE": TILE},
         ),
         bias_gelu=_spec("bias_gelu", dtype, f"{e}* x, const {e}* bias, int count", width),
         softmax=_spec("softmax", dtype, f"{e}* y, const {e}* x", width | threads),
     )
 
 
-def _spec(kernel: str, dtype: str, params: str, macros: dict[str, int]) -> ajit.Spec:
+def _spec(kernel: str, dtype: str, params: str, macros: dict[str, object]) -> ajit.Spec:
     widths = "x".join(str(macros[name]) for name in ("HIDDEN", "FEATURES") if name in macros)
     return ajit.Spec.of(
         _SOURCES[kernel],
         kernel,
         params,
         name=f"{kernel} {widths} {dtype}",
-        defines={"ELEMENT": _ELEMENTS[dtype], **macros},
+        defines=macros | {"ELEMENT": _ELEMENTS[dtype]},
         include_dirs=[_FOLDER],
     )

@@ -60,9 +60,11 @@ def reference(x: Array, weights: Weights) -> Array:
     product = (normal @ weights.projection.astype(np.float64)).astype(dtype).astype(np.float64)
     logits = _gelu(product + weights.bias).astype(dtype).astype(np.float64)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(dtype)
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares.astype(dtype)
 
 
 def _gelu(x: Array) -> Array:
     """The tanh form (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
-    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    y: Array = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return y

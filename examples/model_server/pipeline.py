@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
 import numpy as np
@@ -63,7 +63,7 @@ class Pipeline:
     @property
     def device_name(self) -> str:
         """What the driver calls the device."""
-        return self._device.name
+        return str(self._device.name)
 
     async def infer(self, x: Array, features: int) -> Array:
         """Run one batch.
@@ -133,16 +133,16 @@ class Pipeline:
         return _Model(**parts)
 
 
-async def _all_of(**calls: Callable[[], Awaitable[object]]) -> dict[str, object]:
+async def _all_of(**calls: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
     """Await everything at the same time, and return the results by name.
 
     Raises:
         AjitError: The first one, itself and not in an exception group; the others were cancelled.
     """
-    results: dict[str, object] = {}
+    results: dict[str, Any] = {}
     errors: list[ajit.AjitError] = []
 
-    async def call(name: str, function: Callable[[], Awaitable[object]]) -> None:
+    async def call(name: str, function: Callable[[], Awaitable[Any]]) -> None:
         try:
             results[name] = await function()
         except ajit.AjitError as exc:

@@ -62,7 +62,8 @@ class Connection:
 
     async def stats(self) -> dict[str, Any]:
         """The worker's own account of its kernels."""
-        return (await self._request("GET", "/v1/stats")).json()
+        stats: dict[str, Any] = (await self._request("GET", "/v1/stats")).json()
+        return stats
 
     async def aclose(self) -> None:
         """Close the connection."""

@@ -104,7 +104,7 @@ class Load:
         try:
             answer, seconds = await connection.infer(query)
         except httpx.HTTPError as exc:
-            self.problems.append(f"{query.label} failed: {exc or type(exc).__name__}")
+            self.problems.append(f"{query.label} failed: {_reason(exc)}")
         else:
             latencies.seconds.append(seconds)
             if error := query.error_in(answer):
@@ -125,9 +125,14 @@ class Load:
         try:
             await connection.healthz()
         except httpx.HTTPError as exc:
-            self.problems.append(f"a health probe failed: {exc or type(exc).__name__}")
+            self.problems.append(f"a health probe failed: {_reason(exc)}")
             return
         seconds = anyio.current_time() - begin
         self.probes.seconds.append(seconds)
         if seconds > LIVENESS_SECONDS:
             self.problems.append(f"a health probe of worker {connection.pid} took {seconds:.2f} s")
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    """Its message; some of httpx's errors have none, and say it all by their type."""
+    return str(error) or type(error).__name__
