@@ -154,9 +154,13 @@ async def test_freeing_waits_for_launches_that_were_submitted_before(faults):
             used.free()
             ticket = device.mark()
             await anyio.sleep(0.12)  # two of the CUDA thread's looks
+            dispatched = device.statistics().dispatched
+            late = device.mark()
+            # It is not waiting inside the driver's free either.
+            await until(lambda: device.statistics().dispatched == dispatched + 1)
 
             assert device.statistics().live_resources == live
-        for each in [*tickets, ticket]:
+        for each in [*tickets, ticket, late]:
             await each
         await until(lambda: device.statistics().live_resources == live - 1)
         assert await device.download(other) == bytes(400)
