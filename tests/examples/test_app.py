@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+from examples.model_server import app as app_module
 from examples.model_server import pipeline, wire
 from examples.model_server.app import app
 from examples.model_server.kernels import pipeline_specs
@@ -18,8 +22,8 @@ from examples.model_server.model import Weights, reference
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
+README = Path(app_module.__file__).with_name("README.md")
 HIDDEN, FEATURES = 40, 24  # small, and no multiple of a tile
 
 pytestmark = pytest.mark.anyio
@@ -57,6 +61,24 @@ def _tokens(count: int, dtype: str = "float32") -> np.ndarray:
 async def _infer(client: httpx.AsyncClient, x: np.ndarray) -> httpx.Response:
     body, headers = wire.encode(x)
     return await client.post(f"/v1/infer?features={FEATURES}", content=body, headers=headers)
+
+
+async def test_the_readmes_client_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the README shows runs as it stands, but for where the server is."""
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+
+    async with running_server() as client:
+
+        def post(url: str, **request: Any) -> httpx.Response:
+            path = url.removeprefix("http://127.0.0.1:8000")
+            return anyio.from_thread.run(partial(client.post, path, **request))
+
+        monkeypatch.setattr(httpx, "post", post)
+        await anyio.to_thread.run_sync(exec, code, names)
+
+    assert names["y"].shape == (320,)
+    assert names["y"].sum() == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-4), ("float16", 2e-2)])

@@ -94,8 +94,7 @@ async def _serve(folder: Path, queries: Sequence[Query], how: str, steps: Steps)
         with steps.bar("answers", Load.answers(WORKERS, len(queries))) as advance:
             load = Load(workers, queries, advance)
             await load.run()
-        answers = len(load.first.seconds) + len(load.warm.seconds)
-        steps.say(f"{answers} answers verified, {len(load.probes.seconds)} health probes")
+        steps.say(_summary(load))
     steps.say("server stopped")
     return load
 
@@ -119,6 +118,12 @@ async def _compile_cubins(folder: Path, result: Result, steps: Steps) -> None:
             for spec in specs:
                 tasks.start_soon(compile_one, spec)
     steps.say(f"{len(result.cubins)} cubins for {CUBIN_ARCH} compiled with NVRTC")
+
+
+def _summary(load: Load) -> str:
+    answers = len(load.first.seconds) + len(load.warm.seconds)
+    outcome = f"{len(load.problems)} problems" if load.problems else "all as NumPy's"
+    return f"{answers} answers, {len(load.probes.seconds)} health probes: {outcome}"
 
 
 def _miscounted(load: Load, start: str, kernels: int, compiles: int) -> list[str]:

@@ -64,7 +64,8 @@ def print_json(result: Result) -> None:
 
 
 def _kernel_table(cold: Load, restart: Load) -> Table:
-    table = _table("Worker processes that asked for a kernel, compiled it, ...")
+    devices = {stats["device"] for stats in cold.stats.values()}
+    table = _table(f"Kernels on {', '.join(devices)}, by number of worker processes")
     table.add_column("kernel", no_wrap=True)
     _add_numbers(table, "asked", "compiled", "waited", "on\ndisk", "seconds")
     _add_numbers(table, "restart:\ncompiled", "on\ndisk")
