@@ -1,0 +1,158 @@
+"""What a process meets before a fault meets it: the state of the cache, and who holds the lease."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ajit._cache.holder import HolderRecord, write_record
+from tests.crash.sources import BROKEN, KERNEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["SCENARIOS", "HeldLock", "Scenario", "entry_of", "lock_of"]
+
+LONG_SECONDS = 300.0
+"""Longer than any test: whoever waits that long hangs."""
+
+WATCH_SECONDS = 0.01
+"""Between two looks of a waiter; shorter than ajit's own, to save time."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One way through the protocol.
+
+    Attributes:
+        name: What the cache is like, and what happens.
+        source: What is asked for.
+        thread: Whose calls are made to fail.
+        tier: Where the kernel comes from if nothing fails; "" if the compiler rejects the source.
+        entry: The entry at first: ``none``, ``good`` or ``bad``; "" if there is no cache at all.
+        failed: Whether there is a record of the source's failure at first.
+        held: Whether another process holds the lease at first.
+        lets_go: Whether it gives the lease back once the process says that it waits.
+        patience_seconds: Of the process.
+        opening: Whether the calls that open the cache are made to fail, too. They are the same in
+            every cache that is there.
+    """
+
+    name: str
+    source: str = KERNEL
+    thread: str = "worker"
+    tier: str = "compiled"
+    entry: str = "none"
+    failed: bool = False
+    held: bool = False
+    lets_go: bool = False
+    patience_seconds: float = LONG_SECONDS
+    opening: bool = False
+
+    def order(self, cache_dir: Path) -> dict[str, Any]:
+        """What the process is told."""
+        return {
+            "do": "resolve",
+            "source": self.source,
+            "cache_dir": str(cache_dir),
+            "patience_seconds": self.patience_seconds,
+            "watch_seconds": WATCH_SECONDS,
+        }
+
+    def prepare(self, cache_dir: Path, warm: Path, key: str) -> None:
+        """Make the cache, from a copy of one that has a good entry of one key."""
+        if not self.entry:
+            return
+        shutil.copytree(warm, cache_dir)
+        entry, failure = entry_of(cache_dir, key), failure_of(cache_dir, key)
+        if self.entry == "none":
+            entry.unlink(missing_ok=True)
+        elif self.entry == "bad":
+            data = bytearray(entry.read_bytes())
+            data[len(data) // 2] ^= 1
+            entry.write_bytes(data)
+        if self.failed:  # just now: a record is believed for a short time only
+            record = json.loads(failure.read_text())
+            failure.write_text(json.dumps(record | {"created": time.time()}))
+        else:
+            failure.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def holder(self, cache_dir: Path, key: str) -> Iterator[HeldLock | None]:
+        """Hold the lease, if this scenario wants that."""
+        if not self.held:
+            yield None
+            return
+        held = HeldLock(lock_of(cache_dir, key))
+        try:
+            yield held
+        finally:
+            held.let_go()
+
+
+class HeldLock:
+    """A lease in the hands of this process, with a record and no beat: a holder that stands still.
+
+    Args:
+        path: The lock file; nothing else in this process opens it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        write_record(self._fd, _a_record())
+
+    def let_go(self) -> None:
+        """Give it back. Again does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _a_record() -> HolderRecord:
+    now = time.time()
+    return HolderRecord(
+        host="elsewhere",
+        boot_id="",
+        pid=1,
+        start_ticks=0,
+        phase="compiling",
+        compiler="stand-in",
+        started=now,
+        beat=1,
+        beat_time=now,
+    )
+
+
+def entry_of(cache_dir: Path, key: str) -> Path:
+    """Return the file of an entry."""
+    return cache_dir / "entries" / key[:2] / f"{key}.ajit"
+
+
+def failure_of(cache_dir: Path, key: str) -> Path:
+    """Return the failure record of a key."""
+    return cache_dir / "failures" / key[:2] / f"{key}.json"
+
+
+def lock_of(cache_dir: Path, key: str) -> Path:
+    """Return the lock file of a key."""
+    return cache_dir / "locks" / key[:2] / f"{key}.lock"
+
+
+SCENARIOS = [
+    Scenario("no cache", entry="", opening=True),
+    Scenario("good entry", entry="good", tier="disk", opening=True),
+    Scenario("bad entry", entry="bad"),
+    # Two looks at the holder, then its silence has been too long.
+    Scenario("holder stands still", held=True, patience_seconds=WATCH_SECONDS / 10),
+    Scenario("holder lets go", thread="helper", held=True, lets_go=True),
+    Scenario("source is rejected", source=BROKEN, tier=""),
+    Scenario("source was rejected before", source=BROKEN, tier="", failed=True),
+]

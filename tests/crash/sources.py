@@ -1,0 +1,20 @@
+"""The two kernels of the crash tests, and what the stand-in for a compiler makes of a source."""
+
+from __future__ import annotations
+
+import hashlib
+
+__all__ = ["BROKEN", "KERNEL", "LOG", "compiled_bytes"]
+
+KERNEL = 'extern "C" __global__ void kernel() {}'
+BROKEN = 'extern "C" __global__ void kernel() { broken }'
+LOG = "error: broken is not declared"
+"""What the compiler says of the broken one."""
+
+SIZE_BYTES = 16 * 1024
+
+
+def compiled_bytes(source: str) -> bytes:
+    """Return bytes that follow from a source, of the size of a small kernel."""
+    digest = hashlib.sha256(source.encode()).digest()
+    return (digest * (SIZE_BYTES // len(digest)))[:SIZE_BYTES]

@@ -1,0 +1,102 @@
+"""A process is killed, or met by an error, at each of its system calls on the cache in turn.
+
+The calls come from a trace of a run in which nothing fails (`Trials.points`). Then, for one call and
+one fault at a time, ``strace`` lets the fault happen to a real process that resolves a kernel, and:
+
+- a process that was not killed has the kernel all the same, whatever the file system said;
+- a second process has it too, verified, and at once: no lease is left held, neither by the dead
+  nor by one that lives on after an error;
+- ``ajit cache verify`` finds one entry, and it is whole; no temporary file is left;
+- the trace shows that the fault happened at the call that was meant: a point that was not reached
+  is a failure of the test.
+
+Every call is a point to be killed at. Of the seven errors each call meets one at least, each system
+call all seven, and the calls by which a file is published or a lock is taken all seven each time;
+``make crash`` tries all errors at all calls.
+"""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+
+import pytest
+
+from tests.crash.scenarios import SCENARIOS
+from tests.crash.strace import KILL, Call
+from tests.crash.trials import ERRORS, Trials
+
+AT_ONCE = 3
+"""Trials at a time: on two cores, one of three processes is waiting for another."""
+
+DECISIVE = {"write", "fsync", "linkat", "renameat", "unlinkat"}
+"""The calls of publishing; those on the lock file come to them."""
+
+pytestmark = pytest.mark.slow  # hundreds of processes
+
+
+def faults_for(points: list[Call], *, everything: bool) -> list[tuple[Call, str]]:
+    """Pair points with faults."""
+    pairs = [(point, KILL) for point in points]
+    by_name: dict[str, list[Call]] = {}
+    for point in points:
+        by_name.setdefault(point.name, []).append(point)
+    for same in by_name.values():
+        for index, point in enumerate(same):
+            mine = [
+                error
+                for number, error in enumerate(ERRORS)
+                if everything or is_decisive(point) or meet(index, number, len(same))
+            ]
+            pairs += [(point, error) for error in mine]
+    return pairs
+
+
+def is_decisive(point: Call) -> bool:
+    """Whether a file is published, or a lock taken or given back, by this call."""
+    return point.name in DECISIVE or "F_SETLK" in point.target or point.target.endswith(".lock")
+
+
+def meet(index: int, number: int, count: int) -> bool:
+    """Share out the errors over calls of one name: each call gets one, each error is used."""
+    return index % len(ERRORS) == number % min(count, len(ERRORS))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_call_may_be_the_last_or_fail(scenario, trials: Trials, all_faults, capsys):
+    """Whatever happens to a process at a call on the cache, it and the next one have the kernel."""
+    points = trials.points(scenario)
+    pairs = faults_for(points, everything=all_faults)
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        wrong = threads.map(lambda pair: trials.run(scenario, *pair), pairs)
+        complaints = [*chain.from_iterable(wrong)]
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n  crash points: {scenario.name}: {len(points)} calls, {len(pairs)} faults\n"
+        )
+
+    assert not complaints, "\n".join(complaints)
+
+
+def test_every_call_of_publishing_and_locking_is_a_point(trials: Trials):
+    """The points are not fewer than the protocol has calls."""
+    points = {(point.name, *point.target.split()) for s in SCENARIOS for point in trials.points(s)}
+    entry, lock, temporary = "entries/KE/KEY.ajit", "locks/KE/KEY.lock", "tmp/TEMPORARY"
+
+    expected = {
+        ("linkat", "CACHE", "CACHE", temporary, entry),
+        ("renameat", "CACHE", "CACHE", temporary, entry),
+        ("renameat", "CACHE", "CACHE", temporary, "failures/KE/KEY.json"),
+        ("unlinkat", "CACHE", temporary),
+        ("write", f"CACHE/{temporary}"),
+        ("fsync", f"CACHE/{temporary}"),
+        ("close", f"CACHE/{temporary}"),
+        ("fsync", "CACHE/entries/KE"),
+        ("fcntl", f"CACHE/{lock}", "F_SETLK"),
+        ("fcntl", f"CACHE/{lock}", "F_SETLKW"),
+        ("pwrite64", f"CACHE/{lock}"),
+        ("close", f"CACHE/{lock}"),
+    }
+    assert expected <= points

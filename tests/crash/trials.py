@@ -1,0 +1,235 @@
+"""One trial: a process meets a fault at one system call, then a second process wants the kernel."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.crash.processes import Ended, Process, Zygote
+from tests.crash.scenarios import HeldLock, Scenario, lock_of
+from tests.crash.sources import BROKEN, KERNEL, LOG, compiled_bytes
+from tests.crash.strace import FILE_CALLS, KILL, Call, Strace, read_calls
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ERRORS", "Trials"]
+
+ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "ENOLCK", "ESTALE", "EINTR")
+
+DIGEST = hashlib.sha256(compiled_bytes(KERNEL)).hexdigest()
+
+SECOND_PATIENCE_SECONDS = 0.3
+"""Of the second process: short, for where a lease does stay held, it is to get past it."""
+
+RELEASE_SECONDS = 10.0
+"""How long a lease may take to be given back; a killed process needs milliseconds to be gone."""
+
+
+class Trials:
+    """Runs trials. Any number of threads may.
+
+    Args:
+        zygote: Makes the processes.
+        folder: For caches and traces.
+    """
+
+    def __init__(self, zygote: Zygote, folder: Path) -> None:
+        self._zygote = zygote
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._points: dict[str, list[Call]] = {}
+        self._warm = folder / "warm"
+        good, broken = (
+            self._ask(Scenario("", source=source), self._warm) for source in (KERNEL, BROKEN)
+        )
+        self._keys = {KERNEL: good["key"], BROKEN: broken["key"]}
+
+    def points(self, scenario: Scenario) -> list[Call]:
+        """Return every call on the cache that a process makes if nothing fails, in order."""
+        if scenario.name not in self._points:
+            trial = _Trial(self, scenario)
+            trial.first_process(FILE_CALLS, "")
+            assert _is_right(scenario, trial.said), trial.said
+            assert not scenario.tier or trial.said["answer"] == scenario.tier, trial.said
+            calls = [call for call in trial.calls if "CACHE" in call.target]
+            if not scenario.opening:
+                calls = [*itertools.dropwhile(lambda call: "KEY" not in call.target, calls)]
+            self._points[scenario.name] = calls
+        return self._points[scenario.name]
+
+    def run(self, scenario: Scenario, point: Call, fault: str) -> list[str]:
+        """Let a fault happen at one call; return what is wrong afterwards."""
+        trial = _Trial(self, scenario, point, fault)
+        how = f"signal={fault}" if fault == KILL else f"error={fault}"
+        trial.first_process(point.name, f"{point.name}:{how}:when={point.ordinal}")
+        trial.check_reached()
+        trial.check_cache()
+        shutil.rmtree(trial.cache_dir)
+        return [f"{scenario.name}, {fault} at {point}: {wrong}" for wrong in trial.wrong]
+
+    def _ask(self, scenario: Scenario, cache_dir: Path) -> dict[str, Any]:
+        """Return what a process comes to that nothing happens to."""
+        order = scenario.order(cache_dir) | {"patience_seconds": SECOND_PATIENCE_SECONDS}
+        with self._zygote.process() as process:
+            process.say(**order)
+            said = process.answer()
+            _end(process, said)
+            return said
+
+
+class _Trial:
+    """One trial under way.
+
+    Attributes:
+        calls: What was traced of the first process.
+        said: What the first process came to; empty if it died.
+        wrong: What is wrong.
+    """
+
+    def __init__(
+        self, trials: Trials, scenario: Scenario, point: Call | None = None, fault: str = ""
+    ) -> None:
+        self._trials = trials
+        self._scenario = scenario
+        self._key = trials._keys[scenario.source]
+        self._point = point
+        self._fault = fault
+        self.cache_dir = trials._folder / f"cache-{next(trials._numbers)}"
+        self.calls: list[Call] = []
+        self.said: dict[str, Any] = {}
+        self.wrong: list[str] = []
+        scenario.prepare(self.cache_dir, trials._warm, self._key)
+
+    def first_process(self, traced: str, inject: str) -> None:
+        """Run the process that meets the fault, and while it lives on, if it does, a second one."""
+        scenario, trace = self._scenario, self.cache_dir.with_suffix(".trace")
+        with (
+            scenario.holder(self.cache_dir, self._key) as held,
+            self._trials._zygote.process() as process,
+        ):
+            with Strace(process.threads[scenario.thread], trace, traced, inject):
+                process.say(**scenario.order(self.cache_dir))
+                self.said = _hear_answer(process, held if scenario.lets_go else None)
+            if held is not None:
+                held.let_go()
+            if self._point is not None:
+                self._check_first()
+                self._check_second()
+            _end(process, self.said)
+        self.calls = read_calls(trace.read_text().splitlines(), self._masks())
+        trace.unlink()
+
+    def _masks(self) -> dict[str, str]:
+        return {
+            re.escape(str(self.cache_dir)): "CACHE",
+            self._key: "KEY",
+            rf"\b{self._key[:2]}\b": "KE",
+            r"tmp/[\w.-]+": "tmp/TEMPORARY",
+        }
+
+    def _check_first(self) -> None:
+        if self._fault == KILL:
+            if self.said:
+                self.wrong.append(f"the process was not killed, and said {self.said}")
+        elif not _is_right(self._scenario, self.said):
+            self.wrong.append(f"the process came to {self.said or 'its death'}")
+
+    def _check_second(self) -> None:
+        """A second process gets what it wants, and does not have to wait for it."""
+        if not self._lock_stays_open():
+            _wait_until_free(lock_of(self.cache_dir, self._key))
+        second = self._trials._ask(self._scenario, self.cache_dir)
+        if not _is_right(self._scenario, second):
+            self.wrong.append(f"the second process came to {second}")
+        elif second["waited_seconds"] and not self._lock_stays_open():
+            self.wrong.append(f"the second process had to wait: {second}")
+
+    def _lock_stays_open(self) -> bool:
+        # What strace makes fail does not happen, so what was to be closed stays open, and locked,
+        # as long as the process lives. Linux itself closes it whatever it reports.
+        assert self._point is not None
+        is_lock = self._point.target.startswith("CACHE/locks/KE/KEY.lock")
+        return bool(self.said) and is_lock and self._point.name == "close"
+
+    def check_reached(self) -> None:
+        """The fault happened where it was to happen, and nowhere else."""
+        assert self._point is not None
+        hit = [call for call in self.calls if call.injected]
+        meant = (self._point.ordinal, self._point.target)
+        if [(call.ordinal, call.target) for call in hit] != [meant]:
+            self.wrong.append(f"the point was not reached, but: {[*map(str, hit)]}")
+
+    def check_cache(self) -> None:
+        """With all processes gone: what ``ajit cache verify`` says, and what is left behind."""
+        with self._trials._zygote.process() as process:
+            process.say(do="verify", cache_dir=str(self.cache_dir))
+            said = process.hear()
+        # One entry: the kernel's, or, where the source is a broken one, one of another key.
+        if (said["code"], said["checked"], said["bad"]) != (0, 1, []):
+            self.wrong.append(f"`ajit cache verify` says {said}")
+        left = [*(self.cache_dir / "tmp").iterdir()]
+        if left:
+            self.wrong.append(f"left behind: {left}")
+
+
+def _is_right(scenario: Scenario, said: dict[str, Any]) -> bool:
+    """Whether a process came to the kernel's bytes, or to the compiler's words if it has none."""
+    if scenario.tier:
+        return said.get("digest") == DIGEST
+    return said.get("failure") == "CompileError" and said.get("log") == LOG
+
+
+def _hear_answer(process: Process, held: HeldLock | None) -> dict[str, Any]:
+    """Return what the process comes to, {} if it dies. Let go of a lock once it waits."""
+    try:
+        said = process.hear()
+        if "waiting" in said:
+            if held is not None:
+                held.let_go()
+            said = process.answer()
+    except Ended:
+        return {}
+    return said
+
+
+def _end(process: Process, said: dict[str, Any]) -> None:
+    """Let a process that still lives close its runtime and end."""
+    if said:
+        process.say(go="on")
+    if said and "defect" not in said:
+        assert process.hear() == {"closed": True}
+
+
+def _wait_until_free(path: Path) -> None:
+    """Wait until nobody holds a lock file.
+
+    Raises:
+        AssertionError: Somebody keeps it.
+    """
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while _is_locked(path):
+        assert time.monotonic() < deadline, "the lease is still held"
+        time.sleep(0.001)
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds a lock file. This one never does when it asks."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

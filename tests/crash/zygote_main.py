@@ -1,0 +1,221 @@
+"""Processes that resolve a kernel as told, made by a fork of one that has imported everything.
+
+The crash tests need thousands of processes, and a Python that imports ajit takes most of a second
+under ``strace``. Whoever connects to this program's socket talks to a new process, line by line in
+JSON, which ends when the talk does:
+
+1. It says ``{"pid", "threads"}``. All its calls to the cache come from these two threads, ``worker``
+   (reads, publishes, takes and gives back leases) and ``helper`` (waits for a lease), in one order,
+   so that "the third fsync of the worker" is the same call in each run.
+2. It is told ``{"do": "resolve", ...}``, opens a runtime, resolves, and says ``answer`` or
+   ``failure``. It keeps the runtime open until the next line: a server lives on after a hiccup.
+3. Or it is told ``{"do": "verify", ...}`` and runs ``ajit cache verify``.
+
+The compiler is a stand-in at the seam that the pool is: it beats, and gives bytes that follow from
+the key, or rejects the source. Everything else is ajit's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import io
+import json
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+import ajit
+from ajit import _perform, _runtime
+from ajit._cache.lease import lock_threads
+from ajit._compile.identity import Toolchain
+from ajit._core import events
+from ajit._core.job import CompileOutput
+from ajit._core.key import ToolchainId
+from ajit.cli import main as command_line
+from ajit.errors import CompileError
+from tests.crash.sources import BROKEN, LOG, compiled_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._core.job import CompileJob
+    from ajit._perform import Resolution
+
+PR_SET_PTRACER = 0x59616D61
+ANY_PROCESS = ctypes.c_ulong(-1)
+
+TOOLCHAIN = Toolchain(
+    kind="host",
+    version="1",
+    path="stand-in",
+    command=("stand-in",),
+    identity=ToolchainId("host", "stand-in", hashlib.sha256(b"stand-in").hexdigest()),
+    arches=(platform.machine(),),
+)
+
+
+class StandInToolchains:
+    """Finds the stand-in."""
+
+    def __init__(self, settings: ajit.Settings) -> None:
+        del settings
+
+    def find(self, kind: str) -> Toolchain:
+        """Return it."""
+        assert kind == "host"
+        return TOOLCHAIN
+
+
+class StandInPool:
+    """Compiles at once, with one beat before, in a thread, as the pool does it."""
+
+    def __init__(self, settings: ajit.Settings, toolchains: StandInToolchains) -> None:
+        del settings, toolchains
+
+    async def compile(
+        self, job: CompileJob, *, on_beat: Callable[[str], None], toolchain: Toolchain
+    ) -> CompileOutput:
+        """Return the bytes that the key stands for."""
+        await anyio.to_thread.run_sync(on_beat, "compiling")
+        if job.source == BROKEN:
+            raise CompileError(name=job.name, key=job.key, compiler="stand-in", log=LOG)
+        return CompileOutput(
+            kind="elf",
+            data=compiled_bytes(job.source),
+            lowered={name: name for name in job.entries},
+            log="",
+            command=toolchain.command,
+            seconds=0.0,
+        )
+
+    async def aclose(self) -> None:
+        """There is nothing to end."""
+
+
+class Talk:
+    """One line of JSON each way."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("r")
+
+    def say(self, **facts: Any) -> None:
+        """Write a line."""
+        self._connection.sendall(json.dumps(facts).encode() + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        """Read a line; the end of the talk is the end of the process."""
+        line = self._lines.readline()
+        if not line:
+            os._exit(0)
+        return dict(json.loads(line))
+
+
+async def resolve(talk: Talk) -> None:
+    """Say which threads to trace, then open a runtime and resolve a kernel as told."""
+    worker = await anyio.to_thread.run_sync(threading.get_native_id)
+    talk.say(pid=os.getpid(), threads={"worker": worker, "helper": helper_thread()})
+    # Blocks the event loop, on purpose: nothing else is to happen meanwhile.
+    order = talk.hear()
+    if order.pop("do") == "verify":
+        talk.say(**verify(order["cache_dir"]))
+        return
+    spec = ajit.Spec.of(order.pop("source"), "kernel", name="kernel")
+    _perform.WATCH_SECONDS = order.pop("watch_seconds")
+
+    def on_event(event: object) -> None:
+        if isinstance(event, events.Waiting):
+            talk.say(waiting=True)
+
+    async with ajit.open_runtime(device="none", subscribers=[on_event], **order) as runtime:
+        try:
+            talk.say(**outcome(await runtime.resolve(spec, arch=platform.machine())))
+        except CompileError as error:
+            talk.say(failure=type(error).__name__, key=error.key, log=error.log, waited_seconds=0)
+        talk.hear()
+    talk.say(closed=True)
+
+
+def outcome(resolution: Resolution) -> dict[str, Any]:
+    """What is told of a kernel that was found."""
+    return {
+        "answer": resolution.tier,
+        "key": resolution.artifact.key,
+        "digest": hashlib.sha256(resolution.artifact.data).hexdigest(),
+        "waited_seconds": resolution.waited_for.seconds if resolution.waited_for else 0.0,
+    }
+
+
+def helper_thread() -> int:
+    """Start the thread that will wait for locks, and return its id."""
+    known: list[int] = []
+    started = threading.Event()
+
+    def tell() -> None:
+        known.append(threading.get_native_id())
+        started.set()
+
+    lock_threads.run(tell)
+    started.wait()
+    while not lock_threads.idle():
+        os.sched_yield()
+    return known[0]
+
+
+def verify(cache_dir: str) -> dict[str, Any]:
+    """Run ``ajit cache verify``."""
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        code = command_line.run(["cache", "verify", "--json", "--cache-dir", cache_dir])
+    return {"code": code, **json.loads(output.getvalue())}
+
+
+def child(connection: socket.socket) -> None:
+    """Be one process."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Where Yama is at work, only a parent may trace. Elsewhere this fails, and nothing is lost.
+    ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS, 0, 0, 0)
+    talk = Talk(connection)
+    try:
+        anyio.run(resolve, talk)
+    except BaseException as error:  # noqa: BLE001  # told to the test, which decides
+        talk.say(defect=type(error).__name__, text=str(error))
+        talk.hear()
+    os._exit(0)
+
+
+def main(path: str) -> None:
+    """Fork a process for each connection, until standard input ends."""
+    warnings.simplefilter("ignore", ajit.AjitWarning)
+    _runtime.CompilePool = StandInPool  # type: ignore[assignment,misc]
+    _runtime.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    anyio.run(anyio.sleep, 0)  # loads the event loop, once and not in each child
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(16)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        gc.freeze()
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                child(connection)
+            connection.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
