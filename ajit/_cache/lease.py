@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
 
     from ajit._cache.slot import Slot
 
-__all__ = ["Busy", "Lease", "LeaseWait", "Unavailable", "lock_threads"]
+__all__ = ["Busy", "Glance", "Glimpse", "Lease", "LeaseWait", "Unavailable", "lock_threads"]
 
 lock_threads = DaemonThreads("ajit-lock")
+
+Glance: TypeAlias = Callable[[], object]
+"""What a waiter looks at as soon as the lock is its process's: anything, or None to have the lease.
+
+It blocks, in a thread of the lock layer or of whoever releases the lease; an exception counts as
+None. While it runs everybody else waits, so it does one short thing: it reads the entry.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,17 @@ class Unavailable:
     """There is no lease to be had; the work goes on without one."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """The lease came, and with a glance nobody needs it any more: it went on to the next already.
+
+    Attributes:
+        value: What the waiter's own glance returned.
+    """
+
+    value: Any
 
 
 class Lease:
@@ -126,7 +145,7 @@ class LeaseWait:
 
     Leaving the ``with`` block without the lease abandons the wait::
 
-        with table.wait(key, compiler) as waiting:
+        with table.wait(key, compiler, glance) as waiting:
             outcome = await waiting.wait()
 
     Attributes:
@@ -134,12 +153,13 @@ class LeaseWait:
         compiler: Compiler and version, for the holder record.
     """
 
-    def __init__(self, key: str, compiler: str) -> None:
+    def __init__(self, key: str, compiler: str, glance: Glance | None = None) -> None:
         self.key = key
         self.compiler = compiler
-        self._promise: Promise[Lease | Unavailable] = Promise()
+        self._glance = glance
+        self._promise: Promise[Lease | Glimpse | Unavailable] = Promise()
         self._lock = threading.Lock()  # held for a few instructions only
-        self._outcome: Lease | Unavailable | None = None
+        self._outcome: Lease | Glimpse | Unavailable | None = None
         self._over = False
 
     @property
@@ -147,8 +167,16 @@ class LeaseWait:
         """Whether nothing was delivered yet and it was not abandoned."""
         return self._outcome is None and not self._over
 
-    async def wait(self) -> Lease | Unavailable:
+    @property
+    def glances(self) -> bool:
+        """Whether the waiter has a glance."""
+        return self._glance is not None
+
+    async def wait(self) -> Lease | Glimpse | Unavailable:
         """Wait for the lease. It is then the caller's, who releases it.
+
+        A `Glimpse` comes instead if the glance saw what was waited for. A glance is taken under
+        the lock, so if it saw nothing there was nothing when the lease became the caller's.
 
         Cancelling leaves the place in the queue as it is: wait again, or abandon it.
 
@@ -178,7 +206,17 @@ class LeaseWait:
             except RuntimeError:  # no more threads: a short block is better than a lost lease
                 outcome.release()
 
-    def deliver(self, outcome: Lease | Unavailable) -> bool:
+    def glance(self) -> Glimpse | None:
+        """Look whether the lease is still needed. Called by the slot, which has the lock."""
+        if self._glance is None:
+            return None
+        try:
+            value = self._glance()
+        except Exception:  # noqa: BLE001  # it only saves work; who has the lease looks again
+            return None
+        return None if value is None else Glimpse(value)
+
+    def deliver(self, outcome: Lease | Glimpse | Unavailable) -> bool:
         """Hand the outcome over; false if nobody waits for it any more. Called by the slot."""
         with self._lock:
             if self._over:

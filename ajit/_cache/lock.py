@@ -10,7 +10,9 @@ come with three traps, which give this module and `ajit._cache.slot` their shape
    at most one descriptor. Nothing else in ajit opens a lock file, not even to read it.
 2. Waiting for one blocks a thread, and such a wait cannot be called off. So a daemon thread waits,
    one per contended key and process. Waiters come and go; should it win when all of them have
-   left, it releases at once.
+   left, it releases at once. Waiters that came for an entry give a glance along: the thread first
+   waits for a shared lock, under which all processes look side by side, and only if that shows
+   nothing for the exclusive one.
 3. The kernel looks for cycles between processes, not threads, and calls it a deadlock (EDEADLK) if
    two processes wait for each other's keys, although both go on compiling. Such a wait goes on by
    polling.
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit._cache.holder import HolderRecord, Phase
-from ajit._cache.lease import Busy, Lease, LeaseWait, Unavailable
+from ajit._cache.lease import Busy, Glance, Glimpse, Lease, LeaseWait, Unavailable
 from ajit._cache.slot import borrow_slot, current_process
 from ajit.errors import CacheError
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Busy",
+    "Glance",
+    "Glimpse",
     "HolderRecord",
     "Lease",
     "LeaseStatistics",
@@ -83,12 +87,20 @@ class LeaseTable:
         with borrow_slot(self.directory, key) as slot, slot.io:
             return slot.try_lock(compiler)
 
-    def wait(self, key: str, compiler: str) -> LeaseWait:
+    def wait(self, key: str, compiler: str, glance: Glance | None = None) -> LeaseWait:
         """Queue up for the lease of a key. To be called in an event loop; never blocks.
 
         Waiters of one process are served in order. The wait goes on until `LeaseWait.abandon`.
+
+        Args:
+            key: Hex key.
+            compiler: Compiler and version, for the holder record.
+            glance: Called in a thread when the lock is ours; should it return anything but None,
+                the lock goes on at once and the waiter gets that as a `Glimpse`. So what a holder
+                has published runs through a queue of processes without the turns of their event
+                loops between one and the next.
         """
-        wait = LeaseWait(key, compiler)
+        wait = LeaseWait(key, compiler, glance)
         if self.directory.access == "none":
             wait.deliver(Unavailable(self.directory.problem))
             return wait

@@ -15,20 +15,18 @@ nobody in it is forgotten.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import random
-import struct
 import threading
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ajit._cache.fs import FILE_MODE, with_parent
+from ajit._cache import posix
+from ajit._cache.fs import FILE_MODE, close_unwritten, with_parent
 from ajit._cache.holder import HolderRecord, clear_record, read_record, write_record
-from ajit._cache.lease import Busy, Lease, LeaseWait, Unavailable, lock_threads
+from ajit._cache.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable, lock_threads
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -43,12 +41,6 @@ Place = tuple[tuple[int, int], str]
 
 POLL_SECONDS = (0.005, 0.020)
 """Between two tries after EDEADLK, at random, so that two processes do not keep step."""
-
-_OPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_OPEN_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES)  # POSIX allows either
-_FLOCK = struct.Struct("@hhqqi4x")
-"""``struct flock`` on 64-bit Linux: type, whence, start, length, pid."""
 
 
 class Process:
@@ -90,18 +82,42 @@ class Slot:
             return Busy(self.read_holder())
         try:
             self._open()
-            # F_SETLK over the whole file.
-            fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if posix.take_now(self.fd, posix.EXCLUSIVE):
+                return self._own(compiler)
+            outcome: Busy | Unavailable = Busy(read_record(self.fd))
         except (OSError, CacheError) as exc:
-            return self._give_up(exc)
-        return self._own(compiler)
+            outcome = Unavailable(_reason(exc))
+        self._close()
+        return outcome
 
     def pass_on(self) -> None:
-        """Give the lock, which we hold, to the next waiter; back to the kernel if there is none."""
+        """Give the lock, which we hold, to the next waiter; back to the kernel if there is none.
+
+        A waiter whose glance saw what it wants is passed over, and hears of it afterwards: its
+        event loop would wake up now and compete with this thread, on which other processes wait.
+        """
+        seen: list[tuple[LeaseWait, Glimpse]] = []
+        try:
+            if not self._hand_over(seen):
+                self._hand_back()
+        finally:
+            for wait, glimpse in seen:
+                wait.deliver(glimpse)
+
+    def _hand_over(self, seen: list[tuple[LeaseWait, Glimpse]]) -> bool:
+        """Give the lock to a waiter who needs it, and note who does not; false if none does."""
         while (wait := self._next_wait()) is not None:
-            if wait.deliver(self._own(wait.compiler)):
-                return
-        clear_record(self.fd)
+            glimpse = wait.glance()
+            if glimpse is not None:
+                seen.append((wait, glimpse))
+            elif wait.deliver(self._own(wait.compiler)):
+                return True
+        return False
+
+    def _hand_back(self) -> None:
+        # Nothing to clear where nobody owned it: one write less for each process in a queue.
+        if self.owner is not None:
+            clear_record(self.fd)
         self._close()
         with self.process.lock:
             self.owner = None
@@ -114,7 +130,7 @@ class Slot:
         if self.fd >= 0:
             return _read_holder(self.fd)
         try:
-            fd = os.open(self._name, _OPEN_TO_READ, dir_fd=self.directory.fd)
+            fd = os.open(self._name, posix.OPEN_TO_READ, dir_fd=self.directory.fd)
         except OSError:
             return None
         try:
@@ -122,7 +138,7 @@ class Slot:
         finally:
             # Closing drops the process's lock on the file. It has none: there is no owner, and
             # to become one takes `io`, which we hold.
-            os.close(fd)
+            close_unwritten(fd)
 
     def _own(self, compiler: str) -> Lease:
         lease = Lease(self, compiler)
@@ -131,22 +147,16 @@ class Slot:
         write_record(self.fd, lease.record)
         return lease
 
-    def _give_up(self, exc: Exception) -> Busy | Unavailable:
-        held = self.fd >= 0 and isinstance(exc, OSError) and exc.errno in _HELD_BY_ANOTHER
-        outcome = Busy(read_record(self.fd)) if held else Unavailable(_reason(exc))
-        self._close()
-        return outcome
-
     def _open(self) -> None:
         try:
             # Almost always it is there already.
-            self.fd = os.open(self._name, _OPEN, dir_fd=self.directory.fd)
+            self.fd = os.open(self._name, posix.OPEN_TO_LOCK, dir_fd=self.directory.fd)
         except FileNotFoundError:
             self.fd = with_parent(self.directory, self._name.rpartition("/")[0], self._create)
 
     def _create(self) -> int:
         # Not O_EXCL: whoever made it, it is the same file.
-        fd = os.open(self._name, _OPEN | os.O_CREAT, FILE_MODE, dir_fd=self.directory.fd)
+        fd = os.open(self._name, flags, FILE_MODE, dir_fd=self.directory.fd)
         # The umask may have taken our own right to open it again.
         os.fchmod(fd, FILE_MODE)
         return fd
@@ -181,6 +191,10 @@ class Slot:
         with self.process.lock:
             return any(wait.waiting for wait in self.queue)
 
+    def _glances(self) -> list[LeaseWait]:
+        with self.process.lock:
+            return [wait for wait in self.queue if wait.waiting and wait.glances]
+
     def settle(self) -> None:
         """Start a helper if somebody waits and nobody is on the way; else drop an idle slot."""
         with self.process.lock:
@@ -206,7 +220,7 @@ class Slot:
                     self._open()
             # Without `io`, so that others can read who holds the lock. Nobody else closes the
             # descriptor as long as `helper` is set.
-            won = open_it and self._block()
+            won = open_it and self._win()
         except (OSError, CacheError) as exc:
             won, problem = False, _reason(exc)
         with self.io:
@@ -215,6 +229,29 @@ class Slot:
             elif self.owner is None:
                 self._close()
             self._end_helping(problem)
+
+    def _win(self) -> bool:
+        """Wait for the lock; false if by then nobody of this process needs it."""
+        if self._glances():
+            self._look_together()
+        return self._wanted() and self._block(posix.EXCLUSIVE)
+
+    def _look_together(self) -> None:
+        """Wait until nobody holds the lease, and take the glances under a shared lock.
+
+        All waiting processes get that at the same moment, so what the holder has published reaches
+        them side by side. One after another, each would pay for the looks of all before it.
+        """
+        if not self._block(posix.SHARED):
+            return
+        waits = self._glances()
+        seen = [(wait, glimpse) for wait in waits if (glimpse := wait.glance()) is not None]
+        # Given back before anybody asks for the exclusive lock: two processes that keep a shared
+        # one meanwhile would wait for each other. And before anybody is told: an event loop that
+        # wakes up competes with this thread.
+        posix.unlock(self.fd)
+        for wait, glimpse in seen:
+            wait.deliver(glimpse)
 
     def _end_helping(self, problem: str) -> None:
         waits: list[LeaseWait] = []
@@ -226,26 +263,15 @@ class Slot:
             wait.deliver(Unavailable(problem))
         self.settle()
 
-    def _block(self) -> bool:
-        try:
-            # F_SETLKW over the whole file. EINTR is retried inside (PEP 475).
-            fcntl.lockf(self.fd, fcntl.LOCK_EX)
-        except OSError as exc:
-            if exc.errno != errno.EDEADLK:
-                raise
-            return self._poll()
-        return True
+    def _block(self, kind: int) -> bool:
+        """Wait for the lock; false if the kernel forbids to block and everybody has left."""
+        return posix.take(self.fd, kind) or self._poll(kind)
 
-    def _poll(self) -> bool:
+    def _poll(self, kind: int) -> bool:
         """Get the lock by trying again and again; false if everybody has left."""
         while self._wanted():
             time.sleep(random.uniform(*POLL_SECONDS))  # noqa: S311  # jitter, not a secret
-            try:
-                fcntl.lockf(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                if exc.errno not in _HELD_BY_ANOTHER:
-                    raise
-            else:
+            if posix.take_now(self.fd, kind):
                 return True
         return False
 
@@ -281,16 +307,7 @@ def current_process() -> Process:
 
 def _read_holder(fd: int) -> HolderRecord | None:
     # A holder that was killed leaves its record behind, but not its lock.
-    return read_record(fd) if _is_locked(fd) else None
-
-
-def _is_locked(fd: int) -> bool:
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        answer = fcntl.fcntl(fd, fcntl.F_GETLK, question)
-    except OSError:
-        return True  # cannot be known; the record is the best there is
-    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+    return None if posix.lock_holder_pid(fd) is None else read_record(fd)
 
 
 def _reason(exc: Exception) -> str:

@@ -16,8 +16,8 @@ from functools import partial
 import anyio
 
 from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore
-from ajit._cache.lock import Busy, Lease, LeaseTable
+from ajit._cache.disk import DiskStore, Found
+from ajit._cache.lock import Busy, Glance, Lease, LeaseTable
 from ajit._cache.slot import Slot
 from tests.cache.artifacts import an_artifact
 
@@ -51,17 +51,36 @@ class Peer:
 
     def wait(self, key: str) -> None:
         """Wait for a lease in a thread with a loop of its own."""
-        run = partial(anyio.run, self._wait, key, backend=self.backend)
+        self._start_waiting(key, None)
+
+    def glance(self, key: str) -> None:
+        """Wait as `wait` does, and glance at the entry when the lock comes."""
+        self._start_waiting(key, partial(self._found, key))
+
+    def stare(self, key: str) -> None:
+        """Wait as `glance` does, and never be done with looking."""
+        self._start_waiting(key, self._hang)
+
+    def _start_waiting(self, key: str, glance: Glance | None) -> None:
+        run = partial(anyio.run, self._wait, key, glance, backend=self.backend)
         threading.Thread(target=run).start()
 
-    async def _wait(self, key: str) -> None:
-        with self.table.wait(key, "peer") as waiting:
+    async def _wait(self, key: str, glance: Glance | None) -> None:
+        with self.table.wait(key, "peer", glance) as waiting:
             answer(did="queued", key=key)
             outcome = await waiting.wait()
         won = time.monotonic()
         if isinstance(outcome, Lease):
             self.leases[key] = outcome
         answer(did="wait", key=key, outcome=type(outcome).__name__, won=won)
+
+    def _found(self, key: str) -> Found | None:
+        lookup = DiskStore(self.directory).read(key)
+        return lookup if isinstance(lookup, Found) else None
+
+    def _hang(self) -> None:
+        answer(did="hang")
+        threading.Event().wait()
 
     def polls(self) -> None:
         """Say how many waits have gone on by polling."""
@@ -85,12 +104,9 @@ class Peer:
 
     def publish_and_hang(self, key: str) -> None:
         """Stop in the middle of publishing, when the bytes are written and have no name yet."""
-
-        def hang(*args: object, **kwargs: object) -> None:
-            answer(did="hang")
-            threading.Event().wait()
-
-        os.link = hang  # a seam that only a process of its own can offer: it is killed here
+        os.link = lambda *_args, **_kwargs: (
+            self._hang()
+        )  # a seam that only a process of its own can offer: it is killed here
         self.publish(key, "never")
 
     def read(self, key: str) -> None:
@@ -113,9 +129,9 @@ def main() -> None:
     peer = Peer(sys.argv[1], sys.argv[2])
     poll = Slot._poll
 
-    def counted(slot: Slot) -> bool:
+    def counted(slot: Slot, kind: int) -> bool:
         _polls.append(slot)
-        return poll(slot)
+        return poll(slot, kind)
 
     Slot._poll = counted
     answer(did="start", pid=os.getpid())

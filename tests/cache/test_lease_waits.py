@@ -264,7 +264,7 @@ def test_an_abandoned_poll_ends(table: LeaseTable, start_peer, monkeypatch):
     poll(lambda: is_waited_for(peer.pid))
 
     polling, real = threading.Event(), Slot._poll
-    monkeypatch.setattr(Slot, "_poll", lambda slot: polling.set() or real(slot))
+    monkeypatch.setattr(Slot, "_poll", lambda *args: polling.set() or real(*args))
 
     async def wait_until_it_polls() -> None:
         with table.wait(one, "nvrtc"):
