@@ -116,11 +116,13 @@ class Port:
             RuntimeClosed: The device is closed.
             ForkedRuntime: This process is a fork of the one that opened the device.
         """
-        if self._refusal is not None:
-            raise self._refusal()
         ticket = Ticket(self, number, operation, keep, finish)
-        # Before the push: the device may be done before the push returns.
+        # Before the push, for the device may be done before that returns; and before looking whether
+        # the port is closed, so that whoever closes it in another thread waits for this ticket.
         self.in_flight[number] = ticket
+        if self._refusal is not None:
+            del self.in_flight[number]
+            raise self._refusal()
         answer = self._library.submit(submission)
         if answer:
             self._submit_again(submission, ticket, answer)
@@ -181,6 +183,8 @@ class Port:
         count = self._library.port_wait(self.handle)
         if count:
             self._dispatch(count)
+        if count == wire.RECORDS:  # there may be more, and nobody will write the eventfd for them
+            self.drain()
 
     def park(self, ticket: Ticket[Any]) -> Generator[Any, Any, None]:
         """Wait until a ticket is settled, while other tasks run. For `Ticket.__await__`."""
