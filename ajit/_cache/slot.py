@@ -156,6 +156,7 @@ class Slot:
 
     def _create(self) -> int:
         # Not O_EXCL: whoever made it, it is the same file.
+        flags = posix.OPEN_TO_LOCK | os.O_CREAT
         fd = os.open(self._name, flags, FILE_MODE, dir_fd=self.directory.fd)
         # The umask may have taken our own right to open it again.
         os.fchmod(fd, FILE_MODE)
