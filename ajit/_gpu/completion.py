@@ -117,8 +117,8 @@ class Port:
             ForkedRuntime: This process is a fork of the one that opened the device.
         """
         ticket = Ticket(self, number, operation, keep, finish)
-        # Before the push, for the device may be done before that returns; and before looking whether
-        # the port is closed, so that whoever closes it in another thread waits for this ticket.
+        # Before the push, for the device may be done before that returns; and before the look
+        # at `_refusal`, so that whoever closes the port in another thread waits for this ticket.
         self.in_flight[number] = ticket
         if self._refusal is not None:
             del self.in_flight[number]
