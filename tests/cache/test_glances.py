@@ -150,12 +150,11 @@ def test_processes_look_side_by_side(table: LeaseTable, store: DiskStore, start_
     lease = table.try_acquire(KEY, "nvrtc")
     stuck, other = start_peer(), start_peer()
     stuck.tell("stare", KEY)
-    other.tell("glance", KEY)
-    for peer in (stuck, other):
-        poll(lambda pid=peer.pid: is_waited_for(pid))
+    poll(lambda: is_waited_for(stuck.pid))
     store.publish(an_artifact(KEY))
     lease.release()
     stuck.hear("hang")
+    other.tell("glance", KEY)
 
     assert other.hear("wait")["outcome"] == "Glimpse"
 
