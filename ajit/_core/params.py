@@ -64,8 +64,7 @@ def parse_ctype(declared: str) -> CType:
     """Return what is known of a C type, from its declaration.
 
     Args:
-        declared: Such as ``float``, ``const __half*``, ``unsigned``, ``std::int32_t`` or
-        ``Params``.
+        declared: Such as ``float``, ``const __half*``, ``unsigned``, ``std::int32_t``, ``Params``.
     """
     text = declared.replace("*", " * ").replace("&", " & ").replace("[", " [ ")
     words = [word.removeprefix("std::") for word in text.split() if word not in _QUALIFIERS]

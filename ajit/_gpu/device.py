@@ -124,8 +124,7 @@ class Device:
 
         Args:
             obj: Any contiguous object with the buffer protocol or ``__array_interface__``: bytes,
-            an
-                array. It must not be changed before this returns.
+                an array. It must not be changed before this returns.
 
         Raises:
             ArgumentError: The object has no contiguous memory; nothing was started.

@@ -27,7 +27,7 @@ CPU_LIBRARY = "libajit_cpu_driver.so"
 WAYS_OUT = 'without a GPU, open with device="cpu" or set AJIT_DEVICE=cpu (or auto)'
 
 # The library is missing (-1), a stub, or finds no device. Any other code is a driver in trouble,
-# and # must not silently become a run on the CPU.
+# and must not silently become a run on the CPU.
 _THERE_IS_NONE = frozenset({-1, 34, 100})
 
 # From compute capability 9.0 on, a build for the exact device may use its arch-specific features.

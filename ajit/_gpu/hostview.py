@@ -29,8 +29,7 @@ class HostView:
 
         Raises:
             ArgumentError: It has no memory to look at, it is not contiguous, or it is read-only
-            where
-                it must be written.
+                where it must be written.
         """
         self.owner: Any = obj
         try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ajit._core.entry import Artifact
-    from ajit._core.spec import EntryPoint
+    from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.completion import Port, Ticket
     from ajit._gpu.launch import Dimensions
 
@@ -40,7 +40,10 @@ class Kernel:
         shared_bytes: Static shared memory of a block.
         max_dynamic_shared_bytes: Dynamic shared memory that a launch may ask for.
         registers: Registers of a thread; 0 where the driver does not know.
+        stands_in_for: The spec that was asked for, if this kernel is its fallback; else None.
     """
+
+    stands_in_for: Spec | None = None
 
     def __init__(self, module: LoadedModule, entry: EntryPoint, address: int) -> None:
         function = wire.Function.from_address(address)
@@ -106,7 +109,7 @@ class Kernel:
     ) -> BoundLaunch:
         """Check and pack a launch now, to submit it later in batches, any number of times.
 
-        Kernel and buffers are kept alive; if one is freed by hand, adding the launch to a batch
+        Kernel and buffers are kept alive; if one is freed by hand, submitting a batch with it
         raises what launching would. Takes and raises what `launch` does.
         """
         return BoundLaunch(self, args, self.operation(grid, block, args, shared_bytes))
