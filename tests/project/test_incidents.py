@@ -1,4 +1,4 @@
-"""The list of public incidents: each row names tests that exist, or says plainly that it has none."""
+"""The list of public incidents: each row names tests that exist, or says that it has none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def rows():
 
 
 @cache
-def tests_of(path):
+def named_in(path):
     """The names of the tests of a file, as pytest collects them: functions at its top level."""
     tree = ast.parse((PROJECT / path).read_text())
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -52,7 +52,7 @@ def test_incident_has_a_test_or_says_that_it_has_none(row):
     assert len(row) == 4, row
     assert all(row)
     tests = NAMED.findall(row[3])
-    missing = [f"{path}::{name}" for path, name in tests if name not in tests_of(path)]
+    missing = [f"{path}::{name}" for path, name in tests if name not in named_in(path)]
 
     assert not missing
     assert tests or NOT_YET.search(row[3])
