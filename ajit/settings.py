@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "available_cpus"]
 
 MiB = 1024 * 1024
+GiB = 1024 * MiB
 
 _CUDA_DEVICE = re.compile(r"cuda:[0-9]{1,4}")
 
@@ -97,6 +98,34 @@ class Settings:
             "use a cache directory that others own or may write to", "0 or 1", _boolean
         ),
     )
+    cache_limit_bytes: int = field(
+        default=4 * GiB,
+        metadata=_about(
+            "size above which the entries unused for longest are removed; 0: never",
+            "0 or above",
+            int,
+        ),
+    )
+    cache_max_age_seconds: float = field(
+        default=0.0,
+        metadata=_about(
+            "time without use after which an entry is removed; 0: never", "0 or above", float
+        ),
+    )
+    shared_group: str = field(
+        default="",
+        metadata=_about(
+            "group that shares the cache: its members may write to it; empty: only this user",
+            "a group's name or number",
+        ),
+    )
+    hmac_key_file: str = field(
+        default="",
+        metadata=_about(
+            "file with a secret that every entry must be authenticated with; empty: none",
+            "a path",
+        ),
+    )
     device: str = field(
         default="cuda",
         metadata=_about(
@@ -108,6 +137,14 @@ class Settings:
         default=0,
         metadata=_about(
             "compiles that run at once in this process", "at least 1, or 0 for the CPUs", int
+        ),
+    )
+    node_compile_slots: int = field(
+        default=0,
+        metadata=_about(
+            "compiles that run at once on this machine, in all processes that use the cache",
+            "at least 1, or 0 for the CPUs",
+            int,
         ),
     )
     compile_timeout_seconds: float = field(
@@ -195,7 +232,8 @@ class Settings:
         origins: dict[str, str] = {}
         for name in setting_names():
             values[name], origins[name] = _value(name, arguments.get(name), environ)
-        values["compile_slots"] = values["compile_slots"] or available_cpus()
+        for name in ("compile_slots", "node_compile_slots"):
+            values[name] = values[name] or available_cpus()
         settings = cls(**values, origins=origins)
         _validate(settings)
         return settings
@@ -246,7 +284,10 @@ def _taken(argument: Any, setting: Field[Any]) -> Any:
 def _validate(settings: Settings) -> None:
     rules: dict[str, Callable[[Any], bool]] = {
         "device": _is_device,
+        "cache_limit_bytes": lambda n: n >= 0,
+        "cache_max_age_seconds": lambda s: s >= 0,
         "compile_slots": lambda n: n >= 1,
+        "node_compile_slots": lambda n: n >= 1,
         "compile_timeout_seconds": lambda s: 0 < s < math.inf,
         "compile_output_limit_bytes": lambda n: n >= 1,
         "compiler_niceness": lambda n: 0 <= n <= 19,

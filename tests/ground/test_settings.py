@@ -20,8 +20,13 @@ PROJECT = Path(__file__).parents[2]
 OTHER_VALUES = {
     "cache_dir": ("/srv/cache", Path("/srv/cache")),
     "allow_unsafe_cache": ("1", True),
+    "cache_limit_bytes": ("0", 0),
+    "cache_max_age_seconds": ("86400", 86400.0),
+    "shared_group": ("gpu", "gpu"),
+    "hmac_key_file": ("/etc/ajit.key", "/etc/ajit.key"),
     "device": ("cuda:3", "cuda:3"),
     "compile_slots": ("3", 3),
+    "node_compile_slots": ("5", 5),
     "compile_timeout_seconds": ("2.5", 2.5),
     "compile_output_limit_bytes": ("1024", 1024),
     "compiler_niceness": ("0", 0),
