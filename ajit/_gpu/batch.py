@@ -33,7 +33,7 @@ class Batch:
         self._operations: list[bytes] = []
         # What the operations use: (kernel or None, buffers and other arguments).
         self._keep: list[tuple[Kernel | None, tuple[Any, ...]]] = []
-        self._gone = port.thread.gone
+        self._gone = port.thread.gone  # of the operation that was checked first
 
     def launch(
         self,
@@ -51,7 +51,7 @@ class Batch:
         """Add a launch that is packed already, see `Kernel.bind`. Checked by `submit`."""
         self._operations.append(bound.operation)
         self._keep.append((bound.kernel, bound.args))
-        self._gone = -1  # who knows what was freed since it was bound
+        self._gone = min(self._gone, bound.gone)
 
     def copy(self, target: DeviceBuffer, source: DeviceBuffer) -> None:
         """Add a copy from one buffer to another of the same size."""

@@ -27,8 +27,13 @@ Dimensions: TypeAlias = int | Sequence[int]
 """A grid or a block: a number, or up to three of them, x first."""
 
 _SHAPE = struct.Struct("<7I")
-_HEAD = "<QQQII" + wire.LaunchLayout
-_HEAD_BYTES = struct.calcsize(_HEAD)
+_OPERATION_BYTES = struct.calcsize("<" + wire.LaunchLayout)
+# A submission of one launch: port, number, stream, what is the same in every launch of the kernel
+# before the shape, the shape, and what is the same behind it. See `wire.LaunchLayout`.
+_SUBMISSION = "<QQQ24s28s20s"
+_OPERATION = "<16s28s20s"
+_BEFORE = struct.Struct("<IIIIQ")
+_BEHIND = struct.Struct("<IQQ")
 _UNFIT = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
 """What converting a value that does not fit raises."""
 _ALIGNMENT = 16
@@ -43,8 +48,8 @@ class Signature:
     """
 
     __slots__ = (
-        "_address", "_bytes", "_converters", "_mismatch", "_pack", "_pack_operation", "_types",
-        "operation",
+        "_before", "_before_operation", "_behind", "_converters", "_mismatch", "_pack",
+        "_pack_operation", "_types", "operation",
     )  # fmt: skip
 
     def __init__(
@@ -65,15 +70,17 @@ class Signature:
             thread: The device that buffers must belong to.
         """
         self.operation = f"launch {name}"
-        self._address = address
         self._types = [parse_ctype(param) for param in params or ()]
         self._mismatch = _mismatch(params, self._types, sizes)
         self._converters: list[tuple[int, Callable[[Any], Any]]] = []
         if not self._mismatch:
             body = _body_format(self._types, sizes)
-            self._bytes = _HEAD_BYTES - wire.SUBMISSION.size + struct.calcsize("<" + body)
-            self._pack = struct.Struct(_HEAD + body).pack
-            self._pack_operation = struct.Struct("<" + wire.LaunchLayout + body).pack
+            nbytes = _OPERATION_BYTES + struct.calcsize("<" + body)
+            self._before = _BEFORE.pack(1, nbytes, wire.LAUNCH, nbytes, address)
+            self._before_operation = self._before[8:]  # without the submission's count and bytes
+            self._behind = _BEHIND.pack(nbytes - _OPERATION_BYTES, 0, 0)
+            self._pack = struct.Struct(_SUBMISSION + body).pack
+            self._pack_operation = struct.Struct(_OPERATION + body).pack
             made = [_converter(*pair, thread) for pair in zip(self._types, sizes, strict=True)]
             self._converters = [(i, convert) for i, convert in enumerate(made) if convert]
 
@@ -87,10 +94,7 @@ class Signature:
         """
         values = self._converted(args)
         try:
-            return self._pack(
-                port, number, stream, 1, self._bytes,
-                wire.LAUNCH, self._bytes, self._address, shape, self._bytes, 0, 0, *values,
-            )  # fmt: skip
+            return self._pack(port, number, stream, self._before, shape, self._behind, *values)
         except (struct.error, OverflowError) as error:
             raise self._explained(args, error) from error
 
@@ -98,9 +102,7 @@ class Signature:
         """Return the launch alone, for a batch. Raises what `pack` does."""
         values = self._converted(args)
         try:
-            return self._pack_operation(
-                wire.LAUNCH, self._bytes, self._address, shape, self._bytes, 0, 0, *values
-            )
+            return self._pack_operation(self._before_operation, shape, self._behind, *values)
         except (struct.error, OverflowError) as error:
             raise self._explained(args, error) from error
 
@@ -246,7 +248,7 @@ def _converter(
 def _pointer_converter(thread: DeviceThread) -> Callable[[Any], int]:
     def to_pointer(value: Any) -> int:
         if type(value) is DeviceBuffer:
-            if value._thread is thread and not value._freed and not value._port.closed:  # noqa: SLF001  # the quick way
+            if value._thread is thread and not value._freed and value._port._refusal is None:  # noqa: SLF001  # the quick way
                 return value._pointer  # noqa: SLF001  # the same
             if value.freed:
                 raise ValueError("the buffer was freed")

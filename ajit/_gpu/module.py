@@ -112,7 +112,8 @@ class Kernel:
         Kernel and buffers are kept alive; if one is freed by hand, submitting a batch with it
         raises what launching would. Takes and raises what `launch` does.
         """
-        return BoundLaunch(self, args, self.operation(grid, block, args, shared_bytes))
+        gone = self._port.thread.gone  # before the check: what is freed after it is noticed
+        return BoundLaunch(self, args, self.operation(grid, block, args, shared_bytes), gone)
 
     def operation(
         self, grid: Dimensions, block: Dimensions, args: tuple[Any, ...], shared_bytes: int
@@ -147,13 +148,14 @@ class BoundLaunch:
         kernel: What it launches.
         args: With these.
         operation: Its bytes.
+        gone: `DeviceThread.gone` when it was checked.
     """
 
-    __slots__ = ("args", "kernel", "operation")
+    __slots__ = ("args", "gone", "kernel", "operation")
 
-    def __init__(self, kernel: Kernel, args: tuple[Any, ...], operation: bytes) -> None:
+    def __init__(self, kernel: Kernel, args: tuple[Any, ...], operation: bytes, gone: int) -> None:
         self.kernel, self.args = kernel, args
-        self.operation = operation
+        self.operation, self.gone = operation, gone
 
     def __repr__(self) -> str:
         return f"<BoundLaunch of {self.kernel.name}>"
