@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import anyio
 import pytest
 
@@ -112,3 +115,40 @@ async def test_exception_of_the_body_comes_out_as_it_is(options):
             raise error
 
     assert caught.value is error
+
+
+async def test_template_keeps_its_lowered_name_on_a_disk_hit(options):
+    """A kernel picked by a name expression is found by its mangled name, from the disk as well."""
+    spec = ajit.Spec.of(
+        "template <typename T, int N> __global__ void scale(T* x) { x[threadIdx.x] *= N; }\n",
+        "scale<float, 4>",
+        name="template",
+    )
+    names = []
+    for _ in range(2):
+        async with ajit.open_runtime(**options) as rt:
+            resolution = await rt.resolve(spec, arch="sm_90a")
+        names.append((resolution.tier, resolution.artifact.lowered))
+
+    assert names == [
+        ("compiled", {"scale<float, 4>": "_Z5scaleIfLi4EEvPT_"}),
+        ("disk", {"scale<float, 4>": "_Z5scaleIfLi4EEvPT_"}),
+    ]
+
+
+async def test_file_times_decide_nothing(options, compiler, cache_dir, tmp_path):
+    """A file system whose clock is years off costs no compile: contents are looked at."""
+    header = tmp_path / "values.cuh"
+    header.write_text("#define VALUE 1\n")
+    spec = saxpy(1, source='#include "values.cuh"\n' + SAXPY_SOURCE, include_dirs=(str(tmp_path),))
+    async with ajit.open_runtime(**options) as rt:
+        await rt.compile(spec, arch=ARCH)
+    later = time.time() + 10 * 365 * 24 * 3600
+    for path in [header, compiler.path, *cache_dir.glob("entries/*/*")]:
+        os.utime(path, (later, later))
+
+    async with ajit.open_runtime(**options) as rt:
+        resolution = await rt.resolve(spec, arch=ARCH)
+
+    assert resolution.tier == "disk"
+    assert compiler.started == 1

@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.to_thread
 import pytest
 
 import ajit
@@ -13,7 +14,7 @@ from ajit._cache.disk import Found
 from ajit._core import events
 from ajit._perform import Performer
 from tests.runtime.sequencer import every_await
-from tests.runtime.sources import ARCH, SAXPY
+from tests.runtime.sources import ARCH, SAXPY, saxpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,3 +188,39 @@ async def test_cache_without_locks_still_compiles_and_publishes(options, cache_d
     ]
     assert resolution.tier == "compiled"
     assert place.entry.exists()
+
+
+async def test_waiters_use_up_no_threads_of_the_loop(options, lock_peer, cache_dir, nothing_left):
+    """With more leases waited for than a loop has threads, everything else still gets one."""
+    waits = 45  # anyio and trio both have 40 threads
+    waiting: set[str] = set()
+    all_waiting = anyio.Event()
+    specs = [saxpy(n) for n in range(1, waits + 1)]
+
+    def subscriber(event):
+        if isinstance(event, events.Waiting):
+            waiting.add(event.key)
+            if len(waiting) == waits:
+                all_waiting.set()
+
+    async with ajit.open_runtime(subscribers=[subscriber], **options) as rt:
+        prepare = rt._resolver._prepare
+        requests = [await anyio.to_thread.run_sync(prepare, spec, ARCH) for spec in specs]
+        keys = [request.key.hex for request in requests]
+        locks = [cache_dir / "locks" / key[:2] / f"{key}.lock" for key in keys]
+        for lock in locks:
+            lock_peer.hold(lock)
+        async with anyio.create_task_group() as group:
+            for spec in specs:
+                group.start_soon(lambda spec=spec: rt.compile(spec, arch=ARCH))
+            with anyio.fail_after(20):
+                await all_waiting.wait()
+                hop = await anyio.to_thread.run_sync(lambda: "a thread of the loop's own")
+                resolution = await rt.resolve(saxpy(waits + 1), arch=ARCH)
+            group.cancel_scope.cancel()
+    for lock in locks:
+        lock_peer.drop(lock)
+
+    assert hop
+    assert resolution.tier == "compiled"
+    nothing_left()
