@@ -3,31 +3,34 @@
 ::
 
     AjitError
-    ├── SpecError                 what was asked for is not well formed; nothing was started
-    │   ├── IncludeError          an include is missing, or cannot be resolved statically
-    │   └── UnknownArch           no compiler here builds for that architecture
-    ├── SettingsError             a setting has a value that it cannot have
-    ├── CompileError              the compiler rejected the source; nothing was published
-    │   └── UnknownEntryPoint     the source compiles, but has no such kernel
-    ├── CompilerError             the environment failed, never blamed on the source
-    │   ├── CompilerNotFound      what was searched, and what to install
-    │   ├── CompilerCrashed       the compiler died by a signal, or broke off without a result
-    │   └── CompileTimeout        the compile ran past its limit and was killed
-    ├── CacheError                the cache cannot be used at all
-    │   └── UnsafeCacheDirectory  somebody else could put code there
-    ├── DeviceError               the driver answered with an error
-    │   ├── NoDevice              there is no such device; names both ways out
-    │   ├── LoadError             an artifact could not be loaded on the device
-    │   ├── LaunchError           a launch was refused; nothing ran on the device
-    │   │   └── ArgumentError     wrong number, type or size of arguments; the driver saw nothing
-    │   ├── OutOfMemory           device or pinned memory is used up; nothing was allocated
-    │   ├── DeadlineExceeded      a ticket ran past its deadline; its buffers stay alive
-    │   └── DeviceLost            the context is unusable; every later call fails like this one
-    └── UsageError                the call itself was wrong; nothing was started
-        ├── RuntimeClosed         the runtime is closed, or closing
-        ├── ForkedRuntime         the runtime belongs to the parent process
-        ├── WrongLoop             the runtime belongs to another event loop
-        └── WouldBlock            a ``*_nowait`` call would have had to wait
+    ├── SpecError                  what was asked for is not well formed; nothing was started
+    │   ├── IncludeError           an include is missing, or cannot be resolved statically
+    │   └── UnknownArch            no compiler here builds for that architecture
+    ├── SettingsError              a setting has a value that it cannot have
+    ├── CompileError               the compiler rejected the source; nothing was published
+    │   └── UnknownEntryPoint      the source compiles, but has no such kernel
+    ├── CompilerError              the environment failed, never blamed on the source
+    │   ├── CompilerNotFound       what was searched, and what to install
+    │   ├── CompilerCrashed        the compiler died by a signal, or broke off without a result
+    │   ├── CompileTimeout         the compile ran past its limit and was killed
+    │   ├── CompileMemoryExceeded  the compiler took more memory than it may and was killed
+    │   └── CompileOutputExceeded  the result is larger than it may be
+    ├── CompileForbidden           a miss in frozen mode; nothing was compiled
+    ├── CacheError                 the cache cannot be used at all
+    │   └── UnsafeCacheDirectory   somebody else could put code there
+    ├── DeviceError                the driver answered with an error
+    │   ├── NoDevice               there is no such device; names both ways out
+    │   ├── LoadError              an artifact could not be loaded on the device
+    │   ├── LaunchError            a launch was refused; nothing ran on the device
+    │   │   └── ArgumentError      wrong number, type or size of arguments; the driver saw nothing
+    │   ├── OutOfMemory            device or pinned memory is used up; nothing was allocated
+    │   ├── DeadlineExceeded       a ticket ran past its deadline; its buffers stay alive
+    │   └── DeviceLost             the context is unusable; every later call fails like this one
+    └── UsageError                 the call itself was wrong; nothing was started
+        ├── RuntimeClosed          the runtime is closed, or closing
+        ├── ForkedRuntime          the runtime belongs to the parent process
+        ├── WrongLoop              the runtime belongs to another event loop
+        └── WouldBlock             a ``*_nowait`` call would have had to wait
 
 Every exception has typed fields, can be pickled, and says what failed, for which kernel and key,
 and what to try. Its docstring says what is guaranteed once it has been raised.
@@ -49,6 +52,9 @@ __all__ = [
     "ArgumentError",
     "CacheError",
     "CompileError",
+    "CompileForbidden",
+    "CompileMemoryExceeded",
+    "CompileOutputExceeded",
     "CompileTimeout",
     "CompilerCrashed",
     "CompilerError",
@@ -238,6 +244,76 @@ class CompileTimeout(CompilerError):
         )
 
 
+class CompileMemoryExceeded(CompilerError):
+    """A compiler took too much memory. Its process group was killed; nothing was published.
+
+    Attributes:
+        used_bytes: Resident memory of the compiler and its children when it was killed.
+        limit_bytes: The limit (setting ``compile_memory_limit_bytes``).
+    """
+
+    def __init__(
+        self, *, name: str, key: str, compiler: str, used_bytes: int, limit_bytes: int
+    ) -> None:
+        self.name, self.key, self.compiler = name, key, compiler
+        self.used_bytes, self.limit_bytes = used_bytes, limit_bytes
+        super().__init__(
+            f"{compiler} was killed at {_mib(used_bytes)} of memory {_for(name, key)}: the limit "
+            f"is {_mib(limit_bytes)}; raise compile_memory_limit_bytes if the source really needs "
+            f"that much"
+        )
+
+
+class CompileOutputExceeded(CompilerError):
+    """A compiler's result is too large. It was thrown away; nothing was published.
+
+    Attributes:
+        size_bytes: Its size.
+        limit_bytes: The limit (setting ``compile_output_limit_bytes``).
+    """
+
+    def __init__(
+        self, *, name: str, key: str, compiler: str, size_bytes: int, limit_bytes: int
+    ) -> None:
+        self.name, self.key, self.compiler = name, key, compiler
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+        super().__init__(
+            f"{compiler} made {_mib(size_bytes)} {_for(name, key)}: the limit is "
+            f"{_mib(limit_bytes)}; raise compile_output_limit_bytes if that is what you want"
+        )
+
+
+class CompileForbidden(AjitError):
+    """A kernel is not cached, and the runtime is frozen. Nothing was compiled.
+
+    Attributes:
+        name: Label of the spec.
+        key: Hex key.
+        nearest: Key of the cached kernel that differs least, or "" if none is like it.
+        differences: The fields in which that one differs: name, value there, value here.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        key: str,
+        nearest: str = "",
+        differences: Sequence[tuple[str, str | None, str | None]] = (),
+    ) -> None:
+        self.name, self.key, self.nearest = name, key, nearest
+        self.differences = tuple(differences)
+        lines = [f"not cached, and compiling is forbidden (mode frozen), {_for(name, key)}"]
+        if nearest:
+            lines.append(f"the nearest cached kernel, {nearest[:16]}, differs in")
+            lines += [
+                f"  {field}: {there!r} there, {here!r} here" for field, there, here in differences
+            ]
+        else:
+            lines.append("no cached kernel is like it; warm the cache up with mode normal first")
+        super().__init__("\n".join(lines))
+
+
 class CacheError(AjitError):
     """The cache directory cannot be used. Nothing was read from it or written to it.
 
@@ -334,6 +410,12 @@ class WouldBlock(UsageError):
 
 def _for(name: str, key: str) -> str:
     return f"for {name or 'a spec without a name'}" + (f" (key {key[:16]})" if key else "")
+
+
+def _mib(size_bytes: int) -> str:
+    """A size for people: MiB, or bytes where that would say nothing."""
+    mib = size_bytes / (1024 * 1024)
+    return f"{mib:.0f} MiB" if mib >= 10 else f"{size_bytes} bytes"
 
 
 def _excerpt(log: str) -> str:

@@ -17,6 +17,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ajit._resources import available_cpus, memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
@@ -28,11 +29,6 @@ MiB = 1024 * 1024
 GiB = 1024 * MiB
 
 _CUDA_DEVICE = re.compile(r"cuda:[0-9]{1,4}")
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
@@ -53,6 +49,14 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
             origin="default",
             expected="a directory: this user has no home, so set AJIT_CACHE_DIR",
         ) from None
+
+
+def default_compile_memory_limit() -> int:
+    """Half of the memory that this process may use, at most 8 GiB.
+
+    Eight, because no kernel is known to need more; where the memory is not known, too.
+    """
+    return min(8 * GiB, memory_limit_bytes() // 2 or 8 * GiB)
 
 
 def _directory(path: Any) -> Path:
@@ -155,6 +159,24 @@ class Settings:
         default=256 * MiB,
         metadata=_about("largest artifact that is accepted from a compiler", "at least 1", int),
     )
+    compile_memory_limit_bytes: int = field(
+        default=0,
+        metadata=_about(
+            "memory of a compiler and its children above which it is killed; "
+            "0: half of what this process may use, at most 8 GiB",
+            "0 or above",
+            int,
+        ),
+    )
+    compile_memory_estimate_bytes: int = field(
+        default=1 * GiB,
+        metadata=_about(
+            "free memory that a compile needs to start beside another one, "
+            "until compiles have shown that they need more; 0: any",
+            "0 or above",
+            int,
+        ),
+    )
     compiler_niceness: int = field(
         default=10,
         metadata=_about(
@@ -179,6 +201,28 @@ class Settings:
             "silence of a lease's holder after which a waiter compiles for itself",
             "above 0",
             float,
+        ),
+    )
+    patience_total_seconds: float = field(
+        default=0.0,
+        metadata=_about(
+            "time after which a waiter compiles for itself however lively the holder is; 0: never",
+            "0 or above",
+            float,
+        ),
+    )
+    abandoned: str = field(
+        default="finish",
+        metadata=_about(
+            "what becomes of a compile that everybody has left: finish (the cache gains) or cancel",
+            "finish or cancel",
+        ),
+    )
+    mode: str = field(
+        default="normal",
+        metadata=_about(
+            "normal, or frozen: nothing is compiled, and a kernel that is not cached is an error",
+            "normal or frozen",
         ),
     )
     failure_seconds: float = field(
@@ -234,6 +278,8 @@ class Settings:
             values[name], origins[name] = _value(name, arguments.get(name), environ)
         for name in ("compile_slots", "node_compile_slots"):
             values[name] = values[name] or available_cpus()
+        limit = values["compile_memory_limit_bytes"] or default_compile_memory_limit()
+        values["compile_memory_limit_bytes"] = limit
         settings = cls(**values, origins=origins)
         _validate(settings)
         return settings
@@ -290,10 +336,15 @@ def _validate(settings: Settings) -> None:
         "node_compile_slots": lambda n: n >= 1,
         "compile_timeout_seconds": lambda s: 0 < s < math.inf,
         "compile_output_limit_bytes": lambda n: n >= 1,
+        "compile_memory_limit_bytes": lambda n: n >= 1,
+        "compile_memory_estimate_bytes": lambda n: n >= 0,
         "compiler_niceness": lambda n: 0 <= n <= 19,
         "worker_max_jobs": lambda n: n >= 1,
         "worker_max_bytes": lambda n: n >= 1,
         "patience_seconds": lambda s: 0 < s < math.inf,
+        "patience_total_seconds": lambda s: s >= 0,
+        "abandoned": lambda text: text in {"finish", "cancel"},
+        "mode": lambda text: text in {"normal", "frozen"},
         "failure_seconds": lambda s: s >= 0,
         "ticket_deadline_seconds": lambda s: 0 < s < math.inf,
         "spin_seconds": lambda s: 0 <= s <= 1,

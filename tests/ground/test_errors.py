@@ -54,6 +54,14 @@ ERRORS = {
         (), {**ABOUT_A_KERNEL, "limit_seconds": 1800.0},
         ["scale", KEY[:16], "nvrtc 13.0.88", "1800 s", "compile_timeout_seconds"],
     ),
+    "CompileMemoryExceeded": (
+        (), {**ABOUT_A_KERNEL, "used_bytes": 3 << 30, "limit_bytes": 2 << 30},
+        ["scale", KEY[:16], "nvrtc 13.0.88", "3072 MiB", "2048 MiB", "compile_memory_limit_bytes"],
+    ),
+    "CompileOutputExceeded": (
+        (), {**ABOUT_A_KERNEL, "size_bytes": 300 << 20, "limit_bytes": 1000},
+        ["scale", KEY[:16], "nvrtc 13.0.88", "300 MiB", "1000 bytes", "compile_output_limit_bytes"],
+    ),
     "CacheError": (
         (), {"path": "/cache", "reason": "is a file", "hint": "set AJIT_CACHE_DIR"},
         ["/cache", "is a file", "set AJIT_CACHE_DIR"],

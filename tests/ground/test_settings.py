@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ajit._resources import memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
 from ajit.settings import Settings, available_cpus, describe, setting_names
 
@@ -29,6 +30,8 @@ OTHER_VALUES = {
     "node_compile_slots": ("5", 5),
     "compile_timeout_seconds": ("2.5", 2.5),
     "compile_output_limit_bytes": ("1024", 1024),
+    "compile_memory_limit_bytes": ("4096", 4096),
+    "compile_memory_estimate_bytes": ("0", 0),
     "compiler_niceness": ("0", 0),
     "nvcc": ("/opt/nvcc", "/opt/nvcc"),
     "host_compiler": ("/opt/c++", "/opt/c++"),
@@ -153,6 +156,8 @@ BAD_TEXTS = {
     "compile_slots": ["-1", "1.5", "two", "nan"],
     "compile_timeout_seconds": ["0", "-1", "nan", "inf", "1m"],
     "compile_output_limit_bytes": ["0", "-1", "1e6", "1G"],
+    "compile_memory_limit_bytes": ["-1", "1G"],
+    "compile_memory_estimate_bytes": ["-1", "1.5"],
     "compiler_niceness": ["-1", "20", "low"],
     "worker_max_jobs": ["0"],
     "worker_max_bytes": ["0"],
@@ -233,7 +238,7 @@ def test_compilers_may_be_paths():
 @pytest.mark.parametrize("given", [{}, {"compile_slots": 0}])
 def test_compile_slots_are_the_cpus_of_this_process(given):
     """Those that it may run on, not those of the machine: a container has fewer."""
-    assert Settings.load({}, **given).compile_slots == len(os.sched_getaffinity(0))
+    assert Settings.load({}, **given).compile_slots == available_cpus()
 
 
 def test_compile_slots_follow_the_affinity():
@@ -248,6 +253,14 @@ def test_compile_slots_follow_the_affinity():
 
     assert printed.strip() == b"1"
     assert available_cpus() >= 1
+
+
+@pytest.mark.parametrize("given", [{}, {"compile_memory_limit_bytes": 0}])
+def test_compile_memory_is_half_of_what_there_is(given):
+    """At most 8 GiB; a container counts as it does everywhere."""
+    expected = min(8 << 30, memory_limit_bytes() // 2)
+
+    assert Settings.load({}, **given).compile_memory_limit_bytes == expected
 
 
 # --- the cache directory ---
