@@ -1,7 +1,7 @@
 """A process is killed, or met by an error, at each of its system calls on the cache in turn.
 
-The calls come from a trace of a run in which nothing fails (`Trials.points`). Then, for one call and
-one fault at a time, ``strace`` lets the fault happen to a real process that resolves a kernel, and:
+The calls come from a trace of a run in which nothing fails (`Trials.points`). Then, for one call
+and one fault at a time, ``strace`` lets the fault happen to a process that resolves a kernel, and:
 
 - a process that was not killed has the kernel all the same, whatever the file system said;
 - a second process has it too, verified, and at once: no lease is left held, neither by the dead
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 
 import pytest
@@ -100,3 +101,15 @@ def test_every_call_of_publishing_and_locking_is_a_point(trials: Trials):
         ("close", f"CACHE/{lock}"),
     }
     assert expected <= points
+
+
+def test_point_that_is_not_reached_is_a_failure(trials: Trials):
+    """A fault that never happened, or happened elsewhere, is told: or nothing would be shown."""
+    (scenario,) = (scenario for scenario in SCENARIOS if scenario.name == "good entry")
+    points = trials.points(scenario)
+    never = replace(points[-1], ordinal=1000)
+    elsewhere = replace(points[-1], target="CACHE/elsewhere")
+
+    complaints = trials.run(scenario, never, "EIO") + trials.run(scenario, elsewhere, "EIO")
+
+    assert ["not reached" in complaint for complaint in complaints] == [True, True]

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tests.crash.processes import Ended, Process, Zygote
@@ -20,7 +19,7 @@ from tests.crash.strace import FILE_CALLS, KILL, Call, Strace, read_calls
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ERRORS", "Trials"]
+__all__ = ["ERRORS", "Trials", "masks_of"]
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "ENOLCK", "ESTALE", "EINTR")
 
@@ -124,16 +123,8 @@ class _Trial:
                 self._check_first()
                 self._check_second()
             _end(process, self.said)
-        self.calls = read_calls(trace.read_text().splitlines(), self._masks())
+        self.calls = read_calls(trace.read_text().splitlines(), masks_of(self.cache_dir, self._key))
         trace.unlink()
-
-    def _masks(self) -> dict[str, str]:
-        return {
-            re.escape(str(self.cache_dir)): "CACHE",
-            self._key: "KEY",
-            rf"\b{self._key[:2]}\b": "KE",
-            r"tmp/[\w.-]+": "tmp/TEMPORARY",
-        }
 
     def _check_first(self) -> None:
         if self._fault == KILL:
@@ -178,6 +169,16 @@ class _Trial:
         left = [*(self.cache_dir / "tmp").iterdir()]
         if left:
             self.wrong.append(f"left behind: {left}")
+
+
+def masks_of(cache_dir: Path, key: str) -> dict[str, str]:
+    """Return what differs between two runs on two caches, and what stands for it in a trace."""
+    return {
+        re.escape(str(cache_dir)): "CACHE",
+        key: "KEY",
+        rf"\b{key[:2]}\b": "KE",
+        r"tmp/[\w.-]+": "tmp/TEMPORARY",
+    }
 
 
 def _is_right(scenario: Scenario, said: dict[str, Any]) -> bool:

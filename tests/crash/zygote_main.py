@@ -4,9 +4,9 @@ The crash tests need thousands of processes, and a Python that imports ajit take
 under ``strace``. Whoever connects to this program's socket talks to a new process, line by line in
 JSON, which ends when the talk does:
 
-1. It says ``{"pid", "threads"}``. All its calls to the cache come from these two threads, ``worker``
-   (reads, publishes, takes and gives back leases) and ``helper`` (waits for a lease), in one order,
-   so that "the third fsync of the worker" is the same call in each run.
+1. It says ``{"pid", "threads"}``. All its calls on the cache come from these two threads,
+   ``worker`` (reads, publishes, takes and gives back leases) and ``helper`` (waits for a lease), in
+   one order, so that "the third fsync of the worker" is the same call in each run.
 2. It is told ``{"do": "resolve", ...}``, opens a runtime, resolves, and says ``answer`` or
    ``failure``. It keeps the runtime open until the next line: a server lives on after a hiccup.
 3. Or it is told ``{"do": "verify", ...}`` and runs ``ajit cache verify``.
