@@ -19,7 +19,7 @@ TEST_SECONDS := 480
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test lint format bench wheel check-zig clean
+.PHONY: help setup demo test crash lint format bench wheel check-zig clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on dem
 test: setup ## all tests, under 8 minutes on 2 cores
 	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS) \
 	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
+
+crash: setup ## every fault at every system call on the cache (minutes; `make test` tries a cover of them)
+	@$(BIN)/python -m pytest tests/crash --all-faults $(ARGS)
 
 lint: setup ## ruff, mypy strict, the layers, and no asyncio or trio in the package
 	$(BIN)/ruff check .
