@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ajit._cache import fs
+from ajit._cache.touch import Touches
 from ajit._core.entry import Artifact, EntryInvalid, Manifest, decode, decode_manifest, encode
 from ajit.errors import CacheError
 
@@ -42,7 +43,7 @@ __all__ = [
 TOP = "entries"
 SUFFIX = ".ajit"
 
-_KEY = re.compile(r"[0-9a-f]{64}").fullmatch
+is_entry_key = re.compile(r"[0-9a-f]{64}").fullmatch
 """What may become a file name. `ajit._core.key.is_key` says the same ten times as slowly."""
 
 
@@ -152,6 +153,7 @@ class DiskStore:
         self.directory = directory
         self._counts = dict.fromkeys(DiskStatistics.__slots__, 0)
         self._lock = threading.Lock()
+        self._touches = Touches(directory)
         if directory.access == "writable":
             fs.sweep_temporaries(directory)
 
@@ -166,7 +168,7 @@ class DiskStore:
         Raises:
             ValueError: The text is not a key.
         """
-        lookup = self._read(key)
+        lookup = self._read(key, used=True)
         self._count(_COUNTED[type(lookup)])
         return lookup
 
@@ -215,7 +217,7 @@ class DiskStore:
     def entries(self) -> Iterator[EntryInfo]:
         """Yield the files of the cache by key. One that vanishes meanwhile is left out."""
         for name, key in fs.list_files(self.directory, TOP, SUFFIX):
-            if _KEY(key) is None:
+            if is_entry_key(key) is None:
                 continue
             try:
                 status = os.stat(name, dir_fd=self.directory.fd, follow_symlinks=False)
@@ -226,7 +228,7 @@ class DiskStore:
     def verify(self) -> Iterator[tuple[str, Lookup]]:
         """Read every entry and yield what came of it; not counted in `statistics`."""
         for entry in self.entries():
-            yield entry.key, self._read(entry.key)
+            yield entry.key, self._read(entry.key, used=False)
 
     def remove(self, key: str) -> bool:
         """Remove an entry; who is reading it keeps reading it. False if there was none.
@@ -245,11 +247,11 @@ class DiskStore:
     def __repr__(self) -> str:
         return f"<DiskStore {self.directory.path} {self._access()} {self.statistics()}>"
 
-    def _read(self, key: str) -> Lookup:
+    def _read(self, key: str, *, used: bool) -> Lookup:
         name = _file_name(key)
         try:
-            data = fs.read_file(self.directory, name)
-            return Found(decode(data, key), len(data))
+            data, modified = fs.read_dated_file(self.directory, name)
+            found = Found(decode(data, key), len(data))
         except FileNotFoundError:
             return Missing()
         except OSError as exc:
@@ -258,6 +260,9 @@ class DiskStore:
             return Missing("" if self.directory.access == "none" else _reason(exc))
         except EntryInvalid as exc:
             return Rejected(str(exc))
+        if used:
+            self._touches.note(name, modified)
+        return found
 
     def _publish(self, name: str, data: bytes, *, replace: bool) -> PublishResult:
         try:
@@ -279,7 +284,7 @@ class DiskStore:
 
 
 def _file_name(key: str) -> str:
-    if _KEY(key) is None:
+    if is_entry_key(key) is None:
         raise ValueError(f"not a key: {key[:80]!r} (64 hexadecimal digits)")
     return f"{TOP}/{key[:2]}/{key}{SUFFIX}"
 

@@ -31,10 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE_MODE",
+    "OPEN_DIRECTORY",
+    "TEMPORARY",
     "PublishMethod",
     "close_unwritten",
     "list_files",
+    "list_names",
     "publish_file",
+    "read_dated_file",
     "read_file",
     "remove_file",
     "sweep_temporaries",
@@ -55,7 +59,7 @@ _LINK_UNSUPPORTED = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errn
 _NOREPLACE_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NOFOLLOW: a symbolic link is no entry, whoever put it there. O_NONBLOCK: opening a FIFO that
 # lies there must not hang; it means nothing for regular files.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -70,6 +74,11 @@ def read_file(directory: CacheDirectory, name: str) -> bytes:
         FileNotFoundError: There is none.
         OSError: It cannot be read, or is no regular file.
     """
+    return read_dated_file(directory, name)[0]
+
+
+def read_dated_file(directory: CacheDirectory, name: str) -> tuple[bytes, float]:
+    """Return the same, and the Unix time of its last modification by the file system's clock."""
     try:
         return _read_once(directory.fd, name)
     except OSError as exc:
@@ -124,8 +133,8 @@ def remove_file(directory: CacheDirectory, name: str) -> bool:
 
 def list_files(directory: CacheDirectory, top: str, suffix: str) -> Iterator[tuple[str, str]]:
     """Yield relative name and stem of every file ``<top>/<2 hex>/<stem><suffix>``, sorted."""
-    for shard in _names(directory.fd, top):
-        for file in _names(directory.fd, f"{top}/{shard}"):
+    for shard in list_names(directory.fd, top):
+        for file in list_names(directory.fd, f"{top}/{shard}"):
             if file.endswith(suffix):
                 yield f"{top}/{shard}/{file}", file.removesuffix(suffix)
 
@@ -140,7 +149,7 @@ def sweep_temporaries(directory: CacheDirectory) -> int:
         How many were removed.
     """
     removed = 0
-    for file in _names(directory.fd, TEMPORARY):
+    for file in list_names(directory.fd, TEMPORARY):
         if this_process().outlived(file):
             with suppress(OSError):
                 os.unlink(f"{TEMPORARY}/{file}", dir_fd=directory.fd)
@@ -161,7 +170,7 @@ def sync_directory(dir_fd: int, name: str) -> None:
     # Without it a crash may lose a name although the bytes are on the disk. By now the file is
     # published and whole, and losing it costs one compile: a failure here fails nothing.
     with suppress(OSError):
-        fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
         try:
             os.fsync(fd)
         finally:
@@ -177,7 +186,7 @@ def with_parent(directory: CacheDirectory, parent: str, operation: Callable[[], 
         return operation()
 
 
-def _read_once(dir_fd: int, name: str) -> bytes:
+def _read_once(dir_fd: int, name: str) -> tuple[bytes, float]:
     fd = os.open(name, _READ, dir_fd=dir_fd)
     try:
         # The size by the descriptor, not by the name: of the file that is read, and one
@@ -192,7 +201,7 @@ def _read_once(dir_fd: int, name: str) -> bytes:
             data += more
     finally:
         close_unwritten(fd)
-    return data
+    return data, status.st_mtime
 
 
 def _write_synced(fd: int, data: bytes) -> None:
@@ -287,10 +296,10 @@ def _parent(name: str) -> str:
     return name.rpartition("/")[0]
 
 
-def _names(dir_fd: int, name: str) -> list[str]:
+def list_names(dir_fd: int, name: str) -> list[str]:
     """Names in a directory, sorted; none if it is not there or cannot be read."""
     try:
-        fd = os.open(name, _DIRECTORY, dir_fd=dir_fd)
+        fd = os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
     except OSError:
         return []
     try:
