@@ -61,3 +61,23 @@ def test_the_demo_can_be_broken_off(environment: dict[str, str], tmp_path: Path)
     assert process.returncode == 1
     assert "broken off by SIGTERM" in json.loads(output)["problems"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_does_not_start_is_reported_with_its_log(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The demo does not wait for workers that will never come, and shows why they did not."""
+    ran = subprocess.run(
+        COMMAND,
+        cwd=ROOT,
+        env=environment | {"AJIT_DEVICE": "abacus"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    (problem,) = json.loads(ran.stdout)["problems"]
+    assert ran.returncode == 1
+    assert "ServerFailed" in problem
+    assert "abacus" in problem
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import pytest
 
 from examples.model_server.demonstration.counts import count_kernels
 from examples.model_server.demonstration.leftovers import find_leftovers
-from examples.model_server.demonstration.load import Load
+from examples.model_server.demonstration.load import Latencies, Load
 from examples.model_server.demonstration.process import MARK
 from examples.model_server.demonstration.scenario import Result
 from examples.model_server.demonstration.workload import Query, kernel_specs, make_workload
@@ -70,6 +70,14 @@ def _load(*workers: dict[str, dict[str, Any]]) -> Load:
 
 def _line(tier: str, *, compiles: int = 0, waits: int = 0) -> dict[str, Any]:
     return {"name": "k", "tier": tier, "compiles": compiles, "waits": waits, "seconds": 1.5}
+
+
+@pytest.mark.parametrize("seconds", [[3.0], [1.0, 3.0], [3.0, *[1.0] * 200]], ids=len)
+def test_latencies_of_any_number_of_answers(seconds: list[float]) -> None:
+    """One answer is enough: a run in which nearly all failed is reported as well."""
+    latencies = Latencies(seconds)
+
+    assert latencies.median <= latencies.p99 <= latencies.maximum == 3.0
 
 
 def test_counts_add_up_over_workers() -> None:

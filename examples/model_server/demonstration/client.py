@@ -18,6 +18,7 @@ from examples.model_server import wire
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from examples.model_server.demonstration.process import Server
     from examples.model_server.demonstration.workload import Query
     from examples.model_server.model import Array
 
@@ -98,22 +99,26 @@ def _reason(answer: httpx.Response) -> str:
 
 @asynccontextmanager
 async def connect_to_all_workers(
-    url: str, workers: int, each: int
+    server: Server, workers: int, each: int
 ) -> AsyncIterator[dict[int, list[Connection]]]:
     """Open connections until every worker has `each` of them.
 
     Raises:
-        TimeoutError: Some worker never got one.
+        TimeoutError: Some worker never got one, or the server ended.
     """
     async with AsyncExitStack() as stack:
         found: dict[int, list[Connection]] = {}
         with anyio.move_on_after(CONNECT_SECONDS):
-            while len(found) < workers or min(map(len, found.values())) < each:
-                for connection in await _burst(url, stack):
+            while not server.ended and not _enough(found, workers, each):
+                for connection in await _burst(server.url, stack):
                     found.setdefault(connection.pid, []).append(connection)
         if len(found) < workers:
             raise TimeoutError(f"only {len(found)} of {workers} workers accepted a connection")
         yield {pid: connections[:each] for pid, connections in sorted(found.items())}
+
+
+def _enough(found: dict[int, list[Connection]], workers: int, each: int) -> bool:
+    return len(found) == workers and min(map(len, found.values())) >= each
 
 
 async def _burst(url: str, stack: AsyncExitStack) -> list[Connection]:

@@ -38,6 +38,8 @@ class Latencies:
     @property
     def p99(self) -> float:
         """The 99th percentile."""
+        if len(self.seconds) == 1:  # too few for `quantiles`
+            return self.maximum
         return quantiles(self.seconds, n=100, method="inclusive")[98]
 
     @property

@@ -11,7 +11,7 @@ import ajit
 from examples.model_server.demonstration.client import connect_to_all_workers
 from examples.model_server.demonstration.counts import count_kernels
 from examples.model_server.demonstration.load import Load
-from examples.model_server.demonstration.process import run_server
+from examples.model_server.demonstration.process import log_tail, run_server
 from examples.model_server.demonstration.workload import kernel_specs, make_workload
 
 if TYPE_CHECKING:
@@ -87,15 +87,17 @@ async def _serve(folder: Path, queries: Sequence[Query], how: str, steps: Steps)
     """Start the server, put the load on it, and stop it."""
     steps.say(f"starting the server {how}: {WORKERS} workers")
     async with (
-        run_server(folder, WORKERS) as url,
-        connect_to_all_workers(url, WORKERS, CONNECTIONS) as workers,
+        run_server(folder, WORKERS) as server,
+        connect_to_all_workers(server, WORKERS, CONNECTIONS) as workers,
     ):
-        steps.say(f"all {WORKERS} workers answer at {url}")
+        steps.say(f"all {WORKERS} workers answer at {server.url}")
         with steps.bar("answers", Load.answers(WORKERS, len(queries))) as advance:
             load = Load(workers, queries, advance)
             await load.run()
         steps.say(_summary(load))
     steps.say("server stopped")
+    if load.problems:
+        steps.say(f"its log ends with:\n{log_tail(folder)}")
     return load
 
 

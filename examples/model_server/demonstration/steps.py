@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Steps:
 
     def say(self, text: str) -> None:
         """One line: something is done, or begins."""
-        self._console.print(f"[dim]{self.elapsed:5.1f} s[/]  {text}")
+        self._console.print(f"[dim]{self.elapsed:5.1f} s[/]  {escape(text)}")
 
     @contextmanager
     def bar(self, text: str, total: int) -> Iterator[Callable[[], None]]:
