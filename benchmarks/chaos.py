@@ -1,0 +1,268 @@
+"""Chaos: several servers on one cache, killed, stopped, cancelled, with their entries damaged.
+
+``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes down what it asked
+for, what it got and what ajit said that it did; at the end the journals are judged. The run is bad
+if one second compile has no cause, one request hangs, one answer is wrong, or anything is left
+behind. It is bounded in time, in processes, and in faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.table import Table
+
+import ajit
+from benchmarks.chaos_faults import Faults, Fleet
+from benchmarks.chaos_journal import Journal, read_journals
+from benchmarks.chaos_judge import Verdict, judge
+from benchmarks.chaos_kernels import (
+    expected_digest,
+    is_real,
+    is_rejected,
+    make_compiler,
+    spec_of,
+)
+from benchmarks.harness import console, environment
+
+ARCH = platform.machine()
+PATIENCE_SECONDS = 3.0
+FAILURE_SECONDS = 5.0
+HANG_SECONDS = 30.0
+"""Longest request that is no hang: patience, a compile behind others, and a busy machine."""
+FAULTS_LIMIT = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is.
+
+    Attributes:
+        seconds: How long faults are done.
+        seed: Of everything that is random here.
+        processes: Servers at a time.
+        kernels: Keys that they ask for.
+    """
+
+    seconds: float
+    seed: int
+    processes: int = 8
+    kernels: int = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What was left when all servers had ended.
+
+    Attributes:
+        processes: Compilers and workers that still ran.
+        temporaries: Unfinished files in the cache that no later opening swept.
+        folders: Private folders of compiles.
+        bad_ends: Servers that did not end when told, or not well.
+        not_mended: Kernels that a fresh process did not get right afterwards.
+    """
+
+    processes: list[str]
+    temporaries: list[str]
+    folders: list[str]
+    bad_ends: list[int]
+    not_mended: list[str]
+
+
+class Run:
+    """One run, in a folder of its own."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self._rng = random.Random(plan.seed)  # noqa: S311 - chaos, not secrets
+        self._cache_dir = folder / "cache"
+        self._home = folder / "home"
+        self._journals = folder / "journals"
+        self._temporary = folder / "tmp"
+        for made in (self._home, self._journals, self._temporary):
+            made.mkdir()
+        self._settings: dict[str, Any] = {
+            "cache_dir": str(self._cache_dir),
+            "host_compiler": str(make_compiler(folder)),
+            "device": "none",
+            "compile_slots": 2,
+            "patience_seconds": PATIENCE_SECONDS,
+            "failure_seconds": FAILURE_SECONDS,
+        }
+        # The compilers are told by their HOME, which goes through to them; see `_processes_left`.
+        self._environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")} | {
+            "HOME": str(self._home),
+            "TMPDIR": str(self._temporary),
+            "AJIT_CACHE_DIR": str(self._cache_dir),
+        }
+        self._digests: dict[str, str] = {}
+
+    def go(self) -> tuple[Verdict, Left, dict[str, int]]:
+        """Do it, and judge it."""
+        self._digests = anyio.run(self._right_answers)
+        journal = Journal(self._journals)
+        fleet = Fleet(self._order, self._environ, self.plan.processes)
+        try:
+            faults = Faults(fleet, self._cache_dir, journal, self._rng, self._environ)
+            self._storm(faults)
+            faults.continue_due(everybody=True)
+            bad_ends = fleet.end(HANG_SECONDS)
+        finally:
+            fleet.abandon()
+        records = read_journals(self._journals)
+        verdict = judge(records, hang_seconds=HANG_SECONDS, failure_seconds=FAILURE_SECONDS)
+        return verdict, self._left(bad_ends), faults.done | {"servers": fleet.started}
+
+    def _storm(self, faults: Faults) -> None:
+        end = time.monotonic() + self.plan.seconds
+        for _ in range(FAULTS_LIMIT):
+            pause = time.monotonic() + self._rng.expovariate(faults.rate)
+            while time.monotonic() < min(pause, end):
+                faults.continue_due()
+                time.sleep(0.02)
+            if time.monotonic() >= end:
+                return
+            faults.one()
+
+    def _order(self, number: int) -> dict[str, Any]:
+        return {
+            "seed": self.plan.seed * 1_000_003 + number,
+            "backend": "trio" if number % 2 else "asyncio",
+            "kernels": self.plan.kernels,
+            "arch": ARCH,
+            "settings": self._settings,
+            "digests": self._digests,
+            "journals": str(self._journals),
+        }
+
+    async def _right_answers(self) -> dict[str, str]:
+        """Digests of all kernels: computed, or compiled where the real compiler is used."""
+        digests = {}
+        with tempfile.TemporaryDirectory(prefix="ajit-chaos-") as quiet:
+            async with ajit.open_runtime(**self._settings | {"cache_dir": quiet}) as runtime:
+                for number in range(self.plan.kernels):
+                    if is_real(number):
+                        artifact = await runtime.compile(self._spec(number), arch=ARCH)
+                        digests[str(number)] = hashlib.sha256(artifact.data).hexdigest()
+                    elif not is_rejected(number, self.plan.kernels):
+                        digests[str(number)] = expected_digest(number)
+        return digests
+
+    def _spec(self, number: int) -> ajit.Spec:
+        return spec_of(number, self.plan.kernels)
+
+    # --- afterwards ---
+
+    def _left(self, bad_ends: list[int]) -> Left:
+        folders = [path.name for path in self._temporary.iterdir()]
+        processes = self._processes_left()
+        # Opening the cache sweeps what killed writers have left; nothing may be left after that.
+        not_mended = anyio.run(self._not_mended)
+        temporaries = [path.name for path in (self._cache_dir / "tmp").glob("*")]
+        return Left(
+            processes=processes,
+            temporaries=temporaries,
+            folders=folders,
+            bad_ends=bad_ends,
+            not_mended=not_mended,
+        )
+
+    async def _not_mended(self) -> list[str]:
+        """Ask a fresh runtime for every kernel, and return those that it does not get right."""
+        wrong = []
+        async with ajit.open_runtime(**self._settings) as runtime:
+            for number in map(int, self._digests):
+                artifact = await runtime.compile(self._spec(number), arch=ARCH)
+                if hashlib.sha256(artifact.data).hexdigest() != self._digests[str(number)]:
+                    wrong.append(f"kernel {number}")
+        return wrong
+
+    def _processes_left(self) -> list[str]:
+        """Processes with the run's own HOME, after the moment that dying takes."""
+        deadline = time.monotonic() + 5.0
+        while (found := list(self._living())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
+    def _living(self) -> list[str]:
+        mark = f"HOME={self._home}\0".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (process / "environ").read_bytes():
+                    found.append(f"{process.name} {(process / 'comm').read_text().strip()}")
+            except OSError:
+                continue  # it has ended meanwhile, or belongs to somebody else
+        return found
+
+
+def report(verdict: Verdict, left: Left, faults: dict[str, int]) -> bool:
+    """Print the table; return whether everything is as it must be."""
+    table = Table(title="Chaos", title_justify="left")
+    for column in ("what", "found", "must be"):
+        table.add_column(column, overflow="fold")
+    table.add_row("faults", _counts(faults))
+    table.add_row("requests served", str(verdict.served), "> 0")
+    table.add_row("requests by outcome", _counts(verdict.outcomes))
+    table.add_row("longest request", f"{verdict.longest_seconds:.1f} s", f"< {HANG_SECONDS:.0f} s")
+    table.add_row("compiles", str(verdict.compiles))
+    table.add_row("compiles of a key again, and why", _counts(verdict.duplicates))
+    table.add_row("corrupt entries met", str(verdict.rejected_entries))
+    must_be_empty = _must_be_empty(verdict, left)
+    for what, found in must_be_empty.items():
+        table.add_row(what, "\n".join([str(len(found)), *map(str, found[:10])]), "0")
+    console.print(table)
+    return verdict.served > 0 and not any(must_be_empty.values())
+
+
+def _must_be_empty(verdict: Verdict, left: Left) -> dict[str, Sequence[object]]:
+    return {
+        "compiles of a key again without a cause": verdict.unexplained,
+        "hangs": verdict.hangs,
+        "wrong results": ["wrong"] * verdict.wrong,
+        "errors that no fault explains": verdict.errors,
+        "servers that did not end well": left.bad_ends,
+        "kernels that were wrong afterwards": left.not_mended,
+        "processes left": left.processes,
+        "servers with descriptors left": verdict.descriptors,
+        "temporary files left": left.temporaries,
+        "compile folders left": left.folders,
+    }
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return "\n".join(f"{count} {name}" for name, count in sorted(counts.items())) or "0"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; 0 if everything is as it must be, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--kernels", type=int, default=20)
+    parser.add_argument("--keep", help="a folder to keep journals and cache in")
+    plan = vars(parser.parse_args(arguments))
+    keep = plan.pop("keep")
+    console.print(f"{environment()}; chaos {json.dumps(plan)}")
+    with tempfile.TemporaryDirectory(prefix="ajit-chaos-") as folder:
+        place = Path(keep) if keep else Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        return 0 if report(*Run(Plan(**plan), place).go()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""A short chaos run: several servers, killed and stopped, on one cache that is being damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+FAULT_SECONDS = 20
+LIMIT_SECONDS = 110
+SEED = 4
+
+
+@pytest.mark.slow  # faults come one after another, and twenty seconds have some of each kind
+def test_chaos_finds_nothing():
+    """No compile without a cause, no hang, no wrong result, nothing left; the output says what."""
+    command = [sys.executable, "-m", "benchmarks.chaos"]
+    ended = subprocess.run(
+        [*command, "--seconds", str(FAULT_SECONDS), "--seed", str(SEED)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,0 +1,136 @@
+"""The judge of a chaos run: every cause is recognised, and what has none is found."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.chaos_journal import Record
+from benchmarks.chaos_judge import UNEXPLAINED, judge
+
+KEY = "ab" * 32
+DRIVER, ONE, OTHER = 1, 100, 200
+
+
+def record(time, pid, what, **facts):
+    """One line of a journal."""
+    return Record(time, pid, what, facts)
+
+
+def event(time, pid, what, **facts):
+    """One event of ajit about the key."""
+    return record(time, pid, what, name="7", key=KEY, **facts)
+
+
+def compile_of(pid, begun, *, answered=True):
+    """The events of a compile that succeeds."""
+    end = [event(begun + 0.6, pid, "KernelReady")] if answered else []
+    return [
+        event(begun, pid, "CompileStarted"),
+        event(begun + 0.5, pid, "CompileFinished"),
+        *end,
+    ]
+
+
+def judged(*records):
+    """The verdict on some records."""
+    ordered = sorted(records, key=lambda record: record.time)
+    return judge(ordered, hang_seconds=30, failure_seconds=5)
+
+
+CAUSES = {
+    "its entry was damaged or removed": [
+        *compile_of(ONE, 1),
+        record(4.1, DRIVER, "damaged", keys=[KEY], begun=4.0),
+    ],
+    "patience with a silent holder ended": [
+        event(1, ONE, "CompileStarted"),
+        event(9, OTHER, "WaitEnded", outcome="patience"),
+    ],
+    "who compiled was killed": [
+        event(1, ONE, "CompileStarted"),
+        record(2.1, DRIVER, "killed", server=ONE, begun=2.0),
+    ],
+    "who compiled closed": [event(1, ONE, "CompileStarted"), record(2, ONE, "closing")],
+    "the record of its rejection expired": [
+        event(1, ONE, "CompileStarted"),
+        event(2, ONE, "CompileFailed"),
+    ],
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_second_compile_with_a_cause_is_explained(cause):
+    """Each of the faults explains one compile more."""
+    verdict = judged(*CAUSES[cause], *compile_of(OTHER, 10))
+
+    assert verdict.compiles == 2
+    assert verdict.duplicates == {cause: 1}
+    assert verdict.unexplained == []
+
+
+@pytest.mark.parametrize(
+    "innocent",
+    [
+        [],
+        [record(4, DRIVER, "damaged", keys=["cd" * 32], begun=4)],
+        [record(0.2, DRIVER, "damaged", keys=[KEY], begun=0.1)],
+        [record(4, DRIVER, "killed", server=ONE, begun=4)],
+        [record(4, ONE, "closing")],
+        [event(4, OTHER, "WaitEnded", outcome="entry")],
+    ],
+    ids=["nothing", "another key", "before both", "killed later", "closed later", "other wait"],
+)
+def test_second_compile_without_a_cause_is_found(innocent):
+    """What happened to another key, or before, or after the compile was done, explains nothing."""
+    verdict = judged(*compile_of(ONE, 1), *innocent, *compile_of(OTHER, 10))
+
+    assert verdict.duplicates == {UNEXPLAINED: 1}
+    assert len(verdict.unexplained) == 1
+
+
+def test_kill_between_compile_and_publish_is_a_cause():
+    """Who compiled was not yet answered, so its entry may not be on the disk."""
+    kill = record(1.7, DRIVER, "killed", server=ONE, begun=1.55)
+    verdict = judged(*compile_of(ONE, 1, answered=False), kill, *compile_of(OTHER, 10))
+
+    assert verdict.duplicates == {"who compiled was killed": 1}
+
+
+def test_time_in_which_a_process_was_stopped_is_no_hang():
+    """A request of 40 seconds, 39 of them stopped, has taken one."""
+    verdict = judged(
+        record(1, ONE, "asked", request=0, kernel=7),
+        record(1.5, DRIVER, "stopped", server=ONE, begun=1.5),
+        record(40.5, DRIVER, "continued", server=ONE),
+        record(41, ONE, "answered", request=0, kernel=7, outcome="disk"),
+    )
+
+    assert verdict.hangs == []
+    assert verdict.longest_seconds == pytest.approx(1.0)
+    assert verdict.served == 1
+
+
+def test_request_that_is_never_answered_is_a_hang():
+    """It counts up to the end of the run, or to the death of its process."""
+    asked = record(1, ONE, "asked", request=0, kernel=7)
+    ended = record(40, DRIVER, "continued", server=OTHER)
+    killed = record(2.1, DRIVER, "killed", server=ONE, begun=2.0)
+
+    assert len(judged(asked, ended).hangs) == 1
+    assert judged(asked, killed, ended).hangs == []
+
+
+def test_wrong_answers_and_errors_are_found():
+    """Neither counts as served."""
+    verdict = judged(
+        record(1, ONE, "asked", request=0, kernel=7),
+        record(2, ONE, "answered", request=0, kernel=7, outcome="wrong"),
+        record(3, ONE, "asked", request=1, kernel=7),
+        record(4, ONE, "answered", request=1, kernel=7, outcome="error: CacheError: gone"),
+        record(5, ONE, "ended", descriptors=12, allowed=10),
+    )
+
+    assert verdict.wrong == 1
+    assert verdict.errors == ["kernel 7, error: CacheError: gone"]
+    assert verdict.descriptors == [f"process {ONE}: 2"]
+    assert verdict.served == 0
