@@ -19,7 +19,7 @@ import anyio
 
 import ajit
 from ajit._cache.disk import Failed, Found, Missing
-from ajit._cache.lock import Busy, Lease, Unavailable
+from ajit._cache.lock import Busy, Glimpse, Lease, Unavailable
 from ajit._core import events
 from ajit._core.entry import Artifact
 from ajit._core.job import CompileJob
@@ -53,8 +53,8 @@ IO_THREADS = 4
 WATCH_SECONDS = 0.25
 """How often a waiter looks for the entry and the holder's beat. The lease itself is not polled."""
 
-REPORT_SECONDS = 1.0
-"""How often a waiter says whom it waits for."""
+REPORT_SECONDS = 0.75
+"""How often a waiter says whom it waits for; with the watch's period, within every second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,13 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A spec joined with what this machine has."""
+    """A spec joined with what this machine has.
+
+    Attributes:
+        note: What to add to a `CompileError`, such as includes that were not found.
+        first_look: What the disk had when the key was made.
+        recache: Whether what is cached, a failure included, is to be compiled again and replaced.
+    """
 
     spec: Spec
     key: Key
@@ -100,6 +106,7 @@ class Request:
     toolchain: Toolchain
     note: str | None
     first_look: Look
+    recache: bool = False
 
 
 @dataclass(kw_only=True)
@@ -117,6 +124,8 @@ class Parts:
     _threads: anyio.CapacityLimiter = field(
         default_factory=partial(anyio.CapacityLimiter, IO_THREADS)
     )
+    waits: dict[str, events.Waiting] = field(default_factory=dict)
+    """By key: whom a resolution of this runtime waits for now, as last reported."""
     _warned_unwritable: bool = False
 
     async def in_thread(self, function: Callable[..., T], *args: object) -> T:
@@ -215,6 +224,8 @@ class Performer:
         return self._take(look)
 
     def _take(self, look: Look) -> Happening:
+        if self._request.recache and not isinstance(look, Missing):
+            return Happening.REJECTED  # as good as bad: to be replaced under the lease
         if isinstance(look, Found):
             self._artifact = look.artifact
             return Happening.FOUND
@@ -271,7 +282,7 @@ class Performer:
         """Wait for the lease, the entry, or the end of patience, whichever is first."""
         begun = time.monotonic()
         compiler = str(self._request.toolchain.identity)
-        wait = self._wait = self._parts.leases.wait(self._key, compiler)
+        wait = self._wait = self._parts.leases.wait(self._key, compiler, self._glance)
         outcomes: list[Happening] = []
         async with anyio.create_task_group() as group:
 
@@ -281,6 +292,7 @@ class Performer:
 
             group.start_soon(first, partial(self._win_lease, wait))
             group.start_soon(first, partial(self._watch_holder, begun))
+        self._parts.waits.pop(self._key, None)
         self._waited_seconds += time.monotonic() - begun
         # Both may happen in one turn of the loop; a lease that was won is used.
         return self._wait_ended(Happening.LEASE_TAKEN if self._lease else outcomes[0])
@@ -290,8 +302,15 @@ class Performer:
         if isinstance(won, Unavailable):
             self._emit(events.LocksUnavailable, reason=won.reason)
             return Happening.LEASE_UNAVAILABLE
+        if isinstance(won, Glimpse):
+            return self._take(won.value)
         self._lease, self._wait = won, None
         return Happening.LEASE_TAKEN
+
+    def _glance(self) -> Look | None:
+        """Look under the lock, in its thread: most waiters only want what was published."""
+        look = None if self._request.recache else self._parts.look(self._key)
+        return look if isinstance(look, Found | CompileError) else None
 
     async def _watch_holder(self, begun: float) -> Happening:
         """Report the holder every second, look for the entry, and measure the holder's silence."""
@@ -302,24 +321,36 @@ class Performer:
             await anyio.sleep(WATCH_SECONDS)
             record, look = await self._in_thread(self._look)
             now = time.monotonic()
-            if isinstance(look, Found | CompileError):
+            if isinstance(look, Found | CompileError) and not self._request.recache:
                 return self._take(look)
             if record is not None:
                 self._holder = record
                 if record.beat != beat:
                     beat, silent_since = record.beat, now
-            if now - silent_since > self._parts.settings.patience_seconds:
+            if self._is_out_of_patience(now - silent_since, now - begun):
                 return Happening.PATIENCE_ENDED
             if now - reported >= REPORT_SECONDS:
                 reported = now
                 self._report_waiting(begun)
 
+    def _is_out_of_patience(self, silent_seconds: float, waited_seconds: float) -> bool:
+        settings = self._parts.settings
+        total = settings.patience_total_seconds
+        return silent_seconds > settings.patience_seconds or 0 < total < waited_seconds
+
     def _look(self) -> tuple[HolderRecord | None, Look]:
         return self._parts.leases.read_holder(self._key), self._parts.look(self._key)
 
     def _report_waiting(self, begun: float) -> None:
-        waited = time.monotonic() - begun
-        self._emit(events.Waiting, holder=self._public_holder(), waited_seconds=waited)
+        waiting = events.Waiting(
+            name=self._request.spec.name,
+            key=self._key,
+            holder=self._public_holder(),
+            waited_seconds=time.monotonic() - begun,
+        )
+        self._parts.waits[self._key] = waiting
+        if self._parts.emitter.listening:
+            self._parts.emitter.emit(waiting)
 
     def _wait_ended(self, happening: Happening) -> Happening:
         outcome = {

@@ -18,6 +18,7 @@ from ajit._cache.disk import Found
 from ajit._core import events
 from ajit._core.key import make_key
 from ajit._core.spec import is_cpu_arch
+from ajit._frozen import forbidden
 from ajit._perform import Parts, Performer, Request, Resolution
 from ajit.errors import AjitError, UnknownArch
 
@@ -51,20 +52,26 @@ class Resolver:
         self.parts = parts
         self._flights = flights
 
-    async def resolve(self, spec: Spec, arch: str) -> Resolution:
+    async def resolve(self, spec: Spec, arch: str, *, recache: bool = False) -> Resolution:
         """Return the verified artifact of a spec, from whichever tier has it.
+
+        Args:
+            spec: What is asked for.
+            arch: For which architecture.
+            recache: Compile it again, whatever the cache has, and replace that.
 
         Raises:
             SpecError: The spec cannot be compiled as it is; nothing was started.
             CompileError: The source was rejected; nothing was published.
             CompilerError: The compiler could not do its work; trying again is safe.
+            CompileForbidden: It is not cached, and the runtime is frozen.
 
         Cancelling gives the lease back and ends the compile, and lets another runtime of this
         process that waits for the same key take over.
         """
         begun = time.monotonic()
-        request = await self.parts.in_thread(self._prepare, spec, arch)
-        if isinstance(request.first_look, Found):
+        request = await self.parts.in_thread(self._prepare, spec, arch, recache)
+        if isinstance(request.first_look, Found) and not recache:
             artifact, seconds = request.first_look.artifact, time.monotonic() - begun
             resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
         else:
@@ -72,17 +79,20 @@ class Resolver:
         self._announce(spec, resolution)
         return resolution
 
-    def _prepare(self, spec: Spec, arch: str) -> Request:
+    def _prepare(self, spec: Spec, arch: str, recache: bool) -> Request:  # noqa: FBT001  # for a thread
         """Find toolchain, closure and key, and look at the disk: one visit to a thread."""
         compiler = compiler_for(spec, arch)
         toolchain = self.parts.toolchains.find(compiler)
         closure = self.parts.headers.closure(spec, toolchain.include_dirs)
         key = make_key(spec, toolchain.identity, arch, closure.parts)
         look = self.parts.look(key.hex)
-        return Request(spec, key, compiler, arch, toolchain, closure.note(), look)
+        return Request(spec, key, compiler, arch, toolchain, closure.note(), look, recache)
 
     async def _fly(self, request: Request, begun: float) -> Resolution:
-        with self._flights.join(self.parts.store.directory.identity, request.key.hex) as membership:
+        if self.parts.settings.mode == "frozen":
+            raise await self.parts.in_thread(forbidden, self.parts.store, request.spec, request.key)
+        cache = (self.parts.store.directory.identity, request.recache)
+        with self._flights.join(cache, request.key.hex) as membership:
             resolution = await membership.wait()
             if resolution is None:  # we lead
                 try:

@@ -12,6 +12,7 @@ their own; they share the flights, so that a key is still compiled once.
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import warnings
@@ -32,8 +33,9 @@ from ajit._cache.lock import LeaseTable
 from ajit._compile.includes import HeaderIndex
 from ajit._compile.pool import CompilePool, PoolStatistics
 from ajit._compile.toolchain import Toolchains
-from ajit._core.events import Emitter
+from ajit._core.events import Emitter, FallbackUsed
 from ajit._core.spec import is_cpu_arch, validate_arch
+from ajit._log import LogLines
 from ajit._perform import Parts, Resolution
 from ajit._resolve import Resolver
 from ajit._works import Works
@@ -44,18 +46,19 @@ from ajit.errors import (
     NoDevice,
     RuntimeClosed,
     SpecError,
+    WouldBlock,
     WrongLoop,
 )
 from ajit.settings import Settings
 from ajit.warmup import Ready, WarmupReport, run_warmup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 
     from anyio.abc import TaskGroup
 
     from ajit._core.entry import Artifact
-    from ajit._core.events import Subscriber, Tier, WarmupProgress
+    from ajit._core.events import Subscriber, Tier, Waiting, WarmupProgress
     from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
@@ -81,6 +84,7 @@ class RuntimeStatistics:
         failed: Resolutions that ended with an error.
         waited: Resolutions that waited for another process.
         in_progress: Specs that are being resolved or loaded now.
+        waiting: Whom resolutions wait for at this moment: holder, phase, age.
         loaded_modules: Modules on the device.
         disk: The cache's own counts.
         pool: The compile pool.
@@ -93,6 +97,7 @@ class RuntimeStatistics:
     failed: int
     waited: int
     in_progress: int
+    waiting: tuple[Waiting, ...]
     loaded_modules: int
     disk: DiskStatistics
     pool: PoolStatistics
@@ -141,7 +146,7 @@ class Runtime:
         self._resolver = resolver
         self._emitter = emitter
         self._device = device
-        self._works = Works(group)
+        self._works = Works(group, cancel_abandoned=self.settings.abandoned == "cancel")
         self._loop = LoopHandle.current()
         self._state = "open"
         self._counts = _Counts()
@@ -153,7 +158,15 @@ class Runtime:
 
     # --- what users call ---
 
-    async def kernel(self, spec: Spec, *, entry: str | None = None) -> Kernel:
+    async def kernel(
+        self,
+        spec: Spec,
+        *,
+        entry: str | None = None,
+        fallback: Spec | None = None,
+        timeout: float | None = None,
+        recache: bool = False,
+    ) -> Kernel:
         """Return a loaded kernel, from whichever tier has it.
 
         A kernel that is loaded already costs one dictionary look-up and no task switch. Otherwise
@@ -163,43 +176,72 @@ class Runtime:
         Args:
             spec: What to compile; its ``arch`` must be the device's, or None.
             entry: Which entry point, if the spec has several.
+            fallback: A spec to be served meanwhile: if it is loaded and the wanted one is not, it
+                is returned at once, with ``stands_in_for`` set, and the wanted one is made ready in
+                the background.
+            timeout: Seconds to wait at most.
+            recache: Compile again, whatever is loaded or cached, and replace that.
 
         Raises:
             SpecError: The spec is not well formed; nothing was started.
             CompileError: The compiler rejected the source; every waiter gets this error.
             CompilerError: No compiler, or it could not do its work; trying again is safe.
+            CompileForbidden: It is not cached, and the runtime is frozen; nothing was compiled.
             LoadError: The device did not take the artifact, which stays in the cache.
             NoDevice: The runtime has no device.
+            TimeoutError: The time is over; otherwise as if cancelled.
 
-        Cancelling only leaves: the compile goes on and the cache gains.
+        Cancelling only leaves: the compile goes on and the cache gains, unless the setting
+        ``abandoned`` says otherwise.
         """
-        if entry is None and self._loop.thread_id == threading.get_ident():
+        if entry is None and not recache and self._loop.thread_id == threading.get_ident():
             kernel = self._kernels.get(spec)
             if kernel is not None:
                 self._counts.memory += 1
                 return kernel
         point = spec.entry(entry)
-        kernel = (await self.module(spec)).kernel(point.name)
+        stand_in = None if fallback is None else self._stand_in(spec, fallback, entry)
+        if stand_in is not None:
+            return stand_in
+        with anyio.fail_after(timeout):
+            kernel = (await self.module(spec, recache=recache)).kernel(point.name)
         # The runtime may have closed between the end of the work and this task's turn.
         if entry is None and self._state == "open":
             self._kernels[spec] = kernel
         return kernel
 
-    async def module(self, spec: Spec) -> LoadedModule:
+    def kernel_nowait(self, spec: Spec, *, entry: str | None = None) -> Kernel:
+        """Return a kernel that is loaded already.
+
+        Raises:
+            WouldBlock: It is not; nothing was started.
+        """
+        self._check_usable()
+        point = spec.entry(entry)
+        loaded = self._modules.get(spec)
+        if loaded is None:
+            raise WouldBlock(f"kernel {point.name!r} of spec {spec.name!r} is not loaded")
+        self._counts.memory += 1
+        return loaded.module.kernel(point.name)
+
+    async def module(self, spec: Spec, *, recache: bool = False) -> LoadedModule:
         """Return a loaded module with all entry points of a spec. As `kernel` in all else."""
         self._check_usable()
         loaded = self._modules.get(spec)
-        if loaded is not None:
+        if loaded is not None and not recache:
             self._counts.memory += 1
             return loaded.module
-        return (await self._works.join(("load", spec), partial(self._load, spec))).module
+        return (await self._works.join(*self._loading(spec, recache=recache))).module
 
-    async def compile(self, spec: Spec, *, arch: str | None = None) -> Artifact:
+    async def compile(
+        self, spec: Spec, *, arch: str | None = None, recache: bool = False
+    ) -> Artifact:
         """Return the compiled artifact of a spec. Needs no device.
 
         Args:
             spec: What to compile.
             arch: For which architecture; None takes the spec's, else the device's.
+            recache: Compile again, whatever is cached, and replace that.
 
         Raises:
             SpecError: The spec is not well formed, or names no arch and there is no device.
@@ -208,13 +250,17 @@ class Runtime:
 
         Cancelling only leaves: the compile goes on and the cache gains.
         """
-        return (await self.resolve(spec, arch=arch)).artifact
+        return (await self.resolve(spec, arch=arch, recache=recache)).artifact
 
-    async def resolve(self, spec: Spec, *, arch: str | None = None) -> Resolution:
+    async def resolve(
+        self, spec: Spec, *, arch: str | None = None, recache: bool = False
+    ) -> Resolution:
         """As `compile`, and says which tier answered, how long it took and who was waited for."""
         self._check_usable()
         target = spec.with_(arch=self._arch_for(spec, arch))
-        return await self._works.join(("resolve", target), partial(self._resolve, target))
+        return await self._works.join(
+            ("resolve", target, recache), partial(self._resolve, target, recache=recache)
+        )
 
     async def warmup(
         self,
@@ -269,6 +315,7 @@ class Runtime:
             failed=self._counts.failed,
             waited=self._counts.waited,
             in_progress=len(self._works),
+            waiting=tuple(self._resolver.parts.waits.values()),
             loaded_modules=len(self._modules_by_key),
             disk=self._resolver.parts.store.statistics(),
             pool=self._resolver.parts.pool.statistics(),
@@ -284,10 +331,10 @@ class Runtime:
 
     # --- one spec at a time ---
 
-    async def _resolve(self, spec: Spec) -> Resolution:
+    async def _resolve(self, spec: Spec, *, recache: bool) -> Resolution:
         assert spec.arch is not None
         try:
-            resolution = await self._resolver.resolve(spec, spec.arch)
+            resolution = await self._resolver.resolve(spec, spec.arch, recache=recache)
         except AjitError:
             self._counts.failed += 1
             raise
@@ -298,7 +345,26 @@ class Runtime:
         self._counts.waited += resolution.waited_for is not None
         return resolution
 
-    async def _load(self, spec: Spec) -> _Loaded:
+    def _loading(
+        self, spec: Spec, *, recache: bool = False
+    ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
+        """Name and function of the work that loads a spec."""
+        return ("load", spec, recache), partial(self._load, spec, recache=recache)
+
+    def _stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
+        """Return the fallback if it is ready and the wanted one is not, and go for that."""
+        self._check_usable()
+        ready = self._modules.get(fallback)
+        if ready is None or spec in self._modules:
+            return None
+        self._works.begin(*self._loading(spec))
+        if self._emitter.listening:
+            self._emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
+        kernel = copy.copy(ready.module.kernel(fallback.entry(entry).name))
+        kernel.stands_in_for = spec
+        return kernel
+
+    async def _load(self, spec: Spec, *, recache: bool) -> _Loaded:
         device = self.device
         arch = self._arch_for(spec, None)
         if is_cpu_arch(arch) != is_cpu_arch(device.arch):
@@ -306,11 +372,11 @@ class Runtime:
                 f"spec {spec.name!r} is for arch {arch}, and the device {device.name} is "
                 f"{device.arch}; leave the spec's arch open, or use compile()"
             )
-        resolution = await self.resolve(spec, arch=arch)
+        resolution = await self.resolve(spec, arch=arch, recache=recache)
         # Specs that differ in their declared parameters only have one key and two modules.
         name = (resolution.artifact.key, spec.entries)
         module = self._modules_by_key.get(name)
-        if module is None:
+        if module is None or recache:
             module = await device.load(resolution.artifact, spec.entries)
             self._modules_by_key[name] = module
         loaded = self._modules[spec] = _Loaded(module, resolution.tier)
@@ -323,7 +389,7 @@ class Runtime:
         known = self._modules.get(spec)
         if known is not None:
             return Ready(known.module.key, "memory")
-        loaded = await self._works.join(("load", spec), partial(self._load, spec))
+        loaded = await self._works.join(*self._loading(spec))
         return Ready(loaded.module.key, loaded.tier)
 
     def _progress(
@@ -389,7 +455,8 @@ async def open_runtime(
     `RuntimeClosed`.
     """
     if settings is None:
-        settings = Settings.load(**arguments)
+        # In a thread: it reads the limits of the process's cgroup from files.
+        settings = await anyio.to_thread.run_sync(partial(Settings.load, **arguments))
     elif arguments:
         raise TypeError("give settings or arguments, not both")
     emitter = Emitter(_report_subscriber)
@@ -397,6 +464,9 @@ async def open_runtime(
         emitter.subscribe(subscriber)
     raised: Exception | None = None
     async with AsyncExitStack() as stack:
+        lines = LogLines()
+        emitter.subscribe(lines)
+        stack.push_async_callback(_shielded, lines.aclose)
         resolver, device = await _open_parts(stack, settings, emitter)
         group = await stack.enter_async_context(anyio.create_task_group())
         runtime = Runtime(resolver, emitter, device, group)

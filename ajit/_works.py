@@ -1,8 +1,9 @@
 """One task for each piece of work, however many tasks want it.
 
 The work runs in the runtime's task group and never in a caller's scope: a caller that is cancelled
-only leaves, and the others get what they wait for. When the group is cancelled, because the runtime
-closes, every waiter gets `RuntimeClosed`. Belongs to one event loop.
+only leaves, and the others get what they wait for. What becomes of work that everybody has left is
+a setting: it is finished, so that the cache gains, or it is cancelled. When the group is cancelled,
+because the runtime closes, every waiter gets `RuntimeClosed`. Belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -27,20 +28,44 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Work(Generic[T]):
+    """A piece of work.
+
+    Attributes:
+        kept: Whether it goes on without waiters whatever the setting.
+        waiters: Tasks that wait for it.
+    """
+
+    kept: bool
+    waiters: int = 0
     done: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     value: T | None = None
     error: Exception | None = None
 
 
 class Works:
-    """The pieces of work in progress."""
+    """The pieces of work in progress.
 
-    def __init__(self, group: TaskGroup) -> None:
+    Args:
+        group: Where they run.
+        cancel_abandoned: Whether work that its last waiter has left is cancelled.
+    """
+
+    def __init__(self, group: TaskGroup, *, cancel_abandoned: bool = False) -> None:
         self._group = group
+        self._cancel_abandoned = cancel_abandoned
         self._works: dict[Hashable, _Work[Any]] = {}
 
     def __len__(self) -> int:
         return len(self._works)
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._works
+
+    def begin(self, name: Hashable, do: Callable[[], Awaitable[T]]) -> None:
+        """Start the work of that name, if nobody has, without waiting. It is never abandoned."""
+        work = self._works.get(name) or self._start(name, do)
+        work.kept = True
 
     async def join(self, name: Hashable, do: Callable[[], Awaitable[T]]) -> T:
         """Wait for the work of that name; start it if nobody has. Cancelling only leaves.
@@ -49,22 +74,42 @@ class Works:
             RuntimeClosed: The task group was cancelled meanwhile.
             Exception: What the work raised; each waiter gets its own copy.
         """
-        work: _Work[T] | None = self._works.get(name)
-        if work is None:
-            work = self._works[name] = _Work()
-            self._group.start_soon(self._run, name, work, do)
-        await work.done.wait()
+        work: _Work[T] = self._works.get(name) or self._start(name, do)
+        work.waiters += 1
+        try:
+            await work.done.wait()
+        finally:
+            work.waiters -= 1
+            self._left(name, work)
         if work.error is not None:
             raise copy_of(work.error)
         return cast("T", work.value)
+
+    def _start(self, name: Hashable, do: Callable[[], Awaitable[T]]) -> _Work[T]:
+        work: _Work[T] = _Work(kept=not self._cancel_abandoned)
+        self._works[name] = work
+        self._group.start_soon(self._run, name, work, do)
+        return work
+
+    def _left(self, name: Hashable, work: _Work[Any]) -> None:
+        if work.waiters or work.kept or work.done.is_set():
+            return
+        # Whoever wants it from now on begins anew; the flight and the lease keep the two apart.
+        self._forget(name, work)
+        work.scope.cancel()
 
     async def _run(self, name: Hashable, work: _Work[T], do: Callable[[], Awaitable[T]]) -> None:
         # What waiters get if this task is cancelled.
         work.error = RuntimeClosed("the runtime was closed during this request")
         try:
-            work.value, work.error = await do(), None
+            with work.scope:
+                work.value, work.error = await do(), None
         except Exception as exc:  # noqa: BLE001  # the waiters raise it, defects of ajit included
             work.error = exc
         finally:
-            del self._works[name]
+            self._forget(name, work)
             work.done.set()
+
+    def _forget(self, name: Hashable, work: _Work[Any]) -> None:
+        if self._works.get(name) is work:
+            del self._works[name]

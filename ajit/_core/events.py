@@ -19,6 +19,7 @@ __all__ = [
     "Emitter",
     "EntryRejected",
     "Event",
+    "FallbackUsed",
     "Holder",
     "KernelReady",
     "LocksUnavailable",
@@ -136,6 +137,17 @@ class CacheUnwritable(Event):
     """An artifact could not be published; the kernel is returned all the same."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackUsed(Event):
+    """A request was answered with its fallback; the wanted kernel is made ready meanwhile.
+
+    Attributes:
+        fallback: Label of the spec that stands in.
+    """
+
+    fallback: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ Owned by the loop's thread: everything but `Port.submit`, which any thread may c
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +31,6 @@ from ajit._gpu import wire
 from ajit._gpu.results import device_error
 from ajit._gpu.ticket import ABANDONED, OVERDUE, PENDING, Ticket
 from ajit.errors import AjitError, OutOfMemory, WouldBlock, WrongLoop
-from ajit.settings import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -68,7 +68,7 @@ class Port:
         self.in_flight: dict[int, Ticket[Any]] = {}
         self._refusal: Callable[[], AjitError] | None = None
         self._library = wire.library()
-        spin_seconds = SPIN_SECONDS if available_cpus() > 1 else 0.0
+        spin_seconds = SPIN_SECONDS if len(os.sched_getaffinity(0)) > 1 else 0.0
         self.handle = self._library.port_create(
             thread.handle, int(spin_seconds * 1e9), int(HOG_SECONDS * 1e9)
         )

@@ -22,7 +22,6 @@ from ajit._gpu import wire
 from ajit._gpu.completion import Port
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
 from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
-from ajit.settings import available_cpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +61,7 @@ class DeviceThread:
         self._library = wire.library()
         options = wire.Options(
             capacity=settings.ring_capacity,
-            spin_ns=int(settings.spin_seconds * 1e9) if available_cpus() > 1 else 0,
+            spin_ns=int(settings.spin_seconds * 1e9) if len(os.sched_getaffinity(0)) > 1 else 0,
             deadline_ns=int(settings.ticket_deadline_seconds * 1e9),
             ordinal=choice.ordinal,
         )
