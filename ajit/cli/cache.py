@@ -12,12 +12,13 @@ import click
 
 from ajit.cli import cache_views as views
 from ajit.cli import exits
+from ajit.cli.cache_prune import prune
+from ajit.cli.options import cache_dir_option
 from ajit.cli.output import Output, json_option
 from ajit.errors import AjitError, CacheError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from ajit._cache.disk import DiskStore, EntryInfo, Lookup
@@ -41,16 +42,11 @@ def command() -> None:
     """
 
 
-def _cache_dir_option(function: Callable[..., object]) -> Callable[..., object]:
-    return click.option(
-        "--cache-dir",
-        type=click.Path(file_okay=True),
-        help="The cache to look at; default: AJIT_CACHE_DIR, else ~/.cache/ajit.",
-    )(function)
+command.add_command(prune)
 
 
 @command.command("path", short_help="Where the cache is.")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def path_(*, cache_dir: str | None, as_json: bool) -> None:
     """Print the cache directory. It need not exist yet."""
@@ -60,7 +56,7 @@ def path_(*, cache_dir: str | None, as_json: bool) -> None:
 
 
 @command.command("ls", short_help="List the entries.")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def ls(*, cache_dir: str | None, as_json: bool) -> None:
     """List the entries of the cache with what they hold, the newest last."""
@@ -71,7 +67,7 @@ def ls(*, cache_dir: str | None, as_json: bool) -> None:
 
 
 @command.command("stats", short_help="Count entries and bytes.")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def stats(*, cache_dir: str | None, as_json: bool) -> None:
     """Count entries, bytes and compile time, for each compiler and architecture."""
@@ -81,7 +77,7 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
 
 
 @command.command("verify", short_help="Check every entry.")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def verify(*, cache_dir: str | None, as_json: bool) -> int:
     """Read every entry and check its checksum and key.
@@ -99,7 +95,7 @@ def verify(*, cache_dir: str | None, as_json: bool) -> int:
 @command.command("inspect", short_help="Show one entry.")
 @click.argument("key")
 @click.option("--log", "show_log", is_flag=True, help="Print the compiler's log as well.")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -> None:
     """Show everything about one entry but its compiled bytes."""
@@ -111,7 +107,7 @@ def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -
 @command.command("why", short_help="Say why two keys differ.")
 @click.argument("a", metavar="KEY_A")
 @click.argument("b", metavar="KEY_B")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
     """Say in which parts two entries differ, and so why the second was compiled at all."""
@@ -129,7 +125,7 @@ def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
 @command.command("rm", short_help="Remove entries.")
 @click.argument("keys", metavar="KEY...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
-@_cache_dir_option
+@cache_dir_option
 @json_option
 def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_json: bool) -> int:
     """Remove entries by key, or all of them.

@@ -1,0 +1,161 @@
+"""``ajit cache prune``: remove what the cache has no room for, or show what that would be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ajit.cli import exits
+from ajit.cli.options import byte_size, cache_dir_option, duration
+from ajit.cli.output import (
+    SHORT_KEY,
+    Output,
+    format_age,
+    format_bytes,
+    json_option,
+    table,
+)
+from ajit.errors import CacheError
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from ajit._cache.eviction import Eviction
+    from ajit._cache.gc import Collected, Collector
+
+__all__ = ["prune"]
+
+
+class PruneBusy(CacheError):
+    """Another process is removing from this cache. Nothing was done."""
+
+
+@click.command("prune", short_help="Remove what is unused for longest.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option(
+    "--max-bytes",
+    type=byte_size,
+    metavar="SIZE",
+    help="What the entries may take, like 500M or 4GiB; 0: any size. Default: "
+    "AJIT_CACHE_LIMIT_BYTES, else 4 GiB.",
+)
+@click.option(
+    "--max-age",
+    type=duration,
+    metavar="TIME",
+    help="Also remove what was unused for longer, like 12h or 30d; 0: any time. Default: "
+    "AJIT_CACHE_MAX_AGE_SECONDS, else 0.",
+)
+@cache_dir_option
+@json_option
+def prune(
+    *,
+    dry_run: bool,
+    max_bytes: int | None,
+    max_age: float | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> int:
+    """Remove the entries unused for longest until the cache is within its limits.
+
+    What crashed processes left behind goes as well. Safe while servers use the cache: an entry that
+    was published or used in the last minute, or whose lease is held, stays. Ends with 3 if
+    something that was to go stays.
+    """
+    settings = Settings.load(
+        cache_dir=cache_dir,
+        cache_limit_bytes=max_bytes,
+        cache_max_age_seconds=max_age,
+    )
+    collector = _collector(settings) if settings.cache_dir.exists() else None
+    plan, done = _prune(collector, settings, dry_run=dry_run)
+    payload = _payload(settings, plan, done)
+    output = Output(as_json=as_json)
+    for skipped in payload["skipped"]:
+        output.note(f"stays: {skipped['file']}: {skipped['reason']}")
+    output.result(payload, lambda: _draw(payload))
+    return exits.PARTLY if payload["skipped"] else exits.FINE
+
+
+def _prune(
+    collector: Collector | None, settings: Settings, *, dry_run: bool
+) -> tuple[Eviction, Collected | None]:
+    """Return what is to go, and what became of it."""
+    from ajit._cache.eviction import Eviction  # noqa: PLC0415  # command-line start-up
+    from ajit._cache.gc import Collected  # noqa: PLC0415  # command-line start-up
+
+    if collector is None:
+        return Eviction(), None if dry_run else Collected()
+    plan = collector.plan()
+    if dry_run:
+        return plan, None
+    done = collector.perform(plan)
+    if done is None:
+        reason = "another process is removing from it at this moment"
+        raise PruneBusy(path=str(settings.cache_dir), reason=reason)
+    return plan, done
+
+
+def _collector(settings: Settings) -> Collector:
+    from ajit._cache.directory import open_cache_directory  # noqa: PLC0415  # start-up
+    from ajit._cache.gc import Collector, Limits  # noqa: PLC0415  # start-up
+
+    directory = open_cache_directory(settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache)
+    if directory.access == "none":
+        raise CacheError(path=directory.path, reason=directory.problem)
+    limits = Limits(
+        max_bytes=settings.cache_limit_bytes,
+        max_age_seconds=settings.cache_max_age_seconds,
+        failure_seconds=settings.failure_seconds,
+    )
+    return Collector(directory, limits)
+
+
+def _payload(settings: Settings, plan: Eviction, done: Collected | None) -> dict[str, Any]:
+    skipped = () if done is None else done.skipped
+    stay = {item.name for item in skipped}
+    files = [
+        {
+            "file": doomed.file.name,
+            "size_bytes": doomed.file.size_bytes,
+            "idle_seconds": doomed.idle_seconds,
+            "reason": doomed.reason,
+        }
+        for doomed in (*plan.entries, *plan.debris)
+        if doomed.file.name not in stay
+    ]
+    return {
+        "cache_dir": settings.cache_dir,
+        "dry_run": done is None,
+        "limit_bytes": settings.cache_limit_bytes,
+        "max_age_seconds": settings.cache_max_age_seconds,
+        "removed": files,
+        "removed_bytes": sum(item["size_bytes"] for item in files),
+        "skipped": [{"file": item.name, "reason": item.reason} for item in skipped],
+        "kept_entries": plan.kept_entries,
+        "kept_bytes": plan.kept_bytes,
+    }
+
+
+def _draw(payload: dict[str, Any]) -> RenderableType:
+    files: Sequence[dict[str, Any]] = payload["removed"]
+    verb = "would remove" if payload["dry_run"] else "removed"
+    kept = f"kept: {payload['kept_entries']} entries of {format_bytes(payload['kept_bytes'])}"
+    if not files:
+        return f"nothing to remove, {kept}"
+    drawn = table("file", "size", "unused for", "reason", numbers=("size", "unused for"))
+    for item in files:
+        folder, _, name = item["file"].rpartition("/")
+        drawn.add_row(
+            f"{folder.partition('/')[0]}/{name[:SHORT_KEY]}",
+            format_bytes(item["size_bytes"]),
+            format_age(item["idle_seconds"]),
+            item["reason"],
+        )
+    total = format_bytes(payload["removed_bytes"])
+    drawn.caption = f"{verb}: {len(files)} files of {total}, {kept}"
+    return drawn
