@@ -38,7 +38,7 @@ _HOMES = {
 }
 
 
-_MODULES = frozenset({"errors", "settings"})
+_MODULES = frozenset({"errors", "events", "settings"})
 
 
 def __getattr__(name: str) -> object:

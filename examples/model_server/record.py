@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ajit._core import events
 
 if TYPE_CHECKING:
-    from ajit._core.events import Event
+    from ajit.events import Event
 
 __all__ = ["KernelLine", "KernelRecord"]
 

@@ -62,6 +62,12 @@ ERRORS = {
         (), {**ABOUT_A_KERNEL, "size_bytes": 300 << 20, "limit_bytes": 1000},
         ["scale", KEY[:16], "nvrtc 13.0.88", "300 MiB", "1000 bytes", "compile_output_limit_bytes"],
     ),
+    "CompileForbidden": (
+        (),
+        {"name": "scale", "key": KEY, "nearest": "cd" * 32,
+         "differences": (("define N", "=1", "=2"),)},
+        ["scale", KEY[:16], "frozen", "cdcdcdcdcdcdcdcd", "define N: '=1' there, '=2' here"],
+    ),
     "CacheError": (
         (), {"path": "/cache", "reason": "is a file", "hint": "set AJIT_CACHE_DIR"},
         ["/cache", "is a file", "set AJIT_CACHE_DIR"],

@@ -38,6 +38,10 @@ OTHER_VALUES = {
     "worker_max_jobs": ("7", 7),
     "worker_max_bytes": ("4096", 4096),
     "patience_seconds": ("0.5", 0.5),
+    "patience_total_seconds": ("120", 120.0),
+    "abandoned": ("cancel", "cancel"),
+    "mode": ("frozen", "frozen"),
+    "failure_seconds": ("0", 0.0),
     "ticket_deadline_seconds": ("5", 5.0),
     "spin_seconds": ("0", 0.0),
     "ring_capacity": ("64", 64),
@@ -151,6 +155,10 @@ def test_unknown_argument_is_an_error_with_the_nearest_name():
 # --- values that cannot be ---
 
 BAD_TEXTS = {
+    "patience_total_seconds": ["-1", "inf"],
+    "abandoned": ["forget", "0"],
+    "mode": ["Frozen", "strict"],
+    "failure_seconds": ["-1", "nan"],
     "allow_unsafe_cache": ["2", "maybe", "on!"],
     "device": ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "CPU", "cpu:0"],
     "compile_slots": ["-1", "1.5", "two", "nan"],

@@ -1,0 +1,57 @@
+"""The events of a runtime: what it says it does. Subscribe to them with `Runtime.subscribe`.
+
+::
+
+    Event                     name and key of what it is about
+    ├── Waiting               another process holds the lease: who, for how long, in which phase
+    ├── WaitEnded             how a wait ended
+    ├── EntryRejected         an entry on disk did not verify, and counts as a miss
+    ├── LocksUnavailable      no locks here; the compile goes on without a lease
+    ├── CompileStarted        a compile was handed to the pool
+    ├── CompileFinished       with its duration and size
+    ├── CompileFailed         with the error
+    ├── CacheUnwritable       an artifact could not be kept; the kernel is returned all the same
+    ├── FallbackUsed          a request was answered with its fallback
+    ├── KernelReady           a request was answered, from which tier and after how long
+    └── WarmupProgress        one spec of a warm-up is done
+
+Every event is a frozen dataclass. `Holder` says who holds a lease, `Tier` where a kernel was found.
+"""
+
+from __future__ import annotations
+
+from ajit._core.events import (
+    CacheUnwritable,
+    CompileFailed,
+    CompileFinished,
+    CompileStarted,
+    EntryRejected,
+    Event,
+    FallbackUsed,
+    Holder,
+    KernelReady,
+    LocksUnavailable,
+    Subscriber,
+    Tier,
+    WaitEnded,
+    Waiting,
+    WarmupProgress,
+)
+
+__all__ = [
+    "CacheUnwritable",
+    "CompileFailed",
+    "CompileFinished",
+    "CompileStarted",
+    "EntryRejected",
+    "Event",
+    "FallbackUsed",
+    "Holder",
+    "KernelReady",
+    "LocksUnavailable",
+    "Subscriber",
+    "Tier",
+    "WaitEnded",
+    "Waiting",
+    "WarmupProgress",
+]
