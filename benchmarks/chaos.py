@@ -70,7 +70,7 @@ class Left:
     Attributes:
         processes: Compilers and workers that still ran.
         temporaries: Unfinished files in the cache that no later opening swept.
-        folders: Private folders of compiles.
+        folders: Private folders of compiles that no later opening swept.
         bad_ends: Servers that did not end when told, or not well.
         not_mended: Kernels that a fresh process did not get right afterwards.
     """
@@ -167,10 +167,14 @@ class Run:
     # --- afterwards ---
 
     def _left(self, bad_ends: list[int]) -> Left:
-        folders = [path.name for path in self._temporary.iterdir()]
         processes = self._processes_left()
-        # Opening the cache sweeps what killed writers have left; nothing may be left after that.
-        not_mended = anyio.run(self._not_mended)
+        # Opening a runtime sweeps what killed ones have left; nothing may be left after that.
+        tempfile.tempdir = str(self._temporary)
+        try:
+            not_mended = anyio.run(self._not_mended)
+        finally:
+            tempfile.tempdir = None
+        folders = [path.name for path in self._temporary.iterdir()]
         temporaries = [path.name for path in (self._cache_dir / "tmp").glob("*")]
         return Left(
             processes=processes,

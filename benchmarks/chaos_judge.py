@@ -16,6 +16,7 @@ from benchmarks.chaos_journal import Record
 __all__ = ["Verdict", "judge"]
 
 UNEXPLAINED = "no cause"
+PATIENCE = "patience with a silent holder ended"
 SERVED = frozenset({"disk", "compiled", "rejected"})
 RECORD_SECONDS = 1.0
 
@@ -139,7 +140,10 @@ def _judge_compiles(verdict: Verdict, records: list[Record], failure_seconds: fl
     causes = _Causes(records, failure_seconds)
     for key, starts in causes.starts.items():
         verdict.compiles += len(starts)
-        for before, start in pairwise(starts):
+        # Who lost patience compiles beside the lease; the others are a chain of its holders.
+        impatient = [start for start in starts if causes.lost_patience(key, start)]
+        verdict.duplicates[PATIENCE] += len(impatient)
+        for before, start in pairwise(start for start in starts if start not in impatient):
             cause = causes.of(key, before, start)
             verdict.duplicates[cause] += 1
             if cause == UNEXPLAINED:
@@ -147,6 +151,7 @@ def _judge_compiles(verdict: Verdict, records: list[Record], failure_seconds: fl
                     f"kernel {start['name']}, key {key[:16]}: compiled by {before.pid} at "
                     f"{before.time:.3f} and again by {start.pid} at {start.time:.3f}"
                 )
+    verdict.duplicates = +verdict.duplicates  # without those that are 0
 
 
 class _Causes:
@@ -172,14 +177,17 @@ class _Causes:
             if record.what == "CompileStarted":
                 self.starts.setdefault(record["key"], []).append(record)
 
+    def lost_patience(self, key: str, start: Record) -> bool:
+        """Whether a compile was started at the end of a wait for a silent holder."""
+        mine = [r for r in self._about[key] if r.pid == start.pid and r.time < start.time]
+        last = mine[-1] if mine else None
+        return last is not None and last.what == "WaitEnded" and last["outcome"] == "patience"
+
     def of(self, key: str, before: Record, start: Record) -> str:
-        """Name the cause of a compile after another one of the same key."""
+        """Name why a holder of the lease compiled, although a holder before it had begun to."""
         for damage in self._damage.get(key, ()):
             if damage["begun"] <= start.time and damage.time >= before.time:
                 return "its entry was damaged or removed"
-        mine = [r for r in self._about[key] if r.pid == start.pid and r.time < start.time]
-        if mine and mine[-1].what == "WaitEnded" and mine[-1]["outcome"] == "patience":
-            return "patience with a silent holder ended"
         failed = [r for r in self._about[key] if r.what == "CompileFailed" and r.time < start.time]
         # The record is as old as the file system's clock says, which ticks every few milliseconds.
         if failed and start.time - failed[-1].time > self._failure_seconds - 0.1:

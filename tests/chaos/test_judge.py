@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.chaos_journal import Record
-from benchmarks.chaos_judge import UNEXPLAINED, judge
+from benchmarks.chaos_judge import PATIENCE, UNEXPLAINED, judge
 
 KEY = "ab" * 32
 DRIVER, ONE, OTHER = 1, 100, 200
@@ -42,7 +42,7 @@ CAUSES = {
         *compile_of(ONE, 1),
         record(4.1, DRIVER, "damaged", keys=[KEY], begun=4.0),
     ],
-    "patience with a silent holder ended": [
+    PATIENCE: [
         event(1, ONE, "CompileStarted"),
         event(9, OTHER, "WaitEnded", outcome="patience"),
     ],
@@ -134,3 +134,17 @@ def test_wrong_answers_and_errors_are_found():
     assert verdict.errors == ["kernel 7, error: CacheError: gone"]
     assert verdict.descriptors == [f"process {ONE}: 2"]
     assert verdict.served == 0
+
+
+def test_holder_that_broke_off_explains_the_next_holder_and_not_the_impatient():
+    """One loses patience just after the silent holder has closed: the lease goes to another."""
+    verdict = judged(
+        event(1, ONE, "CompileStarted"),
+        record(8.5, ONE, "closing"),
+        event(9, OTHER, "WaitEnded", outcome="patience"),
+        *compile_of(OTHER, 9.1),
+        *compile_of(300, 9.2),
+        *compile_of(400, 20),
+    )
+
+    assert verdict.duplicates == {PATIENCE: 1, "who compiled closed": 1, UNEXPLAINED: 1}
