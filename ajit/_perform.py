@@ -316,6 +316,9 @@ class Performer:
         """Report the holder every second, look for the entry, and measure the holder's silence."""
         silent_since = reported = begun
         beat: object = None
+        if self._holder is None:
+            # It had the lock and had not yet written who it is; by now it has.
+            self._holder = await self._in_thread(self._parts.leases.read_holder, self._key)
         self._report_waiting(begun)
         while True:
             await anyio.sleep(WATCH_SECONDS)
