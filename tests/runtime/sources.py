@@ -6,8 +6,9 @@ import platform
 from typing import Any
 
 import ajit
+from ajit._core.key import Key, make_key
 
-__all__ = ["ARCH", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "saxpy"]
+__all__ = ["ARCH", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "key_of", "saxpy"]
 
 ARCH = platform.machine()
 """What the CPU driver runs."""
@@ -45,3 +46,9 @@ def saxpy(variant: int = 0, **changes: Any) -> ajit.Spec:
 
 
 SAXPY = saxpy()
+
+
+def key_of(runtime: ajit.Runtime, spec: ajit.Spec) -> Key:
+    """Return the key that a spec without includes has on this machine. Blocks."""
+    toolchain = runtime._resolver.parts.toolchains.find("host")
+    return make_key(spec, toolchain.identity, ARCH, ())

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 import ajit
-from tests.runtime.sources import ARCH, saxpy
+from tests.runtime.sources import ARCH, key_of, saxpy
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ async def test_thousand_loaded_kernels_grow_the_process_by_less_than_the_budget(
 
 def _publish_copies(rt, artifact):
     for n in range(2, WARM_UP + KERNELS + 1):
-        key = rt._resolver._prepare(saxpy(n), ARCH).key
+        key = key_of(rt, saxpy(n))
         copy = msgspec.structs.replace(artifact, key=key.hex, key_fields=key.fields)
         rt._resolver.parts.store.publish(copy)
 

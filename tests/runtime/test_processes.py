@@ -98,7 +98,9 @@ def test_waiters_see_holder_phase_compiler_and_age_within_a_second(start, compil
     ended = waiter.events("WaitEnded")
 
     assert first["waited_seconds"] < 1
-    assert first["holder"]["pid"] == later["holder"]["pid"] == holder.pid
+    assert later["holder"]["pid"] == holder.pid
+    # Between taking the lock and writing who it is, a holder can be caught in the act.
+    assert first["holder"] is None or first["holder"]["pid"] == holder.pid
     assert later["holder"]["host"] == platform.node()
     assert later["holder"]["compiler"].startswith("host gcc")
     assert [event["outcome"] for event in ended] in (["lease"], ["entry"])

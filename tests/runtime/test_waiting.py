@@ -14,7 +14,7 @@ from ajit._cache.disk import Found
 from ajit._core import events
 from ajit._perform import Performer
 from tests.runtime.sequencer import every_await
-from tests.runtime.sources import ARCH, SAXPY, saxpy
+from tests.runtime.sources import ARCH, SAXPY, key_of, saxpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -204,9 +204,7 @@ async def test_waiters_use_up_no_threads_of_the_loop(options, lock_peer, cache_d
                 all_waiting.set()
 
     async with ajit.open_runtime(subscribers=[subscriber], **options) as rt:
-        prepare = rt._resolver._prepare
-        requests = [await anyio.to_thread.run_sync(prepare, spec, ARCH) for spec in specs]
-        keys = [request.key.hex for request in requests]
+        keys = [(await anyio.to_thread.run_sync(key_of, rt, spec)).hex for spec in specs]
         locks = [cache_dir / "locks" / key[:2] / f"{key}.lock" for key in keys]
         for lock in locks:
             lock_peer.hold(lock)
