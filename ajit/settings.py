@@ -384,5 +384,7 @@ def _close_names(name: str) -> list[str]:
     return difflib.get_close_matches(name, setting_names(), 1)
 
 
-_OTHER_VARIABLES = frozenset({"AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES"})
+_OTHER_VARIABLES = frozenset(
+    {"AJIT_CPU_DEVICES", "AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES", "AJIT_CPU_THREADS"}
+)
 """Read by the CPU driver itself."""

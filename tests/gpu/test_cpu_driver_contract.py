@@ -15,8 +15,13 @@ STRUCTS = [
     *("CUresult", "CUdevice", "CUdeviceptr", "CUuuid", "CUmemcpyAttributes", "CUlaunchAttribute"),
     *("CUlaunchConfig", "CUdevice_attribute", "CUfunction_attribute", "CUpointer_attribute"),
     *("CUjit_option", "CUmoduleLoadingMode", "CUstreamCaptureMode", "CUstreamCaptureStatus"),
-    "CUdriverProcAddressQueryResult",
+    *("CUdriverProcAddressQueryResult", "CUmemPoolProps", "CUmemAccessDesc", "CUgraphEdgeData"),
+    *("CUipcMemHandle", "CUipcEventHandle", "CUmemLocation", "CUlibraryOption", "CUgraphNodeType"),
+    *("CUmemPool_attribute", "CUmemAccess_flags"),
 ]
+
+# Since CUDA 12, cuda.h makes this name another one's, which has the type.
+VERSIONS_WITHOUT_A_TYPE = {("cuGraphInstantiate", "12000")}
 
 
 def prototypes() -> list[str]:
@@ -82,6 +87,28 @@ def test_exports_the_driver_api_and_its_own_test_functions_only(driver_library: 
 
     assert set(prototypes()) <= names
     assert all(name.startswith("ajit_cpu_") for name in names - set(prototypes()))
+
+
+@needs_cuda_h
+def test_addresses_are_handed_out_by_the_versions_that_nvidia_gave_them() -> None:
+    """Each name and version of the table is one of NVIDIA's function types."""
+    table = re.findall(
+        r"ENTRY\((\w+), (\d+), \w+\)", (NATIVE / "cpu_proc.c").read_text(), re.MULTILINE
+    )
+    theirs = set(
+        re.findall(r"\bPFN_(cu\w+?)_v(\d+)\)", (CUDA_H.parent / "cudaTypedefs.h").read_text())
+    )
+
+    assert set(table) - theirs - VERSIONS_WITHOUT_A_TYPE == set()
+
+
+@needs_gcc
+def test_every_function_has_an_address_by_name(driver_library: Path) -> None:
+    """What is exported is also handed out by cuGetProcAddress."""
+    text = (NATIVE / "cpu_proc.c").read_text()
+    handed_out = set(re.findall(r"ENTRY\(\w+, \d+, (\w+)\)", text))
+
+    assert handed_out == {name for name in exported(driver_library) if name.startswith("cu")}
 
 
 @needs_gcc

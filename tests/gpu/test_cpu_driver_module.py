@@ -12,6 +12,7 @@ from tests.gpu.cpu_driver import Cpu, build_image
 
 INVALID_VALUE, INVALID_IMAGE, NO_BINARY, BAD_VERSION, NOT_FOUND = 1, 200, 209, 218, 500
 INVALID_HANDLE, ASSERT, LAUNCH_FAILED, NOT_SUPPORTED = 400, 710, 719, 801
+INVALID_CLUSTER = 912
 MAX_DYNAMIC_SHARED = 8
 SIZE = ctypes.c_size_t
 ONE = (1, 1, 1)
@@ -214,7 +215,10 @@ class Config(ctypes.Structure):
     ("number", "values", "code"),
     [
         (4, (1, 1, 1), 0),
-        (4, (2, 1, 1), NOT_SUPPORTED),
+        (4, (2, 1, 1), 0),
+        (4, (3, 1, 1), INVALID_CLUSTER),
+        (4, (4, 2, 2), INVALID_CLUSTER),
+        (4, (0, 1, 1), INVALID_CLUSTER),
         (2, (0,), 0),
         (2, (1,), NOT_SUPPORTED),
         (6, (1,), 0),
@@ -224,10 +228,10 @@ class Config(ctypes.Structure):
 def test_launch_attributes_are_honoured_or_refused(
     cpu: Cpu, image: bytes, number: int, values: tuple[int, ...], code: int
 ) -> None:
-    """Clusters of one block are fine; clusters, cooperation and unknown ones are error 801."""
+    """Clusters must divide the grid, up to 8 blocks; cooperation and unknown ones are 801."""
     out = cpu.upload(np.zeros(1, np.int32))
     attribute = Attribute(id=number, value=(ctypes.c_uint * 16)(*values))
-    config = Config((ctypes.c_uint * 7)(1, 1, 1, 1, 1, 1, 0), None, ctypes.pointer(attribute), 1)
+    config = Config((ctypes.c_uint * 7)(4, 2, 2, 1, 1, 1, 0), None, ctypes.pointer(attribute), 1)
     params = (ctypes.c_void_p * 1)(ctypes.addressof(out))
     function = cpu.function(cpu.load(image), "count")
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.gpu.cpu_driver import Cpu, address
+from tests.gpu.cpu_driver import Cpu, address, build_image
 from tests.gpu.test_cpu_driver_context import HOST_FUNCTION
 
 INVALID_VALUE, INVALID_HANDLE, NOT_READY = 1, 400, 600
@@ -75,20 +75,31 @@ def test_a_stream_waits_for_another_ones_event(cpu: Cpu) -> None:
     assert log.seen == [1, 2]
 
 
+@pytest.fixture(scope="module")
+def spinning(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A kernel that runs until a flag is set."""
+    source = "__global__ void spin(volatile int *go) { while (!*go) __nanosleep(1000); }"
+    return build_image(tmp_path_factory.mktemp("image"), source, "spin")
+
+
 @pytest.mark.parametrize(("flags", "ordered"), [(0, True), (1, False)])
 def test_blocking_streams_are_ordered_with_the_legacy_stream(
-    cpu: Cpu, *, flags: int, ordered: bool
+    cpu: Cpu, spinning: bytes, *, flags: int, ordered: bool
 ) -> None:
-    """The legacy stream waits for blocking streams, not for non-blocking ones."""
-    log, stream, done = Log(cpu), cpu.stream(flags), event(cpu, 2)
-    cpu.library.ajit_cpu_inject(b"device:host", 0, 1, 50_000)
-    log.add(stream, 1)
+    """The legacy stream waits for a blocking stream's kernel, not for a non-blocking one's."""
+    stream, done, go = cpu.stream(flags), event(cpu, 2), cpu.pinned(4)
+    go[:] = 0
+    kernel, flag = cpu.function(cpu.load(spinning), "spin"), ctypes.c_uint64(go.ctypes.data)
+    assert cpu.try_launch(kernel, (1, 1, 1), (1, 1, 1), flag, stream=stream) == 0
     cpu.ok("cuEventRecord", done, None)
-    cpu.ok("cuEventSynchronize", done)
-    seen = list(log.seen)
+    if not ordered:
+        cpu.ok("cuEventSynchronize", done)
+    before, busy = cpu.try_("cuEventQuery", done), cpu.try_("cuStreamQuery", stream)
+    go[:] = 1
     cpu.synchronize()
 
-    assert seen == ([1] if ordered else [])
+    assert (before, busy) == (NOT_READY if ordered else 0, NOT_READY)
+    assert cpu.try_("cuEventQuery", done) == 0
 
 
 def test_a_destroyed_stream_still_does_its_work(cpu: Cpu) -> None:

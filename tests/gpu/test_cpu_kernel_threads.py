@@ -298,3 +298,26 @@ def test_the_c_librarys_headers_may_be_included_too(tmp_path: Path) -> None:
     done = compile_kernels(tmp_path, headers + source, "k")
 
     assert done.returncode == 0, done.stderr
+
+
+ZIG_COMPILER = [*ZIG, "c++", *ZIG_FLAGS]
+
+
+@pytest.mark.parametrize("compiler", [[], ZIG_COMPILER], ids=["default", "zig"])
+@pytest.mark.parametrize("headers", ["", "#include <cmath>\n", "#include <math.h>\n"])
+def test_integers_are_taken_as_double_whatever_headers_are_there(
+    tmp_path: Path, headers: str, compiler: list[str]
+) -> None:
+    """The C++ library's own functions for integers do not make a call ambiguous."""
+    source = "__global__ void k(float *x, int n) { x[0] = sqrt(n) + pow(n, 2.0f) + pow(2, n); }"
+    done = compile_kernels(tmp_path, headers + source, "k", compiler=compiler)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["other", "integer", "kind", "pi", "number", "block", "fault"])
+def test_a_kernel_may_have_any_name_that_cuda_does_not_take(tmp_path: Path, name: str) -> None:
+    """The headers' own names are out of the user's way."""
+    done = compile_kernels(tmp_path, f"__global__ void {name}(int *x) {{ x[0] = 1; }}", name)
+
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
-/* Stream capture: its state and what it forbids. Captured operations are counted, not kept.
+/* Stream capture: its state and what it forbids. What is captured becomes a graph (cpu_graph.c).
  *
  * A capture belongs to the stream it began in and to the streams that joined it by waiting for an
- * event recorded in it. While a capture is open, calls that NVIDIA calls potentially unsafe
+ * event recorded in it. Each of these has its tips: the nodes that its next node comes after. While a capture is open, calls that NVIDIA calls potentially unsafe
  * (allocation, loading, event queries) are forbidden to the threads that its mode names, unless
  * they changed their own mode; a forbidden call returns 900 and invalidates the captures that
  * forbade it, so that ending them returns 901. Everything here is guarded by the driver lock.
@@ -11,16 +11,13 @@
 #include <stdlib.h>
 
 struct cpu_capture {
+    uint64_t id; /* never used again, as an address may be: events keep it */
     CUstream origin;
     CUstreamCaptureMode mode;
     CUstreamCaptureStatus status;
     pthread_t thread;
     CUgraph graph;
     cpu_capture *next; /* in the list of open captures */
-};
-
-struct CUgraph_st {
-    size_t node_count;
 };
 
 static cpu_capture *captures;
@@ -68,6 +65,7 @@ CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode) {
 /* ---- a capture's life ---- */
 
 static CUresult begin(CUstream handle, CUstreamCaptureMode mode) {
+    static uint64_t ids;
     CUstream stream;
     CUresult result = cpu_stream_find(handle, &stream);
     if (result != CUDA_SUCCESS) return result;
@@ -75,13 +73,13 @@ static CUresult begin(CUstream handle, CUstreamCaptureMode mode) {
     if (stream == stream->context->legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (stream->capture != NULL) return CUDA_ERROR_INVALID_VALUE;
     cpu_capture *capture = calloc(1, sizeof *capture);
-    CUgraph graph = calloc(1, sizeof *graph);
-    if (capture == NULL || graph == NULL) {
+    if (capture == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
+    *capture = (cpu_capture){.id = ++ids, .origin = stream, .mode = mode, .next = captures};
+    capture->graph = cpu_graph_new();
+    if (capture->graph == NULL) {
         free(capture);
-        free(graph);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
-    *capture = (cpu_capture){.origin = stream, .mode = mode, .graph = graph, .next = captures};
     capture->status = CU_STREAM_CAPTURE_STATUS_ACTIVE;
     capture->thread = pthread_self();
     captures = stream->capture = capture;
@@ -92,39 +90,41 @@ CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode) {
     CPU_CALL(CPU_WORK, begin(hStream, mode));
 }
 
-CUresult cpu_capture_add(CUstream stream) {
-    cpu_capture *capture = stream->capture;
-    if (capture->status != CU_STREAM_CAPTURE_STATUS_ACTIVE)
-        return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-    capture->graph->node_count++;
-    if (stream != capture->origin) stream->unjoined = true;
-    return CUDA_SUCCESS;
+CUresult cpu_capture_check(CUstream stream) {
+    bool active = stream->capture->status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    return active ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 }
 
-static bool is_open(const cpu_capture *capture) {
-    for (cpu_capture *each = captures; each != NULL; each = each->next)
-        if (each == capture) return true;
-    return false;
+CUresult cpu_capture_add(CUstream stream, cpu_op *op) {
+    CUresult result = cpu_capture_check(stream);
+    if (result == CUDA_SUCCESS) return cpu_graph_add(stream->capture->graph, op, &stream->tips);
+    op->drop(op);
+    return result;
 }
 
-/* `stream` waits for an event recorded in `from` while that was part of `capture`. */
-CUresult cpu_capture_join(CUstream stream, cpu_capture *capture, CUstream from) {
-    if (!is_open(capture)) return CUDA_ERROR_CAPTURED_EVENT;
+uint64_t cpu_capture_id(const cpu_capture *capture) { return capture->id; }
+
+static cpu_capture *find_open(uint64_t id) {
+    cpu_capture *capture = captures;
+    while (capture != NULL && capture->id != id) capture = capture->next;
+    return capture;
+}
+
+CUresult cpu_capture_join(CUstream stream, uint64_t id, const cpu_tips *tips) {
+    cpu_capture *capture = find_open(id);
+    if (capture == NULL) return CUDA_ERROR_CAPTURED_EVENT;
     if (stream->capture != NULL && stream->capture != capture) return CUDA_ERROR_STREAM_CAPTURE_MERGE;
     if (stream == stream->context->legacy) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
-    if (stream != capture->origin) stream->unjoined = true;
-    if (stream->capture == capture) from->unjoined = false;
     stream->capture = capture;
-    return CUDA_SUCCESS;
+    return cpu_tips_add(&stream->tips, tips);
 }
 
-/* Takes all streams out of the capture and forgets it. True if one of them had unjoined work. */
+/* Takes all streams out of the capture and forgets it. False if one of them had unjoined work. */
 static bool close_capture(cpu_capture *capture) {
-    bool unjoined = false;
+    bool joined = cpu_graph_joins(capture->graph, &capture->origin->tips);
     for (CUstream each = capture->origin->context->streams; each != NULL; each = each->next)
         if (each->capture == capture) {
-            unjoined |= each->unjoined;
-            each->unjoined = false;
+            cpu_tips_clear(&each->tips);
             each->capture = NULL;
         }
     for (cpu_capture **link = &captures; *link != NULL; link = &(*link)->next)
@@ -132,7 +132,7 @@ static bool close_capture(cpu_capture *capture) {
             *link = capture->next;
             break;
         }
-    return unjoined;
+    return joined;
 }
 
 static CUresult end(CUstream handle, CUgraph *graph) {
@@ -146,10 +146,10 @@ static CUresult end(CUstream handle, CUgraph *graph) {
         !pthread_equal(capture->thread, pthread_self()))
         return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
     bool valid = capture->status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
-    if (close_capture(capture)) result = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+    if (!close_capture(capture)) result = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
     if (!valid) result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     *graph = result == CUDA_SUCCESS ? capture->graph : NULL;
-    if (result != CUDA_SUCCESS) free(capture->graph);
+    if (result != CUDA_SUCCESS) cpu_graph_delete(capture->graph);
     free(capture);
     return result;
 }
@@ -165,10 +165,11 @@ void cpu_capture_abandon(CUstream stream) {
     if (capture->origin != stream) {
         capture->status = CU_STREAM_CAPTURE_STATUS_INVALIDATED;
         stream->capture = NULL;
+        cpu_tips_clear(&stream->tips);
         return;
     }
     close_capture(capture);
-    free(capture->graph);
+    cpu_graph_delete(capture->graph);
     free(capture);
 }
 
@@ -185,23 +186,26 @@ CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captureSta
     CPU_CALL(CPU_CONTEXT | CPU_LOCKED, is_capturing(hStream, captureStatus));
 }
 
-/* ---- graphs: only what a capture hands out ---- */
-
-static CUresult destroy_graph(CUgraph graph) {
-    free(graph);
-    return graph != NULL ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
-CUresult cuGraphDestroy(CUgraph hGraph) { CPU_CALL(CPU_LOCKED, destroy_graph(hGraph)); }
-
-/* Answers how many operations were captured; the nodes themselves are not kept. */
-static CUresult get_nodes(CUgraph graph, CUgraphNode *nodes, size_t *count) {
-    if (graph == NULL || count == NULL) return CUDA_ERROR_INVALID_VALUE;
-    if (nodes != NULL) return CUDA_ERROR_NOT_SUPPORTED;
-    *count = graph->node_count;
+/* Only the status is given when the stream is not capturing; any of the others may be left out. */
+static CUresult get_info(CUstream handle, CUstreamCaptureStatus *status, cuuint64_t *id,
+                         CUgraph *graph, const CUgraphNode **tips, size_t *count) {
+    CUstream stream;
+    CUresult result = is_capturing(handle, status);
+    if (result == CUDA_SUCCESS) result = cpu_stream_find(handle, &stream);
+    if (result != CUDA_SUCCESS || *status != CU_STREAM_CAPTURE_STATUS_ACTIVE) return result;
+    if (id != NULL) *id = stream->capture->id;
+    if (graph != NULL) *graph = stream->capture->graph;
+    if (tips != NULL) *tips = stream->tips.nodes;
+    if (count != NULL) *count = stream->tips.count;
     return CUDA_SUCCESS;
 }
 
-CUresult cuGraphGetNodes(CUgraph hGraph, CUgraphNode *nodes, size_t *numNodes) {
-    CPU_CALL(CPU_LOCKED, get_nodes(hGraph, nodes, numNodes));
+CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus *captureStatus_out,
+                                   cuuint64_t *id_out, CUgraph *graph_out,
+                                   const CUgraphNode **dependencies_out,
+                                   const CUgraphEdgeData **edgeData_out,
+                                   size_t *numDependencies_out) {
+    if (edgeData_out != NULL) *edgeData_out = NULL; /* all edges are plain ones */
+    CPU_CALL(CPU_CONTEXT | CPU_LOCKED, get_info(hStream, captureStatus_out, id_out, graph_out,
+                                                dependencies_out, numDependencies_out));
 }

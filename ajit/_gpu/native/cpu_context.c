@@ -157,6 +157,24 @@ static CUresult get_device(CUdevice *device) {
 
 CUresult cuCtxGetDevice(CUdevice *device) { CPU_CALL(CPU_CONTEXT, get_device(device)); }
 
+/* NULL means the current context, in this and the other functions that were given a context later. */
+static CUresult choose(CUcontext *context) {
+    if (*context == NULL) *context = cpu_current();
+    if (*context == NULL || !is_context(*context)) return CUDA_ERROR_INVALID_CONTEXT;
+    return (*context)->retained > 0 ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
+}
+
+static CUresult get_device_of(CUdevice *device, CUcontext context) {
+    CUresult result = choose(&context);
+    if (device == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS) *device = context->device;
+    return result;
+}
+
+CUresult cuCtxGetDevice_v2(CUdevice *device, CUcontext ctx) {
+    CPU_CALL(0, get_device_of(device, ctx));
+}
+
 static CUresult get_id(CUcontext context, unsigned long long *id) {
     if (context == NULL) context = cpu_current();
     if (context == NULL || !is_context(context)) return CUDA_ERROR_INVALID_CONTEXT;
@@ -199,3 +217,10 @@ CUresult cuCtxGetStreamPriorityRange(int *leastPriority, int *greatestPriority) 
 CUresult cuCtxSynchronize(void) {
     CPU_CALL(CPU_FREE | CPU_UNSAFE, cpu_context_wait(cpu_current()));
 }
+
+static CUresult synchronize(CUcontext context) {
+    CUresult result = choose(&context);
+    return result == CUDA_SUCCESS ? cpu_context_wait(context) : result;
+}
+
+CUresult cuCtxSynchronize_v2(CUcontext ctx) { CPU_CALL(CPU_UNSAFE, synchronize(ctx)); }

@@ -68,7 +68,9 @@ static CUresult stage(copy_part *part) {
 
 static copy_op *new_copy(size_t count) {
     copy_op *op = cpu_op_new(sizeof *op + count * sizeof(copy_part), run_copy, drop_copy);
-    if (op != NULL) op->count = count;
+    if (op == NULL) return NULL;
+    op->op.kind = CU_GRAPH_NODE_TYPE_MEMCPY;
+    op->count = count;
     return op;
 }
 

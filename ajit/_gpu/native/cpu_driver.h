@@ -106,9 +106,16 @@ struct cpu_op {
     void (*run)(cpu_op *op, CUstream stream);
     void (*drop)(cpu_op *op); /* frees the operation, whether it ran or not */
     bool always;              /* runs even when the device is lost */
+    CUgraphNodeType kind;     /* of the node that it becomes in a capture */
 };
 
 typedef struct cpu_capture cpu_capture;
+
+/* Nodes of one graph, each once. */
+typedef struct cpu_tips {
+    CUgraphNode *nodes;
+    size_t count;
+} cpu_tips;
 
 struct CUstream_st {
     uint64_t magic;
@@ -118,7 +125,7 @@ struct CUstream_st {
     int priority;
     uint64_t id;
     cpu_capture *capture; /* guarded by the driver lock */
-    bool unjoined;        /* captured work of this stream has not been joined to the origin */
+    cpu_tips tips;        /* what the next node comes after; the same */
     _Atomic unsigned refs;
     pthread_mutex_t mutex;
     pthread_cond_t work, idle;
@@ -149,12 +156,28 @@ void cpu_op_free(cpu_op *op);
 /* ---- capture (cpu_capture.c) ---- */
 
 bool cpu_capture_forbids(void);
-/* Records one operation of a capturing stream: CUDA_SUCCESS, or 901 for an invalidated capture. */
-CUresult cpu_capture_add(CUstream stream);
+/* CUDA_SUCCESS, or 901 for a stream whose capture is invalidated. The stream is capturing. */
+CUresult cpu_capture_check(CUstream stream);
+/* Records one operation of a capturing stream. Takes ownership of `op` in every case. */
+CUresult cpu_capture_add(CUstream stream, cpu_op *op);
+uint64_t cpu_capture_id(const cpu_capture *capture);
 /* Fails with 900 and invalidates, if the stream is capturing: for calls that need real completion. */
 CUresult cpu_capture_refuse(CUstream stream);
-CUresult cpu_capture_join(CUstream stream, cpu_capture *capture, CUstream from);
+/* `stream` waits for an event that was recorded in the capture `id` behind `tips`. */
+CUresult cpu_capture_join(CUstream stream, uint64_t id, const cpu_tips *tips);
 void cpu_capture_abandon(CUstream stream);
+
+/* ---- graphs (cpu_graph.c), under the driver lock ---- */
+
+void cpu_tips_clear(cpu_tips *tips);
+/* Adds those that are not there yet; after a failure, some of them. */
+CUresult cpu_tips_add(cpu_tips *tips, const cpu_tips *more);
+CUgraph cpu_graph_new(void);
+void cpu_graph_delete(CUgraph graph);
+/* Adds a node for `op`, which it owns in every case, behind `tips`, and makes it the only tip. */
+CUresult cpu_graph_add(CUgraph graph, cpu_op *op, cpu_tips *tips);
+/* Whether everything in the graph is a tip or came before one. */
+bool cpu_graph_joins(CUgraph graph, const cpu_tips *tips);
 
 /* ---- memory (cpu_memory.c) ---- */
 
@@ -165,6 +188,7 @@ typedef struct cpu_range {
     size_t bytes;
     enum cpu_kind kind;
     CUcontext context;
+    CUmemoryPool pool; /* that it is an allocation of, or NULL */
 } cpu_range;
 
 /* The range that contains all of [address, address + bytes), or NULL. Under the driver lock. */
@@ -176,7 +200,16 @@ CUresult cpu_memory_add(CUcontext context, enum cpu_kind kind, uintptr_t address
 CUresult cpu_memory_delete(uintptr_t address, enum cpu_kind kind);
 void cpu_memory_delete_all(CUcontext context);
 uint64_t cpu_memory_used(CUcontext context);
-CUresult cpu_submit_delete(CUstream stream, uintptr_t address);
+CUresult cpu_submit_delete(CUstream stream, uintptr_t address, enum cpu_kind kind);
+
+/* ---- memory pools (cpu_pool.c), under the driver lock ---- */
+
+CUresult cpu_memory_new_in(CUmemoryPool pool, CUcontext context, enum cpu_kind kind, size_t bytes,
+                           uintptr_t *address);
+CUmemoryPool cpu_pool_current(int device);
+CUresult cpu_pool_allocate(CUmemoryPool pool, size_t bytes, uintptr_t *address);
+/* An allocation of this many bytes is gone; with the last one, so may be the pool. */
+void cpu_pool_release(CUmemoryPool pool, size_t bytes);
 
 /* ---- modules (cpu_module.c, cpu_elf.c) ---- */
 
@@ -190,7 +223,19 @@ struct CUfunc_st {
 CUresult cpu_elf_size(const void *image, size_t *bytes);
 CUresult cpu_elf_prepare(unsigned char *image, size_t bytes);
 CUresult cpu_function_find(CUfunction handle);
+CUresult cpu_function_name(const char **name, CUfunction function);
+CUresult cpu_function_param(CUfunction function, size_t index, size_t *offset, size_t *size);
+CUresult cpu_function_attribute(int *value, unsigned attribute, CUfunction function);
+CUresult cpu_function_set_attribute(CUfunction function, unsigned attribute, int value);
+/* A module of a context, or of a library and no context. */
+CUresult cpu_module_load(CUmodule *module, const void *image, CUcontext context, CUlibrary library);
+void cpu_module_unload(CUmodule module);
 void cpu_modules_unload(CUcontext context);
+CUlibrary cpu_module_library(CUmodule module);
+CUresult cpu_module_function(CUfunction *function, CUmodule module, const char *name);
+CUresult cpu_module_count(unsigned *count, CUmodule module);
+CUresult cpu_module_functions(CUfunction *functions, unsigned count, CUmodule module);
+CUresult cpu_module_global(CUdeviceptr *pointer, size_t *bytes, CUmodule module, const char *name);
 
 /* ---- running (cpu_grid.c, cpu_block.c, cpu_fiber.c) ---- */
 

@@ -14,9 +14,9 @@ struct CUevent_st {
     uint64_t magic;
     CUcontext context;
     unsigned flags;
-    cpu_fence *fence;     /* NULL: never recorded, or recorded in a capture */
-    cpu_capture *capture; /* the capture it was last recorded in */
-    CUstream captured_in; /* valid while that capture is the stream's */
+    cpu_fence *fence;    /* NULL: never recorded, or recorded in a capture */
+    uint64_t capture_id; /* of the capture it was last recorded in, or 0 */
+    cpu_tips tips;       /* what it was recorded behind; valid while that capture is open */
 };
 
 static CUresult find(CUevent event) {
@@ -41,10 +41,17 @@ CUresult cuEventCreate(CUevent *phEvent, unsigned int Flags) {
     CPU_CALL(CPU_WORK, create(phEvent, Flags));
 }
 
+static void forget_record(CUevent event) {
+    cpu_fence_drop(event->fence);
+    cpu_tips_clear(&event->tips);
+    event->fence = NULL;
+    event->capture_id = 0;
+}
+
 static CUresult destroy(CUevent event) {
     CUresult result = find(event);
     if (result != CUDA_SUCCESS) return result;
-    cpu_fence_drop(event->fence);
+    forget_record(event);
     event->magic = 0;
     free(event);
     return CUDA_SUCCESS;
@@ -52,11 +59,14 @@ static CUresult destroy(CUevent event) {
 
 CUresult cuEventDestroy_v2(CUevent hEvent) { CPU_CALL(CPU_CONTEXT | CPU_LOCKED, destroy(hEvent)); }
 
-static void set_record(CUevent event, cpu_fence *fence, CUstream captured_in) {
-    cpu_fence_drop(event->fence);
-    event->fence = fence;
-    event->captured_in = captured_in;
-    event->capture = captured_in != NULL ? captured_in->capture : NULL;
+/* No node: the event only remembers what it came after. External records would be nodes. */
+static CUresult record_in_capture(CUevent event, CUstream stream, unsigned flags) {
+    CUresult result = cpu_capture_check(stream);
+    if (result != CUDA_SUCCESS) return result;
+    if (flags & CU_EVENT_RECORD_EXTERNAL) return CUDA_ERROR_NOT_SUPPORTED;
+    forget_record(event);
+    event->capture_id = cpu_capture_id(stream->capture);
+    return cpu_tips_add(&event->tips, &stream->tips);
 }
 
 static CUresult record(CUevent event, CUstream handle, unsigned flags) {
@@ -66,16 +76,16 @@ static CUresult record(CUevent event, CUstream handle, unsigned flags) {
     if (result != CUDA_SUCCESS) return result;
     if (flags & ~CU_EVENT_RECORD_EXTERNAL) return CUDA_ERROR_INVALID_VALUE;
     if (stream->context != event->context) return CUDA_ERROR_INVALID_HANDLE;
-    if (stream->capture != NULL) {
-        result = cpu_capture_add(stream);
-        if (result == CUDA_SUCCESS) set_record(event, NULL, stream);
-        return result;
-    }
+    if (stream->capture != NULL) return record_in_capture(event, stream, flags);
     cpu_fence *fence = cpu_fence_new();
     if (fence == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
     result = cpu_submit_fence(stream, fence);
-    if (result == CUDA_SUCCESS) set_record(event, fence, NULL);
-    else cpu_fence_drop(fence);
+    if (result == CUDA_SUCCESS) {
+        forget_record(event);
+        event->fence = fence;
+    } else {
+        cpu_fence_drop(fence);
+    }
     return result;
 }
 
@@ -91,7 +101,7 @@ CUresult cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int f
 static CUresult share_fence(CUevent event, cpu_fence **fence) {
     CUresult result = find(event);
     if (result != CUDA_SUCCESS) return result;
-    if (event->capture != NULL) return CUDA_ERROR_CAPTURED_EVENT;
+    if (event->capture_id != 0) return CUDA_ERROR_CAPTURED_EVENT;
     *fence = event->fence != NULL ? cpu_fence_share(event->fence) : NULL;
     return CUDA_SUCCESS;
 }
@@ -124,7 +134,7 @@ static CUresult elapsed(float *milliseconds, CUevent start, CUevent end) {
     if (milliseconds == NULL) return CUDA_ERROR_INVALID_VALUE;
     if (find(start) != CUDA_SUCCESS || find(end) != CUDA_SUCCESS) return CUDA_ERROR_INVALID_HANDLE;
     if ((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) return CUDA_ERROR_INVALID_HANDLE;
-    if (start->capture != NULL || end->capture != NULL) return CUDA_ERROR_CAPTURED_EVENT;
+    if (start->capture_id != 0 || end->capture_id != 0) return CUDA_ERROR_CAPTURED_EVENT;
     if (start->fence == NULL || end->fence == NULL) return CUDA_ERROR_INVALID_HANDLE;
     uint64_t from = cpu_fence_time(start->fence), to = cpu_fence_time(end->fence);
     if (from == 0 || to == 0) return CUDA_ERROR_NOT_READY;
@@ -142,9 +152,9 @@ static CUresult wait_in_stream(CUstream handle, CUevent event, unsigned flags) {
     if (result == CUDA_SUCCESS) result = find(event);
     if (result != CUDA_SUCCESS) return result;
     if (flags & ~CU_EVENT_WAIT_EXTERNAL) return CUDA_ERROR_INVALID_VALUE;
-    if (event->capture != NULL) return cpu_capture_join(stream, event->capture, event->captured_in);
-    if (stream->capture != NULL) return cpu_capture_add(stream);
+    if (event->capture_id != 0) return cpu_capture_join(stream, event->capture_id, &event->tips);
     if (event->fence == NULL) return CUDA_SUCCESS; /* never recorded: nothing to wait for */
+    if (stream->capture != NULL) return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     return cpu_submit_wait(stream, event->fence);
 }
 

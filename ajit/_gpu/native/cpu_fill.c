@@ -27,6 +27,7 @@ static CUresult submit_fill(CUdeviceptr to, uint32_t value, unsigned width, size
     if (cpu_memory_find(to, count * width) == NULL) return CUDA_ERROR_INVALID_VALUE;
     fill_op *op = cpu_op_new(sizeof *op, run_fill, cpu_op_free);
     if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
+    op->op.kind = CU_GRAPH_NODE_TYPE_MEMSET;
     op->to = to;
     op->value = value;
     op->width = width;

@@ -16,14 +16,16 @@ CUresult cuFuncIsLoaded(CUfunctionLoadingState *state, CUfunction function) {
     CPU_CALL(CPU_WORK, is_loaded(state, function));
 }
 
-static CUresult get_name(const char **name, CUfunction function) {
+CUresult cpu_function_name(const char **name, CUfunction function) {
     CUresult result = cpu_function_find(function);
     if (name == NULL) return CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS) *name = function->kernel->name;
     return result;
 }
 
-CUresult cuFuncGetName(const char **name, CUfunction hfunc) { CPU_CALL(CPU_WORK, get_name(name, hfunc)); }
+CUresult cuFuncGetName(const char **name, CUfunction hfunc) {
+    CPU_CALL(CPU_WORK, cpu_function_name(name, hfunc));
+}
 
 static CUresult get_module(CUmodule *module, CUfunction function) {
     CUresult result = cpu_function_find(function);
@@ -36,7 +38,7 @@ CUresult cuFuncGetModule(CUmodule *hmod, CUfunction hfunc) {
     CPU_CALL(CPU_WORK, get_module(hmod, hfunc));
 }
 
-static CUresult get_param_info(CUfunction function, size_t index, size_t *offset, size_t *size) {
+CUresult cpu_function_param(CUfunction function, size_t index, size_t *offset, size_t *size) {
     CUresult result = cpu_function_find(function);
     if (result != CUDA_SUCCESS) return result;
     if (offset == NULL || index >= function->kernel->param_count) return CUDA_ERROR_INVALID_VALUE;
@@ -47,10 +49,10 @@ static CUresult get_param_info(CUfunction function, size_t index, size_t *offset
 
 CUresult cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t *paramOffset,
                             size_t *paramSize) {
-    CPU_CALL(CPU_WORK, get_param_info(func, paramIndex, paramOffset, paramSize));
+    CPU_CALL(CPU_WORK, cpu_function_param(func, paramIndex, paramOffset, paramSize));
 }
 
-static CUresult get_attribute(int *value, unsigned attribute, CUfunction function) {
+CUresult cpu_function_attribute(int *value, unsigned attribute, CUfunction function) {
     CUresult result = cpu_function_find(function);
     if (result != CUDA_SUCCESS) return result;
     if (value == NULL || attribute >= CU_FUNC_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
@@ -65,10 +67,10 @@ static CUresult get_attribute(int *value, unsigned attribute, CUfunction functio
 }
 
 CUresult cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc) {
-    CPU_CALL(CPU_WORK, get_attribute(pi, attrib, hfunc));
+    CPU_CALL(CPU_WORK, cpu_function_attribute(pi, attrib, hfunc));
 }
 
-static CUresult set_attribute(CUfunction function, unsigned attribute, int value) {
+CUresult cpu_function_set_attribute(CUfunction function, unsigned attribute, int value) {
     CUresult result = cpu_function_find(function);
     if (result != CUDA_SUCCESS) return result;
     if (attribute == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) /* a hint */
@@ -80,7 +82,7 @@ static CUresult set_attribute(CUfunction function, unsigned attribute, int value
 }
 
 CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value) {
-    CPU_CALL(CPU_WORK, set_attribute(hfunc, attrib, value));
+    CPU_CALL(CPU_WORK, cpu_function_set_attribute(hfunc, attrib, value));
 }
 
 static CUresult get_occupancy(int *blocks, CUfunction function, int block_size, size_t shared) {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { MAX_BLOCK_Z = 64, MAX_GRID_YZ = 65535, MAX_GRID_X = 2147483647 };
+enum { MAX_CLUSTER = 8 }; /* blocks; what every GPU that has clusters allows */
 
 typedef struct launch_op {
     cpu_op op;
@@ -34,18 +35,29 @@ static bool grid_fits(const unsigned *grid) {
     return grid[0] <= MAX_GRID_X && grid[1] <= MAX_GRID_YZ && grid[2] <= MAX_GRID_YZ;
 }
 
-static CUresult check_attribute(const CUlaunchAttribute *attribute) {
-    const unsigned *cluster = (const unsigned *)&attribute->value;
+/* A kernel cannot see its cluster here (what it would use for that is an error when it is compiled),
+ * so the shape is checked as NVIDIA's driver does and changes nothing. */
+static CUresult check_cluster(const unsigned *cluster, const unsigned *grid) {
+    uint64_t blocks = 1;
+    for (int i = 0; i < 3; i++) {
+        if (cluster[i] == 0 || cluster[i] > MAX_CLUSTER || grid[i] % cluster[i] != 0)
+            return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+        blocks *= cluster[i];
+    }
+    return blocks <= MAX_CLUSTER ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CLUSTER_SIZE;
+}
+
+static CUresult check_attribute(const CUlaunchAttribute *attribute, const unsigned *grid) {
     switch (attribute->id) {
     case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
     case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
-        return cluster[0] == 1 && cluster[1] == 1 && cluster[2] == 1 ? CUDA_SUCCESS
-                                                                     : CUDA_ERROR_NOT_SUPPORTED;
+        return check_cluster(&attribute->value.clusterDim.x, grid);
     case CU_LAUNCH_ATTRIBUTE_COOPERATIVE: /* blocks do not wait for each other here */
-        return cluster[0] == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+        return attribute->value.cooperative == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
     case CU_LAUNCH_ATTRIBUTE_IGNORE:
     case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
     case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
     case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: /* permits overlap, never demands it */
     case CU_LAUNCH_ATTRIBUTE_PRIORITY:
     case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: return CUDA_SUCCESS;
@@ -62,7 +74,7 @@ static CUresult check(const CUlaunchConfig *config, CUfunction function) {
         return CUDA_ERROR_INVALID_VALUE;
     if (config->numAttrs > 0 && config->attrs == NULL) return CUDA_ERROR_INVALID_VALUE;
     for (unsigned i = 0; i < config->numAttrs && result == CUDA_SUCCESS; i++)
-        result = check_attribute(&config->attrs[i]);
+        result = check_attribute(&config->attrs[i], &config->gridDimX);
     return result;
 }
 
@@ -105,6 +117,7 @@ static CUresult launch(const CUlaunchConfig *config, CUfunction function, void *
     size_t bytes = kernel->param_count * sizeof(void *) + kernel->param_bytes + 16;
     launch_op *op = cpu_op_new(sizeof *op + bytes, run_launch, cpu_op_free);
     if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
+    op->op.kind = CU_GRAPH_NODE_TYPE_KERNEL;
     op->grid.kernel = kernel;
     op->grid.shared_bytes = config->sharedMemBytes;
     memcpy(op->grid.grid_dim, &config->gridDimX, sizeof op->grid.grid_dim);

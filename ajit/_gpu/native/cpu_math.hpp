@@ -48,7 +48,7 @@ long long llabs(long long) AJIT_CPU_NOEXCEPT;
 #undef AJIT_CPU_UNARY
 #undef AJIT_CPU_BINARY
 
-namespace ajit_cpu_math {
+namespace ajit_cpu {
 
 constexpr double pi = 3.14159265358979323846;
 
@@ -66,18 +66,32 @@ template <> struct number<long long> { static constexpr kind is = integer; };
 template <> struct number<unsigned long long> { static constexpr kind is = integer; };
 template <bool> struct when {};
 template <> struct when<true> { using as = double; };
-template <class T_> using from_integer = typename when<number<T_>::is == integer>::as;
-template <class A_, class B_>
+// `More_` are the types of arguments that nobody may give.
+template <class T_, class... More_>
+using from_integer = typename when<number<T_>::is == integer && sizeof...(More_) == 0>::as;
+template <class A_, class B_, class... More_>
 using from_mixed = typename when<(number<A_>::is != other && number<B_>::is != other &&
-                                  (number<A_>::is != number<B_>::is || number<A_>::is == integer))>::as;
+                                  (number<A_>::is != number<B_>::is || number<A_>::is == integer) &&
+                                  sizeof...(More_) == 0)>::as;
+
+} // namespace ajit_cpu
+
+// Nothing but functions that CUDA has: a kernel may have any other name.
+namespace ajit_cpu_math {
 
 // Templates, so that std::sqrt(float) wins where source has both <cmath> and `using namespace std`.
+// The empty packs make those for integers the less specialised ones: libc++ has global templates for
+// integers too, and they would be ambiguous.
 #define AJIT_CPU_UNARY(name)                                                  \
     template <int = 0> inline float name(float x) { return ::name##f(x); }    \
-    template <class T_> inline from_integer<T_> name(T_ x) { return ::name(static_cast<double>(x)); }
+    template <class T_, class... More_>                                       \
+    inline ajit_cpu::from_integer<T_, More_...> name(T_ x, More_...) {        \
+        return ::name(static_cast<double>(x));                                \
+    }
 #define AJIT_CPU_BINARY(name)                                                               \
     template <int = 0> inline float name(float x, float y) { return ::name##f(x, y); }      \
-    template <class A_, class B_> inline from_mixed<A_, B_> name(A_ x, B_ y) {              \
+    template <class A_, class B_, class... More_>                                           \
+    inline ajit_cpu::from_mixed<A_, B_, More_...> name(A_ x, B_ y, More_...) {              \
         return ::name(static_cast<double>(x), static_cast<double>(y));                      \
     }
 AJIT_CPU_EACH_UNARY(AJIT_CPU_UNARY)
@@ -145,13 +159,13 @@ using namespace ajit_cpu_math;
 AJIT_CPU_C float rsqrtf(float x) AJIT_CPU_NOEXCEPT { return 1.0f / sqrtf(x); }
 AJIT_CPU_C double rsqrt(double x) AJIT_CPU_NOEXCEPT { return 1.0 / sqrt(x); }
 AJIT_CPU_C float sinpif(float x) AJIT_CPU_NOEXCEPT {
-    return static_cast<float>(sin(ajit_cpu_math::pi * fmod(static_cast<double>(x), 2.0)));
+    return static_cast<float>(sin(ajit_cpu::pi * fmod(static_cast<double>(x), 2.0)));
 }
 AJIT_CPU_C float cospif(float x) AJIT_CPU_NOEXCEPT {
-    return static_cast<float>(cos(ajit_cpu_math::pi * fmod(static_cast<double>(x), 2.0)));
+    return static_cast<float>(cos(ajit_cpu::pi * fmod(static_cast<double>(x), 2.0)));
 }
-AJIT_CPU_C double sinpi(double x) AJIT_CPU_NOEXCEPT { return sin(ajit_cpu_math::pi * fmod(x, 2.0)); }
-AJIT_CPU_C double cospi(double x) AJIT_CPU_NOEXCEPT { return cos(ajit_cpu_math::pi * fmod(x, 2.0)); }
+AJIT_CPU_C double sinpi(double x) AJIT_CPU_NOEXCEPT { return sin(ajit_cpu::pi * fmod(x, 2.0)); }
+AJIT_CPU_C double cospi(double x) AJIT_CPU_NOEXCEPT { return cos(ajit_cpu::pi * fmod(x, 2.0)); }
 
 // The fast intrinsics are at least as accurate as a GPU's.
 AJIT_CPU_C float __expf(float x) AJIT_CPU_NOEXCEPT { return expf(x); }

@@ -58,7 +58,7 @@ CUresult cpu_memory_add(CUcontext context, enum cpu_kind kind, uintptr_t address
     if (result != CUDA_SUCCESS) return result;
     size_t index = upper(address);
     memmove(&ranges[index + 1], &ranges[index], (count - index) * sizeof *ranges);
-    ranges[index] = (cpu_range){address, bytes, kind, context};
+    ranges[index] = (cpu_range){address, bytes, kind, context, NULL};
     count++;
     if (kind == CPU_DEVICE_MEMORY) used[context->device] += charge(bytes);
     return CUDA_SUCCESS;
@@ -70,6 +70,7 @@ static void remove_at(size_t index) {
     memmove(&ranges[index], &ranges[index + 1], (count - index - 1) * sizeof *ranges);
     count--;
     if (range.kind != CPU_REGISTERED_MEMORY) free((void *)range.start);
+    if (range.pool != NULL) cpu_pool_release(range.pool, range.bytes);
 }
 
 CUresult cpu_memory_new(CUcontext context, enum cpu_kind kind, size_t bytes, uintptr_t *address) {
@@ -84,6 +85,13 @@ CUresult cpu_memory_new(CUcontext context, enum cpu_kind kind, size_t bytes, uin
     CUresult result = cpu_memory_add(context, kind, (uintptr_t)memory, bytes);
     if (result != CUDA_SUCCESS) free(memory);
     else *address = (uintptr_t)memory;
+    return result;
+}
+
+CUresult cpu_memory_new_in(CUmemoryPool pool, CUcontext context, enum cpu_kind kind, size_t bytes,
+                           uintptr_t *address) {
+    CUresult result = cpu_memory_new(context, kind, bytes, address);
+    if (result == CUDA_SUCCESS) ranges[upper(*address) - 1].pool = pool;
     return result;
 }
 
@@ -107,19 +115,22 @@ uint64_t cpu_memory_used(CUcontext context) { return used[context->device]; }
 typedef struct delete_op {
     cpu_op op;
     uintptr_t address;
+    enum cpu_kind kind;
 } delete_op;
 
 static void run_delete(cpu_op *op, CUstream stream) {
+    const delete_op *own = (const delete_op *)op;
     (void)stream;
     cpu_lock();
-    cpu_memory_delete(((delete_op *)op)->address, CPU_DEVICE_MEMORY);
+    cpu_memory_delete(own->address, own->kind);
     cpu_unlock();
 }
 
-CUresult cpu_submit_delete(CUstream stream, uintptr_t address) {
+CUresult cpu_submit_delete(CUstream stream, uintptr_t address, enum cpu_kind kind) {
     delete_op *op = cpu_op_new(sizeof *op, run_delete, cpu_op_free);
     if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
     op->op.always = true; /* or a lost device would leak it until the context goes */
     op->address = address;
+    op->kind = kind;
     return cpu_submit(stream, &op->op);
 }

@@ -30,12 +30,23 @@ CUresult cuMemFree_v2(CUdeviceptr dptr) { CPU_CALL(CPU_FREE | CPU_UNSAFE, free_d
 
 /* ---- in stream order ---- */
 
-static CUresult allocate_in_stream(CUdeviceptr *dptr, size_t bytes, CUstream handle) {
+static CUresult allocate_from(CUmemoryPool pool, CUdeviceptr *dptr, size_t bytes) {
+    uintptr_t address;
+    if (dptr == NULL) return CUDA_ERROR_INVALID_VALUE;
+    CUresult result = cpu_pool_allocate(pool, bytes, &address);
+    if (result == CUDA_SUCCESS) *dptr = address;
+    return result;
+}
+
+/* `pool` NULL means the current pool of the stream's device. */
+static CUresult allocate_in_stream(CUmemoryPool pool, CUdeviceptr *dptr, size_t bytes,
+                                   CUstream handle) {
     CUstream stream;
     cpu_lock();
     CUresult result = cpu_stream_find(handle, &stream);
     if (result == CUDA_SUCCESS && stream->capture != NULL) result = CUDA_ERROR_NOT_SUPPORTED;
-    if (result == CUDA_SUCCESS) result = allocate(dptr, bytes);
+    if (result == CUDA_SUCCESS && pool == NULL) pool = cpu_pool_current(stream->context->device);
+    if (result == CUDA_SUCCESS) result = allocate_from(pool, dptr, bytes);
     bool retry = result == CUDA_ERROR_OUT_OF_MEMORY && cpu_stream_busy(stream);
     if (retry) cpu_stream_share(stream);
     cpu_unlock();
@@ -43,24 +54,32 @@ static CUresult allocate_in_stream(CUdeviceptr *dptr, size_t bytes, CUstream han
     cpu_stream_wait(stream); /* frees that are queued there may make room, as in a memory pool */
     cpu_stream_drop(stream);
     cpu_lock();
-    result = allocate(dptr, bytes);
+    result = allocate_from(pool, dptr, bytes);
     cpu_unlock();
     return result;
 }
 
 /* The memory exists at once, which is earlier than promised and otherwise the same. */
 CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream) {
-    CPU_CALL(CPU_FREE, allocate_in_stream(dptr, bytesize, hStream));
+    CPU_CALL(CPU_FREE, allocate_in_stream(NULL, dptr, bytesize, hStream));
+}
+
+CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
+                                 CUstream hStream) {
+    if (pool == NULL) return CUDA_ERROR_INVALID_VALUE;
+    CPU_CALL(CPU_FREE, allocate_in_stream(pool, dptr, bytesize, hStream));
 }
 
 static CUresult free_in_stream(CUdeviceptr address, CUstream handle) {
     CUstream stream;
     CUresult result = cpu_stream_find(handle, &stream);
     if (result != CUDA_SUCCESS || address == 0) return result;
+    if (stream->capture != NULL) return CUDA_ERROR_NOT_SUPPORTED; /* graphs own no memory here */
     const cpu_range *range = cpu_memory_at(address);
-    if (range == NULL || range->start != address || range->kind != CPU_DEVICE_MEMORY)
+    bool pinned_pool = range != NULL && range->kind == CPU_PINNED_MEMORY && range->pool != NULL;
+    if (range == NULL || range->start != address || (range->kind != CPU_DEVICE_MEMORY && !pinned_pool))
         return CUDA_ERROR_INVALID_VALUE;
-    return cpu_submit_delete(stream, address);
+    return cpu_submit_delete(stream, address, range->kind);
 }
 
 CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
@@ -151,9 +170,10 @@ CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int 
 
 /* ---- what a pointer is ---- */
 
-static CUresult get_attribute(void *data, unsigned attribute, CUdeviceptr address) {
-    const cpu_range *range = cpu_memory_at(address);
-    if (data == NULL || range == NULL) return CUDA_ERROR_INVALID_VALUE;
+enum { UNKNOWN_DEVICE = -2 };
+
+static CUresult get_range_attribute(void *data, unsigned attribute, CUdeviceptr address,
+                                    const cpu_range *range) {
     bool device = range->kind == CPU_DEVICE_MEMORY;
     switch (attribute) {
     case CU_POINTER_ATTRIBUTE_CONTEXT: *(CUcontext *)data = range->context; break;
@@ -169,11 +189,50 @@ static CUresult get_attribute(void *data, unsigned attribute, CUdeviceptr addres
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)data = range->context->device; break;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR: *(CUdeviceptr *)data = range->start; break;
     case CU_POINTER_ATTRIBUTE_RANGE_SIZE: *(size_t *)data = range->bytes; break;
+    case CU_POINTER_ATTRIBUTE_MAPPED: *(unsigned *)data = 1; break;
+    case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES: *(uint64_t *)data = 0; break;
+    case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE: *(CUmemoryPool *)data = range->pool; break;
     default: return CUDA_ERROR_NOT_SUPPORTED;
     }
     return CUDA_SUCCESS;
 }
 
+static CUresult get_attribute(void *data, unsigned attribute, CUdeviceptr address) {
+    const cpu_range *range = cpu_memory_at(address);
+    if (data == NULL || range == NULL) return CUDA_ERROR_INVALID_VALUE;
+    return get_range_attribute(data, attribute, address, range);
+}
+
 CUresult cuPointerGetAttribute(void *data, CUpointer_attribute attribute, CUdeviceptr ptr) {
     CPU_CALL(CPU_WORK, get_attribute(data, attribute, ptr));
+}
+
+/* Which value says "not a pointer of the driver's": -2 for a device, 0 for everything else. */
+static void set_unknown(void *data, unsigned attribute) {
+    switch (attribute) {
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL: *(int *)data = UNKNOWN_DEVICE; break;
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+    case CU_POINTER_ATTRIBUTE_MAPPED: *(unsigned *)data = 0; break;
+    default: *(uint64_t *)data = 0;
+    }
+}
+
+/* As documented, a pointer or an attribute that is not known is no error here. */
+static CUresult get_attributes(unsigned count, const unsigned *attributes, void **data,
+                               CUdeviceptr address) {
+    const cpu_range *range = cpu_memory_at(address);
+    if (attributes == NULL || data == NULL) return CUDA_ERROR_INVALID_VALUE;
+    for (unsigned i = 0; i < count; i++) {
+        if (data[i] == NULL) return CUDA_ERROR_INVALID_VALUE;
+        CUresult result = CUDA_ERROR_INVALID_VALUE;
+        if (range != NULL) result = get_range_attribute(data[i], attributes[i], address, range);
+        if (result != CUDA_SUCCESS) set_unknown(data[i], attributes[i]);
+    }
+    return CUDA_SUCCESS;
+}
+
+CUresult cuPointerGetAttributes(unsigned int numAttributes, CUpointer_attribute *attributes,
+                                void **data, CUdeviceptr ptr) {
+    CPU_CALL(CPU_WORK, get_attributes(numAttributes, attributes, data, ptr));
 }

@@ -23,8 +23,9 @@ enum { SHARED_WITHOUT_OPT_IN = 49152 };
 
 struct CUmod_st {
     uint64_t magic;
-    CUcontext context;
-    void *library;
+    CUcontext context; /* NULL: of a library */
+    CUlibrary owner;   /* or NULL: of a context */
+    void *library;     /* the dynamic linker's handle */
     const struct ajit_cpu_module *image;
     struct CUfunc_st *functions; /* one for each kernel, in the image's order */
     CUmodule next;
@@ -87,7 +88,8 @@ static void destroy(CUmodule module) {
     free(module);
 }
 
-static CUresult load(CUmodule *result_module, const void *image) {
+CUresult cpu_module_load(CUmodule *result_module, const void *image, CUcontext context,
+                         CUlibrary owner) {
     size_t bytes;
     int descriptor;
     if (result_module == NULL || image == NULL) return CUDA_ERROR_INVALID_VALUE;
@@ -103,21 +105,22 @@ static CUresult load(CUmodule *result_module, const void *image) {
         return result;
     }
     module->magic = MODULE_MAGIC;
-    module->context = cpu_current();
+    module->context = context;
+    module->owner = owner;
     module->next = modules;
     *result_module = modules = module;
     return CUDA_SUCCESS;
 }
 
 CUresult cuModuleLoadData(CUmodule *module, const void *image) {
-    CPU_CALL(CPU_SETUP, load(module, image));
+    CPU_CALL(CPU_SETUP, cpu_module_load(module, image, cpu_current(), NULL));
 }
 
 /* Options concern PTX compilation and logs; an image has neither, so they are accepted and ignored. */
 CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
                             CUjit_option *options, void **optionValues) {
     (void)numOptions, (void)options, (void)optionValues;
-    CPU_CALL(CPU_SETUP, load(module, image));
+    CPU_CALL(CPU_SETUP, cpu_module_load(module, image, cpu_current(), NULL));
 }
 
 /* ---- unloading ---- */
@@ -134,17 +137,20 @@ static void unload_listed(CUmodule *link) {
     destroy(module);
 }
 
+void cpu_module_unload(CUmodule module) {
+    CUmodule *link = &modules;
+    while (*link != module) link = &(*link)->next;
+    unload_listed(link);
+}
+
 /* Waits for the device first: its code may be running. */
 static CUresult unload(CUmodule module) {
     CUresult result = cpu_context_wait(cpu_current());
     if (result != CUDA_SUCCESS) return result;
     cpu_lock();
     result = find(module);
-    for (CUmodule *link = &modules; result == CUDA_SUCCESS && *link != NULL; link = &(*link)->next)
-        if (*link == module) {
-            unload_listed(link);
-            break;
-        }
+    if (result == CUDA_SUCCESS && module->owner != NULL) result = CUDA_ERROR_NOT_PERMITTED;
+    if (result == CUDA_SUCCESS) cpu_module_unload(module);
     cpu_unlock();
     return result;
 }
@@ -167,7 +173,9 @@ CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode *mode) {
 
 /* ---- what is in a module ---- */
 
-static CUresult get_function(CUfunction *function, CUmodule module, const char *name) {
+CUlibrary cpu_module_library(CUmodule module) { return module->owner; }
+
+CUresult cpu_module_function(CUfunction *function, CUmodule module, const char *name) {
     if (function == NULL || name == NULL) return CUDA_ERROR_INVALID_VALUE;
     CUresult result = find(module);
     if (result != CUDA_SUCCESS) return result;
@@ -180,10 +188,10 @@ static CUresult get_function(CUfunction *function, CUmodule module, const char *
 }
 
 CUresult cuModuleGetFunction(CUfunction *hfunc, CUmodule hmod, const char *name) {
-    CPU_CALL(CPU_WORK, get_function(hfunc, hmod, name));
+    CPU_CALL(CPU_WORK, cpu_module_function(hfunc, hmod, name));
 }
 
-static CUresult get_count(unsigned *count, CUmodule module) {
+CUresult cpu_module_count(unsigned *count, CUmodule module) {
     CUresult result = find(module);
     if (count == NULL) return CUDA_ERROR_INVALID_VALUE;
     if (result == CUDA_SUCCESS) *count = module->image->kernel_count;
@@ -191,10 +199,10 @@ static CUresult get_count(unsigned *count, CUmodule module) {
 }
 
 CUresult cuModuleGetFunctionCount(unsigned int *count, CUmodule mod) {
-    CPU_CALL(CPU_WORK, get_count(count, mod));
+    CPU_CALL(CPU_WORK, cpu_module_count(count, mod));
 }
 
-static CUresult enumerate(CUfunction *functions, unsigned count, CUmodule module) {
+CUresult cpu_module_functions(CUfunction *functions, unsigned count, CUmodule module) {
     CUresult result = find(module);
     if (functions == NULL) return CUDA_ERROR_INVALID_VALUE;
     for (unsigned i = 0; result == CUDA_SUCCESS && i < count; i++)
@@ -203,7 +211,7 @@ static CUresult enumerate(CUfunction *functions, unsigned count, CUmodule module
 }
 
 CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod) {
-    CPU_CALL(CPU_WORK, enumerate(functions, numFunctions, mod));
+    CPU_CALL(CPU_WORK, cpu_module_functions(functions, numFunctions, mod));
 }
 
 /* A data symbol of this very image: the linker also looks in the libraries that it needs. */
@@ -218,7 +226,7 @@ static bool find_object(CUmodule module, const char *name, void **address, size_
     return ELF64_ST_TYPE(symbol->st_info) == STT_OBJECT && info.dli_saddr == *address;
 }
 
-static CUresult get_global(CUdeviceptr *pointer, size_t *bytes, CUmodule module, const char *name) {
+CUresult cpu_module_global(CUdeviceptr *pointer, size_t *bytes, CUmodule module, const char *name) {
     void *address;
     size_t size;
     if (name == NULL) return CUDA_ERROR_INVALID_VALUE;
@@ -231,7 +239,7 @@ static CUresult get_global(CUdeviceptr *pointer, size_t *bytes, CUmodule module,
 }
 
 CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name) {
-    CPU_CALL(CPU_WORK, get_global(dptr, bytes, hmod, name));
+    CPU_CALL(CPU_WORK, cpu_module_global(dptr, bytes, hmod, name));
 }
 
 /* ---- functions ---- */

@@ -255,14 +255,9 @@ static CUresult order_with_legacy(CUstream stream) {
 }
 
 CUresult cpu_submit(CUstream stream, cpu_op *op) {
-    CUresult result = CUDA_SUCCESS;
     if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
-    if (stream->capture != NULL) {
-        result = cpu_capture_add(stream);
-        op->drop(op);
-        return result;
-    }
-    result = order_with_legacy(stream);
+    if (stream->capture != NULL) return cpu_capture_add(stream, op);
+    CUresult result = order_with_legacy(stream);
     if (result == CUDA_SUCCESS) return append(stream, op);
     op->drop(op);
     return result;

@@ -96,6 +96,18 @@ CUresult cuStreamGetCtx(CUstream hStream, CUcontext *pctx) {
     CPU_CALL(CPU_CONTEXT, get_context(hStream, pctx));
 }
 
+static CUresult get_device(CUstream handle, CUdevice *device) {
+    CUstream stream;
+    CUresult result = cpu_stream_find(handle, &stream);
+    if (device == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS) *device = stream->context->device;
+    return result;
+}
+
+CUresult cuStreamGetDevice(CUstream hStream, CUdevice *device) {
+    CPU_CALL(CPU_CONTEXT, get_device(hStream, device));
+}
+
 static CUresult get_id(CUstream handle, unsigned long long *id) {
     CUstream stream;
     CUresult result = cpu_stream_find(handle, &stream);
@@ -137,6 +149,7 @@ static CUresult launch_host_function(CUstream handle, CUhostFn function, void *a
     if (function == NULL) return CUDA_ERROR_INVALID_VALUE;
     host_op *op = cpu_op_new(sizeof *op, run_host_function, cpu_op_free);
     if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
+    op->op.kind = CU_GRAPH_NODE_TYPE_HOST;
     op->function = function;
     op->argument = argument;
     return cpu_submit(stream, &op->op);
