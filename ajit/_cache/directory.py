@@ -1,7 +1,8 @@
 """The cache directory: made, checked, and held open.
 
 Whoever can write there can put code into the process, so it must belong to us or to root and be
-writable by nobody else. It is checked through the descriptor that is used afterwards: a parent
+writable by nobody else, but for a group that it is shared with (`ajit._cache.sharing`). It is
+checked through the descriptor that is used afterwards: a parent
 directory that somebody swaps later changes nothing.
 
 A directory that cannot be written, or not even made, is no reason to fail: kernels are still
@@ -12,24 +13,25 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import threading
 import weakref
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from ajit._cache import fs
+from ajit._cache.sharing import Place, Sharing, sharing_with
 from ajit.errors import CacheError, UnsafeCacheDirectory
 
-__all__ = ["SUBDIRECTORIES", "CacheDirectory", "open_cache_directory"]
+if TYPE_CHECKING:
+    from ajit.settings import Settings
+
+__all__ = ["SUBDIRECTORIES", "CacheDirectory", "open_cache_directory", "open_configured_cache"]
 
 Access = Literal["writable", "read-only", "none"]
 
-DIRECTORY_MODE = 0o700
 SUBDIRECTORIES = ("entries", "locks", "failures", "tmp")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 class CacheDirectory:
@@ -45,14 +47,12 @@ class CacheDirectory:
             fails like one on a bad descriptor.
         access: ``writable``, ``read-only`` or ``none``.
         problem: Why it is not writable, or "".
-        allow_unsafe: Whether ownership and mode were not asked for.
+        sharing: Who may use it.
     """
 
-    def __init__(
-        self, path: str, fd: int, access: Access, problem: str, *, allow_unsafe: bool
-    ) -> None:
+    def __init__(self, path: str, fd: int, access: Access, problem: str, sharing: Sharing) -> None:
         self.path, self.fd, self.access, self.problem = path, fd, access, problem
-        self.allow_unsafe = allow_unsafe
+        self.sharing = sharing
         self._identity = _identity(fd)
         self._lock = threading.Lock()
         if fd >= 0:
@@ -78,8 +78,8 @@ class CacheDirectory:
         with self._lock:
             parent = name.rpartition("/")[0]
             if parent:
-                _make_directory(self.fd, parent)
-            _make_directory(self.fd, name)
+                self._make(parent)
+            self._make(name)
             fs.sync_directory(self.fd, parent or ".")
 
     def renew_if_removed(self) -> None:
@@ -93,8 +93,13 @@ class CacheDirectory:
             if os.fstat(self.fd).st_nlink == 0:
                 self._renew()
 
+    def _make(self, name: str) -> None:
+        self.sharing.make_directory(name, self.fd)
+        # O_NOFOLLOW: a link out of the cache is refused.
+        fs.close_unwritten(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.fd))
+
     def _renew(self) -> None:
-        fd = _open_checked(self.path, allow_unsafe=self.allow_unsafe)
+        fd = _open_checked(self.path, self.sharing)
         try:
             # Atomic: other threads use either the removed directory or the new one.
             os.dup2(fd, self.fd, inheritable=False)
@@ -107,43 +112,57 @@ class CacheDirectory:
         return f"<CacheDirectory {self.path} {self.access}{problem}>"
 
 
-def open_cache_directory(path: str | Path, *, allow_unsafe: bool = False) -> CacheDirectory:
+def open_cache_directory(
+    path: str | Path, *, allow_unsafe: bool = False, shared_group: str = ""
+) -> CacheDirectory:
     """Make the cache directory if it is missing, check it and open it.
 
     Args:
         path: Where it is. A symbolic link here is followed, and its target is checked.
         allow_unsafe: Accept a directory that others own or may write to.
+        shared_group: Name or number of a group whose members share it. A directory that is made
+            is made for them; one that is there is accepted if it is theirs.
 
     Returns:
         The directory. One that cannot be written or made comes back all the same, with another
         ``access`` and the reason in ``problem``.
 
     Raises:
-        CacheError: The path, or a parent of it, is not a directory.
+        CacheError: The path, or a parent of it, is not a directory, or there is no such group.
         UnsafeCacheDirectory: Somebody else could put code there. Nothing was read from it.
     """
     absolute = str(Path(path).expanduser().absolute())
+    sharing = sharing_with(shared_group, path=absolute, allow_unsafe=allow_unsafe)
     try:
-        return _open(absolute, allow_unsafe=allow_unsafe)
+        return _open(absolute, sharing)
     except OSError as exc:
         # What could not be checked is not used: neither read nor written.
-        return CacheDirectory(absolute, -1, "none", _reason(exc), allow_unsafe=allow_unsafe)
+        return CacheDirectory(absolute, -1, "none", _reason(exc), sharing)
 
 
-def _open(path: str, *, allow_unsafe: bool) -> CacheDirectory:
-    fd = _open_checked(path, allow_unsafe=allow_unsafe)
+def open_configured_cache(settings: Settings) -> CacheDirectory:
+    """Open the cache directory that settings name, as `open_cache_directory` does."""
+    return open_cache_directory(
+        settings.cache_dir,
+        allow_unsafe=settings.allow_unsafe_cache,
+        shared_group=settings.shared_group,
+    )
+
+
+def _open(path: str, sharing: Sharing) -> CacheDirectory:
+    fd = _open_checked(path, sharing)
     try:
-        problem = _make_subdirectories(path, fd, allow_unsafe=allow_unsafe)
+        problem = _make_subdirectories(path, fd, sharing)
         access: Access = "read-only" if problem else "writable"
-        return CacheDirectory(path, fd, access, problem, allow_unsafe=allow_unsafe)
+        return CacheDirectory(path, fd, access, problem, sharing)
     except BaseException:
         fs.close_unwritten(fd)
         raise
 
 
-def _open_checked(path: str, *, allow_unsafe: bool) -> int:
+def _open_checked(path: str, sharing: Sharing) -> int:
     try:
-        fd = _open_or_make(path)
+        fd = _open_or_make(path, sharing)
     except (NotADirectoryError, FileExistsError) as exc:
         raise CacheError(
             path=path,
@@ -151,51 +170,34 @@ def _open_checked(path: str, *, allow_unsafe: bool) -> int:
             hint="remove the file, or set AJIT_CACHE_DIR to another place",
         ) from exc
     try:
-        _check_safe(path, fd, allow_unsafe=allow_unsafe)
+        _check_safe(path, fd, sharing)
     except BaseException:
         fs.close_unwritten(fd)
         raise
     return fd
 
 
-def _open_or_make(path: str) -> int:
+def _open_or_make(path: str, sharing: Sharing) -> int:
     try:
         return os.open(path, _DIRECTORY)
     except FileNotFoundError:
-        _make_with_parents(path)
+        _make_with_parents(path, sharing, "cache")
         return os.open(path, _DIRECTORY)
 
 
-def _make_with_parents(path: str) -> None:
+def _make_with_parents(path: str, sharing: Sharing, place: Place) -> None:
     try:
-        _mkdir(path)
+        sharing.make_directory(path, place=place)
     except FileNotFoundError:
-        _make_with_parents(str(Path(path).parent))
-        _mkdir(path)
+        _make_with_parents(str(Path(path).parent), sharing, "parent")
+        sharing.make_directory(path, place=place)
 
 
-def _mkdir(path: str, dir_fd: int | None = None) -> None:
-    try:
-        # Private from the first moment on: between mkdir and chmod anybody could enter.
-        os.mkdir(path, DIRECTORY_MODE, dir_fd=dir_fd)
-    except FileExistsError:
-        # Another process made it just now; whether it is a good one is checked by the caller.
-        return
-    # The umask can only have taken away, and the owner must be able to work there.
-    os.chmod(path, DIRECTORY_MODE, dir_fd=dir_fd)
-
-
-def _make_directory(dir_fd: int, name: str) -> None:
-    _mkdir(name, dir_fd)
-    # O_NOFOLLOW: a link out of the cache is refused.
-    fs.close_unwritten(os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=dir_fd))
-
-
-def _make_subdirectories(path: str, root: int, *, allow_unsafe: bool) -> str:
+def _make_subdirectories(path: str, root: int, sharing: Sharing) -> str:
     """Make and check what is below; return why that is impossible, or ""."""
     for name in SUBDIRECTORIES:
         try:
-            _mkdir(name, root)
+            sharing.make_directory(name, root)
             fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
         except OSError as exc:
             if exc.errno in (errno.ENOTDIR, errno.ELOOP):
@@ -203,7 +205,7 @@ def _make_subdirectories(path: str, root: int, *, allow_unsafe: bool) -> str:
                 raise CacheError(path=path, reason=reason, hint="remove it") from exc
             return _reason(exc)
         try:
-            _check_safe(f"{path}/{name}", fd, allow_unsafe=allow_unsafe)
+            _check_safe(f"{path}/{name}", fd, sharing)
         finally:
             fs.close_unwritten(fd)
     # mkdir says EEXIST before it says EROFS or EACCES, so ask for the right to write as well.
@@ -212,19 +214,14 @@ def _make_subdirectories(path: str, root: int, *, allow_unsafe: bool) -> str:
     return ""
 
 
-def _check_safe(path: str, fd: int, *, allow_unsafe: bool) -> None:
-    if allow_unsafe:
-        return
-    status = os.fstat(fd)
-    if status.st_uid not in (os.geteuid(), 0):
-        reason = f"it belongs to user {status.st_uid}, who could put code there"
-    elif status.st_mode & _OTHERS_WRITE:
-        mode = stat.S_IMODE(status.st_mode)
-        reason = f"other users may write to it (mode {mode:04o}) and could put code there"
-    else:
-        return
-    hint = "chmod go-w it, set AJIT_CACHE_DIR to another place, or set AJIT_ALLOW_UNSAFE_CACHE=1"
-    raise UnsafeCacheDirectory(path=path, reason=reason, hint=hint)
+def _check_safe(path: str, fd: int, sharing: Sharing) -> None:
+    reason = sharing.objection(os.fstat(fd))
+    if reason:
+        hint = (
+            "chmod go-w it, set AJIT_CACHE_DIR to another place, set AJIT_SHARED_GROUP to the "
+            "group that shares it, or set AJIT_ALLOW_UNSAFE_CACHE=1"
+        )
+        raise UnsafeCacheDirectory(path=path, reason=reason, hint=hint)
 
 
 def _identity(fd: int) -> tuple[int, int]:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from ajit._cache.directory import CacheDirectory
 
 __all__ = [
-    "FILE_MODE",
     "OPEN_DIRECTORY",
     "TEMPORARY",
     "PublishMethod",
@@ -51,7 +50,6 @@ T = TypeVar("T")
 PublishMethod = Literal["link", "rename-noreplace", "rename"]
 """How a file got its name. ``rename`` alone can replace one."""
 
-FILE_MODE = 0o600
 TEMPORARY = "tmp"
 
 _RENAME_NOREPLACE = 1
@@ -107,11 +105,12 @@ def publish_file(
     # In the cache and not in /tmp: link and rename do not cross file systems. Host, process and
     # random bits: process ids alone collide between the nodes that share a cache.
     temporary = f"{TEMPORARY}/{this_process().file_prefix}.{secrets.token_hex(8)}"
+    mode = directory.sharing.file_mode
     fd = with_parent(
-        directory, TEMPORARY, lambda: os.open(temporary, _CREATE, FILE_MODE, dir_fd=directory.fd)
+        directory, TEMPORARY, lambda: os.open(temporary, _CREATE, mode, dir_fd=directory.fd)
     )
     try:
-        _write_synced(fd, data)
+        _write_synced(fd, data, mode)
         method = _give_name(directory, temporary, name, replace=replace)
     finally:
         # After a link the temporary is a second name of the file, after a rename it is gone, and
@@ -204,11 +203,11 @@ def _read_once(dir_fd: int, name: str) -> tuple[bytes, float]:
     return data, status.st_mtime
 
 
-def _write_synced(fd: int, data: bytes) -> None:
+def _write_synced(fd: int, data: bytes, mode: int) -> None:
     """Write all bytes, sync them, and close the descriptor in any case."""
     try:
-        # The mode given at creation was cut by the umask; the owner must be able to read.
-        os.fchmod(fd, FILE_MODE)
+        # The mode given at creation was cut by the umask; those who share it must be able to read.
+        os.fchmod(fd, mode)
         view = memoryview(data)
         # A write may be short: on a disk that is filling up, and on Linux above 2 GiB. EINTR
         # before the first byte is retried by os.write itself (PEP 475).

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ajit._cache.fs import FILE_MODE, with_parent
+from ajit._cache.fs import with_parent
 from ajit._cache.process import this_process
 from ajit.errors import CacheError
 
@@ -63,9 +63,7 @@ def locks_work(directory: CacheDirectory) -> LockProbe:
     name = f"tmp/{this_process().file_prefix}.{secrets.token_hex(8)}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        fd = with_parent(
-            directory, "tmp", lambda: os.open(name, flags, FILE_MODE, dir_fd=directory.fd)
-        )
+        fd = with_parent(directory, "tmp", lambda: os.open(name, flags, 0o600, dir_fd=directory.fd))
     except (OSError, CacheError) as exc:
         return LockProbe(works=False, reason=f"cannot make a file to lock: {exc}")
     try:

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ajit._cache import posix
-from ajit._cache.fs import FILE_MODE, close_unwritten, with_parent
+from ajit._cache.fs import close_unwritten, with_parent
 from ajit._cache.holder import HolderRecord, clear_record, read_record, write_record
 from ajit._cache.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable, lock_threads
 from ajit.errors import CacheError
@@ -157,9 +157,12 @@ class Slot:
     def _create(self) -> int:
         # Not O_EXCL: whoever made it, it is the same file.
         flags = posix.OPEN_TO_LOCK | os.O_CREAT
-        fd = os.open(self._name, flags, FILE_MODE, dir_fd=self.directory.fd)
-        # The umask may have taken our own right to open it again.
-        os.fchmod(fd, FILE_MODE)
+        mode = self.directory.sharing.file_mode
+        fd = os.open(self._name, flags, mode, dir_fd=self.directory.fd)
+        # The umask may have taken our own right to open it again. Another member of a group that
+        # shares the cache may have made it in this moment; then the mode is that one's to set.
+        with suppress(PermissionError):
+            os.fchmod(fd, mode)
         return fd
 
     def _close(self) -> None:

@@ -203,10 +203,10 @@ class BadEntry(AjitError):
 
 
 def _open(settings: Settings) -> DiskStore:
-    from ajit._cache.directory import open_cache_directory  # noqa: PLC0415  # start-up
+    from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
     from ajit._cache.disk import DiskStore  # noqa: PLC0415  # start-up
 
-    directory = open_cache_directory(settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache)
+    directory = open_configured_cache(settings)
     if directory.access == "none":
         # A server goes on without its cache; a command that is about the cache cannot.
         raise CacheError(path=directory.path, reason=directory.problem)

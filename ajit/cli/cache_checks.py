@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajit._cache.directory import open_cache_directory
+from ajit._cache.directory import open_configured_cache
 from ajit.cli.findings import Check
 from ajit.cli.output import format_bytes
 from ajit.errors import CacheError
@@ -52,9 +52,7 @@ else:
 def check_cache(settings: Settings) -> Iterator[Check]:
     """Open the cache directory as a runtime would, and look at its file system."""
     try:
-        directory = open_cache_directory(
-            settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache
-        )
+        directory = open_configured_cache(settings)
     except CacheError as exc:
         yield Check("cache", "problem", str(settings.cache_dir), f"{exc.reason}; {exc.hint}")
         return

@@ -101,10 +101,10 @@ def _prune(
 
 
 def _collector(settings: Settings) -> Collector:
-    from ajit._cache.directory import open_cache_directory  # noqa: PLC0415  # start-up
+    from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
     from ajit._cache.gc import Collector, Limits  # noqa: PLC0415  # start-up
 
-    directory = open_cache_directory(settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache)
+    directory = open_configured_cache(settings)
     if directory.access == "none":
         raise CacheError(path=directory.path, reason=directory.problem)
     limits = Limits(

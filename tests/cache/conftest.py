@@ -26,10 +26,10 @@ ROOT = Path(__file__).parents[2]
 class PeerProcess:
     """Another process, see ``peer_main.py``. Its answers are read with a deadline."""
 
-    def __init__(self, path: Path, backend: str, user: int | None) -> None:
+    def __init__(self, path: Path, backend: str, user: int | None, group: str) -> None:
         command = [sys.executable, "-m", "tests.cache.peer_main", str(path), backend]
         if user is not None:
-            command.append(str(user))
+            command += [str(user), group]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
         )
@@ -111,9 +111,13 @@ def start_peer(path: Path) -> Iterator[Callable[..., PeerProcess]]:
     peers: list[PeerProcess] = []
 
     def start(
-        backend: str = "asyncio", *, on: Path | None = None, user: int | None = None
+        backend: str = "asyncio",
+        *,
+        on: Path | None = None,
+        user: int | None = None,
+        shared_group: str = "",
     ) -> PeerProcess:
-        peer = PeerProcess(on or path, backend, user)
+        peer = PeerProcess(on or path, backend, user, shared_group)
         peers.append(peer)
         peer.hear("start")
         return peer

@@ -35,9 +35,9 @@ def answer(**facts: object) -> None:
 class Peer:
     """What a peer has, and a method for each command."""
 
-    def __init__(self, path: str, backend: str) -> None:
+    def __init__(self, path: str, backend: str, shared_group: str = "") -> None:
         self.backend = backend
-        self.directory = open_cache_directory(path)
+        self.directory = open_cache_directory(path, shared_group=shared_group)
         self.table = LeaseTable(self.directory)
         self.leases: dict[str, Lease] = {}
 
@@ -126,7 +126,7 @@ def main() -> None:
         os.setgroups([])
         os.setgid(int(sys.argv[3]))
         os.setuid(int(sys.argv[3]))
-    peer = Peer(sys.argv[1], sys.argv[2])
+    peer = Peer(*sys.argv[1:3], *sys.argv[4:])
     poll = Slot._poll
 
     def counted(slot: Slot, kind: int) -> bool:
