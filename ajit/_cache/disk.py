@@ -147,10 +147,13 @@ class DiskStore:
     Args:
         directory: From `ajit._cache.directory.open_cache_directory`. Temporary files that dead
             processes of this host have left in it are removed.
+        secret: What entries are authenticated with, from `ajit._cache.secret.load_secret`; one
+            that lacks it is then `Rejected`. None asks for nothing.
     """
 
-    def __init__(self, directory: CacheDirectory) -> None:
+    def __init__(self, directory: CacheDirectory, secret: bytes | None = None) -> None:
         self.directory = directory
+        self._secret = secret
         self._counts = dict.fromkeys(DiskStatistics.__slots__, 0)
         self._lock = threading.Lock()
         self._touches = Touches(directory)
@@ -192,7 +195,7 @@ class DiskStore:
         if self.directory.access != "writable":
             result = Failed(f"cache is {self._access()}: {self.directory.problem}")
         else:
-            result = self._publish(name, encode(artifact), replace=replace)
+            result = self._publish(name, encode(artifact, self._secret), replace=replace)
         self._count(_COUNTED[type(result)])
         return result
 
@@ -203,7 +206,8 @@ class DiskStore:
             ValueError: The text is not a key.
         """
         try:
-            manifest, size_bytes = decode_manifest(fs.read_file(self.directory, _file_name(key)))
+            data = fs.read_file(self.directory, _file_name(key))
+            manifest, size_bytes = decode_manifest(data, self._secret)
         except FileNotFoundError:
             return Missing()
         except OSError as exc:
@@ -251,7 +255,7 @@ class DiskStore:
         name = _file_name(key)
         try:
             data, modified = fs.read_dated_file(self.directory, name)
-            found = Found(decode(data, key), len(data))
+            found = Found(decode(data, key, self._secret), len(data))
         except FileNotFoundError:
             return Missing()
         except OSError as exc:

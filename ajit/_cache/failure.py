@@ -7,10 +7,15 @@ before it compiles, and raises the same error with the same log.
 Only errors of the source are recorded, never those of the environment (a killed or missing
 compiler), which say nothing about the next try. A record is of one key, so a changed source has
 none, and it is believed for a short time only. Like an entry it is one file, written whole.
+
+With a secret, a line follows that authenticates it, and a record without one counts for nothing:
+else who can write to the store could keep everybody from compiling.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import platform
 import time
 from contextlib import suppress
@@ -52,12 +57,17 @@ class FailureStore:
     Args:
         directory: Where they are kept.
         believed_seconds: For how long a record is believed; 0 keeps none.
+        secret: What records are authenticated with; None asks for nothing.
     """
 
     def __init__(
-        self, directory: CacheDirectory, believed_seconds: float = BELIEVED_SECONDS
+        self,
+        directory: CacheDirectory,
+        believed_seconds: float = BELIEVED_SECONDS,
+        secret: bytes | None = None,
     ) -> None:
         self._directory = directory
+        self._secret = secret
         self._believed_seconds = believed_seconds
 
     def record(self, error: CompileError) -> bool:
@@ -80,7 +90,7 @@ class FailureStore:
             return False
         with suppress(OSError, CacheError):
             name, data = _file_name(error.key), msgspec.json.encode(record)
-            fs.publish_file(self._directory, name, data, replace=True)
+            fs.publish_file(self._directory, name, self._sealed(data), replace=True)
             return True
         return False
 
@@ -90,12 +100,28 @@ class FailureStore:
         A record that is too old, from a clock that is ahead, or not readable counts for nothing.
         """
         try:
-            record = _decoder.decode(fs.read_file(self._directory, _file_name(key)))
+            data = self._opened(fs.read_file(self._directory, _file_name(key)))
+            record = None if data is None else _decoder.decode(data)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
-        if record.key != key or not 0 <= time.time() - record.created < self._believed_seconds:
+        if (
+            record is None
+            or record.key != key
+            or not 0 <= time.time() - record.created < self._believed_seconds
+        ):
             return None
         return _error(record)
+
+    def _sealed(self, data: bytes) -> bytes:
+        """Return the bytes of the file: a line, and one with its HMAC if there is a secret."""
+        return data if self._secret is None else data + b"\n" + _mac(data, self._secret)
+
+    def _opened(self, data: bytes) -> bytes | None:
+        """Return the record's line, or None if it must be authentic and is not."""
+        line, _, mac = data.partition(b"\n")  # JSON as msgspec writes it has no line break
+        if self._secret is None or hmac.compare_digest(mac, _mac(line, self._secret)):
+            return line
+        return None
 
     def forget(self, key: str) -> None:
         """Remove the record of a key."""
@@ -105,6 +131,11 @@ class FailureStore:
 
 def _file_name(key: str) -> str:
     return f"failures/{key[:2]}/{key}.json"
+
+
+def _mac(data: bytes, secret: bytes) -> bytes:
+    # Not the HMAC of an entry, by what goes before it.
+    return hmac.new(secret, b"ajit failure\0" + data, hashlib.sha256).hexdigest().encode()
 
 
 def _error(record: _Record) -> CompileError:

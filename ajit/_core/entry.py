@@ -11,6 +11,15 @@ Layout, all integers little-endian::
     24+M    ...   the sections, one after another
     end-32  32    SHA-256 of everything before
 
+After the end, and not counted in the length, may follow what authenticates it::
+
+    0       8     magic, b"AJITMAC\0"
+    8       32    HMAC-SHA256 of everything before this trailer, with a secret
+
+A reader without a secret ignores the trailer, so that readers with and without may share a store;
+one with a secret takes no entry that lacks it. The digest finds accidents, the HMAC finds
+attackers: who can write to the store, but has no secret, cannot make such a reader use anything.
+
 A reader has the whole file in memory, and uses none of it before magic, length, digest and key
 echo agree. Lengths are checked against what is there before anything is sliced, so a decoder can
 neither crash, nor loop, nor allocate more than the Python objects of what the file really has: its
@@ -20,6 +29,7 @@ compiled bytes once more, and its manifest. Nothing is ever unpickled.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import struct
 from typing import Annotated, Any
 
@@ -35,6 +45,9 @@ _HEADER = struct.Struct("<8sIIQ")
 _DIGEST_BYTES = 32
 _MINIMUM_BYTES = _HEADER.size + _DIGEST_BYTES
 _CODE_SECTION = "code"
+_MAC_MAGIC = b"AJITMAC\0"
+_MAC_DOMAIN = b"ajit entry\0"
+"""Goes before what is authenticated: the HMAC of anything else is of no use here."""
 
 
 class EntryInvalid(ValueError):
@@ -102,8 +115,8 @@ _decoder = msgspec.msgpack.Decoder(_Stored)
 _MANIFEST_FIELDS = Manifest.__struct_fields__
 
 
-def encode(artifact: Artifact) -> bytes:
-    """Return the bytes of an entry."""
+def encode(artifact: Artifact, secret: bytes | None = None) -> bytes:
+    """Return the bytes of an entry, authenticated if there is a secret."""
     stored = _Stored(
         sections=((_CODE_SECTION, len(artifact.data)),),
         **{field: getattr(artifact, field) for field in _MANIFEST_FIELDS},
@@ -112,44 +125,74 @@ def encode(artifact: Artifact) -> bytes:
     total = _HEADER.size + len(manifest) + len(artifact.data) + _DIGEST_BYTES
     header = _HEADER.pack(MAGIC, FORMAT_VERSION, len(manifest), total)
     body = b"".join((header, manifest, artifact.data))
-    return body + hashlib.sha256(body).digest()
+    entry = body + hashlib.sha256(body).digest()
+    return entry if secret is None else entry + _MAC_MAGIC + _mac(entry, secret)
 
 
-def decode(data: bytes | memoryview, key: str) -> Artifact:
+def decode(data: bytes | memoryview, key: str, secret: bytes | None = None) -> Artifact:
     """Verify the bytes of an entry and return its artifact.
 
     Args:
         data: The whole file.
         key: The key that the entry was looked up by.
+        secret: What it must be authenticated with; None does not ask for that.
 
     Raises:
-        EntryInvalid: The bytes are truncated, corrupt, foreign, or another key's entry.
+        EntryInvalid: The bytes are truncated, corrupt, foreign, not authentic, or another key's
+            entry.
     """
-    view = memoryview(data)
-    stored, code = _verified(view)
+    stored, code = _verified(memoryview(data), secret)
     if stored.key != key:
         raise EntryInvalid(f"entry of key {stored.key[:16]}, not of {key[:16]}")
     return Artifact(data=bytes(code), **_manifest_fields(stored))
 
 
-def decode_manifest(data: bytes | memoryview) -> tuple[Manifest, int]:
+def decode_manifest(data: bytes | memoryview, secret: bytes | None = None) -> tuple[Manifest, int]:
     """Verify the bytes of an entry and return its manifest and the size of its compiled bytes.
 
     Raises:
         EntryInvalid: As for `decode`, but for any key.
     """
-    stored, code = _verified(memoryview(data))
+    stored, code = _verified(memoryview(data), secret)
     return Manifest(**_manifest_fields(stored)), len(code)
 
 
-def _verified(view: memoryview) -> tuple[_Stored, memoryview]:
+def _verified(data: memoryview, secret: bytes | None) -> tuple[_Stored, memoryview]:
+    view, trailer = _split(data)
     manifest_bytes = _check_frame(view)
+    # Before anything in it is decoded.
+    if secret is not None:
+        _authenticate(view, trailer, secret)
     end = _HEADER.size + manifest_bytes
     try:
         stored = _decoder.decode(view[_HEADER.size : end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise EntryInvalid(f"manifest does not decode: {exc}") from None
     return stored, _code_section(stored, view[end : len(view) - _DIGEST_BYTES])
+
+
+def _split(data: memoryview) -> tuple[memoryview, memoryview]:
+    """Return the entry and its trailer, which is empty if what follows the entry is none."""
+    if len(data) < _MINIMUM_BYTES:
+        return data, data[:0]
+    total = _HEADER.unpack_from(data)[3]
+    trailer = data[total:]
+    whole = len(trailer) == len(_MAC_MAGIC) + _DIGEST_BYTES and trailer[:8] == _MAC_MAGIC
+    return (data[:total], trailer) if whole else (data, data[:0])
+
+
+def _authenticate(view: memoryview, trailer: memoryview, secret: bytes) -> None:
+    if not trailer:
+        raise EntryInvalid("it is not authenticated, and an HMAC is required")
+    # In constant time: the time it takes tells an attacker nothing about the right one.
+    if not hmac.compare_digest(trailer[len(_MAC_MAGIC) :], _mac(view, secret)):
+        raise EntryInvalid("its HMAC does not match: written with another secret, or tampered with")
+
+
+def _mac(entry: bytes | memoryview, secret: bytes) -> bytes:
+    authentic = hmac.new(secret, _MAC_DOMAIN, hashlib.sha256)
+    authentic.update(entry)
+    return authentic.digest()
 
 
 def _code_section(stored: _Stored, sections: memoryview) -> memoryview:

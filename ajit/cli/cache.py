@@ -205,9 +205,10 @@ class BadEntry(AjitError):
 def _open(settings: Settings) -> DiskStore:
     from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
     from ajit._cache.disk import DiskStore  # noqa: PLC0415  # start-up
+    from ajit._cache.secret import load_secret  # noqa: PLC0415  # start-up
 
     directory = open_configured_cache(settings)
     if directory.access == "none":
         # A server goes on without its cache; a command that is about the cache cannot.
         raise CacheError(path=directory.path, reason=directory.problem)
-    return DiskStore(directory)
+    return DiskStore(directory, load_secret(settings))
