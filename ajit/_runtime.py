@@ -199,6 +199,8 @@ class Runtime:
             if kernel is not None:
                 self._counts.memory += 1
                 return kernel
+        # First of all: a forked child has no event loop that could set a deadline.
+        self._check_usable()
         point = spec.entry(entry)
         stand_in = None if fallback is None else self._stand_in(spec, fallback, entry)
         if stand_in is not None:
