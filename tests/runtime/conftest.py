@@ -109,11 +109,7 @@ def nothing_left(
     if request.node.stash.get(FAILED, True):
         return  # its traceback keeps things alive, and one complaint is enough
     check()
-    opened = list((_descriptors() - before).elements())
-    if opened:
-        # A cache directory is closed when its last user is collected, and cycles take their time.
-        gc.collect()
-        opened = _what_stays(lambda: list((_descriptors() - before).elements()))
+    opened = _what_stays(lambda: _opened_since(before))
     assert not opened, f"left open: {opened}"
 
 
@@ -198,6 +194,14 @@ def _leftovers(cache_dir: Path, private: Path, *, threads: bool) -> list[str]:
     if aloft.flights or aloft.members:
         left.append(repr(aloft))
     return left
+
+
+def _opened_since(before: Counter[str]) -> list[str]:
+    if opened := _descriptors() - before:
+        # A cache directory is closed when its last user is collected, and cycles take their time.
+        gc.collect()
+        opened = _descriptors() - before
+    return list(opened.elements())
 
 
 def _descriptors() -> Counter[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 import anyio
+import anyio.to_thread
 import pytest
 
 import ajit
@@ -99,7 +101,7 @@ async def test_compile_for_a_gpu_needs_no_device(options):
 
 async def test_settings_and_arguments_together_are_refused(options):
     """Which of the two would win is not guessed."""
-    settings = ajit.Settings.load(**options)
+    settings = await anyio.to_thread.run_sync(partial(ajit.Settings.load, **options))
 
     with pytest.raises(TypeError, match="not both"):
         async with ajit.open_runtime(settings, device="none"):
