@@ -1,0 +1,327 @@
+/* How some processes resolve one key: the protocol of ajit/_core/plan.py, told once more, for spin.
+
+It is written apart from the plan and from the enumeration in tests/core, so that a mistake in one
+of them is not in the other. A process is one proctype whose loop takes any step that is possible
+now, as its threads do: its plan, and the helper thread that waits for the lock. Reading, publishing
+and each lock call are atomic, as the file system and the kernel make them.
+
+Beat and patience are told as what they come to. A holder that compiles beats; a waiter counts, by
+its own clock, how often it looked and heard nothing. Steps other than a compile are taken to be
+shorter than patience, so nobody is silent in them.
+
+Against the protocol plays Fate, as long as it is not calm: processes crash, stall or are cancelled
+at any step, compiles fail or break off, publishing and recording fail, there are no locks, and the
+entry rots or is removed. It may become calm at any time, and then everybody must come to an end by
+themselves: a process that cannot is an invalid end state, and one that never stops is a cycle.
+
+START is the entry at first: NONE, GOOD or BAD. To leave a part out, define one of
+
+    NO_RECHECK  NO_BEAT  NO_PATIENCE  NO_LEASE  NO_RELEASE  NO_STOP_WAITING  NO_RECORD
+    TRUST_REJECTED  REPLACE_WITHOUT_LEASE  NEVER_REPLACE  TRY_AGAIN_AFTER_PATIENCE
+
+and spin finds what it is for (tests/model/test_model.py).
+*/
+
+#ifndef START
+#define START NONE
+#endif
+
+#ifndef PROCESSES
+#define PROCESSES 3
+#endif
+#define PATIENCE 2      /* looks without a beat; more of them only make more states */
+#define FREE 255        /* nobody holds the lock */
+
+mtype:entry_t = { NONE, GOOD, BAD };
+mtype:state_t = { LOOKING, LEASING, WAITING, RECHECKING, COMPILING, PUBLISHING, RECORDING, RELEASING,
+                DONE, FAILED };
+/* Of a wait: on its way to the lock, has it and nobody knows, goes on though nobody waits any more,
+   has it though nobody waits any more. */
+mtype:helper_t = { NO_HELPER, ON_ITS_WAY, WON, LEFT, LATE };
+
+mtype:entry_t entry = START;
+bool failed;            /* there is a failure record */
+byte lock = FREE;
+
+mtype:state_t state[PROCESSES] = LOOKING;
+bool stalled[PROCESSES];
+
+bool calm;
+bool excused;           /* Fate did what may cost a second compile */
+bool disturbed;         /* Fate did anything at all */
+byte compiles;          /* begun, before the first excuse */
+byte finished;          /* processes of which nothing more is expected */
+
+#define ENDED(p) (state[p] == DONE || state[p] == FAILED)
+#ifdef NO_BEAT
+#define BEATS(p) false
+#else
+#define BEATS(p) (state[p] == COMPILING)
+#endif
+#define SILENT(p) (stalled[p] || (state[p] == COMPILING && !BEATS(p)))
+#define HOLDER_IS_SILENT (lock != FREE && lock != me && SILENT(lock))
+#ifdef NO_PATIENCE
+#define PATIENCE_HAS_ENDED false
+#else
+/* It ends by a look that finds neither a beat nor an entry nor a failure. */
+#define PATIENCE_HAS_ENDED (silence == PATIENCE && HOLDER_IS_SILENT && entry != GOOD && !failed)
+#endif
+#define NO_LOCKS (!calm && helper == ON_ITS_WAY)
+#define WAIT_CAN_END (helper == WON || entry == GOOD || failed || PATIENCE_HAS_ENDED || NO_LOCKS)
+
+/* --- what a step consists of -------------------------------------------------------------------- */
+
+inline excuse() {
+    disturbed = true;
+    excused = true;
+    compiles = 0
+}
+
+inline return_from_disk() {
+    assert(verified);
+    result = DONE
+}
+
+inline return_compiled() {
+    assert(compiled);
+    result = DONE
+}
+
+/* What comes after a result is known: the lease is given back, then it is over. */
+inline end() {
+    if
+    :: leased -> state[me] = RELEASING
+    :: else -> state[me] = result
+    fi
+}
+
+inline start_compile() {
+    state[me] = COMPILING;
+    if
+    :: excused
+    :: else ->
+        compiles++;
+        assert(compiles <= 1)       /* a key is compiled once, unless there is an excuse */
+    fi
+}
+
+/* Should the helper win all the same, now or later, it gives the lock back. */
+inline stop_waiting() {
+#ifdef NO_STOP_WAITING
+    skip
+#else
+    if
+    :: helper == ON_ITS_WAY -> helper = LEFT
+    :: helper == WON -> helper = LATE
+    :: else
+    fi
+#endif
+}
+
+/* The entry, and where there is no good one, the failure record. */
+inline look() {
+    rejected = (entry == BAD);
+    verified = (entry == GOOD);
+    if
+    :: entry == GOOD -> return_from_disk(); end()
+#ifdef TRUST_REJECTED
+    :: entry == BAD -> return_from_disk(); end()
+#endif
+    :: entry != GOOD && failed -> result = FAILED; end()
+    :: entry != GOOD && !failed && state[me] == LOOKING -> state[me] = LEASING
+    :: entry != GOOD && !failed && state[me] == RECHECKING -> start_compile()
+    fi
+}
+
+inline take_lease() {
+    leased = true;
+#ifdef NO_RECHECK
+    start_compile()
+#else
+    state[me] = RECHECKING
+#endif
+}
+
+inline try_lease() {
+    if
+#ifdef NO_LEASE
+    :: start_compile()
+#else
+    :: lock == FREE -> lock = me; take_lease()
+    :: lock != FREE -> state[me] = WAITING; helper = ON_ITS_WAY; silence = 0
+#endif
+    :: !calm -> excuse(); start_compile()               /* there are no locks */
+    fi
+}
+
+/* One end of a wait that is possible now. */
+inline end_wait() {
+    if
+    :: helper == WON -> helper = NO_HELPER; take_lease()
+    :: entry == GOOD -> stop_waiting(); verified = true; return_from_disk(); end()
+    :: entry != GOOD && failed -> stop_waiting(); result = FAILED; end()
+#ifdef TRY_AGAIN_AFTER_PATIENCE
+    :: PATIENCE_HAS_ENDED -> helper = NO_HELPER; state[me] = LEASING
+#else
+    :: PATIENCE_HAS_ENDED -> stop_waiting(); start_compile()
+#endif
+    :: NO_LOCKS -> excuse(); helper = NO_HELPER; start_compile()
+    fi
+}
+
+inline end_compile() {
+    if
+    :: compiled = true; state[me] = PUBLISHING
+    :: !calm -> disturbed = true; state[me] = RECORDING         /* the source is rejected */
+    :: !calm -> excuse(); result = FAILED; end()                /* the compiler was killed */
+    fi
+}
+
+inline publish() {
+    assert(compiled);
+#if defined(REPLACE_WITHOUT_LEASE)
+    replacing = true;
+#elif defined(NEVER_REPLACE)
+    replacing = false;
+#else
+    replacing = leased && rejected;
+#endif
+    if
+    :: replacing -> assert(entry != GOOD); entry = GOOD
+    :: !replacing && entry == NONE -> entry = GOOD
+    :: !replacing && entry != NONE                              /* create-only: it stays */
+    :: !calm -> excuse()                                        /* the disk is full */
+    fi;
+    return_compiled();
+    end()
+}
+
+inline record_failure() {
+#ifndef NO_RECORD
+    if
+    :: failed = true
+    :: !calm -> excuse()
+    fi;
+#endif
+    result = FAILED;
+    end()
+}
+
+inline release() {
+#ifndef NO_RELEASE
+    lock = FREE;
+#endif
+    leased = false;
+    state[me] = result
+}
+
+inline cancel() {
+    excuse();
+    if
+    :: state[me] == WAITING -> stop_waiting()
+    :: else
+    fi;
+    result = FAILED;
+    end()
+}
+
+/* What local variables say counts no more: fewer states. */
+inline forget() {
+    result = FAILED;
+    silence = 0;
+    leased = false;
+    rejected = false;
+    verified = false;
+    compiled = false;
+    replacing = false
+}
+
+inline crash() {
+    excuse();
+    forget();
+    if
+    :: lock == me -> lock = FREE                                /* the kernel gives it back */
+    :: else
+    fi;
+    state[me] = FAILED;
+    helper = NO_HELPER
+}
+
+/* --- processes ----------------------------------------------------------------------------------- */
+
+active [PROCESSES] proctype Process() {
+    byte me = _pid;
+    mtype:helper_t helper = NO_HELPER;
+    mtype:state_t result = FAILED;
+    byte silence;                       /* looks at the holder without a new beat */
+    bool leased, rejected, verified, compiled, replacing;
+
+    do
+    /* the plan */
+    :: atomic { state[me] == LOOKING || state[me] == RECHECKING -> look() }
+    :: atomic { state[me] == LEASING -> try_lease() }
+    :: atomic { state[me] == WAITING && WAIT_CAN_END -> end_wait() }
+    :: atomic { state[me] == COMPILING -> end_compile() }
+    :: atomic { state[me] == PUBLISHING -> publish() }
+    :: atomic { state[me] == RECORDING -> record_failure() }
+    :: atomic { state[me] == RELEASING -> release() }
+    :: d_step { ENDED(me) -> forget(); finished++ } -> break
+
+    /* a look at the holder */
+    :: d_step { state[me] == WAITING && silence < PATIENCE && HOLDER_IS_SILENT -> silence++ }
+    :: d_step { state[me] == WAITING && silence > 0 && !HOLDER_IS_SILENT -> silence = 0 }
+
+    /* the helper */
+    :: d_step { helper == ON_ITS_WAY && lock == FREE -> lock = me; helper = WON }
+    :: d_step { helper == LEFT && lock == FREE -> lock = me; helper = LATE }
+    :: d_step { helper == LATE -> lock = FREE; helper = NO_HELPER }
+
+    /* Fate */
+    :: atomic { !calm && !ENDED(me) && state[me] != RELEASING -> cancel() }
+    :: atomic { !calm && !ENDED(me) -> crash(); finished++ } -> break
+    :: d_step { !calm && !ENDED(me) -> excuse(); forget(); stalled[me] = true; finished++ } ->
+        goto end_stalled
+    od;
+
+    /* The plan has ended and the process lives on, as a server does; only the helper may still be
+       on its way, and it may be for as long as somebody else keeps the lock. */
+end_left:
+    do
+    :: d_step { helper == NO_HELPER ->
+        assert(lock != me) } -> break       /* nobody ends and keeps the lease */
+    :: d_step { (helper == LEFT || helper == ON_ITS_WAY) && lock == FREE -> lock = me; helper = LATE }
+    :: d_step { (helper == LATE || helper == WON) ->
+#ifndef NO_STOP_WAITING
+        lock = FREE;
+#endif
+        helper = NO_HELPER }
+    :: atomic { !calm -> crash(); break }
+    od;
+    goto end_of_process;
+
+end_stalled:                                /* stopped, with all that it holds */
+    false;
+
+end_of_process:
+    skip
+}
+
+/* What happens to the entry, and when Fate has done enough. */
+active proctype Fate() {
+    do
+    :: d_step { entry == GOOD -> excuse(); entry = NONE }
+    :: d_step { entry == GOOD -> excuse(); entry = BAD }
+    :: d_step { failed -> excuse(); failed = false }            /* the record is too old */
+    :: calm = true -> break
+    od
+}
+
+/* What everybody comes to if nothing disturbs them. */
+active proctype Witness() {
+end_watching:
+    d_step {
+        finished == PROCESSES && !disturbed ->
+        assert(entry == GOOD);
+        assert(compiles == (START == GOOD -> 0 : 1))
+    }
+}
