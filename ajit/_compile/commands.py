@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ajit._compile.flags import DEFAULT_STANDARD, has_standard
+from ajit._compile.launch import broke_off
 from ajit._compile.messages import Failed
 from ajit._compile.text import label_of
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ajit._compile.messages import Request
 
 __all__ = ["common_arguments", "explain_rejection", "read_result", "write_source"]
+
+EXPLAIN_SECONDS = 20.0
+"""What finding out why a source was rejected may take beyond the compile that failed."""
 
 HEADERS_DIR = "headers"
 """Where virtual headers lie in a job's folder."""
@@ -61,6 +65,27 @@ def common_arguments(request: Request) -> list[str]:
     return arguments
 
 
+class Retries:
+    """Compiles a source again, to find out why it was rejected; within bounds.
+
+    A source that takes a minute to fail is not compiled four times more: what its first log says
+    must do. An attempt is expected to take as long as the first one.
+    """
+
+    def __init__(self, first: Ran, attempt: Callable[[Sequence[str]], Ran]) -> None:
+        self._attempt = attempt
+        self._expected_seconds = first.seconds
+        self._left_seconds = EXPLAIN_SECONDS
+
+    def with_entries(self, entries: Sequence[str]) -> Ran | None:
+        """Compile with some of the entry points; None if there is no time for it."""
+        if self._expected_seconds > self._left_seconds:
+            return None
+        ran = self._attempt(entries)
+        self._left_seconds -= ran.seconds
+        return ran
+
+
 def explain_rejection(
     request: Request, first: Ran, attempt: Callable[[Sequence[str]], Ran]
 ) -> Failed:
@@ -68,37 +93,45 @@ def explain_rejection(
 
     The log is not read for that. The source is compiled again: without any entry point, with each
     alone, with all. A driver whose compiler proper was killed (by the kernel's memory killer, say)
-    exits like one whose source has an error; the difference is that the error comes back.
+    exits like one whose source has an error; the difference is that the error comes back, or that
+    the repetition sees the signal.
 
     Args:
         request: The job.
         first: The attempt that failed.
         attempt: Compiles the source with some of the entry points, as the first was.
     """
-    without = attempt(())
-    if not without.ok:
-        return Failed(kind="compile", log=without.log)
-    for entry in request.job.entries:
-        alone = attempt((entry,))
-        if not alone.ok:
-            return Failed(kind="entry", entry=entry, log=alone.log)
-    again = attempt(request.job.entries)
-    if not again.ok:
-        return Failed(kind="compile", log=again.log)
+    retries = Retries(first, attempt)
+    entries = request.job.entries
+    questions: list[tuple[tuple[str, ...], str]] = [((), "")]
+    questions += [((entry,), entry) for entry in entries]
+    questions += [(entries, "")] if len(entries) > 1 else []
+    for asked, entry in questions:
+        ran = retries.with_entries(asked)
+        if ran is None:
+            return Failed(kind="compile", log=first.log)
+        if failed := broke_off(ran):
+            return failed
+        if not ran.ok:
+            return Failed(kind="entry" if entry else "compile", entry=entry, log=ran.log)
     return Failed(kind="crash", log=first.log, exit_code=first.returncode)
 
 
-def read_result(request: Request, name: str) -> bytes | str:
-    """Return the bytes of a result, or a text that says why there is none."""
+def read_result(request: Request, name: str, ran: Ran) -> bytes | Failed:
+    """Return the bytes of a result, or the failure of a compiler that left none of use."""
     path = os.path.join(request.folder, name)
     try:
         size = os.path.getsize(path)
-        if size == 0 or size > request.output_limit_bytes:
-            return f"the compiler left a result of {size} bytes"
+        if size > request.output_limit_bytes:
+            return Failed(kind="output", size_bytes=size)
         with open(path, "rb") as file:
-            return file.read()
+            data = file.read()
     except OSError:
-        return "the compiler said it succeeded and left no result"
+        data = b""
+    if data:
+        return data
+    why = "the compiler said it succeeded and left no result, or an empty one"
+    return Failed(kind="crash", log=f"{why}\n{ran.log}".strip(), exit_code=0)
 
 
 def _write(path: str, text: str) -> None:

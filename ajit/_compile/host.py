@@ -34,6 +34,16 @@ RESULT = "module.so"
 OBJECT = "module.o"
 SOURCE = "source.cpp"
 
+WRAPPER = "wrapper.sh"
+KILLED = "killed"
+_WRAPPER_SCRIPT = f"""\
+"$@"
+status=$?
+[ $status -le 128 ] || echo $status >> {KILLED}
+exit $status
+"""
+"""gcc starts its programs through this; a shell says of a killed one 128 and the signal."""
+
 _COMPILE_FLAGS = (
     "-O2",
     "-fPIC",
@@ -68,10 +78,10 @@ def compile_host(request: Request) -> Answer:
     if failed := broke_off(ran):
         return failed
     if not ran.ok:
-        return explain_rejection(request, ran, lambda entries: _attempt(request, entries))
-    result = read_result(request, RESULT)
-    if isinstance(result, str):
-        return broke_off(ran, result) or Failed(kind="crash", log=result)
+        return explain_rejection(request, ran, lambda entries: _attempt_again(request, entries))
+    result = read_result(request, RESULT, ran)
+    if isinstance(result, Failed):
+        return result
     return Finished(
         CompileOutput(
             kind="elf",
@@ -84,10 +94,28 @@ def compile_host(request: Request) -> Answer:
     )
 
 
-def _attempt(request: Request, entries: Sequence[str]) -> Ran:
+def _attempt_again(request: Request, entries: Sequence[str]) -> Ran:
+    """As `_attempt`, and look whether it was a signal that made it fail.
+
+    g++ exits with 1 when its cc1plus was killed, as it does for an error in the source. clang, zig
+    and nvcc tell the two apart themselves.
+    """
+    if _family(request) != "gcc":
+        return _attempt(request, entries)
+    with open(os.path.join(request.folder, WRAPPER), "w", encoding="ascii") as file:
+        file.write(_WRAPPER_SCRIPT)
+    ran = _attempt(request, entries, extra=("-wrapper", f"sh,{WRAPPER}"))
+    try:
+        with open(os.path.join(request.folder, KILLED), encoding="ascii") as file:
+            return ran.killed(int(file.readline()) - 128)
+    except (OSError, ValueError):
+        return ran
+
+
+def _attempt(request: Request, entries: Sequence[str], extra: Sequence[str] = ()) -> Ran:
     """Compile and link; the first of the two that fails is the answer."""
     write_source(request, _module_block(entries), SOURCE)
-    arguments = _compile_arguments(request)
+    arguments = [*extra, *_compile_arguments(request)]
     if not _is_zig(request):
         return run_compiler(request, [*arguments, "-o", RESULT, *_LINK_FLAGS])
     # Linked as C++, zig would build the whole C++ library first, which takes more than a minute the

@@ -52,6 +52,10 @@ class Ran:
         """Whether it says that it succeeded."""
         return self.returncode == 0
 
+    def killed(self, number: int) -> Ran:
+        """The same, told that a process below was ended by a signal."""
+        return Ran(_SHELL_SIGNAL_BASE + number, self.log, self.seconds)
+
     def then(self, following: Ran) -> Ran:
         """Join this one, which succeeded, with the one after it."""
         log = "\n".join(filter(None, (self.log, following.log)))
@@ -85,20 +89,13 @@ def run_compiler(
     return Ran(returncode, log, time.perf_counter() - started)
 
 
-def broke_off(ran: Ran, why: str = "") -> Failed | None:
-    """Return the failure of a compiler that was killed by a signal, or that left no result.
-
-    Args:
-        ran: The program's end.
-        why: What is missing although it said it succeeded; "" if it is not that.
-    """
+def broke_off(ran: Ran) -> Failed | None:
+    """Return the failure of a compiler that was killed by a signal, or None if it was not."""
     if ran.returncode < 0:
         return _killed(-ran.returncode, ran.log)
     # A shell, and compiler drivers as shells do, report a child's signal N as exit code 128 + N.
     if ran.returncode > _SHELL_SIGNAL_BASE:
         return _killed(ran.returncode - _SHELL_SIGNAL_BASE, ran.log)
-    if ran.ok and why:
-        return Failed(kind="crash", log=f"{why}\n{ran.log}".strip(), exit_code=0)
     return None
 
 

@@ -53,20 +53,23 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
     Attributes:
         kind: ``compile`` (the source was rejected), ``entry`` (it has no such kernel), ``arch``
-            (the compiler does not build for it) or ``crash`` (the compiler broke off).
+            (the compiler does not build for it), ``output`` (the result is too large) or ``crash``
+            (the compiler broke off).
         log: What the compiler printed.
         entry: The unknown entry point.
         known: Architectures that the compiler knows.
         signal: Name of the signal that killed the compiler, or "".
         exit_code: Its exit code, or None if it was a signal.
+        size_bytes: Size of a result that is too large.
     """
 
-    kind: Literal["compile", "entry", "arch", "crash"]
+    kind: Literal["compile", "entry", "arch", "output", "crash"]
     log: str = ""
     entry: str = ""
     known: tuple[str, ...] = ()
     signal: str = ""
     exit_code: int | None = None
+    size_bytes: int = 0
 
 
 Answer = Finished | Failed

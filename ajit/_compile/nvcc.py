@@ -53,9 +53,9 @@ def compile_nvcc(request: Request) -> Answer:
         return failed
     if not ran.ok:
         return _rejected(request, ran, front)
-    ptx = read_result(request, PTX)
-    if isinstance(ptx, str):
-        return broke_off(ran, ptx) or Failed(kind="crash", log=ptx)
+    ptx = read_result(request, PTX, ran)
+    if isinstance(ptx, Failed):
+        return ptx
     lowered = _take_entry_lines(request, ptx)
     return _assembled(request, arguments, ran, lowered)
 
@@ -90,9 +90,9 @@ def _assembled(
         return failed
     if not ran.ok:
         return Failed(kind="compile", log=ran.log)
-    cubin = read_result(request, RESULT)
-    if isinstance(cubin, str):
-        return broke_off(ran, cubin) or Failed(kind="crash", log=cubin)
+    cubin = read_result(request, RESULT, ran)
+    if isinstance(cubin, Failed):
+        return cubin
     kernels = kernel_symbols(cubin)
     for entry in request.job.entries:
         # The address of a variable or of a device function compiles too; neither can be launched.

@@ -30,6 +30,10 @@ __all__ = ["compile_job"]
 
 _Result = _nvrtc.nvrtcResult
 _REJECTED = (_Result.NVRTC_ERROR_COMPILATION, _Result.NVRTC_ERROR_INVALID_OPTION)
+
+EXPLAIN_SECONDS = 20.0
+"""Beyond this time, the first compile included, finding out why a source was rejected ends."""
+
 _TRIVIAL = "__global__ void ajit_probe() {}"
 
 
@@ -45,7 +49,7 @@ def compile_job(request: Request) -> Answer:
     result = program.compile(_options(request))
     seconds = time.perf_counter() - started
     if result in _REJECTED:
-        return _rejected(request, program.log(), known)
+        return _rejected(request, program.log(), known, seconds)
     if result != _Result.NVRTC_SUCCESS:
         return Failed(kind="crash", log=f"{result.name}\n{program.log()}", exit_code=int(result))
     return _finished(request, program, seconds)
@@ -98,7 +102,7 @@ class _Program:
 def _finished(request: Request, program: _Program, seconds: float) -> Answer:
     size = program.cubin_size()
     if size > request.output_limit_bytes:
-        return Failed(kind="crash", log=f"result of {size} bytes is above the limit", exit_code=0)
+        return Failed(kind="output", size_bytes=size)
     if size == 0:
         return Failed(kind="crash", log=f"no cubin\n{program.log()}", exit_code=0)
     data = program.cubin()
@@ -120,18 +124,20 @@ def _finished(request: Request, program: _Program, seconds: float) -> Answer:
     )
 
 
-def _rejected(request: Request, log: str, known: tuple[str, ...]) -> Failed:
+def _rejected(request: Request, log: str, known: tuple[str, ...], seconds: float) -> Failed:
     if _log_if_rejected(request, _TRIVIAL, (), [_arch_option(request)]) is not None:
         return Failed(kind="arch", known=known)
     options = _options(request)
-    rejected = _log_if_rejected(request, request.job.source, (), options)
-    if rejected is not None:
-        # This log is without the errors of name expressions that could not but follow.
-        return Failed(kind="compile", log=rejected)
-    for entry in request.job.entries:
-        rejected = _log_if_rejected(request, request.job.source, (entry,), options)
+    # First without entries: that log is without the errors that could not but follow.
+    for entry in ("", *request.job.entries):
+        if seconds > EXPLAIN_SECONDS:
+            break  # a source that takes long to fail is not compiled again for each entry
+        begun = time.perf_counter()
+        asked = (entry,) if entry else ()
+        rejected = _log_if_rejected(request, request.job.source, asked, options)
         if rejected is not None:
-            return Failed(kind="entry", entry=entry, log=rejected)
+            return Failed(kind="entry" if entry else "compile", entry=entry, log=rejected)
+        seconds += time.perf_counter() - begun
     return Failed(kind="compile", log=log)
 
 

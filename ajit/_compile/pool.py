@@ -12,7 +12,7 @@ Guarantees:
   killed; and the call returns only after the group is gone (bounded by `KILL_SECONDS`).
 - After `aclose` no thread, process or temporary file of the pool is left.
 
-The queue is a plain FIFO. `_take` is the one place that decides what comes next.
+What starts next, and when, is decided in `ajit._compile.admission`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,24 @@ import os
 import threading
 import time
 import warnings
-from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ajit._bridge import Promise
-from ajit._compile.slot import Slot, Task
+from ajit._compile.admission import Admission
+from ajit._compile.folders import sweep_folders
+from ajit._compile.slot import Slot
+from ajit._compile.statistics import PoolStatistics
+from ajit._compile.task import Task
 from ajit.errors import AjitError, AjitWarning, ForkedRuntime, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ajit._compile.admission import Gate
     from ajit._compile.identity import Toolchain
-    from ajit._compile.slot import BeatPhase
+    from ajit._compile.task import BeatPhase, Priority
     from ajit._compile.toolchain import Toolchains
     from ajit._core.job import CompileJob, CompileOutput
     from ajit.settings import Settings
@@ -56,54 +59,34 @@ KILL_SECONDS = 5.0
 compiler hangs in the kernel on a dead file system."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatistics:
-    """What a pool is doing and has done.
-
-    Attributes:
-        slots: Jobs that may run at once.
-        running: Jobs that run now.
-        queued: Jobs that wait for a slot.
-        finished: Jobs that gave a result.
-        failed: Jobs that gave an error.
-        killed: Jobs that were cancelled after they had started.
-        workers: Worker processes alive now.
-        workers_started: Worker processes started so far.
-        workers_recycled: Of these, how many were replaced for age or size.
-    """
-
-    slots: int
-    running: int
-    queued: int
-    finished: int
-    failed: int
-    killed: int
-    workers: int
-    workers_started: int
-    workers_recycled: int
-
-
 class CompilePool:
     """Compiles jobs. One pool per runtime; it belongs to the event loop that it is made in."""
 
-    def __init__(self, settings: Settings, toolchains: Toolchains) -> None:
+    def __init__(
+        self, settings: Settings, toolchains: Toolchains, *, admission: Gate | None = None
+    ) -> None:
+        """Make a pool; nothing is started before the first job.
+
+        Args:
+            settings: Settings.
+            toolchains: Where compilers are found.
+            admission: Who else has a say in whether a compile may start, if anybody.
+        """
         self._settings = settings
         self._toolchains = toolchains
+        self._admission = Admission(settings, admission)
         self._pid = os.getpid()
         # Only the event loop's thread touches these two.
         self._slots: list[Slot] = []
         self._threads: list[threading.Thread] = []
-        # Guards everything below. Held for microseconds; never while waiting for anything else.
-        self._changed = threading.Condition()
-        self._queue: deque[Task] = deque()
+        # Guards the two below. Held for microseconds; never while waiting for anything else.
+        self._lock = threading.Lock()
         self._running: dict[Task, Slot] = {}
-        self._idle = 0
-        self._closing = False
         self._counts = dict.fromkeys(("finished", "failed", "killed"), 0)
 
     def __repr__(self) -> str:
         s = self.statistics()
-        state = "closed" if self._closing else "open"
+        state = "closed" if self._admission.closing else "open"
         return f"<CompilePool {state} slots={s.slots} running={s.running} queued={s.queued}>"
 
     async def compile(
@@ -112,6 +95,7 @@ class CompilePool:
         *,
         on_beat: Callable[[BeatPhase], None],
         toolchain: Toolchain | None = None,
+        priority: Priority = "foreground",
     ) -> CompileOutput:
         """Compile one job and return what came of it.
 
@@ -121,6 +105,8 @@ class CompilePool:
                 threads of the pool and never from the event loop. It may block; an exception ends
                 the beats, with a warning, and not the compile.
             toolchain: The toolchain that the job's key was made with; None takes the current one.
+            priority: ``foreground`` if somebody waits for the result, ``background`` for warm-up
+                work, which starts after all foreground jobs and may be promoted (`promote`).
 
         Raises:
             CompileError: The source was rejected; `UnknownEntryPoint` if it has no such kernel.
@@ -128,13 +114,15 @@ class CompilePool:
             CompilerNotFound: There is no such compiler; nothing was started.
             CompilerCrashed: The compiler died or broke off; its process group is gone.
             CompileTimeout: It ran past ``compile_timeout_seconds``; its process group is gone.
+            CompileMemoryExceeded: It took more than ``compile_memory_limit_bytes``; likewise.
+            CompileOutputExceeded: Its result is above ``compile_output_limit_bytes``.
             RuntimeClosed: The pool is closed, or was closed meanwhile.
             ForkedRuntime: The pool belongs to the parent process.
 
         Cancelling drops a queued job, and kills a running one's process group within a second.
         """
         self._check_usable()
-        task = Task(job, toolchain, on_beat, Promise())
+        task = Task(job, toolchain, on_beat, Promise(), priority)
         self._submit(task)
         try:
             return await task.promise.wait()
@@ -155,13 +143,10 @@ class CompilePool:
         """
         if os.getpid() != self._pid:
             return  # the threads and the workers are the parent's
-        with self._changed:
-            self._closing = True
-            dropped, running = list(self._queue), dict(self._running)
-            self._queue.clear()
-            self._changed.notify_all()
-        for task in dropped:
+        for task in self._admission.close():
             task.promise.reject(_closed())
+        with self._lock:
+            running = dict(self._running)
         for task, slot in running.items():
             slot.cancel(task)
         with anyio.CancelScope(shield=True):
@@ -171,13 +156,25 @@ class CompilePool:
             message = f"threads that did not end within {CLOSE_SECONDS:g} s: {', '.join(stuck)}"
             warnings.warn(message, AjitWarning, stacklevel=2)
 
+    def promote(self, key: str) -> bool:
+        """Let a queued background job go with the foreground ones, for somebody awaits it now.
+
+        Returns:
+            False if no background job of that key is queued: it runs already, has ended, or never
+            was here. Any thread.
+        """
+        return self._admission.promote(key)
+
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers. Any thread."""
-        with self._changed:
+        running, queued, background = self._admission.counts()
+        with self._lock:
             return PoolStatistics(
                 slots=self._settings.compile_slots,
-                running=len(self._running),
-                queued=len(self._queue),
+                running=running,
+                queued=queued,
+                queued_background=background,
+                held_back=self._admission.held_back,
                 workers=sum(slot.worker_pid is not None for slot in self._slots),
                 workers_started=sum(slot.started for slot in self._slots),
                 workers_recycled=sum(slot.recycled for slot in self._slots),
@@ -189,15 +186,11 @@ class CompilePool:
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedRuntime("this compile pool belongs to the parent process")
-        if self._closing:
+        if self._admission.closing:
             raise _closed()
 
     def _submit(self, task: Task) -> None:
-        with self._changed:
-            self._queue.append(task)
-            is_short = self._idle < len(self._queue)
-            self._changed.notify_all()
-        if is_short:
+        if self._admission.submit(task):
             self._add_thread()
 
     def _add_thread(self) -> None:
@@ -215,10 +208,11 @@ class CompilePool:
         thread.start()
 
     def _abandon(self, task: Task) -> None:
-        with self._changed:
-            if task in self._queue:
-                self._queue.remove(task)
-                task.promise.reject(_cancelled())
+        if self._admission.withdraw(task):
+            task.promise.reject(_cancelled())
+            return
+        with self._lock:
+            task.cancelled.set()  # its slot may be just about to begin
             slot = self._running.get(task)
         if slot is not None:
             slot.cancel(task)
@@ -227,31 +221,18 @@ class CompilePool:
 
     def _serve(self, slot: Slot) -> None:
         try:
-            while (task := self._take(slot)) is not None:
+            while (task := self._admission.take(IDLE_SECONDS, slot.close)) is not None:
                 self._perform(slot, task)
         finally:
             slot.close()
 
-    def _take(self, slot: Slot) -> Task | None:
-        """Wait for the next task; None when the pool closes."""
-        with self._changed:
-            self._idle += 1
-            has_news = self._changed.wait_for(lambda: self._queue or self._closing, IDLE_SECONDS)
-        if not has_news:
-            slot.close()
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            self._idle -= 1
-            if self._closing:
-                return None
-            task = self._queue.popleft()
-            task.state = "running"
-            self._running[task] = slot
-            return task
-
     def _perform(self, slot: Slot, task: Task) -> None:
         output: CompileOutput | None = None
         error: BaseException | None = None
+        with self._lock:
+            self._running[task] = slot
+        if self._admission.closing:
+            task.cancelled.set()  # `aclose` may have looked before the line above
         try:
             output = slot.perform(task)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the waiting task gets it
@@ -260,25 +241,19 @@ class CompilePool:
         if output is not None:
             task.promise.resolve(output)
         elif error is not None:
-            task.promise.reject(_closed() if self._closing else error)
+            task.promise.reject(_closed() if self._admission.closing else error)
 
     def _count(self, task: Task, error: BaseException | None) -> None:
-        with self._changed:
+        with self._lock:
             del self._running[task]
-            task.state = "done"
             outcome = "killed" if task.cancelled.is_set() else "failed" if error else "finished"
             self._counts[outcome] += 1
+        self._admission.finish(task)
 
     def _beat_queued(self) -> None:
         """Beat for the tasks that have no thread yet."""
-        while True:
-            with self._changed:
-                if self._changed.wait_for(lambda: self._closing, BEAT_SECONDS):
-                    return
-                waiting = list(self._queue)
-                if not waiting:
-                    # Nothing to beat for: no need to wake up every second in an idle server.
-                    self._changed.wait_for(lambda: self._queue or self._closing)
+        sweep_folders()  # here, where nobody waits for it
+        while (waiting := self._admission.await_queued(BEAT_SECONDS)) is not None:
             for task in waiting:
                 task.beat("queued")
 

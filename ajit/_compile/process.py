@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["FrameTooLarge", "WorkerDied", "WorkerProcess"]
 
 CHUNK_BYTES = 64 * 1024
-TICK_SECONDS = 1.0
+TICK_SECONDS = 0.2
+"""How often a compile is looked at: its memory, its deadline, whether it is time for a beat."""
+
 END_POLL_SECONDS = 0.002
 GROUP_SECONDS = 0.2
 POLITE_SECONDS = 1.0
@@ -62,6 +64,10 @@ class WorkerDied(Exception):
 
 class FrameTooLarge(Exception):
     """The worker announced an answer above the limit."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.size_bytes = size_bytes
 
 
 class WorkerProcess:
@@ -111,7 +117,8 @@ class WorkerProcess:
             request: A frame.
             limit_bytes: Largest answer that is accepted.
             deadline: By `time.monotonic`.
-            on_tick: Called once a second meanwhile.
+            on_tick: Called a few times a second meanwhile; what it raises ends the exchange, and
+                the worker must be killed.
 
         Raises:
             WorkerDied: It ended without an answer; its group was killed and it is reaped.

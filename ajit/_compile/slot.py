@@ -2,79 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 import threading
 import time
-import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ajit._compile.flags import with_absolute_dirs
-from ajit._compile.messages import LOG_LIMIT_BYTES, Answer, Failed, Finished, Request, frame
+from ajit._compile.folders import private_folder
+from ajit._compile.messages import Answer, Failed, Finished, Request, frame
 from ajit._compile.process import FrameTooLarge, WorkerDied, WorkerProcess
-from ajit.errors import (
-    AjitError,
-    AjitWarning,
-    CompileError,
-    CompilerCrashed,
-    CompilerNotFound,
-    CompileTimeout,
-    UnknownArch,
-    UnknownEntryPoint,
-)
+from ajit._compile.verdict import Verdict
+from ajit._compile.watch import MemoryExceeded, Watch
+from ajit.errors import CompilerNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ajit._bridge import Promise
     from ajit._compile.identity import Toolchain
+    from ajit._compile.task import Task
     from ajit._compile.toolchain import Toolchains
-    from ajit._core.job import CompileJob, CompileOutput
+    from ajit._core.job import CompileOutput
     from ajit.settings import Settings
 
-__all__ = ["BeatPhase", "Slot", "Task", "TaskState"]
-
-TaskState = Literal["queued", "running", "done"]
-BeatPhase = Literal["queued", "compiling"]
+__all__ = ["Slot"]
 
 OVERHEAD_BYTES = 16 * 1024 * 1024
 """What an answer may have beside the artifact: log, names, command."""
-
-
-class Task:
-    """One job on its way through the pool.
-
-    `state` belongs to the pool's lock; `cancelled` is only ever set.
-    """
-
-    def __init__(
-        self,
-        job: CompileJob,
-        toolchain: Toolchain | None,
-        on_beat: Callable[[BeatPhase], None],
-        promise: Promise[CompileOutput],
-    ) -> None:
-        self.job = job
-        self.toolchain = toolchain
-        self.promise = promise
-        self.state: TaskState = "queued"
-        self.cancelled = threading.Event()
-        self._on_beat: Callable[[BeatPhase], None] | None = on_beat
-
-    def beat(self, phase: BeatPhase) -> None:
-        """Tell the owner that the task is alive. An exception ends the beats, not the compile."""
-        on_beat = self._on_beat
-        if on_beat is None:
-            return
-        try:
-            on_beat(phase)
-        except Exception as exc:  # noqa: BLE001 - the owner's code; the compile is worth more
-            self._on_beat = None
-            _warn(f"beat of {self.job.name} failed, it gets no more: {exc!r}")
 
 
 class Slot:
@@ -102,12 +55,13 @@ class Slot:
             AjitError: What went wrong, in terms of the job.
         """
         toolchain = self._toolchain(task)
+        verdict = Verdict(task.job, toolchain, self._settings)
         try:
-            return self._compile_in_folder(task, toolchain)
+            with private_folder(task.job) as folder:
+                return self._compile(task, toolchain, folder, verdict)
         except (OSError, ValueError, msgspec.MsgspecError) as exc:
             # No space, no process, no memory, or a path that is no text: not the source's fault.
-            log = f"cannot run the compiler: {exc}"
-            raise _crash(task.job, toolchain, "", None, log) from exc
+            raise verdict.crashed(f"cannot run the compiler: {exc}") from exc
 
     def _toolchain(self, task: Task) -> Toolchain:
         if task.toolchain is None:
@@ -134,42 +88,38 @@ class Slot:
         if worker is not None:
             worker.close()
 
-    def _compile_in_folder(self, task: Task, toolchain: Toolchain) -> CompileOutput:
-        folder = tempfile.mkdtemp(prefix="ajit-")
-        try:
-            return self._compile(task, toolchain, folder)
-        finally:
-            # Not in the worker: it may have been killed.
-            shutil.rmtree(folder, ignore_errors=True)
+    def _compile(
+        self, task: Task, toolchain: Toolchain, folder: str, verdict: Verdict
+    ) -> CompileOutput:
+        watch = Watch(task, folder, self._settings.compile_memory_limit_bytes)
+        request = _request(task, toolchain, folder, self._settings)
+        answer = self._answer(task, request, watch, verdict)
+        if isinstance(answer, Finished):
+            return answer.output
+        # Inside NVRTC's process nobody else can be killed in its stead, and it writes no file.
+        trouble = watch.trouble() if task.job.compiler != "nvrtc" else ""
+        raise verdict.failed(answer, trouble)
 
-    def _compile(self, task: Task, toolchain: Toolchain, folder: str) -> CompileOutput:
+    def _answer(self, task: Task, request: Request, watch: Watch, verdict: Verdict) -> Answer:
+        """Return the worker's answer; raise, without a worker left, if there is none."""
         try:
             worker = self._worker_for(task)
-            answer = self._exchange(worker, task, _request(task, toolchain, folder, self._settings))
+            answer = self._exchange(worker, request, watch)
             self._recycle(worker)
-        except WorkerDied as died:
+        except BaseException as exc:
             self._forget()
-            raise _crash(task.job, toolchain, died.signal, died.exit_code, died.log) from None
-        except FrameTooLarge as exc:
-            self._forget()
-            log = f"the answer of {exc} bytes is above the limit"
-            raise _crash(task.job, toolchain, "", 0, log) from None
-        except TimeoutError:
-            self._forget()
-            raise CompileTimeout(
-                name=task.job.name,
-                key=task.job.key,
-                compiler=str(toolchain.identity),
-                limit_seconds=self._settings.compile_timeout_seconds,
-            ) from None
-        except BaseException:
-            self._forget()
+            if isinstance(exc, WorkerDied):
+                raise verdict.crashed(exc.log, exc.signal, exc.exit_code) from None
+            if isinstance(exc, FrameTooLarge):
+                raise verdict.output_exceeded(exc.size_bytes) from None
+            if isinstance(exc, MemoryExceeded):
+                raise verdict.memory_exceeded(exc.used_bytes) from None
+            if isinstance(exc, TimeoutError):
+                raise verdict.timed_out() from None
             raise
         finally:
             self._release(task)
-        if isinstance(answer, Failed):
-            raise _error(task.job, toolchain, answer)
-        return answer.output
+        return answer
 
     def _worker_for(self, task: Task) -> WorkerProcess:
         """Return a living worker that `cancel` can kill from now on."""
@@ -186,13 +136,12 @@ class Slot:
                 self._worker.kill()  # `cancel` came before there was anything to kill
             return self._worker
 
-    def _exchange(self, worker: WorkerProcess, task: Task, request: Request) -> Answer:
-        task.beat("compiling")
+    def _exchange(self, worker: WorkerProcess, request: Request, watch: Watch) -> Answer:
         body = worker.exchange(
             frame(request),
             limit_bytes=self._settings.compile_output_limit_bytes + OVERHEAD_BYTES,
             deadline=time.monotonic() + self._settings.compile_timeout_seconds,
-            on_tick=lambda: task.beat("compiling"),
+            on_tick=lambda: watch.look(worker.pid),
         )
         answer: Answer = msgspec.msgpack.decode(body, type=Finished | Failed)
         return answer
@@ -234,35 +183,3 @@ def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) 
         folder=folder,
         output_limit_bytes=settings.compile_output_limit_bytes,
     )
-
-
-def _error(job: CompileJob, toolchain: Toolchain, failed: Failed) -> AjitError:
-    compiler = str(toolchain.identity)
-    if failed.kind == "arch":
-        return UnknownArch(arch=job.arch, compiler=compiler, known=failed.known)
-    if failed.kind == "entry":
-        return UnknownEntryPoint(
-            entry=failed.entry, name=job.name, key=job.key, compiler=compiler, log=failed.log
-        )
-    if failed.kind == "crash":
-        return _crash(job, toolchain, failed.signal, failed.exit_code, failed.log)
-    return CompileError(name=job.name, key=job.key, compiler=compiler, log=failed.log)
-
-
-def _crash(
-    job: CompileJob, toolchain: Toolchain, signal: str, exit_code: int | None, log: str
-) -> CompilerCrashed:
-    return CompilerCrashed(
-        name=job.name,
-        key=job.key,
-        compiler=str(toolchain.identity),
-        signal=signal,
-        exit_code=exit_code,
-        log=log[-LOG_LIMIT_BYTES:],
-    )
-
-
-def _warn(message: str) -> None:
-    # Where warnings are errors, this one is still not a reason to lose a compile.
-    with contextlib.suppress(AjitWarning):
-        warnings.warn(message, AjitWarning, stacklevel=2)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psutil
 
-from ajit._compile.slot import Slot, Task
+from ajit._compile.slot import Slot
+from ajit._compile.task import Task
 from ajit._compile.toolchain import Toolchains
 from ajit._core.job import CompileJob
 from ajit.settings import Settings
@@ -98,6 +100,20 @@ def workers_of(server: int) -> list[int]:
             if any("ajit._compile.worker" in part for part in child.cmdline()):
                 found.append(child.pid)
     return found
+
+
+class CompilerKind(NamedTuple):
+    """A kind of compiler, an arch that it builds for, and the process that does its work."""
+
+    name: str
+    arch: str
+    program: str
+
+
+def kind_of_compiler(name: str) -> CompilerKind:
+    """What belongs to a kind: ``nvrtc``, ``nvcc`` or ``host``."""
+    program = {"nvrtc": "python", "nvcc": "cicc", "host": "cc1plus"}[name]
+    return CompilerKind(name, os.uname().machine if name == "host" else "sm_90a", program)
 
 
 def fake_compiler(folder: Path, behaviour: str) -> str:

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ajit._compile.elf import kernel_symbols
-from ajit.errors import CompileError, CompilerCrashed, UnknownArch, UnknownEntryPoint
+from ajit.errors import (
+    CompileError,
+    CompileOutputExceeded,
+    CompilerCrashed,
+    UnknownArch,
+    UnknownEntryPoint,
+)
 from tests.compile.support import SCALE, Bench, job
 
 if TYPE_CHECKING:
@@ -138,13 +144,15 @@ def test_the_same_job_gives_the_same_bytes(bench: Bench, compiler: Fields) -> No
 
 
 def test_a_result_above_the_limit_is_refused(compiler: Fields) -> None:
-    """It is the compiler that is not trusted, so it counts as one that broke off."""
+    """An error of its own with both figures, and none of the source's."""
     bench = Bench(compile_output_limit_bytes=2000)
     try:
-        with pytest.raises(CompilerCrashed):
+        with pytest.raises(CompileOutputExceeded) as caught:
             bench.compile(job(**compiler))
     finally:
         bench.close()
+
+    assert caught.value.size_bytes > caught.value.limit_bytes == 2000
 
 
 def test_a_ten_megabyte_source_compiles(bench: Bench, compiler: Fields) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from ajit._compile import pool as pool_module
 from ajit._compile import process as process_module
+from ajit._compile import watch as watch_module
 from ajit._compile.pool import CompilePool
 from ajit._compile.toolchain import Toolchains
 from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRuntime, RuntimeClosed
@@ -285,6 +286,7 @@ async def test_beats_tell_the_phase(gate: Gate, monkeypatch: pytest.MonkeyPatch)
     """About once a second, from threads of the pool and never from the loop's."""
     monkeypatch.setattr(pool_module, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(process_module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(watch_module, "BEAT_SECONDS", 0.02)
     first: list[tuple[str, int]] = []
     second: list[tuple[str, int]] = []
 

@@ -25,7 +25,6 @@ from tests.compile.support import (
     group_members,
     job,
     wait_until,
-    workers_of,
 )
 
 if TYPE_CHECKING:
@@ -272,7 +271,7 @@ def test_an_environment_that_fails_is_not_the_sources_fault(
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
         with pytest.raises(CompilerCrashed, match="gone"):
-            own_bench.compile(job())
+            own_bench.compile(fake_job())
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(tmp_path / "no-python"))
         with pytest.raises(CompilerCrashed, match="no-python"):
@@ -357,44 +356,6 @@ def test_a_finished_job_leaves_no_file(
         bench.compile(job("syntax error", **compiler))
 
     assert list(scratch.iterdir()) == []
-
-
-SERVER = """
-import sys
-from tests.compile.support import ENDLESS, Bench, job
-bench = Bench(host_compiler=sys.argv[2])
-fields = {} if sys.argv[1] == "nvrtc" else {"compiler": "host", "arch": sys.argv[3]}
-bench.compile(job(ENDLESS, **fields))
-"""
-
-
-@pytest.mark.parametrize("kind", ["nvrtc", "host"])
-def test_a_killed_server_leaves_no_compiler_behind(kind: str, tmp_path: Path) -> None:
-    """The parent-death signal reaches the worker, and the worker ends what it has started."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, kind, "", HOST["arch"]],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    wanted = "python" if kind == "nvrtc" else "cc1plus"
-    try:
-        wait_until(lambda: bool(workers_of(server.pid)), "a worker")
-        (group,) = workers_of(server.pid)
-        wait_until(
-            lambda: (
-                any(name.startswith(wanted) for name in group_members(group))
-                and len(list(tmp_path.iterdir())) == 1
-            ),
-            "the compiler",
-        )
-    finally:
-        server.kill()
-        server.wait()
-    wait_until(lambda: not group_members(group), "the end of the group")
-
-    assert group_members(group) == []
-    if kind == "host":
-        wait_until(lambda: not list(tmp_path.iterdir()), "the removal of the private folder")
 
 
 def test_the_death_signal_is_the_one_that_is_handled() -> None:

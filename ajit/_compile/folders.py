@@ -1,0 +1,115 @@
+"""Private folders of jobs: made for one compile, removed after it, swept if that failed.
+
+The slot that made a folder removes it; if the server is killed, its worker does. If both are killed
+in one go, nobody is left to do it. So a folder is named after the process that made it, and the
+next pool of this user removes those whose process is gone. A process is known by the kernel's boot,
+its pid namespace, its number and its start time; of a folder from elsewhere (another container that
+shares the directory, another boot) only the age can be judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ajit._core.job import CompileJob
+
+__all__ = ["private_folder", "sweep_folders"]
+
+PREFIX = "ajit-"
+
+FOREIGN_SECONDS = 24 * 3600.0
+"""Age above which a folder of an unknown process is removed; no compile may take that long."""
+
+_START_TIME_FIELD = 22 - 3
+"""Field 22 of /proc/<pid>/stat; the fields after the command's closing parenthesis begin at 3."""
+
+
+@contextlib.contextmanager
+def private_folder(job: CompileJob) -> Iterator[str]:
+    """Make a folder for one job, and remove it afterwards.
+
+    NVRTC writes no file, unless it is asked for a precompiled header: its folder is a mere name.
+
+    Raises:
+        OSError: There is no room, or no temporary directory.
+    """
+    if not _writes_files(job):
+        yield os.path.join(os.sep, "nonexistent", PREFIX + job.key)
+        return
+    folder = tempfile.mkdtemp(prefix=f"{PREFIX}{_own_name()}-")
+    try:
+        yield folder
+    finally:
+        # Not in the worker: it may have been killed.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_folders() -> int:
+    """Remove this user's folders whose process is gone; return how many. Never fails."""
+    removed = 0
+    with contextlib.suppress(OSError):
+        place, here = tempfile.gettempdir(), _place()
+        with os.scandir(place) as entries:
+            stale = [e.path for e in entries if e.name.startswith(PREFIX) and _is_stale(e, here)]
+        for path in stale:
+            shutil.rmtree(path, ignore_errors=True)
+            removed += not os.path.lexists(path)
+    return removed
+
+
+def _writes_files(job: CompileJob) -> bool:
+    return job.compiler != "nvrtc" or any("pch" in option for option in job.options)
+
+
+def _is_stale(entry: os.DirEntry[str], here: str) -> bool:
+    try:
+        info = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    # The temporary directory is everybody's: others' folders, and links to anywhere, stay.
+    if info.st_uid != os.geteuid() or not stat.S_ISDIR(info.st_mode):
+        return False
+    place, _, process = entry.name.removeprefix(PREFIX).partition(".")
+    pid, _, rest = process.partition(".")
+    start = rest.partition("-")[0]
+    if place == here and pid.isdigit() and start.isdigit():
+        return _start_time(int(pid)) not in (int(start), None)
+    if not (pid.isdigit() and start.isdigit()):
+        return False  # somebody else's name that begins alike
+    return time.time() - info.st_mtime > FOREIGN_SECONDS
+
+
+def _own_name() -> str:
+    pid = os.getpid()
+    return f"{_place()}.{pid}.{_start_time(pid) or 0}"
+
+
+def _place() -> str:
+    """Where a process id means something: this boot of this kernel, and this pid namespace."""
+    boot = namespace = "0"
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read(8)
+        namespace = str(os.stat("/proc/self/ns/pid").st_ino)
+    return f"{boot}_{namespace}"
+
+
+def _start_time(pid: int) -> int | None:
+    """When a process started, in ticks after boot; 0 if there is none, None if it is hidden."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name may hold spaces and parentheses, so count from the last one.
+            return int(file.read().rpartition(b")")[2].split()[_START_TIME_FIELD])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    except OSError:
+        return None

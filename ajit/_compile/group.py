@@ -1,0 +1,66 @@
+"""How much memory a worker and what it has started take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["group_memory_bytes"]
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+_GROUP_FIELD = 5 - 3
+"""Field 5 of /proc/<pid>/stat; the fields after the command's closing parenthesis begin at 3."""
+
+
+def group_memory_bytes(leader: int) -> int:
+    """Resident memory of the processes of a group, from 0.1 ms for a handful.
+
+    From ``statm``, which costs the kernel nothing; the exact sum of ``smaps_rollup`` walks every
+    page and would stop the compiler meanwhile. Pages that two of the processes share count twice.
+
+    Args:
+        leader: The group's leader, of which the others descend.
+    """
+    return sum(map(_resident_bytes, _members(leader)))
+
+
+def _members(leader: int) -> Iterator[int]:
+    if os.path.exists(f"/proc/{leader}/task/{leader}/children"):
+        yield from _family(leader)
+    else:
+        # Kernels without CONFIG_PROC_CHILDREN: look at every process of the machine.
+        pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
+        yield from (pid for pid in pids if _group_of(pid) == leader)
+
+
+def _family(pid: int) -> Iterator[int]:
+    """A process and its descendants; whoever ends meanwhile is left out."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            for child in _read(f"/proc/{pid}/task/{thread}/children").split():
+                yield from _family(int(child))
+
+
+def _resident_bytes(pid: int) -> int:
+    fields = _read(f"/proc/{pid}/statm").split()
+    return int(fields[1]) * PAGE_BYTES if len(fields) > 1 else 0
+
+
+def _group_of(pid: int) -> int:
+    # The command's name may hold spaces and parentheses, so count from the last one.
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return int(fields[_GROUP_FIELD]) if len(fields) > _GROUP_FIELD else 0
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # it has ended
+        return b""

@@ -1,0 +1,102 @@
+"""Whether there is memory for one more compile: what is free now, less what was promised.
+
+A compile that has just started has taken nothing yet, so free memory alone would let a compiler
+start on every CPU in the same tenth of a second, and all of them die a minute later. So each
+running compile has a claim, the memory that compiles of its kind are known to need, and what it has
+not taken of it yet counts as gone.
+
+A claim begins with the setting's estimate and grows with the peaks that are seen. It shrinks slowly
+when later compiles need less: one giant must not make every compile after it wait for ever.
+
+One compile is always admitted. Waiting for memory that nobody here will give back would be waiting
+for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ajit._core.job import CompilerName
+
+__all__ = ["Claim", "MemoryLedger"]
+
+RESERVE_BYTES = 256 * 1024 * 1024
+"""What is left to the server and to everybody else. Pretty arbitrary."""
+
+FORGET_SHARE = 8
+"""A smaller peak takes this fraction of the difference off the estimate. Pretty arbitrary."""
+
+
+@dataclass(eq=False, slots=True)
+class Claim:
+    """The memory of one running compile.
+
+    `note` is called by the slot's thread only; anybody may read.
+    """
+
+    compiler: CompilerName
+    expected_bytes: int
+    used_bytes: int = 0
+    peak_bytes: int = 0
+
+    def note(self, used_bytes: int) -> None:
+        """Say how much the compile uses now."""
+        self.used_bytes = used_bytes
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+
+    def outstanding_bytes(self) -> int:
+        """What it may still take."""
+        return max(0, self.expected_bytes - self.used_bytes)
+
+
+class MemoryLedger:
+    """The claims of the compiles that run. Thread-safe.
+
+    Args:
+        estimate_bytes: What a compile needs until it is known better; 0 admits everything.
+        limit_bytes: What no compile gets more of than.
+    """
+
+    def __init__(self, estimate_bytes: int, limit_bytes: int) -> None:
+        self._estimate_bytes = estimate_bytes
+        self._limit_bytes = limit_bytes
+        self._peaks: dict[CompilerName, int] = {}
+        self._claims: set[Claim] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def asks(self) -> bool:
+        """Whether free memory matters now. If not, nobody need find out how much there is."""
+        return bool(self._estimate_bytes and self._claims)
+
+    def expected_bytes(self, compiler: CompilerName) -> int:
+        """What a compile of that kind is expected to need."""
+        expected = max(self._estimate_bytes, self._peaks.get(compiler, 0))
+        return min(expected, self._limit_bytes)
+
+    def admits(self, compiler: CompilerName, available_bytes: int | None) -> bool:
+        """Whether one more compile may start, with that much memory free (None: not known)."""
+        with self._lock:
+            if not self.asks or available_bytes is None:
+                return True
+            promised = sum(claim.outstanding_bytes() for claim in self._claims)
+            room = available_bytes - promised - RESERVE_BYTES
+            return room >= self.expected_bytes(compiler)
+
+    def enter(self, compiler: CompilerName) -> Claim:
+        """Begin a claim; it counts until `leave`."""
+        with self._lock:
+            claim = Claim(compiler, self.expected_bytes(compiler))
+            self._claims.add(claim)
+            return claim
+
+    def leave(self, claim: Claim) -> None:
+        """End a claim, and learn from it."""
+        with self._lock:
+            self._claims.discard(claim)
+            known = self._peaks.get(claim.compiler, 0)
+            less = (known - claim.peak_bytes) // FORGET_SHARE
+            self._peaks[claim.compiler] = max(claim.peak_bytes, known - max(0, less))
