@@ -36,6 +36,7 @@ _EMPTY = bytes(RECORD_BYTES)
 # Characters kept of the texts. UTF-8 takes four bytes at most, so the record always has room.
 HOST_CHARACTERS = 64
 COMPILER_CHARACTERS = 128
+NAME_CHARACTERS = 48
 
 
 class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +53,7 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
         beat: Count of beats. A waiter measures silence by its own clock, as the time for which
             this has not changed.
         beat_time: Unix time of the last beat, by its clock.
+        name: Label of what it compiles, if it told.
     """
 
     host: str
@@ -63,6 +65,7 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
     started: float
     beat: int
     beat_time: float
+    name: str = ""
 
     def holder(self) -> Holder:
         """The same, as events report it."""

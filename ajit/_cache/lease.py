@@ -14,6 +14,7 @@ from ajit._bridge import Promise
 from ajit._cache.holder import (
     COMPILER_CHARACTERS,
     HOST_CHARACTERS,
+    NAME_CHARACTERS,
     HolderRecord,
     Phase,
     write_record,
@@ -78,7 +79,7 @@ class Lease:
         record: What the lock file says about us.
     """
 
-    def __init__(self, slot: Slot, compiler: str) -> None:
+    def __init__(self, slot: Slot, compiler: str, name: str = "") -> None:
         process, now = this_process(), time.time()
         self._slot = slot
         self.key = slot.key
@@ -89,6 +90,7 @@ class Lease:
             start_ticks=process.start_ticks,
             phase="queued",
             compiler=compiler[:COMPILER_CHARACTERS],
+            name=name[:NAME_CHARACTERS],
             started=now,
             beat=0,
             beat_time=now,
@@ -151,11 +153,15 @@ class LeaseWait:
     Attributes:
         key: Hex key.
         compiler: Compiler and version, for the holder record.
+        name: Label of what is to be compiled, for the same.
     """
 
-    def __init__(self, key: str, compiler: str, glance: Glance | None = None) -> None:
+    def __init__(
+        self, key: str, compiler: str, glance: Glance | None = None, name: str = ""
+    ) -> None:
         self.key = key
         self.compiler = compiler
+        self.name = name
         self._glance = glance
         self._promise: Promise[Lease | Glimpse | Unavailable] = Promise()
         self._lock = threading.Lock()  # held for a few instructions only

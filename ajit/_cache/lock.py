@@ -71,12 +71,13 @@ class LeaseTable:
     def __init__(self, directory: CacheDirectory) -> None:
         self.directory = directory
 
-    def try_acquire(self, key: str, compiler: str) -> Lease | Busy | Unavailable:
+    def try_acquire(self, key: str, compiler: str, *, name: str = "") -> Lease | Busy | Unavailable:
         """Take the lease of a key if nobody has it. Does not wait for it, but does a little I/O.
 
         Args:
             key: Hex key.
             compiler: Compiler and version, for the holder record.
+            name: Label of what is to be compiled, for the same.
         """
         if self.directory.access == "none":
             return Unavailable(self.directory.problem)
@@ -85,9 +86,11 @@ class LeaseTable:
         except (OSError, CacheError) as exc:
             return Unavailable(str(exc))
         with borrow_slot(self.directory, key) as slot, slot.io:
-            return slot.try_lock(compiler)
+            return slot.try_lock(compiler, name)
 
-    def wait(self, key: str, compiler: str, glance: Glance | None = None) -> LeaseWait:
+    def wait(
+        self, key: str, compiler: str, glance: Glance | None = None, *, name: str = ""
+    ) -> LeaseWait:
         """Queue up for the lease of a key. To be called in an event loop; never blocks.
 
         Waiters of one process are served in order. The wait goes on until `LeaseWait.abandon`.
@@ -99,8 +102,9 @@ class LeaseTable:
                 the lock goes on at once and the waiter gets that as a `Glimpse`. So what a holder
                 has published runs through a queue of processes without the turns of their event
                 loops between one and the next.
+            name: Label of what is to be compiled, for the holder record.
         """
-        wait = LeaseWait(key, compiler, glance)
+        wait = LeaseWait(key, compiler, glance, name)
         if self.directory.access == "none":
             wait.deliver(Unavailable(self.directory.problem))
             return wait

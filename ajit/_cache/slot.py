@@ -74,7 +74,7 @@ class Slot:
 
     # --- with `io` held -------------------------------------------------------------------------
 
-    def try_lock(self, compiler: str) -> Lease | Busy | Unavailable:
+    def try_lock(self, compiler: str, name: str = "") -> Lease | Busy | Unavailable:
         """Take the lock if nobody has it."""
         with self.process.lock:
             taken = self.owner is not None or self.helper
@@ -83,7 +83,7 @@ class Slot:
         try:
             self._open()
             if posix.take_now(self.fd, posix.EXCLUSIVE):
-                return self._own(compiler)
+                return self._own(compiler, name)
             outcome: Busy | Unavailable = Busy(read_record(self.fd))
         except (OSError, CacheError) as exc:
             outcome = Unavailable(_reason(exc))
@@ -110,7 +110,7 @@ class Slot:
             glimpse = wait.glance()
             if glimpse is not None:
                 seen.append((wait, glimpse))
-            elif wait.deliver(self._own(wait.compiler)):
+            elif wait.deliver(self._own(wait.compiler, wait.name)):
                 return True
         return False
 
@@ -140,8 +140,8 @@ class Slot:
             # to become one takes `io`, which we hold.
             close_unwritten(fd)
 
-    def _own(self, compiler: str) -> Lease:
-        lease = Lease(self, compiler)
+    def _own(self, compiler: str, name: str) -> Lease:
+        lease = Lease(self, compiler, name)
         with self.process.lock:
             self.owner = lease
         write_record(self.fd, lease.record)

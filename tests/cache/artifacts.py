@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from ajit._core.entry import Artifact
+from ajit._core.job import CompileJob
 
 
 def a_key(label: object = 0) -> str:
@@ -31,4 +32,20 @@ def an_artifact(key: str, data: bytes = b"code", log: str = "") -> Artifact:
         host="here",
         ajit_version="0",
         data=data,
+    )
+
+
+def a_job() -> CompileJob:
+    """A job that nobody does."""
+    return CompileJob(
+        key=a_key(),
+        name="saxpy",
+        source="",
+        entries=("saxpy",),
+        compiler="nvrtc",
+        arch="sm_90a",
+        options=(),
+        defines=(),
+        include_dirs=(),
+        headers=(),
     )

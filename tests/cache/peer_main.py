@@ -18,8 +18,9 @@ import anyio
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.disk import DiskStore, Found
 from ajit._cache.lock import Busy, Glance, Lease, LeaseTable
+from ajit._cache.permits import CompilePermit, CompilePermits
 from ajit._cache.slot import Slot
-from tests.cache.artifacts import an_artifact
+from tests.cache.artifacts import a_job, an_artifact
 
 _output = threading.Lock()
 _polls = []
@@ -40,6 +41,7 @@ class Peer:
         self.directory = open_cache_directory(path, shared_group=shared_group)
         self.table = LeaseTable(self.directory)
         self.leases: dict[str, Lease] = {}
+        self.granted: list[CompilePermit] = []
 
     def acquire(self, key: str) -> None:
         """Try for a lease."""
@@ -96,6 +98,24 @@ class Peer:
         begun = time.monotonic()
         self.leases.pop(key).release()
         answer(did="release", begun=begun)
+
+    def count(self, count: str, patience: str) -> None:
+        """Have permits to ask for."""
+        self.permits = CompilePermits(self.directory, int(count), patience_seconds=float(patience))
+        answer(did="count")
+
+    def admit(self) -> None:
+        """Ask for a permit once."""
+        permit = self.permits.try_admit(a_job())
+        if permit is not None:
+            self.granted.append(permit)
+        holds = permit is not None and permit.lease is not None
+        answer(did="admit", granted=permit is not None, holds=holds)
+
+    def give_back(self) -> None:
+        """Give the first permit back."""
+        self.granted.pop(0).release()
+        answer(did="give_back")
 
     def publish(self, key: str, data: str) -> None:
         """Publish an artifact."""
