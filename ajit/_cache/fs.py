@@ -19,6 +19,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -36,6 +37,7 @@ __all__ = [
     "close_unwritten",
     "list_files",
     "list_names",
+    "now",
     "publish_file",
     "read_dated_file",
     "read_file",
@@ -162,6 +164,17 @@ def close_unwritten(fd: int) -> None:
     # matters: what was read is in our hands, and verified by content.
     with suppress(OSError):
         os.close(fd)
+
+
+def now(directory: CacheDirectory) -> float:
+    """Return the Unix time by the file system's clock, which may be another machine's.
+
+    Ages of files are differences of its times. Where it cannot be asked, ours is taken.
+    """
+    with suppress(OSError):
+        os.utime(TEMPORARY, dir_fd=directory.fd, follow_symlinks=False)
+        return os.stat(TEMPORARY, dir_fd=directory.fd).st_mtime
+    return time.time()
 
 
 def sync_directory(dir_fd: int, name: str) -> None:

@@ -175,7 +175,7 @@ class Collector:
     def _inventory(self) -> Inventory:
         entries = (file for file in self._sharded(TOP, SUFFIX) if is_entry_key(file.key))
         return Inventory(
-            now=self._now(),
+            now=fs.now(self._directory),
             entries=entries,
             failures=self._sharded("failures", ".json"),
             temporaries=_files(self._directory.fd, fs.TEMPORARY),
@@ -195,14 +195,7 @@ class Collector:
             status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
         except OSError:
             return float("inf")
-        return abs(self._now() - status.st_mtime)
-
-    def _now(self) -> float:
-        """Ask the file system what time it is: its clock may be another machine's."""
-        with suppress(OSError):
-            os.utime(fs.TEMPORARY, dir_fd=self._directory.fd, follow_symlinks=False)
-            return os.stat(fs.TEMPORARY, dir_fd=self._directory.fd).st_mtime
-        return time.time()
+        return abs(fs.now(self._directory) - status.st_mtime)
 
 
 def _collected(removed: list[Doomed], skipped: list[Skipped], *, finished: bool) -> Collected:

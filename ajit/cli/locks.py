@@ -1,0 +1,104 @@
+"""``ajit locks``: who compiles what at this moment, for how long, and how many wait for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ajit.cli.options import cache_dir_option
+from ajit.cli.output import SHORT_KEY, Output, format_age, json_option, table
+from ajit.errors import CacheError
+from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from ajit._cache.holders import HeldLease
+
+__all__ = ["command"]
+
+
+@click.command("locks", short_help="Say who compiles what.")
+@cache_dir_option
+@json_option
+def command(*, cache_dir: str | None, as_json: bool) -> None:
+    """List every lease of the cache that is held, and this machine's compile permits.
+
+    A holder beats every second. One that has been silent for long is stopped, or its disk hangs;
+    who waits for it compiles for itself when the patience (AJIT_PATIENCE_SECONDS) ends. Waiters are
+    counted on this machine only.
+    """
+    settings = Settings.load(cache_dir=cache_dir)
+    held = _held(settings) if settings.cache_dir.exists() else []
+    rows = [_row(lease) for lease in held]
+    payload = {
+        "cache_dir": settings.cache_dir,
+        "leases": [row for row in rows if row["kind"] == "kernel"],
+        "others": [row for row in rows if row["kind"] != "kernel"],
+    }
+    Output(as_json=as_json).result(payload, lambda: _draw(payload))
+
+
+def _held(settings: Settings) -> list[HeldLease]:
+    from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
+    from ajit._cache.holders import held_leases  # noqa: PLC0415  # start-up
+
+    directory = open_configured_cache(settings)
+    if directory.access == "none":
+        raise CacheError(path=directory.path, reason=directory.problem)
+    return list(held_leases(directory))
+
+
+def _row(lease: HeldLease) -> dict[str, Any]:
+    record = lease.record
+    return {
+        "kind": lease.kind,
+        "key": lease.key,
+        "name": record.name,
+        "host": record.host,
+        "pid": record.pid,
+        "phase": record.phase,
+        "compiler": record.compiler,
+        "age_seconds": lease.age_seconds,
+        "silent_seconds": lease.silent_seconds,
+        "waiters": lease.waiters,
+    }
+
+
+def _draw(payload: dict[str, Any]) -> RenderableType:
+    from rich.console import Group  # noqa: PLC0415  # command-line start-up
+
+    leases, others = payload["leases"], payload["others"]
+    if not leases and not others:
+        return f"nobody holds a lease in {payload['cache_dir']}"
+    drawn = [_draw_rows("key", leases)] if leases else []
+    return Group(*drawn, *([_draw_rows("permit or task", others)] if others else []))
+
+
+def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> RenderableType:
+    drawn = table(
+        heading, "kernel", "host", "pid", "phase", "compiler", "age", "silent", "waiters",
+        numbers=("pid", "age", "silent", "waiters"), whole=(heading,),
+    )  # fmt: skip
+    for row in rows:
+        key = row["key"]
+        drawn.add_row(
+            key[:SHORT_KEY] if row["kind"] == "kernel" else _label(row),
+            row["name"],
+            row["host"],
+            str(row["pid"]),
+            row["phase"],
+            row["compiler"],
+            format_age(row["age_seconds"]),
+            format_age(row["silent_seconds"]),
+            str(row["waiters"]),
+        )
+    return drawn
+
+
+def _label(row: dict[str, Any]) -> str:
+    """Permits are numbered; the rest has a name of its own."""
+    return f"permit {row['key'].rpartition('-')[2]}" if row["kind"] == "permit" else row["key"]
