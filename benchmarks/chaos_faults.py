@@ -25,6 +25,7 @@ __all__ = ["Faults", "Fleet"]
 ROOT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = (0.2, 5.0)
 COMMAND_SECONDS = 60.0
+UNUSED_SECONDS = 600
 
 
 class Fleet:
@@ -115,7 +116,7 @@ class Faults:
         cache_dir: Their cache.
         journal: Where each fault is written down.
         rng: Decides.
-        environ: Environment of the command line that prunes.
+        environ: Environment of the command that prunes.
     """
 
     def __init__(
@@ -193,13 +194,28 @@ class Faults:
         return True
 
     def _prune(self) -> bool:
-        """Remove three entries by the command line, as an operator would."""
+        """Let three entries look unused for long, and prune by the command line, as one would."""
         entries = self._entries()
-        keys = [path.stem for path in self._rng.sample(entries, min(3, len(entries)))]
-        if keys:
-            with self._noted("prune", keys):
-                self._command("cache", "rm", *keys)
-        return bool(keys)
+        chosen = self._rng.sample(entries, min(3, len(entries)))
+        if not chosen:
+            return False
+        with self._noted("prune", [path.stem for path in chosen]) as keys:
+            for path in chosen:
+                then = time.time() - UNUSED_SECONDS
+                os.utime(path, (then, then))
+            keys.extend(self._pruned())
+        return True
+
+    def _pruned(self) -> list[str]:
+        """Prune, and return the keys of what was removed."""
+        age = f"{UNUSED_SECONDS // 2}s"
+        command = [sys.executable, "-m", "ajit", "cache", "prune", "--max-age", age, "--json"]
+        done = subprocess.run(
+            command, cwd=ROOT, env=self._environ, check=True, timeout=COMMAND_SECONDS,
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        removed = [Path(each["file"]) for each in json.loads(done.stdout)["removed"]]
+        return [path.stem for path in removed if path.suffix == ".ajit"]
 
     def _damage(self, damage: Callable[[Path], object]) -> bool:
         entries = self._entries()
@@ -219,17 +235,10 @@ class Faults:
             file.write(bytes([byte[0] ^ 1 << self._rng.randrange(8)]))
 
     @contextlib.contextmanager
-    def _noted(self, kind: str, keys: list[str]) -> Iterator[None]:
+    def _noted(self, kind: str, keys: list[str]) -> Iterator[list[str]]:
         begun = time.monotonic()
-        yield
+        yield keys
         self._journal.note("damaged", kind=kind, keys=keys, begun=begun)
 
     def _entries(self) -> list[Path]:
         return sorted(self._cache_dir.glob("entries/*/*.ajit"))
-
-    def _command(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "ajit", *arguments]
-        subprocess.run(
-            command, cwd=ROOT, env=self._environ, check=False, timeout=COMMAND_SECONDS,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
