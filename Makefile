@@ -33,7 +33,7 @@ test: setup ## all tests, under 8 minutes on 2 cores
 	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS) \
 	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
 
-crash: setup ## every fault at every system call on the cache (minutes; `make test` tries a cover of them)
+crash: setup ## every fault at every system call on the cache (minutes)
 	@$(BIN)/python -m pytest tests/crash --all-faults $(ARGS)
 
 lint: setup ## ruff, mypy strict, the layers, and no asyncio or trio in the package
