@@ -53,6 +53,8 @@ async def test_precompiled_headers_of_concurrent_compiles_do_not_meet(
             group.start_soon(compile_one, number)
 
     assert sorted(artifacts) == [0, 1, 2, 3]
+    assert all("creating precompiled header" in each.log for each in artifacts.values())
+    assert all("--pch-dir=<job>" in each.command for each in artifacts.values())
     assert len({artifact.data for artifact in artifacts.values()}) == 4
     assert list(private.iterdir()) == []
 
