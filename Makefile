@@ -19,7 +19,7 @@ TEST_SECONDS := 480
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test crash lint format bench wheel check-zig clean
+.PHONY: help setup demo test crash lint format bench chaos wheel check-zig clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: setup ## let ruff format and fix what it safely can
 
 bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side with peers
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed and stopped at random on a damaged cache, 10 minutes
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 wheel: $(STAMPS)/venv ## build the wheel into dist/
 	@tools/with-compilers $(VENV) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,6 +1,6 @@
 """Chaos: several servers on one cache, killed, stopped, cancelled, with their entries damaged.
 
-``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes down what it asked
+``make chaos``, or ``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes down what it asked
 for, what it got and what ajit said that it did; at the end the journals are judged. The run is bad
 if one second compile has no cause, one request hangs, one answer is wrong, or anything is left
 behind. It is bounded in time, in processes, and in faults.
@@ -114,7 +114,8 @@ class Run:
         """Do it, and judge it."""
         self._digests = anyio.run(self._right_answers)
         journal = Journal(self._journals)
-        fleet = Fleet(self._order, self._environ, self.plan.processes)
+        log = (self._journals / "servers.log").open("ab")
+        fleet = Fleet(self._order, self._environ, self.plan.processes, log)
         try:
             faults = Faults(fleet, self._cache_dir, journal, self._rng, self._environ)
             self._storm(faults)
@@ -122,6 +123,7 @@ class Run:
             bad_ends = fleet.end(HANG_SECONDS)
         finally:
             fleet.abandon()
+            log.close()
         records = read_journals(self._journals)
         verdict = judge(records, hang_seconds=HANG_SECONDS, failure_seconds=FAILURE_SECONDS)
         return verdict, self._left(bad_ends), faults.done | {"servers": fleet.started}

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmarks.chaos_journal import Journal
 
@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = (0.2, 5.0)
 COMMAND_SECONDS = 60.0
 UNUSED_SECONDS = 600
+PRUNED = (0, 3)
+"""How a prune may end: it did all, or an entry stays because its lease is held."""
 
 
 class Fleet:
@@ -35,11 +37,17 @@ class Fleet:
         orders: Makes the order of the n-th server that is started.
         environ: The servers' environment.
         count: How many live at a time.
+        log: File that gets what they print: what ajit warns of, and tracebacks.
     """
 
     def __init__(
-        self, orders: Callable[[int], dict[str, Any]], environ: dict[str, str], count: int
+        self,
+        orders: Callable[[int], dict[str, Any]],
+        environ: dict[str, str],
+        count: int,
+        log: BinaryIO,
     ) -> None:
+        self._log = log
         self._orders = orders
         self._environ = environ
         self._started = 0
@@ -96,7 +104,9 @@ class Fleet:
         order = json.dumps(self._orders(self._started))
         self._started += 1
         command = [sys.executable, "-m", "benchmarks.chaos_worker", order]
-        return subprocess.Popen(command, cwd=ROOT, env=self._environ, stdin=subprocess.PIPE)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self._environ, stdin=subprocess.PIPE, stderr=self._log
+        )
 
 
 def _ended_well(server: subprocess.Popen[bytes], deadline: float) -> bool:
@@ -211,9 +221,11 @@ class Faults:
         age = f"{UNUSED_SECONDS // 2}s"
         command = [sys.executable, "-m", "ajit", "cache", "prune", "--max-age", age, "--json"]
         done = subprocess.run(
-            command, cwd=ROOT, env=self._environ, check=True, timeout=COMMAND_SECONDS,
-            stdout=subprocess.PIPE,
+            command, cwd=ROOT, env=self._environ, check=False, timeout=COMMAND_SECONDS,
+            capture_output=True, text=True,
         )  # fmt: skip
+        if done.returncode not in PRUNED:
+            raise RuntimeError(f"ajit cache prune ended with {done.returncode}: {done.stderr}")
         removed = [Path(each["file"]) for each in json.loads(done.stdout)["removed"]]
         return [path.stem for path in removed if path.suffix == ".ajit"]
 
