@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ajit._compile.toolchain import Toolchains
 from ajit.errors import CompilerNotFound
+from tests.compile.gates import Gate
 from tests.compile.support import Bench, job, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +57,18 @@ def compiler(request: pytest.FixtureRequest) -> dict[str, str]:
         request.getfixturevalue("nvcc")
     arch = platform.machine() if request.param == "host" else "sm_90a"
     return {"compiler": request.param, "arch": arch}
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    """A fake host compiler under the test's control."""
+    return Gate(tmp_path)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory in which jobs get their private folders."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

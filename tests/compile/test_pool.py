@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import pytest
@@ -17,74 +16,16 @@ from ajit._compile import watch as watch_module
 from ajit._compile.pool import CompilePool
 from ajit._compile.toolchain import Toolchains
 from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRuntime, RuntimeClosed
+from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
 from tests.compile.support import SCALE, fake_compiler, group_members, job, settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
 HOST = {"compiler": "host", "arch": os.uname().machine}
-LIMIT_SECONDS = 20.0
-
-
-class Gate:
-    """A fake compiler that says it has begun, and ends when the gate is opened."""
-
-    def __init__(self, folder: Path) -> None:
-        self._open = folder / "open"
-        self._begun = folder / "begun"
-        self.compiler = fake_compiler(
-            folder,
-            f'echo "$$" >> "{self._begun}"\n'
-            f'while [ ! -e "{self._open}" ]; do sleep 0.01; done; echo result > "$out"',
-        )
-
-    def open(self) -> None:
-        """Let every compiler end, now and later."""
-        self._open.touch()
-
-    def pids(self) -> list[int]:
-        """Process ids of the compilers that have begun, in order."""
-        return [int(pid) for pid in self._begun.read_text().split()] if self._begun.exists() else []
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Gate:
-    """A fake host compiler under the test's control."""
-    return Gate(tmp_path)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory in which jobs get their private folders."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
-@contextlib.asynccontextmanager
-async def opened(**arguments: Any) -> AsyncIterator[CompilePool]:
-    """A pool, closed at the end."""
-    given = settings(**{"compile_slots": 2, **arguments})
-    pool = CompilePool(given, Toolchains(given))
-    try:
-        yield pool
-    finally:
-        await pool.aclose()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Wait, without blocking the loop, until a condition holds."""
-    with anyio.fail_after(LIMIT_SECONDS):
-        while not condition():  # noqa: ASYNC110 - processes and threads set no event of anyio's
-            await anyio.sleep(0.005)
-
-
-def ignore(_phase: str) -> None:
-    """A beat that nobody listens to."""
 
 
 async def test_jobs_beyond_the_slots_wait(gate: Gate) -> None:

@@ -35,15 +35,6 @@ if TYPE_CHECKING:
 HOST = {"compiler": "host", "arch": os.uname().machine}
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory in which jobs get their private folders."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
 class Background:
     """A compile in another thread, and its end."""
 
