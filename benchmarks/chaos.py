@@ -1,9 +1,9 @@
 """Chaos: several servers on one cache, killed, stopped, cancelled, with their entries damaged.
 
-``make chaos``, or ``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes down what it asked
-for, what it got and what ajit said that it did; at the end the journals are judged. The run is bad
-if one second compile has no cause, one request hangs, one answer is wrong, or anything is left
-behind. It is bounded in time, in processes, and in faults.
+``make chaos``, or ``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes
+down what it asked for, what it got and what ajit said that it did; at the end the journals are
+judged. The run is bad if one second compile has no cause, one request hangs, one answer is wrong,
+or anything is left behind. It is bounded in time, in processes, and in faults.
 """
 
 from __future__ import annotations
