@@ -125,9 +125,12 @@ class LockPeer:
         )
 
     def held(self, cache_dir: Path) -> list[str]:
-        """Return the lock files below a cache that some other process holds."""
-        paths = cache_dir.glob("locks/*/*.lock")
-        return [str(path) for path in paths if self._tell("ask", path) == "held"]
+        """Return the lock files below a cache that some other process holds, and goes on holding.
+
+        A thread whose waiter has left may win a lock all the same, and gives it back at once.
+        """
+        paths = list(cache_dir.glob("locks/*/*.lock"))
+        return _what_stays(lambda: [str(p) for p in paths if self._tell("ask", p) == "held"])
 
     def hold(self, path: Path) -> None:
         """Take the lock of a file, which is made if need be, and hold it."""
