@@ -8,11 +8,11 @@ come with three traps, which give this module and `ajit._cache.slot` their shape
    *any* descriptor of a file drops the process's lock on it. So there is one table for the whole
    process (all event loops, threads and caches in it), a lock file has one slot there, and a slot
    at most one descriptor. Nothing else in ajit opens a lock file, not even to read it.
-2. Waiting for one blocks a thread, and such a wait cannot be called off. So a daemon thread waits,
-   one per contended key and process. Waiters come and go; should it win when all of them have
-   left, it releases at once. Waiters that came for an entry give a glance along: the thread first
-   waits for a shared lock, under which all processes look side by side, and only if that shows
-   nothing for the exclusive one.
+2. Waiting for one blocks a thread, and such a wait cannot be called off. So daemon threads wait,
+   one for each contended key and process, up to a handful (`ajit._cache.helpers`). Waiters come and
+   go; should a thread win when all of them have left, it releases at once. Waiters that came for an
+   entry give a glance along: the thread first waits for a shared lock, under which all processes
+   look side by side, and only if that shows nothing for the exclusive one.
 3. The kernel looks for cycles between processes, not threads, and calls it a deadlock (EDEADLK) if
    two processes wait for each other's keys, although both go on compiling. Such a wait goes on by
    polling.
@@ -57,12 +57,14 @@ class LeaseStatistics:
     Attributes:
         held: Leases held.
         waiting: Waiters that have not left.
-        helpers: Threads on their way to a lock, those included whose waiters have all left.
+        helpers: Locks that a thread is on its way to, those included whose waiters have all left.
+        threads: Threads that wait for locks; from a handful on, one tries for all others.
     """
 
     held: int
     waiting: int
     helpers: int
+    threads: int
 
 
 class LeaseTable:
@@ -132,6 +134,7 @@ class LeaseTable:
                 held=sum(slot.owner is not None for slot in slots),
                 waiting=sum(wait.waiting for slot in slots for wait in slot.queue),
                 helpers=sum(slot.helper for slot in slots),
+                threads=process.helpers.threads(),
             )
 
     def __repr__(self) -> str:

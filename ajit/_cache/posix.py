@@ -17,6 +17,7 @@ __all__ = [
     "OPEN_TO_READ",
     "SHARED",
     "lock_holder_pid",
+    "reason",
     "take",
     "take_now",
     "unlock",
@@ -86,3 +87,10 @@ def lock_holder_pid(fd: int) -> int | None:
         return 0  # cannot be known
     kind, _, _, _, pid = _FLOCK.unpack(answer)
     return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def reason(exc: Exception) -> str:
+    """Say in a few words what a call on a file met."""
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.strerror} ({exc.filename})" if exc.filename else exc.strerror
+    return str(exc)

@@ -16,17 +16,16 @@ nobody in it is forgotten.
 from __future__ import annotations
 
 import os
-import random
 import threading
-import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from ajit._cache import posix
 from ajit._cache.fs import close_unwritten, with_parent
+from ajit._cache.helpers import Helpers
 from ajit._cache.holder import HolderRecord, clear_record, read_record, write_record
-from ajit._cache.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable, lock_threads
+from ajit._cache.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -39,20 +38,21 @@ __all__ = ["Process", "Slot", "borrow_slot", "current_process"]
 Place = tuple[tuple[int, int], str]
 """A lock file before it is opened: identity of the cache directory, and key."""
 
-POLL_SECONDS = (0.005, 0.020)
-"""Between two tries after EDEADLK, at random, so that two processes do not keep step."""
-
 
 class Process:
     """All slots of this process. A forked child begins with a new one.
 
     Attributes:
+        lock: Held for a few instructions only.
+        slots: By their places.
+        helpers: The threads that wait for locks.
         forked_away: Whether this is a copy of the parent's, in a child.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.slots: dict[Place, Slot] = {}
+        self.helpers = Helpers()
         self.forked_away = False
 
 
@@ -86,7 +86,7 @@ class Slot:
                 return self._own(compiler, name)
             outcome: Busy | Unavailable = Busy(read_record(self.fd))
         except (OSError, CacheError) as exc:
-            outcome = Unavailable(_reason(exc))
+            outcome = Unavailable(posix.reason(exc))
         self._close()
         return outcome
 
@@ -174,7 +174,7 @@ class Slot:
             with suppress(OSError):
                 os.close(fd)
 
-    # --- the queue and its helper, without `io` ---------------------------------------------------
+    # --- the queue, without `io` ------------------------------------------------------------------
 
     def enqueue(self, wait: LeaseWait) -> None:
         """Add a waiter. Does no I/O; may start a thread."""
@@ -191,14 +191,6 @@ class Slot:
                     return wait
         return None
 
-    def _wanted(self) -> bool:
-        with self.process.lock:
-            return any(wait.waiting for wait in self.queue)
-
-    def _glances(self) -> list[LeaseWait]:
-        with self.process.lock:
-            return [wait for wait in self.queue if wait.waiting and wait.glances]
-
     def settle(self) -> None:
         """Start a helper if somebody waits and nobody is on the way; else drop an idle slot."""
         with self.process.lock:
@@ -209,53 +201,51 @@ class Slot:
                 self.process.slots.pop(self.place, None)
         if start:
             try:
-                lock_threads.run(self._help)
+                self.process.helpers.send(self)
             except RuntimeError as exc:  # no more threads; the file is not open yet
                 self._end_helping(f"cannot start a thread to wait for the lock: {exc}")
 
-    def _help(self) -> None:
-        """Get the lock for those who wait. The main function of a helper thread."""
-        problem = ""
-        try:
-            with self.io:
-                # try_lock may have been quicker; then the release looks after the queue.
-                open_it = self.owner is None and self._wanted()
-                if open_it:
-                    self._open()
-            # Without `io`, so that others can read who holds the lock. Nobody else closes the
-            # descriptor as long as `helper` is set.
-            won = open_it and self._win()
-        except (OSError, CacheError) as exc:
-            won, problem = False, _reason(exc)
+    # --- for its helper: without `io`, so that others can read who holds the lock. Nobody else
+    # closes the descriptor as long as `helper` is set.
+
+    def open_for_waiters(self) -> bool:
+        """Open the file, unless the lock is ours or nobody waits for it.
+
+        `try_lock` may have been quicker; then the release looks after the queue.
+
+        Raises:
+            OSError: It cannot be opened.
+            CacheError: The cache directory cannot be used any more.
+        """
+        with self.io:
+            open_it = self.owner is None and self.wanted()
+            if open_it:
+                self._open()
+            return open_it
+
+    def close_for_now(self) -> None:
+        """Close the file between two tries."""
+        with self.io:
+            self._close()
+
+    def wanted(self) -> bool:
+        """Whether anybody waits."""
+        with self.process.lock:
+            return any(wait.waiting for wait in self.queue)
+
+    def glances(self) -> list[LeaseWait]:
+        """Those who wait and have a glance."""
+        with self.process.lock:
+            return [wait for wait in self.queue if wait.waiting and wait.glances]
+
+    def end_helping(self, *, won: bool, problem: str) -> None:
+        """Pass the lock on that was won, or tell those who wait why there is none."""
         with self.io:
             if won:
                 self.pass_on()
             elif self.owner is None:
                 self._close()
             self._end_helping(problem)
-
-    def _win(self) -> bool:
-        """Wait for the lock; false if by then nobody of this process needs it."""
-        if self._glances():
-            self._look_together()
-        return self._wanted() and self._block(posix.EXCLUSIVE)
-
-    def _look_together(self) -> None:
-        """Wait until nobody holds the lease, and take the glances under a shared lock.
-
-        All waiting processes get that at the same moment, so what the holder has published reaches
-        them side by side. One after another, each would pay for the looks of all before it.
-        """
-        if not self._block(posix.SHARED):
-            return
-        waits = self._glances()
-        seen = [(wait, glimpse) for wait in waits if (glimpse := wait.glance()) is not None]
-        # Given back before anybody asks for the exclusive lock: two processes that keep a shared
-        # one meanwhile would wait for each other. And before anybody is told: an event loop that
-        # wakes up competes with this thread.
-        posix.unlock(self.fd)
-        for wait, glimpse in seen:
-            wait.deliver(glimpse)
 
     def _end_helping(self, problem: str) -> None:
         waits: list[LeaseWait] = []
@@ -266,18 +256,6 @@ class Slot:
         for wait in waits:
             wait.deliver(Unavailable(problem))
         self.settle()
-
-    def _block(self, kind: int) -> bool:
-        """Wait for the lock; false if the kernel forbids to block and everybody has left."""
-        return posix.take(self.fd, kind) or self._poll(kind)
-
-    def _poll(self, kind: int) -> bool:
-        """Get the lock by trying again and again; false if everybody has left."""
-        while self._wanted():
-            time.sleep(random.uniform(*POLL_SECONDS))  # noqa: S311  # jitter, not a secret
-            if posix.take_now(self.fd, kind):
-                return True
-        return False
 
     def __repr__(self) -> str:
         return (
@@ -312,12 +290,6 @@ def current_process() -> Process:
 def _read_holder(fd: int) -> HolderRecord | None:
     # A holder that was killed leaves its record behind, but not its lock.
     return None if posix.lock_holder_pid(fd) is None else read_record(fd)
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror:
-        return f"{exc.strerror} ({exc.filename})" if exc.filename else exc.strerror
-    return str(exc)
 
 
 _process = Process()

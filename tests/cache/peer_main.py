@@ -15,11 +15,11 @@ from functools import partial
 
 import anyio
 
+from ajit._cache import helpers
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.disk import DiskStore, Found
 from ajit._cache.lock import Busy, Glance, Lease, LeaseTable
 from ajit._cache.permits import CompilePermit, CompilePermits
-from ajit._cache.slot import Slot
 from tests.cache.artifacts import a_job, an_artifact
 
 _output = threading.Lock()
@@ -147,13 +147,13 @@ def main() -> None:
         os.setgid(int(sys.argv[3]))
         os.setuid(int(sys.argv[3]))
     peer = Peer(*sys.argv[1:3], *sys.argv[4:])
-    poll = Slot._poll
+    poll = helpers._poll
 
-    def counted(slot: Slot, kind: int) -> bool:
+    def counted(slot: object, kind: int) -> bool:
         _polls.append(slot)
         return poll(slot, kind)
 
-    Slot._poll = counted
+    helpers._poll = counted
     answer(did="start", pid=os.getpid())
     for line in sys.stdin:
         verb, *arguments = line.split()

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
+from ajit._cache import helpers
 from ajit._cache.disk import DiskStore
 from ajit._cache.lock import Glimpse, Lease, LeaseTable
-from ajit._cache.slot import Slot
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import in_thread, is_waited_for, poll, until
 
@@ -188,9 +188,9 @@ async def test_a_glance_is_taken_after_polling_too(table, store, start_peer, mon
     lease = await in_thread(table.try_acquire, two, "nvrtc")
     peer.tell("wait", two)
     await until(lambda: is_waited_for(peer.pid))
-    real = Slot._poll
+    real = helpers._poll
     seen: list[int] = []
-    monkeypatch.setattr(Slot, "_poll", lambda *args: seen.append(args[1]) or real(*args))
+    monkeypatch.setattr(helpers, "_poll", lambda *args: seen.append(args[1]) or real(*args))
     with table.wait(one, "nvrtc", lambda: "entry") as waiting:
         await until(lambda: seen)
         await in_thread(peer.ask, "release", one)

@@ -116,7 +116,7 @@ async def test_without_threads_a_wait_says_so(table, start_peer, monkeypatch):
     def no_thread(*args: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("ajit._cache.slot.lock_threads.run", no_thread)
+    monkeypatch.setattr("ajit._cache.helpers.lock_threads.run", no_thread)
     with table.wait(KEY, "nvrtc") as waiting:
         outcome = await waiting.wait()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from ajit._cache import helpers
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.lock import Busy, Lease, LeaseTable, Unavailable
-from ajit._cache.slot import Slot
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import (
     in_thread,
@@ -263,8 +263,8 @@ def test_an_abandoned_poll_ends(table: LeaseTable, start_peer, monkeypatch):
     peer.hear("queued")
     poll(lambda: is_waited_for(peer.pid))
 
-    polling, real = threading.Event(), Slot._poll
-    monkeypatch.setattr(Slot, "_poll", lambda *args: polling.set() or real(*args))
+    polling, real = threading.Event(), helpers._poll
+    monkeypatch.setattr(helpers, "_poll", lambda *args: polling.set() or real(*args))
 
     async def wait_until_it_polls() -> None:
         with table.wait(one, "nvrtc"):

@@ -1,0 +1,94 @@
+"""Waiting for many keys at once takes a handful of threads, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from ajit._cache.disk import DiskStore
+from ajit._cache.helpers import BLOCKING_LIMIT
+from ajit._cache.lock import Glimpse, Lease, LeaseTable
+from tests.cache.artifacts import a_key, an_artifact
+from tests.cache.helpers import in_thread, open_descriptors, until
+
+KEYS = [a_key(number) for number in range(40)]
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def holder(table: LeaseTable, start_peer):
+    """Another process that holds all keys."""
+    peer = await in_thread(start_peer)
+    for key in KEYS:
+        await in_thread(peer.ask, "acquire", key)
+    return peer
+
+
+def lock_thread_count() -> int:
+    """Threads of this process that the lock layer has."""
+    return sum(thread.name.startswith("ajit-lock") for thread in threading.enumerate())
+
+
+async def test_many_contended_keys_take_a_handful_of_threads(table: LeaseTable, holder):
+    """And as few descriptors; every waiter has its lease in the end."""
+    before = len(open_descriptors())
+    waits = [table.wait(key, "nvrtc") for key in KEYS]
+    await until(lambda: table.statistics().threads == BLOCKING_LIMIT + 1)
+    assert table.statistics().helpers == len(KEYS)
+    assert lock_thread_count() <= BLOCKING_LIMIT + 5  # a few idle ones of earlier tests
+    assert len(open_descriptors()) <= before + BLOCKING_LIMIT + 1
+
+    for key in KEYS:
+        await in_thread(holder.ask, "release", key)
+    for wait in waits:
+        lease = await wait.wait()
+        assert isinstance(lease, Lease)
+        await in_thread(lease.release)
+    await until(lambda: table.statistics().threads == 0)
+
+
+async def test_the_last_in_a_crowd_sees_what_is_published(table, store: DiskStore, holder):
+    """Tried now and then instead of blocked: the glance is taken all the same."""
+    waits = [table.wait(key, "nvrtc", lambda key=key: look(store, key)) for key in KEYS]
+    await until(lambda: table.statistics().threads == BLOCKING_LIMIT + 1)
+    last = KEYS[-1]
+    await in_thread(store.publish, an_artifact(last))
+    await in_thread(holder.ask, "release", last)
+
+    assert await waits[-1].wait() == Glimpse(last)
+    for wait in waits:
+        wait.abandon()
+    await in_thread(holder.kill)
+    await until(lambda: table.statistics().threads == 0)
+
+
+async def test_a_crowd_of_which_everybody_leaves_is_gone(table: LeaseTable, holder):
+    """The trying ends; what blocks in the kernel ends with the holder."""
+    waits = [table.wait(key, "nvrtc") for key in KEYS]
+    await until(lambda: table.statistics().threads == BLOCKING_LIMIT + 1)
+    for wait in waits:
+        wait.abandon()
+
+    await until(lambda: table.statistics().threads == BLOCKING_LIMIT)
+    await in_thread(holder.kill)
+    await until(lambda: table.statistics().threads == 0)
+    assert table.statistics().helpers == 0
+
+
+async def test_a_killed_holder_frees_a_whole_crowd(table: LeaseTable, holder):
+    """Every key of it, whether blocked for or tried."""
+    waits = [table.wait(key, "nvrtc") for key in KEYS]
+    await until(lambda: table.statistics().threads == BLOCKING_LIMIT + 1)
+    await in_thread(holder.kill)
+
+    leases = [await wait.wait() for wait in waits]
+    assert all(isinstance(lease, Lease) for lease in leases)
+    for lease in leases:
+        await in_thread(lease.release)
+
+
+def look(store: DiskStore, key: str) -> str | None:
+    """The key, once its entry is there."""
+    return key if hasattr(store.read(key), "artifact") else None
