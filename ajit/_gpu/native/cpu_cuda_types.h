@@ -76,6 +76,7 @@ typedef unsigned int CUfunction_attribute;
 typedef unsigned int CUlaunchAttributeID;
 typedef unsigned int CUlibraryOption;
 typedef unsigned int CUmemAccess_flags;
+typedef unsigned int CUmemAllocationType;
 typedef unsigned int CUmemPool_attribute;
 typedef unsigned int CUgraphNodeType;
 typedef enum CUmoduleLoadingMode_enum {
@@ -171,6 +172,14 @@ enum {
 typedef struct CUgraphEdgeData_st {
     unsigned char from_port, to_port, type, reserved[5];
 } CUgraphEdgeData;
+
+typedef struct CUDA_GRAPH_INSTANTIATE_PARAMS_st {
+    cuuint64_t flags;
+    CUstream hUploadStream;
+    CUgraphNode hErrNode_out;
+    unsigned int result_out;
+} CUDA_GRAPH_INSTANTIATE_PARAMS;
+enum { CUDA_GRAPH_INSTANTIATE_SUCCESS = 0, CUDA_GRAPH_INSTANTIATE_ERROR = 1 };
 
 #define CU_IPC_HANDLE_SIZE 64
 typedef struct CUipcMemHandle_st {

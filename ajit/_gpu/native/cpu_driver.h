@@ -176,6 +176,11 @@ CUgraph cpu_graph_new(void);
 void cpu_graph_delete(CUgraph graph);
 /* Adds a node for `op`, which it owns in every case, behind `tips`, and makes it the only tip. */
 CUresult cpu_graph_add(CUgraph graph, cpu_op *op, cpu_tips *tips);
+/* Adds the graph's nodes to `to` and shares them, with cpu_graph_drop as the way back. After a failure it
+ * holds some of them. */
+CUresult cpu_graph_share(cpu_tips *to, CUgraph graph);
+void cpu_graph_drop(cpu_tips *nodes); /* not under the lock */
+void cpu_graph_run(CUgraphNode node, CUstream stream); /* on the stream's thread */
 /* Whether everything in the graph is a tip or came before one. */
 bool cpu_graph_joins(CUgraph graph, const cpu_tips *tips);
 

@@ -1,11 +1,8 @@
 /* Graphs: what a capture recorded, and what can be launched again and again.
  *
  * A node keeps one operation that is run but never used up, and the nodes it came after. A graph
- * owns its nodes; an executable shares them, so either may go first. A launch performs all nodes in
- * the order in which they were captured, which is one of the orders that the edges allow: branches
- * do not run side by side here, and no correct program can tell. Launches of one executable follow
- * each other whatever their streams, as documented for NVIDIA's driver. Handles and lists are
- * guarded by the driver lock; node and executable counts are atomic, as streams drop theirs without it.
+ * owns its nodes; an executable (cpu_graph_exec.c) shares them. Handles and lists are guarded by the
+ * driver lock; the count of a node's owners is atomic, as streams drop executables without the lock.
  */
 #include "cpu_driver.h"
 
@@ -13,8 +10,6 @@
 #include <string.h>
 
 static const uint64_t GRAPH_MAGIC = 0x616a69742d677270; /* "ajit-grp" */
-static const uint64_t EXEC_MAGIC = 0x616a69742d657865;  /* "ajit-exe" */
-enum { KNOWN_FLAGS = 1 | 2 | 8 }; /* free on launch, upload, node priorities: nothing to do here */
 
 struct CUgraphNode_st {
     _Atomic unsigned refs;
@@ -26,14 +21,6 @@ struct CUgraphNode_st {
 struct CUgraph_st {
     uint64_t magic;
     cpu_tips nodes;
-};
-
-struct CUgraphExec_st {
-    uint64_t magic;
-    _Atomic unsigned refs;
-    CUcontext context;
-    cpu_tips nodes;
-    cpu_fence *last; /* of the last launch */
 };
 
 /* ---- sets of nodes ---- */
@@ -77,19 +64,9 @@ static void drop_node(CUgraphNode node) {
     free(node);
 }
 
-static void drop_nodes(cpu_tips *nodes) {
+void cpu_graph_drop(cpu_tips *nodes) {
     for (size_t i = 0; i < nodes->count; i++) drop_node(nodes->nodes[i]);
     cpu_tips_clear(nodes);
-}
-
-static CUresult share_nodes(cpu_tips *to, const cpu_tips *from) {
-    CUresult result = CUDA_SUCCESS;
-    for (size_t i = 0; i < from->count && result == CUDA_SUCCESS; i++) {
-        result = append(to, from->nodes[i]); /* all different: no search */
-        if (result == CUDA_SUCCESS) atomic_fetch_add(&from->nodes[i]->refs, 1);
-    }
-    if (result != CUDA_SUCCESS) drop_nodes(to);
-    return result;
 }
 
 /* ---- graphs ---- */
@@ -101,7 +78,7 @@ CUgraph cpu_graph_new(void) {
 }
 
 void cpu_graph_delete(CUgraph graph) {
-    drop_nodes(&graph->nodes);
+    cpu_graph_drop(&graph->nodes);
     graph->magic = 0;
     free(graph);
 }
@@ -138,6 +115,17 @@ bool cpu_graph_joins(CUgraph graph, const cpu_tips *tips) {
 static CUresult find_graph(CUgraph graph) {
     return graph != NULL && graph->magic == GRAPH_MAGIC ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
+
+CUresult cpu_graph_share(cpu_tips *to, CUgraph graph) {
+    CUresult result = find_graph(graph);
+    for (size_t i = 0; result == CUDA_SUCCESS && i < graph->nodes.count; i++) {
+        result = append(to, graph->nodes.nodes[i]); /* all different: no search */
+        if (result == CUDA_SUCCESS) atomic_fetch_add(&graph->nodes.nodes[i]->refs, 1);
+    }
+    return result;
+}
+
+void cpu_graph_run(CUgraphNode node, CUstream stream) { node->op->run(node->op, stream); }
 
 static CUresult destroy_graph(CUgraph graph) {
     CUresult result = find_graph(graph);
@@ -194,99 +182,4 @@ static CUresult get_type(CUgraphNode node, CUgraphNodeType *type) {
 
 CUresult cuGraphNodeGetType(CUgraphNode hNode, CUgraphNodeType *type) {
     CPU_CALL(CPU_LOCKED, get_type(hNode, type));
-}
-
-/* ---- executables ---- */
-
-static void drop_exec(CUgraphExec exec) {
-    if (atomic_fetch_sub(&exec->refs, 1) != 1) return;
-    drop_nodes(&exec->nodes);
-    cpu_fence_drop(exec->last);
-    free(exec);
-}
-
-static CUresult instantiate(CUgraphExec *result_exec, CUgraph graph, unsigned long long flags) {
-    CUresult result = find_graph(graph);
-    if (result != CUDA_SUCCESS || result_exec == NULL) return CUDA_ERROR_INVALID_VALUE;
-    if (flags & ~(unsigned long long)KNOWN_FLAGS) return CUDA_ERROR_INVALID_VALUE;
-    CUgraphExec exec = calloc(1, sizeof *exec);
-    if (exec == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
-    exec->magic = EXEC_MAGIC;
-    atomic_init(&exec->refs, 1);
-    exec->context = cpu_current();
-    result = share_nodes(&exec->nodes, &graph->nodes);
-    if (result == CUDA_SUCCESS) *result_exec = exec;
-    else drop_exec(exec);
-    return result;
-}
-
-CUresult cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph,
-                                     unsigned long long flags) {
-    CPU_CALL(CPU_WORK, instantiate(phGraphExec, hGraph, flags));
-}
-
-static CUresult find_exec(CUgraphExec exec) {
-    return exec != NULL && exec->magic == EXEC_MAGIC ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
-/* Work that was launched goes on, and keeps what it needs. */
-static CUresult destroy_exec(CUgraphExec exec) {
-    CUresult result = find_exec(exec);
-    if (result != CUDA_SUCCESS) return result;
-    exec->magic = 0;
-    drop_exec(exec);
-    return CUDA_SUCCESS;
-}
-
-CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) {
-    CPU_CALL(CPU_LOCKED, destroy_exec(hGraphExec));
-}
-
-CUresult cuGraphUpload(CUgraphExec hGraphExec, CUstream hStream) {
-    (void)hStream; /* there is nothing to upload */
-    CPU_CALL(CPU_WORK, find_exec(hGraphExec));
-}
-
-typedef struct graph_op {
-    cpu_op op;
-    CUgraphExec exec;
-} graph_op;
-
-static void run_graph(cpu_op *base, CUstream stream) {
-    const cpu_tips *nodes = &((graph_op *)base)->exec->nodes;
-    for (size_t i = 0; i < nodes->count && cpu_lost(stream->context) == CUDA_SUCCESS; i++)
-        nodes->nodes[i]->op->run(nodes->nodes[i]->op, stream);
-}
-
-static void drop_graph_op(cpu_op *base) {
-    drop_exec(((graph_op *)base)->exec);
-    cpu_op_free(base);
-}
-
-static CUresult submit_graph(CUgraphExec exec, CUstream stream) {
-    graph_op *op = cpu_op_new(sizeof *op, run_graph, drop_graph_op);
-    if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
-    op->exec = exec;
-    atomic_fetch_add(&exec->refs, 1);
-    return cpu_submit(stream, &op->op);
-}
-
-static CUresult launch(CUgraphExec exec, CUstream handle) {
-    CUstream stream;
-    CUresult result = find_exec(exec);
-    if (result == CUDA_SUCCESS) result = cpu_stream_find(handle, &stream);
-    if (result != CUDA_SUCCESS) return result;
-    if (stream->capture != NULL) return CUDA_ERROR_NOT_SUPPORTED; /* no graphs inside graphs */
-    cpu_fence *done = cpu_fence_new();
-    if (done == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
-    if (exec->last != NULL) result = cpu_submit_wait(stream, exec->last);
-    if (result == CUDA_SUCCESS) result = submit_graph(exec, stream);
-    if (result == CUDA_SUCCESS) result = cpu_submit_fence(stream, done);
-    cpu_fence_drop(result == CUDA_SUCCESS ? exec->last : done);
-    if (result == CUDA_SUCCESS) exec->last = done;
-    return result;
-}
-
-CUresult cuGraphLaunch(CUgraphExec hGraphExec, CUstream hStream) {
-    CPU_CALL(CPU_WORK, launch(hGraphExec, hStream));
 }

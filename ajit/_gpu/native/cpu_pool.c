@@ -2,8 +2,8 @@
  *
  * A pool keeps nothing back: memory that is freed is gone, so what is reserved is what is used and
  * trimming has nothing to do. The reuse attributes and the release threshold are kept and change
- * nothing. Each device has a default pool and a current one, which cuMemAllocAsync takes. A
- * destroyed pool goes when its last allocation does. Sharing pools with other processes is not
+ * nothing. Each place (a device, or the host) has a default pool and a current
+ * one; cuMemAllocAsync takes a device's. A destroyed pool goes when its last allocation does. Sharing pools with other processes is not
  * supported: a handle type other than none is refused. Everything is guarded by the driver lock.
  */
 #include "cpu_driver.h"
@@ -13,10 +13,11 @@
 static const uint64_t MAGIC = 0x616a69742d706f6c; /* "ajit-pol" */
 enum { SETTABLE = CU_MEMPOOL_ATTR_RELEASE_THRESHOLD };
 
+enum { HOST = CPU_MAX_DEVICES, PLACES }; /* a device's place is its number */
+
 struct CUmemPoolHandle_st {
     uint64_t magic;
-    int device;
-    enum cpu_kind kind;
+    int place;
     size_t max_bytes; /* 0: only the device's own limit */
     uint64_t used, used_high, reserved_high;
     uint64_t settings[SETTABLE + 1];
@@ -24,25 +25,25 @@ struct CUmemPoolHandle_st {
     uint64_t allocations;
 };
 
-static struct CUmemPoolHandle_st defaults[CPU_MAX_DEVICES];
-static CUmemoryPool chosen[CPU_MAX_DEVICES];
+static struct CUmemPoolHandle_st defaults[PLACES];
+static CUmemoryPool chosen[PLACES];
 
-static void set_up(CUmemoryPool pool, int device, enum cpu_kind kind, size_t max_bytes) {
-    *pool = (struct CUmemPoolHandle_st){.magic = MAGIC, .device = device, .kind = kind,
-                                        .max_bytes = max_bytes, .settings = {0, 1, 1, 1, 0}};
+static void set_up(CUmemoryPool pool, int place, size_t max_bytes) {
+    *pool = (struct CUmemPoolHandle_st){
+        .magic = MAGIC, .place = place, .max_bytes = max_bytes, .settings = {0, 1, 1, 1, 0}};
     for (int i = 0; i < CPU_MAX_DEVICES; i++)
-        pool->access[i] = kind == CPU_PINNED_MEMORY || i == device ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                                                                   : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+        pool->access[i] = place == HOST || place == i ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                                                      : CU_MEM_ACCESS_FLAGS_PROT_NONE;
 }
 
-static CUmemoryPool default_pool(int device) {
-    CUmemoryPool pool = &defaults[device];
-    if (pool->magic == 0) set_up(pool, device, CPU_DEVICE_MEMORY, 0);
+static CUmemoryPool default_pool(int place) {
+    CUmemoryPool pool = &defaults[place];
+    if (pool->magic == 0) set_up(pool, place, 0);
     return pool;
 }
 
-CUmemoryPool cpu_pool_current(int device) {
-    return chosen[device] != NULL ? chosen[device] : default_pool(device);
+CUmemoryPool cpu_pool_current(int place) {
+    return chosen[place] != NULL ? chosen[place] : default_pool(place);
 }
 
 static CUresult find(CUmemoryPool pool) {
@@ -51,14 +52,31 @@ static CUresult find(CUmemoryPool pool) {
 
 static bool known(CUdevice dev) { return dev >= 0 && dev < cpu_device_count(); }
 
+/* The host's memory has one NUMA node here. */
+static CUresult find_place(const CUmemLocation *location, unsigned type, int *place) {
+    if (location == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (type != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_NOT_SUPPORTED; /* managed */
+    switch (location->type) {
+    case CU_MEM_LOCATION_TYPE_DEVICE:
+        *place = location->id;
+        return known(location->id) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    case CU_MEM_LOCATION_TYPE_HOST:
+    case CU_MEM_LOCATION_TYPE_HOST_NUMA:
+    case CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT: *place = HOST; return CUDA_SUCCESS;
+    default: return CUDA_ERROR_INVALID_VALUE;
+    }
+}
+
 /* ---- allocations ---- */
 
 CUresult cpu_pool_allocate(CUmemoryPool pool, size_t bytes, uintptr_t *address) {
     CUresult result = find(pool);
     if (result != CUDA_SUCCESS) return result;
     if (pool->max_bytes > 0 && bytes > pool->max_bytes - pool->used) return CUDA_ERROR_OUT_OF_MEMORY;
-    CUcontext context = cpu_context(pool->device);
-    result = cpu_memory_new_in(pool, context, pool->kind, bytes, address);
+    bool host = pool->place == HOST;
+    CUcontext context = cpu_context(host ? 0 : pool->place); /* the host's belongs to the first */
+    enum cpu_kind kind = host ? CPU_PINNED_MEMORY : CPU_DEVICE_MEMORY;
+    result = cpu_memory_new_in(pool, context, kind, bytes, address);
     if (result != CUDA_SUCCESS) return result;
     pool->allocations++;
     pool->used += bytes;
@@ -96,48 +114,59 @@ CUresult cuDeviceGetMemPool(CUmemoryPool *pool, CUdevice dev) {
     CPU_CALL(CPU_LOCKED, get_current(pool, dev));
 }
 
-static CUresult set_current(CUdevice dev, CUmemoryPool pool) {
-    if (!known(dev)) return CUDA_ERROR_INVALID_DEVICE;
-    if (find(pool) != CUDA_SUCCESS || pool->device != dev || pool->kind != CPU_DEVICE_MEMORY)
-        return CUDA_ERROR_INVALID_VALUE;
-    chosen[dev] = pool;
+static CUresult set_current(int place, CUmemoryPool pool) {
+    if (find(pool) != CUDA_SUCCESS || pool->place != place) return CUDA_ERROR_INVALID_VALUE;
+    chosen[place] = pool;
     return CUDA_SUCCESS;
 }
 
+static CUresult set_of_device(CUdevice dev, CUmemoryPool pool) {
+    return known(dev) ? set_current(dev, pool) : CUDA_ERROR_INVALID_DEVICE;
+}
+
 CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
-    CPU_CALL(CPU_LOCKED, set_current(dev, pool));
+    CPU_CALL(CPU_LOCKED, set_of_device(dev, pool));
+}
+
+static CUresult get_at(CUmemoryPool *pool, const CUmemLocation *location, unsigned type,
+                       CUmemoryPool (*which)(int)) {
+    int place;
+    CUresult result = find_place(location, type, &place);
+    if (pool == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (result == CUDA_SUCCESS) *pool = which(place);
+    return result;
+}
+
+CUresult cuMemGetDefaultMemPool(CUmemoryPool *pool_out, CUmemLocation *location,
+                                CUmemAllocationType type) {
+    CPU_CALL(CPU_LOCKED, get_at(pool_out, location, type, default_pool));
+}
+
+CUresult cuMemGetMemPool(CUmemoryPool *pool, CUmemLocation *location, CUmemAllocationType type) {
+    CPU_CALL(CPU_LOCKED, get_at(pool, location, type, cpu_pool_current));
+}
+
+static CUresult set_at(const CUmemLocation *location, unsigned type, CUmemoryPool pool) {
+    int place;
+    CUresult result = find_place(location, type, &place);
+    return result == CUDA_SUCCESS ? set_current(place, pool) : result;
+}
+
+CUresult cuMemSetMemPool(CUmemLocation *location, CUmemAllocationType type, CUmemoryPool pool) {
+    CPU_CALL(CPU_LOCKED, set_at(location, type, pool));
 }
 
 /* ---- a pool's life ---- */
 
-/* Host memory has one NUMA node here, and belongs to the first device's context. */
-static CUresult place(const CUmemPoolProps *props, int *device, enum cpu_kind *kind) {
-    switch (props->location.type) {
-    case CU_MEM_LOCATION_TYPE_DEVICE:
-        *device = props->location.id;
-        *kind = CPU_DEVICE_MEMORY;
-        return known(*device) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-    case CU_MEM_LOCATION_TYPE_HOST:
-    case CU_MEM_LOCATION_TYPE_HOST_NUMA:
-    case CU_MEM_LOCATION_TYPE_HOST_NUMA_CURRENT:
-        *device = 0;
-        *kind = CPU_PINNED_MEMORY;
-        return CUDA_SUCCESS;
-    default: return CUDA_ERROR_INVALID_VALUE;
-    }
-}
-
 static CUresult create(CUmemoryPool *result_pool, const CUmemPoolProps *props) {
-    int device;
-    enum cpu_kind kind;
+    int place;
     if (result_pool == NULL || props == NULL) return CUDA_ERROR_INVALID_VALUE;
-    if (props->allocType != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_NOT_SUPPORTED;
     if (props->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
-    CUresult result = place(props, &device, &kind);
+    CUresult result = find_place(&props->location, props->allocType, &place);
     if (result != CUDA_SUCCESS) return result;
     CUmemoryPool pool = malloc(sizeof *pool);
     if (pool == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
-    set_up(pool, device, kind, props->maxSize);
+    set_up(pool, place, props->maxSize);
     *result_pool = pool;
     return CUDA_SUCCESS;
 }
@@ -146,11 +175,11 @@ CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps) {
     CPU_CALL(CPU_LOCKED, create(pool, poolProps));
 }
 
-/* A device that had it as its current pool goes back to its default one, as documented. */
+/* A place that had it as its current pool goes back to its default one, as documented. */
 static CUresult destroy(CUmemoryPool pool) {
     CUresult result = find(pool);
-    if (result != CUDA_SUCCESS || pool == &defaults[pool->device]) return CUDA_ERROR_INVALID_VALUE;
-    if (chosen[pool->device] == pool) chosen[pool->device] = NULL;
+    if (result != CUDA_SUCCESS || pool == &defaults[pool->place]) return CUDA_ERROR_INVALID_VALUE;
+    if (chosen[pool->place] == pool) chosen[pool->place] = NULL;
     pool->magic = 0;
     if (pool->allocations == 0) free(pool);
     return CUDA_SUCCESS;
@@ -218,7 +247,7 @@ static CUresult set_access(CUmemoryPool pool, const CUmemAccessDesc *map, size_t
     for (size_t i = 0; i < count; i++) {
         bool device = map[i].location.type == CU_MEM_LOCATION_TYPE_DEVICE;
         if (!device || !known(map[i].location.id)) return CUDA_ERROR_INVALID_VALUE;
-        bool own = pool->kind == CPU_DEVICE_MEMORY && map[i].location.id == pool->device;
+        bool own = map[i].location.id == pool->place;
         if (own && map[i].flags == CU_MEM_ACCESS_FLAGS_PROT_NONE) return CUDA_ERROR_INVALID_DEVICE;
     }
     for (size_t i = 0; i < count; i++) pool->access[map[i].location.id] = map[i].flags;
@@ -235,7 +264,7 @@ static CUresult get_access(unsigned *flags, CUmemoryPool pool, const CUmemLocati
     if (location->type == CU_MEM_LOCATION_TYPE_DEVICE && !known(location->id))
         return CUDA_ERROR_INVALID_VALUE;
     bool device = location->type == CU_MEM_LOCATION_TYPE_DEVICE;
-    bool host = !device && pool->kind == CPU_PINNED_MEMORY;
+    bool host = !device && pool->place == HOST;
     *flags = device ? pool->access[location->id] : host ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
                                                         : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
