@@ -22,6 +22,7 @@
     │   ├── NoDevice               there is no such device; names both ways out
     │   ├── LoadError              an artifact could not be loaded on the device
     │   ├── LaunchError            a launch was refused; nothing ran on the device
+    │   │   ├── CaptureMiss        a kernel is not loaded, inside a capture; nothing was started
     │   │   └── ArgumentError      wrong number, type or size of arguments; the driver saw nothing
     │   ├── OutOfMemory            device or pinned memory is used up; nothing was allocated
     │   ├── DeadlineExceeded       a ticket ran past its deadline; its buffers stay alive
@@ -51,6 +52,7 @@ __all__ = [
     "AjitWarning",
     "ArgumentError",
     "CacheError",
+    "CaptureMiss",
     "CompileError",
     "CompileForbidden",
     "CompileMemoryExceeded",
@@ -362,6 +364,22 @@ class LoadError(DeviceError):
 
 class LaunchError(DeviceError):
     """A launch was refused. Nothing ran on the device."""
+
+
+class CaptureMiss(LaunchError):
+    """A kernel that is not loaded was asked for inside a capture. Nothing was started.
+
+    Loading it would make a step that is being recorded wait for a compiler, and would not be part
+    of the graph. Ask for it before the capture.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            operation=f"capture a launch of {name}",
+            detail="it is not loaded, and nothing is loaded inside a capture; "
+            "get the kernel before it",
+        )
+        self.name = name
 
 
 class ArgumentError(LaunchError):

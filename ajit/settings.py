@@ -253,6 +253,23 @@ class Settings:
             "limit of the pinned host memory that copies are staged in", "at least 1", int
         ),
     )
+    device_memory_limit_bytes: int = field(
+        default=0,
+        metadata=_about(
+            "device memory that this process may allocate through ajit; 0: what the device has",
+            "0 or above",
+            int,
+        ),
+    )
+    stall_seconds: float = field(
+        default=30.0,
+        metadata=_about(
+            "time in one operation after which the CUDA thread counts as stuck, "
+            "and the stacks of all threads are printed; 0: never",
+            "0 or above",
+            float,
+        ),
+    )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -350,6 +367,8 @@ def _validate(settings: Settings) -> None:
         "spin_seconds": lambda s: 0 <= s <= 1,
         "ring_capacity": lambda n: n >= 2 and n & (n - 1) == 0,
         "pinned_pool_bytes": lambda n: n >= 1,
+        "device_memory_limit_bytes": lambda n: n >= 0,
+        "stall_seconds": lambda s: 0 <= s < math.inf,
     }
     for name, rule in rules.items():
         value = getattr(settings, name)

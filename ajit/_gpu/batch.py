@@ -5,25 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
-from ajit._gpu.launch import stream_handle
-from ajit._gpu.memory import DeviceBuffer
+from ajit._gpu.completion import deadline_ns
+from ajit._gpu.memory import BufferSlice, DeviceBuffer
+from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
+from ajit._gpu.stream import stream_target
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
     from ajit._gpu.completion import Port, Ticket
     from ajit._gpu.launch import Dimensions
     from ajit._gpu.module import BoundLaunch, Kernel
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Operations"]
 
 
-class Batch:
-    """Collects operations for the device and submits them together. Get it with `Device.batch`.
+class Operations:
+    """Operations for the device, collected. The base of `Batch` and `Capture`.
 
-    They run in order, and nothing that others submit comes between them. The ticket is done when
-    the last one is; the first that the driver refuses ends the batch, and fails the ticket once the
-    ones before it are done. Arguments are checked when an operation is added. Not for several
-    threads at once.
+    Arguments are checked when an operation is added. Not for several threads at once.
     """
 
     __slots__ = ("_gone", "_keep", "_operations", "_port")
@@ -53,33 +56,79 @@ class Batch:
         self._keep.append((bound.kernel, bound.args))
         self._gone = min(self._gone, bound.gone)
 
-    def copy(self, target: DeviceBuffer, source: DeviceBuffer) -> None:
-        """Add a copy from one buffer to another of the same size."""
-        if target.nbytes != source.nbytes:
-            raise ArgumentError(
-                operation="copy", detail=f"{target!r} and {source!r} differ in size"
-            )
-        if target.nbytes:
-            addresses = target.pointer, source.pointer
-            self._operations.append(
-                wire.COPY.pack(wire.COPY_ON_DEVICE, wire.COPY.size, *addresses, target.nbytes)
-            )
-            self._keep.append((None, (target, source)))
+    def copy(self, target: Any, source: Any) -> None:
+        """Add a copy in any direction; takes and checks what `Device.copy` does."""
+        self._append(copy_operation(target, source, self._port.thread, 0))
 
-    def fill(self, buffer: DeviceBuffer, value: int) -> None:
-        """Add the filling of a buffer with a byte."""
-        if not 0 <= value <= 0xFF:
-            raise ArgumentError(operation="fill", detail=f"{value} is not a byte", index=1)
-        if buffer.nbytes:
-            self._operations.append(
-                wire.FillLayout.pack(
-                    wire.FILL, wire.FillLayout.size, buffer.pointer, buffer.nbytes, value
-                )
-            )
-            self._keep.append((None, (buffer,)))
+    def copies(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        """Add many copies as one operation: the driver may do them in any order, and at once.
+
+        Args:
+            pairs: Target and source of each, as `copy` takes them. No target may overlap anything
+                else of the same operation.
+        """
+        self._append(copies_operation(pairs, self._port.thread, 0))
+
+    def fill(self, buffer: Any, value: int) -> None:
+        """Add the filling of device memory with a byte; checks what `Device.fill` does."""
+        self._append(fill_operation(buffer, value, self._port.thread, 0))
+
+    def _append(self, packed: tuple[bytes, tuple[object, ...]]) -> None:
+        operation, keep = packed
+        # Of 0 bytes there is nothing to do, but it keeps its place: steps are counted.
+        self._operations.append(operation or wire.simple(wire.MARK))
+        self._keep.append((None, keep))
+
+    def _check_alive(self, lane: int) -> None:
+        """Nothing that was freed by hand since it was added may reach the driver."""
+        port = self._port
+        if port.closed:
+            raise port.refusal()
+        if self._gone != port.thread.gone:
+            for index, (kernel, args) in enumerate(self._keep):
+                _check_alive(index, kernel, args)
+        if lane:
+            for _, args in self._keep:
+                mark_used(args, lane)
+
+    def __len__(self) -> int:
+        return len(self._operations)
+
+
+class Batch(Operations):
+    """Collects operations for the device and submits them together. Get it with `Device.batch`.
+
+    They run in order, and nothing that others submit comes between them. The ticket is done when
+    the last one is; the first that the driver refuses ends the batch, and fails the ticket once the
+    ones before it are done.
+
+    ``async with device.batch() as batch:`` submits at the end of the block, waiting for room if
+    there is none, and leaves with the device being done; a block that raises submits nothing. Or
+    `submit` it by hand, any number of times, and await the ticket.
+
+    Attributes:
+        ticket: Of the last submission; None before.
+    """
+
+    __slots__ = ("_deadline_seconds", "_steps", "_stream", "ticket")
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        steps: bool = False,
+        stream: object = None,
+        deadline_seconds: float | None = None,
+    ) -> None:
+        super().__init__(port)
+        self._steps, self._stream, self._deadline_seconds = steps, stream, deadline_seconds
+        self.ticket: Ticket[None] | None = None
 
     def submit(self, *, stream: object = None) -> Ticket[None]:
         """Submit what was added, and empty the batch. An empty batch waits for what came before.
+
+        Args:
+            stream: Where to; None takes what the batch was opened with.
 
         Raises:
             ArgumentError: A buffer that an operation uses was freed meanwhile.
@@ -88,34 +137,62 @@ class Batch:
             RuntimeClosed: The device was closed.
         """
         port = self._port
-        if port.closed:
-            raise port.refusal()
-        if self._gone != port.thread.gone:
-            self._check_alive()
-        operations = self._operations or [wire.SIMPLE.pack(wire.MARK, wire.SIMPLE.size, 0)]
-        body = b"".join(operations)
-        number, handle = next(port.thread.numbers), stream_handle(stream)
-        header = wire.SUBMISSION.pack(port.handle, number, handle, len(operations), len(body))
-        operation = f"launch a batch of {len(self._operations)} operations"
-        ticket: Ticket[None] = port.submit(header + body, number, operation, self._keep)
+        stream = self._stream if stream is None else stream
+        target = (0, 0) if stream is None else stream_target(stream, port.thread)
+        self._check_alive(target[1])
+        body, count = self._packed()
+        number = next(port.thread.numbers)
+        due = deadline_ns(self._deadline_seconds)
+        submission = wire.submission(
+            port.handle, number, body, count=count, target=target, deadline_ns=due
+        )
+        name = f"launch a batch of {len(self)} operations"
+        steps = len(self) if self._steps else 0
+        ticket: Ticket[None] = port.submit(
+            submission, number, name, (self._keep, stream), steps=steps
+        )
+        ticket.stream = stream
+        self.ticket = ticket.explained_by(_explain_step if self._steps else _explain)
         self._operations, self._keep, self._gone = [], [], port.thread.gone
-        return ticket.explained_by(_explain)
+        return ticket.due_in(self._deadline_seconds)
 
-    def _check_alive(self) -> None:
-        """Nothing that was freed by hand since it was added may reach the driver."""
-        for index, (kernel, args) in enumerate(self._keep):
-            if kernel is not None and kernel.module.unloaded:
-                raise kernel.module.unloaded_error()
-            if any(isinstance(arg, DeviceBuffer) and arg.freed for arg in args):
-                detail = f"a buffer of operation {index} was freed"
-                raise ArgumentError(operation="submit a batch", detail=detail)
+    def _packed(self) -> tuple[bytes, int]:
+        operations = self._operations or [wire.simple(wire.MARK)]
+        if self._steps:
+            operations = [
+                part
+                for index, operation in enumerate(operations)
+                for part in (operation, wire.simple(wire.STEP, index))
+            ]
+        return b"".join(operations), len(operations)
 
-    def __len__(self) -> int:
-        return len(self._operations)
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            await (await self._port.patiently(self.submit))
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} operations>"
 
 
+def _check_alive(index: int, kernel: Kernel | None, args: tuple[Any, ...]) -> None:
+    if kernel is not None and kernel.module.unloaded:
+        raise kernel.module.unloaded_error()
+    if any(isinstance(arg, DeviceBuffer | BufferSlice) and arg.freed for arg in args):
+        detail = f"a buffer of operation {index} was freed"
+        raise ArgumentError(operation="submit a batch", detail=detail)
+
+
 def _explain(detail: int) -> str:
     return f"operation {detail} of the batch was refused"
+
+
+def _explain_step(detail: int) -> str:
+    return _explain(detail // 2)  # behind each operation stands its step

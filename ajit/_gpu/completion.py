@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ajit._gpu.thread import DeviceThread
 
-__all__ = ["Port", "Ticket"]
+__all__ = ["Port", "Ticket", "deadline_ns"]
 
 _abandoned: list[object] = []
 """What abandoned tickets use: never freed, for a device that hangs may wake up and write there."""
@@ -49,9 +49,12 @@ SPIN_SECONDS = 100e-6
 CUDA thread and a driver that went to sleep meanwhile."""
 HOG_SECONDS = 200e-6
 """How long tasks may do so in a row before other tasks get a turn. Pretty arbitrary."""
-FULL_SECONDS = 2e-3
-"""How long a submission waits for room in a full ring: the CUDA thread frees a place within
+ROOM_SECONDS = 500e-6
+"""How often whoever waits for room in a full ring looks. The CUDA thread frees a place within
 microseconds unless the driver itself blocks."""
+GRACE_SECONDS = 0.1
+"""How long after a ticket's own deadline the loop waits for the CUDA thread to say so, which looks
+every 50 ms and knows more, before it takes the thread for stuck."""
 
 
 class Port:
@@ -75,6 +78,7 @@ class Port:
         if not self.handle:
             raise OSError("no memory or no file descriptor is left for an event loop's eventfd")
         self._idle: anyio.Event | None = None
+        self._room = anyio.Lock()  # whoever waits for room, in order
         self._map_memory()
         loop: Any = self.loop.native
         self._make_waiter = getattr(loop, "create_future", anyio.Event)
@@ -100,8 +104,10 @@ class Port:
         operation: str,
         keep: object,
         finish: Callable[[int], T] | None = None,
+        *,
+        steps: int = 0,
     ) -> Ticket[T]:
-        """Hand a submission to the CUDA thread. Never calls the driver.
+        """Hand a submission to the CUDA thread. Never calls the driver, and never waits.
 
         Args:
             submission: Packed header and operations; the header names this port and the number.
@@ -109,14 +115,15 @@ class Port:
             operation: For messages.
             keep: Whatever must stay alive until the device is done.
             finish: Makes the ticket's result from the record's value.
+            steps: How many of its operations can be awaited.
 
         Raises:
-            WouldBlock: The ring is full and stays full.
+            WouldBlock: The ring is full.
             DeviceLost: The context is unusable.
             RuntimeClosed: The device is closed.
             ForkedRuntime: This process is a fork of the one that opened the device.
         """
-        ticket = Ticket(self, number, operation, keep, finish)
+        ticket = Ticket(self, number, operation, keep, finish, steps)
         # Before the push, for the device may be done before that returns; and before the look
         # at `_refusal`, so that whoever closes the port in another thread waits for this ticket.
         self.in_flight[number] = ticket
@@ -125,8 +132,58 @@ class Port:
             raise self._refusal()
         answer = self._library.submit(submission)
         if answer:
-            self._submit_again(submission, ticket, answer)
+            del self.in_flight[number]
+            raise self._refused(operation, answer)
         return ticket
+
+    def submit_operations(
+        self,
+        operations: bytes,
+        operation: str,
+        keep: object,
+        finish: Callable[[int], T] | None,
+        *,
+        count: int = 1,
+        stream: tuple[int, int] = (0, 0),
+        deadline_seconds: float | None = None,
+    ) -> Ticket[T]:
+        """Submit packed operations. Takes and raises what `submit` does.
+
+        Args:
+            operations: The operations.
+            operation: For messages.
+            keep: Whatever must stay alive until the device is done.
+            finish: Makes the ticket's result from the record's value.
+            count: How many operations there are.
+            stream: From `stream_target`.
+            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+        """
+        if self._refusal is not None:
+            raise self._refusal()
+        number = next(self.thread.numbers)
+        submission = wire.submission(
+            self.handle, number, operations, count=count, target=stream,
+            deadline_ns=deadline_ns(deadline_seconds),
+        )  # fmt: skip
+        ticket = self.submit(submission, number, operation, keep, finish)
+        return ticket.due_in(deadline_seconds)
+
+    async def patiently(self, submit: Callable[[], Ticket[T]]) -> Ticket[T]:
+        """Call a function that submits, again until the ring has room. Waiters go in order.
+
+        Cancelling submits nothing.
+        """
+        if not self._room.statistics().tasks_waiting:
+            try:
+                return submit()
+            except WouldBlock:
+                pass
+        async with self._room:
+            while True:
+                try:
+                    return submit()
+                except WouldBlock:
+                    await anyio.sleep(ROOM_SECONDS)
 
     def submit_last(self, submission: bytes, number: int) -> Ticket[None]:
         """Like `submit`, for the one submission that comes after the port was closed."""
@@ -136,22 +193,13 @@ class Port:
         finally:
             self._refusal = refusal
 
-    def _submit_again(self, submission: bytes, ticket: Ticket[Any], answer: int) -> None:
-        until = time.monotonic() + FULL_SECONDS
-        while answer == wire.FULL and time.monotonic() < until:
-            answer = self._library.submit(submission)
-        if answer == wire.ACCEPTED:
-            return
-        del self.in_flight[ticket._number]
-        raise self._refused(ticket.operation, answer)
-
     def _refused(self, operation: str, answer: int) -> AjitError:
         if answer == wire.LOST:
             return device_error(operation, self.thread.lost_code, lost=True)
         if answer == wire.FULL:
             return WouldBlock(
                 f"{operation}: {self.thread.settings.ring_capacity} submissions wait for the CUDA "
-                f"thread; await earlier tickets first, or raise ring_capacity"
+                f"thread; use device.submit, await earlier tickets, or raise ring_capacity"
             )
         if answer == wire.NO_MEMORY:
             return OutOfMemory(operation=operation, detail="no host memory for a submission")
@@ -186,23 +234,41 @@ class Port:
         if count == wire.RECORDS:  # there may be more, and nobody will write the eventfd for them
             self.drain()
 
-    def park(self, ticket: Ticket[Any]) -> Generator[Any, Any, None]:
-        """Wait until a ticket is settled, while other tasks run. For `Ticket.__await__`."""
+    def park(
+        self, ticket: Ticket[Any], waiters: list[Any], is_over: Callable[[], bool]
+    ) -> Generator[Any, Any, None]:
+        """Wait until a ticket is settled, or a step of it, while other tasks run.
+
+        Args:
+            ticket: The ticket.
+            waiters: Where to leave what wakes this task.
+            is_over: Whether there is nothing to wait for any more.
+        """
         self._looking[1] = 0
         self.drain()
-        if ticket._state != PENDING:
+        if is_over():
             yield from checkpoint().__await__()
             return
         waiter = self._make_waiter()
-        if ticket._waiters is None:
-            ticket._waiters = [waiter]
-        else:
-            ticket._waiters.append(waiter)
+        waiters.append(waiter)
         try:
-            yield from (waiter.wait() if isinstance(waiter, anyio.Event) else waiter).__await__()
+            if ticket._until is None:
+                yield from _wait(waiter)
+            else:
+                yield from self._wait_until(ticket, waiter)
         finally:
-            if ticket._waiters is not None:
-                ticket._waiters.remove(waiter)
+            if waiter in waiters:
+                waiters.remove(waiter)
+
+    def _wait_until(self, ticket: Ticket[Any], waiter: Any) -> Generator[Any, Any, None]:
+        """Wait no longer than a ticket's own deadline: the CUDA thread may hang itself."""
+        assert ticket._until is not None
+        left = max(0.0, ticket._until - time.monotonic()) + GRACE_SECONDS
+        with anyio.move_on_after(left):  # noqa: ASYNC100  # what is awaited below is a checkpoint
+            yield from _wait(waiter)
+            return
+        if ticket._state == PENDING:
+            ticket._expire(OVERDUE, int(ticket.limit_seconds * 1e9))
 
     def _check_fork(self) -> None:
         refusal = self._refusal
@@ -254,6 +320,9 @@ class Port:
             ticket = in_flight.pop(number, None) if retired else in_flight.get(number)
             if ticket is None:
                 continue
+            if flags & wire.STEPPED:
+                ticket._step_done(detail)
+                continue
             if flags & wire.SETTLED and ticket._state == PENDING:
                 ticket._settle(code, flags, value, detail, nanoseconds)
             elif value:
@@ -284,3 +353,20 @@ class Port:
             self._records.release()
             handle, self.handle = self.handle, None
             self._library.port_release(handle)
+
+
+def deadline_ns(seconds: float | None) -> int:
+    """Return a deadline as the executor wants it; 0 means what the settings say.
+
+    Raises:
+        ValueError: It is not above 0.
+    """
+    if seconds is None:
+        return 0
+    if not seconds > 0:
+        raise ValueError(f"a deadline of {seconds} s")
+    return max(1, int(seconds * 1e9))
+
+
+def _wait(waiter: Any) -> Generator[Any, Any, None]:
+    yield from (waiter.wait() if isinstance(waiter, anyio.Event) else waiter).__await__()

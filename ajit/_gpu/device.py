@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -12,24 +14,34 @@ from ajit._core.spec import EntryPoint
 from ajit._gpu import module, wire
 from ajit._gpu.batch import Batch
 from ajit._gpu.driver import driver_choices
-from ajit._gpu.hostview import HostView
+from ajit._gpu.graph import capture, refuse_in_capture
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
-from ajit._gpu.staging import STAGED_FROM_BYTES, Staged, StagingPool
+from ajit._gpu.operand import copy_operation, fill_operation
 from ajit._gpu.statistics import ThreadStatistics
+from ajit._gpu.stream import Event, Stream, stream_target
 from ajit._gpu.thread import DeviceThread
-from ajit.errors import AjitError, ArgumentError, NoDevice, RuntimeClosed
+from ajit._gpu.transfer import Transfers
+from ajit.errors import AjitError, ArgumentError, NoDevice, RuntimeClosed, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from ajit._core.entry import Artifact
     from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.graph import Capture
+    from ajit._gpu.health import DeviceHealth
+    from ajit._gpu.memory import BufferSlice
     from ajit._gpu.module import LoadedModule
     from ajit.settings import Settings
 
 __all__ = ["Device", "ThreadStatistics", "open_device"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+EVENT_DISABLE_TIMING = 2
+"""``CU_EVENT_DISABLE_TIMING``."""
 
 CLOSE_SECONDS = 5.0
 """How long closing waits for tickets in flight. Arbitrary; a server's grace period is near 30 s."""
@@ -45,15 +57,13 @@ class Device:
         arch: What code must be built for: ``sm_90a``, ..., or ``x86_64``, ``aarch64`` on the CPU.
         name: What the driver calls it.
         kind: ``cuda`` or ``cpu``.
-        stages_copies: Whether large copies go through page-locked memory: on a GPU.
     """
 
     def __init__(self, thread: DeviceThread, port: Port) -> None:
         """Made by `Device.open`."""
         self._thread = thread
         self._port = port
-        self.stages_copies = thread.choice.kind == "cuda"
-        self._staging = StagingPool(self.alloc_pinned, thread.settings.pinned_pool_bytes)
+        self._transfers = Transfers(port, self.alloc_pinned)
         self._serving = anyio.CancelScope(shield=True)
         self.kind = thread.choice.kind
         self.arch = thread.choice.arch(thread.info)
@@ -107,7 +117,8 @@ class Device:
         """Allocate device memory; its contents are undefined.
 
         Raises:
-            OutOfMemory: There is not enough; nothing was allocated.
+            OutOfMemory: There is not enough, or ``device_memory_limit_bytes`` is reached; nothing
+                was allocated.
         """
         return await self._alloc(wire.ALLOC, nbytes, DeviceBuffer)
 
@@ -132,24 +143,13 @@ class Device:
 
         Cancelling leaves: the copy is finished and its memory freed in the background.
         """
-        view = HostView(obj)
-        if not view.nbytes:
-            return DeviceBuffer(self._port, 0, 0)
-        staged = await self._stage(view.nbytes)
-        if staged is not None:
-            await self._staging.move(staged.address, view.address, view.nbytes)
-        source = staged.address if staged is not None else view.address
-        alloc = wire.SIMPLE.pack(wire.ALLOC, wire.SIMPLE.size, view.nbytes)
-        copy = wire.COPY.pack(wire.COPY_TO_DEVICE, wire.COPY.size, 0, source, view.nbytes)
-        operation = f"upload {view.nbytes} bytes"
-        finish = self._buffer(DeviceBuffer, view.nbytes)
-        return await self._submit(alloc + copy, 2, operation, (staged, view), finish)
+        return await self._transfers.upload(obj, self._explain_memory)
 
-    async def download(self, buffer: DeviceBuffer, out: Any = None) -> Any:
+    async def download(self, buffer: DeviceBuffer | BufferSlice, out: Any = None) -> Any:
         """Copy device memory to the host.
 
         Args:
-            buffer: What to copy, all of it.
+            buffer: What to copy, all of it: a buffer, or a part of one.
             out: A writable contiguous object of the same size to fill; None makes new bytes.
 
         Returns:
@@ -160,77 +160,130 @@ class Device:
 
         Cancelling leaves: ``out`` may still be written to until the copy is done.
         """
-        self._check(buffer, buffer.nbytes, "download")
-        view = HostView.of_new_bytes(buffer.nbytes) if out is None else HostView(out, writable=True)
-        self._check(buffer, view.nbytes, "download")
-        if view.nbytes:
-            await self._download(buffer, view)
-        return view.owner if out is None else out
+        return await self._transfers.download(buffer, out)
 
-    async def _download(self, buffer: DeviceBuffer, view: HostView) -> None:
-        staged = await self._stage(view.nbytes)
-        target = staged.address if staged is not None else view.address
-        copy = wire.COPY.pack(
-            wire.COPY_TO_HOST, wire.COPY.size, target, buffer.pointer, view.nbytes
-        )
-        operation = f"download {view.nbytes} bytes"
-        await self._submit(copy, 1, operation, (buffer, staged, view), None)
-        if staged is not None:
-            await self._staging.move(view.address, staged.address, view.nbytes)
+    def copy_to(self, buffer: DeviceBuffer, obj: Any, *, stream: object = None) -> Ticket[None]:
+        """Submit a copy of host memory into a buffer of the same size. See `copy`."""
+        return self.copy(buffer, obj, stream=stream)
 
-    async def _stage(self, nbytes: int) -> Staged | None:
-        if not self.stages_copies or nbytes <= STAGED_FROM_BYTES:
-            return None
-        return await self._staging.lend(nbytes)
+    def copy(
+        self,
+        target: Any,
+        source: Any,
+        *,
+        stream: object = None,
+        deadline_seconds: float | None = None,
+    ) -> Ticket[None]:
+        """Submit a copy, to the device, from it, or on it.
 
-    def copy_to(self, buffer: DeviceBuffer, obj: Any) -> Ticket[None]:
-        """Submit a copy of host memory into a buffer of the same size.
+        Host memory goes straight to the driver: from pageable memory it copies large pieces on the
+        CUDA thread itself. Use `PinnedBuffer` for those, or `upload` and `download`.
 
-        The object must not be changed before the ticket is done.
+        Args:
+            target: A `DeviceBuffer`, a part of one, a `PinnedBuffer`, an array that another library
+                has on the device (``__cuda_array_interface__``, DLPack), or any contiguous object
+                with the buffer protocol. Host memory must not be touched before the ticket is done.
+            source: The same, of the same size.
+            stream: Any stream, see `Kernel.launch`; None takes the device's own.
+            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+
+        Raises:
+            ArgumentError: A side cannot be used, the sizes differ, or both are host memory.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
         """
-        view = HostView(obj)
-        self._check(buffer, view.nbytes, "copy to")
-        copy = wire.COPY.pack(
-            wire.COPY_TO_DEVICE, wire.COPY.size, buffer.pointer, view.address, view.nbytes
-        )
-        return self._submit(
-            copy, 1, f"copy {view.nbytes} bytes to the device", (buffer, view), None
+        where = stream_target(stream, self._thread)
+        operation, keep = copy_operation(target, source, self._thread, where[1])
+        return self._submit(operation, "copy", keep, stream, where, deadline_seconds)
+
+    def fill(
+        self,
+        buffer: Any,
+        value: int,
+        *,
+        stream: object = None,
+        deadline_seconds: float | None = None,
+    ) -> Ticket[None]:
+        """Submit the filling of device memory with a byte. Takes and raises what `copy` does."""
+        where = stream_target(stream, self._thread)
+        operation, keep = fill_operation(buffer, value, self._thread, where[1])
+        return self._submit(operation, "fill", keep, stream, where, deadline_seconds)
+
+    # --- order ----------------------------------------------------------------------------------
+
+    def batch(
+        self,
+        *,
+        steps: bool = False,
+        stream: object = None,
+        deadline_seconds: float | None = None,
+    ) -> Batch:
+        """Return an empty batch: many operations, submitted as one.
+
+        Args:
+            steps: Whether each operation can be awaited by itself, with ``ticket.at(index)``. Costs
+                a host function of the driver for each.
+            stream: Where to submit it; None takes the device's own.
+            deadline_seconds: Time after which its ticket is overdue; None: as the settings say.
+        """
+        return Batch(self._port, steps=steps, stream=stream, deadline_seconds=deadline_seconds)
+
+    def capture(self) -> AbstractAsyncContextManager[Capture]:
+        """Collect operations in an ``async with`` block, and make a graph of them at its end.
+
+        In the block, asking for a kernel that is not loaded raises `CaptureMiss`.
+        """
+        return capture(self._port)
+
+    async def stream(self, *, priority: int = 0) -> Stream:
+        """Make a stream that no default stream waits for.
+
+        Args:
+            priority: Lower numbers go first; what the device does not have is brought into range.
+        """
+        operation = wire.simple(wire.MAKE_STREAM, priority & wire.ALL_LANES)
+        port = self._port
+        return await self._patiently(
+            operation, "make a stream", lambda made: Stream(port, made, priority)
         )
 
-    def copy(self, target: DeviceBuffer, source: DeviceBuffer) -> Ticket[None]:
-        """Submit a copy from one buffer to another of the same size."""
-        self._check(source, target.nbytes, "copy")
-        self._check(target, source.nbytes, "copy")
-        copy = wire.COPY.pack(
-            wire.COPY_ON_DEVICE, wire.COPY.size, target.pointer, source.pointer, source.nbytes
+    async def event(self, *, timing: bool = True) -> Event:
+        """Make an event, to be recorded in streams. Without timing it is cheaper for the device."""
+        operation = wire.simple(wire.MAKE_EVENT, 0 if timing else EVENT_DISABLE_TIMING)
+        port = self._port
+        return await self._patiently(
+            operation, "make an event", lambda made: Event(port, made, timing)
         )
-        operation = f"copy {source.nbytes} bytes on the device"
-        return self._submit(copy, 1, operation, (target, source), None)
-
-    def fill(self, buffer: DeviceBuffer, value: int) -> Ticket[None]:
-        """Submit the filling of a buffer with a byte."""
-        if not 0 <= value <= 0xFF:
-            raise ArgumentError(operation="fill", detail=f"{value} is not a byte", index=1)
-        self._check(buffer, buffer.nbytes, "fill")
-        if not buffer.nbytes:
-            return self.mark()
-        fill = wire.FillLayout.pack(
-            wire.FILL, wire.FillLayout.size, buffer.pointer, buffer.nbytes, value
-        )
-        return self._submit(fill, 1, f"fill {buffer.nbytes} bytes", buffer, None)
-
-    def batch(self) -> Batch:
-        """Return an empty batch: many operations, submitted as one."""
-        return Batch(self._port)
 
     def mark(self) -> Ticket[None]:
-        """Submit nothing: the ticket is done when everything submitted before it is."""
-        mark = wire.SIMPLE.pack(wire.MARK, wire.SIMPLE.size, 0)
-        return self._submit(mark, 1, "wait for the device", None, None)
+        """Submit nothing: the ticket is done when everything submitted before it is.
+
+        That is, to the device's own stream; others have a `Stream.mark`.
+        """
+        return self._port.submit_operations(
+            wire.simple(wire.MARK), "wait for the device", None, None
+        )
 
     async def synchronize(self) -> None:
-        """Wait until everything submitted before is done."""
-        await self.mark()
+        """Wait until everything submitted before to the device's own stream is done."""
+        await (await self._port.patiently(self.mark))
+
+    async def submit(
+        self, function: Callable[P, Ticket[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> Ticket[T]:
+        """Call something that submits, once the CUDA thread has room for it.
+
+        ``await device.submit(kernel.launch, grid, block, x)`` is ``kernel.launch(...)`` that waits
+        where that raises `WouldBlock`. Those who wait go in order. Cancelling submits nothing.
+
+        Args:
+            function: Returns a ticket: `Kernel.launch`, `Device.copy`, `Batch.submit`, ...
+            *args: For it.
+            **kwargs: For it.
+
+        Returns:
+            The ticket, submitted.
+        """
+        return await self._port.patiently(lambda: function(*args, **kwargs))
 
     # --- code -----------------------------------------------------------------------------------
 
@@ -246,19 +299,44 @@ class Device:
 
         Raises:
             LoadError: The driver does not take it; the artifact itself stays in the cache.
+            CaptureMiss: This is a block of `capture`. Nothing was started.
         """
-        entries = entries or [EntryPoint(name) for name in artifact.entries]
-        return await module.load(self._port, artifact, entries)
+        refuse_in_capture(artifact.name)
+        loaded = entries or [EntryPoint(name) for name in artifact.entries]
+        port = self._port
+        return await (await port.patiently(lambda: module.load(port, artifact, loaded)))
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on the CUDA thread, after everything that was submitted before it.
 
-        While it runs nothing else is submitted to the device. Cancelling only leaves.
+        For code that enters the driver itself, such as PyTorch or CuPy: the device's context is
+        current there. While it runs nothing else is submitted to the device. Cancelling only
+        leaves.
+
+        Args:
+            function: Not a coroutine function: no event loop runs on that thread.
+            *args: For it.
+
+        Returns:
+            What it returns. Raises what it raises.
+
+        Raises:
+            UsageError: It is a coroutine function; nothing was started.
         """
-        outcome = await self._thread.call(self._port, function)
+        _check_no_coroutine(function)
+        call = functools.partial(function, *args) if args else function
+        port, thread = self._port, self._thread
+        outcome = await (await port.patiently(lambda: thread.call(port, call)))
         return outcome()
 
     # --- life -----------------------------------------------------------------------------------
+
+    def health(self) -> DeviceHealth:
+        """Return how the CUDA thread is, without asking it: for ``/healthz``. Takes microseconds.
+
+        Another process reads the same with `read_heartbeat` and `statistics().heartbeat_path`.
+        """
+        return self._thread.health()
 
     def statistics(self) -> ThreadStatistics:
         """Return what the CUDA thread counts; loops that share it share the numbers."""
@@ -276,7 +354,7 @@ class Device:
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(CLOSE_SECONDS):
                 await self._port.wait_idle()
-                self._staging.close()
+                self._transfers.pool.close()
                 await self._thread.close_port(self._port)
             self._serving.cancel()
             await checkpoint()  # so that nobody waits for the descriptor when it is closed
@@ -293,38 +371,53 @@ class Device:
 
     def _submit(
         self,
-        operations: bytes,
-        count: int,
-        operation: str,
+        operation: bytes,
+        name: str,
         keep: object,
-        finish: Callable[[int], T] | None,
-    ) -> Ticket[T]:
-        port = self._port
-        if port.closed:
-            raise port.refusal()
-        number = next(self._thread.numbers)
-        header = wire.SUBMISSION.pack(port.handle, number, 0, count, len(operations))
-        return port.submit(header + operations, number, operation, keep, finish)
+        stream: object,
+        where: tuple[int, int],
+        deadline_seconds: float | None,
+    ) -> Ticket[None]:
+        ticket: Ticket[None] = self._port.submit_operations(
+            operation or wire.simple(wire.MARK), name, (keep, stream), None,
+            stream=where, deadline_seconds=deadline_seconds,
+        )  # fmt: skip
+        ticket.stream = stream
+        return ticket
 
-    async def _alloc(self, opcode: int, nbytes: int, kind: type[T]) -> T:
+    async def _patiently(
+        self,
+        operation: bytes,
+        name: str,
+        finish: Callable[[int], T],
+        explain: Callable[[int], str] | None = None,
+    ) -> T:
+        port = self._port
+
+        def submit() -> Ticket[T]:
+            ticket = port.submit_operations(operation, name, None, finish)
+            return ticket.explained_by(explain) if explain is not None else ticket
+
+        return await (await port.patiently(submit))
+
+    async def _alloc(self, opcode: int, nbytes: int, kind: Callable[[Port, int, int], T]) -> T:
         if nbytes < 0:
             raise ArgumentError(operation="alloc", detail=f"{nbytes} bytes", index=0)
-        finish = self._buffer(kind, nbytes)
+        port = self._port
         if not nbytes:
-            return finish(0)
-        operation = wire.SIMPLE.pack(opcode, wire.SIMPLE.size, nbytes)
-        return await self._submit(operation, 1, f"allocate {nbytes} bytes", None, finish)
+            return kind(port, 0, 0)
+        operation = wire.simple(opcode, nbytes)
+        name = f"allocate {nbytes} bytes"
+        return await self._patiently(
+            operation, name, lambda made: kind(port, made, nbytes), self._explain_memory
+        )
 
-    def _buffer(self, kind: type[T], nbytes: int) -> Callable[[int], T]:
-        port, make = self._port, kind
-        return lambda resource: make(port, resource, nbytes)  # type: ignore[call-arg]
-
-    def _check(self, buffer: DeviceBuffer, nbytes: int, operation: str) -> None:
-        if buffer._thread is not self._thread:  # noqa: SLF001  # one package, one secret
-            raise ArgumentError(operation=operation, detail=f"{buffer!r} is of another device")
-        if buffer.nbytes != nbytes:
-            detail = f"{buffer!r} has {buffer.nbytes} bytes, the other side {nbytes}"
-            raise ArgumentError(operation=operation, detail=detail)
+    def _explain_memory(self, _: int) -> str:
+        live = self._thread.statistics().live_memory_bytes
+        limit = self._thread.settings.device_memory_limit_bytes
+        says = f"ajit has {live} bytes of device memory in use; the device has "
+        says += f"{self.total_memory_bytes}, other programs and libraries included"
+        return f"{says}; device_memory_limit_bytes is {limit}" if limit else says
 
 
 @asynccontextmanager
@@ -352,3 +445,16 @@ async def open_device(settings: Settings) -> AsyncGenerator[Device, None]:
 
 def _closed() -> AjitError:
     return RuntimeClosed("the device was closed; nothing was started")
+
+
+def _check_no_coroutine(function: Callable[..., object]) -> None:
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
+        getattr(inner, "__call__", None)  # noqa: B004  # not whether it can be called
+    ):
+        raise UsageError(
+            f"{function!r} is a coroutine function, and no event loop runs on the CUDA thread; "
+            f"give device.run a plain function, and await in the loop"
+        )

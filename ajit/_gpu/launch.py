@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ajit._core.params import CType, bfloat16_bits, parse_ctype
 from ajit._gpu import wire
-from ajit._gpu.memory import DeviceBuffer
+from ajit._gpu.dlpack import foreign_array
+from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit.errors import ArgumentError, LaunchError
 
 if TYPE_CHECKING:
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 
     from ajit._gpu.thread import DeviceThread
 
-__all__ = ["Dimensions", "ShapeLimits", "Signature", "pack_shape", "stream_handle"]
+__all__ = ["Dimensions", "ShapeLimits", "Signature", "pack_shape"]
 
 Dimensions: TypeAlias = int | Sequence[int]
 """A grid or a block: a number, or up to three of them, x first."""
 
 _SHAPE = struct.Struct("<7I")
 _OPERATION_BYTES = struct.calcsize("<" + wire.LaunchLayout)
-# A submission of one launch: port, number, stream, what is the same in every launch of the kernel
-# before the shape, the shape, and what is the same behind it. See `wire.LaunchLayout`.
-_SUBMISSION = "<QQQ24s28s20s"
+# A submission of one launch: port, number, stream, deadline, lane, what is the same in every launch
+# of the kernel before the shape, the shape, and what is the same behind it: `wire.LaunchLayout`.
+_SUBMISSION = "<QQQQQ24s28s20s"
 _OPERATION = "<16s28s20s"
 _BEFORE = struct.Struct("<IIIIQ")
 _BEHIND = struct.Struct("<IQQ")
@@ -85,16 +86,21 @@ class Signature:
             self._converters = [(i, convert) for i, convert in enumerate(made) if convert]
 
     def pack(
-        self, port: int, number: int, stream: int, shape: bytes, args: tuple[Any, ...]
+        self, where: tuple[int, int, int, int, int], shape: bytes, args: tuple[Any, ...]
     ) -> bytes:
         """Return the submission of one launch.
+
+        Args:
+            where: Port, number, stream, deadline in nanoseconds, and lane.
+            shape: From `pack_shape`.
+            args: Of the kernel.
 
         Raises:
             ArgumentError: The arguments do not fit the parameters; says which and why.
         """
         values = self._converted(args)
         try:
-            return self._pack(port, number, stream, self._before, shape, self._behind, *values)
+            return self._pack(*where, self._before, shape, self._behind, *values)
         except (struct.error, OverflowError) as error:
             raise self._explained(args, error) from error
 
@@ -179,23 +185,6 @@ class ShapeLimits:
         self.shared_bytes = shared_bytes
 
 
-def stream_handle(stream: object) -> int:
-    """Return the driver's handle of a stream: a number, or an object with ``__cuda_stream__``.
-
-    Raises:
-        ArgumentError: It is neither.
-    """
-    if stream is None:
-        return 0
-    if isinstance(stream, int):
-        return stream
-    protocol = getattr(stream, "__cuda_stream__", None)
-    if protocol is None:
-        detail = f"a {type(stream).__name__} is no stream: it has no __cuda_stream__"
-        raise ArgumentError(operation="launch", detail=detail)
-    return int(protocol()[1])
-
-
 def _three(operation: str, what: str, dimensions: Dimensions) -> tuple[int, int, int]:
     sizes = dimensions if isinstance(dimensions, Sequence) else (dimensions,)
     try:
@@ -257,10 +246,12 @@ def _pointer_converter(thread: DeviceThread) -> Callable[[Any], int]:
             return 0
         if isinstance(value, int) and not isinstance(value, bool):
             return value
-        interface = getattr(value, "__cuda_array_interface__", None)
-        if interface is None or thread.choice.kind != "cuda":
+        if isinstance(value, BufferSlice) and value._thread is thread:  # noqa: SLF001  # the same
+            return value._used(0)  # noqa: SLF001  # the same
+        foreign = foreign_array(value, thread.choice.kind)
+        if foreign is None:
             raise TypeError("not a DeviceBuffer of this device, an address, or None")
-        return int(interface["data"][0])
+        return foreign.address
 
     return to_pointer
 

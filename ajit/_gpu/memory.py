@@ -1,8 +1,6 @@
-"""Device memory and pinned host memory.
+"""Device memory, parts of it, and pinned host memory.
 
-A buffer owns its memory. It is given back by `free()`, by leaving a ``with`` block, by the garbage
-collector, or when the device closes, whichever comes first; giving back only posts (rule R3), and
-the CUDA thread frees when nothing that was submitted before can be using it any more.
+A buffer owns its memory, see `Owned`. A part of a buffer (`buffer[a:b]`) keeps the buffer.
 """
 
 from __future__ import annotations
@@ -10,40 +8,31 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
-from ajit._gpu.wire import Resource
+from ajit._gpu.owned import Owned
+from ajit._gpu.wire import ALL_LANES
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
-
     from ajit._gpu.completion import Port
 
-__all__ = ["DeviceBuffer", "PinnedBuffer"]
+__all__ = ["BufferSlice", "DeviceBuffer", "PinnedBuffer"]
 
 
-class _Buffer:
+class _Buffer(Owned):
     """Memory that the CUDA thread allocated. Made by `Device`, not directly.
 
     Attributes:
         nbytes: Its size in bytes; may be 0.
     """
 
-    __slots__ = ("__weakref__", "_freed", "_pointer", "_port", "_resource", "_thread", "nbytes")
+    __slots__ = ("nbytes",)
+
+    _called = "buffer"
 
     def __init__(self, port: Port, resource: int, nbytes: int) -> None:
-        self._port = port
-        self._thread = port.thread
-        self._resource = resource
-        self._freed = False
         # No driver allocates 0 bytes: such a buffer has a null pointer and owns nothing.
-        self._pointer = int(Resource.from_address(resource).pointer) if resource else 0
+        super().__init__(port, resource, lanes=1)
         self.nbytes = nbytes
-
-    @property
-    def freed(self) -> bool:
-        """Whether it was given back, or its device was closed."""
-        return self._freed or self._port.closed
 
     @property
     def pointer(self) -> int:
@@ -52,33 +41,15 @@ class _Buffer:
         Raises:
             ArgumentError: It was freed.
         """
-        if self.freed:
-            raise ArgumentError(operation=f"use {self!r}", detail="the buffer was freed")
+        self._check()
+        self._lanes = ALL_LANES  # whoever has the address may use it in any stream
         return self._pointer
 
-    def free(self) -> None:
-        """Give the memory back. May be called more than once; submitted work may still use it."""
-        if not self._freed:
-            self._freed = True
-            resource, self._resource = self._resource, 0
-            if resource:
-                self._thread.gone += 1
-                self._thread.post(resource)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.free()
-
-    def __del__(self) -> None:
-        if not getattr(self, "_freed", True):
-            self.free()
+    def _used(self, lane: int) -> int:
+        """Its address, for work in a lane."""
+        self._check()
+        self._lanes |= 1 << lane
+        return self._pointer
 
     def __len__(self) -> int:
         return self.nbytes
@@ -93,18 +64,70 @@ class DeviceBuffer(_Buffer):
 
     __slots__ = ()
 
+    def __getitem__(self, part: slice) -> BufferSlice:
+        """Return a part of it, in bytes: ``buffer[a:b]``.
+
+        Raises:
+            ArgumentError: The part has a step, or is not inside of the buffer.
+        """
+        start = 0 if part.start is None else part.start
+        stop = self.nbytes if part.stop is None else part.stop
+        if part.step not in (None, 1) or not 0 <= start <= stop <= self.nbytes:
+            detail = f"{part} is no part of {self.nbytes} bytes"
+            raise ArgumentError(operation=f"slice {self!r}", detail=detail)
+        return BufferSlice(self, start, stop - start)
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The buffer as a one-dimensional array of bytes, for other libraries on the same GPU."""
-        if self._thread.choice.kind != "cuda":
-            raise AttributeError("memory of the CPU driver is not CUDA memory")
-        return {
-            "shape": (self.nbytes,),
-            "typestr": "|u1",
-            "data": (self.pointer, False),
-            "version": 3,
-            "stream": None,
-        }
+        return _array_interface(self)
+
+
+class BufferSlice:
+    """A part of a buffer. Get it with ``buffer[a:b]``; it keeps the buffer.
+
+    Attributes:
+        buffer: The whole.
+        start: Offset of the first byte.
+        nbytes: Its size in bytes.
+    """
+
+    __slots__ = ("buffer", "nbytes", "start")
+
+    def __init__(self, buffer: DeviceBuffer, start: int, nbytes: int) -> None:
+        self.buffer, self.start, self.nbytes = buffer, start, nbytes
+
+    @property
+    def pointer(self) -> int:
+        """Address of its first byte.
+
+        Raises:
+            ArgumentError: The buffer was freed.
+        """
+        return self.buffer.pointer + self.start
+
+    @property
+    def freed(self) -> bool:
+        """Whether the buffer was given back."""
+        return self.buffer.freed
+
+    @property
+    def _thread(self) -> object:
+        return self.buffer._thread  # noqa: SLF001  # a part and its whole
+
+    def _used(self, lane: int) -> int:
+        return self.buffer._used(lane) + self.start  # noqa: SLF001  # the same
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The part as a one-dimensional array of bytes, for other libraries on the same GPU."""
+        return _array_interface(self)
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def __repr__(self) -> str:
+        return f"<BufferSlice {self.start}:{self.start + self.nbytes} of {self.buffer!r}>"
 
 
 class PinnedBuffer(_Buffer):
@@ -116,3 +139,16 @@ class PinnedBuffer(_Buffer):
         """Return its bytes. The view must not be used once the buffer was freed."""
         memory = (ctypes.c_ubyte * self.nbytes).from_address(self.pointer)
         return memoryview(memory).cast("B")
+
+
+def _array_interface(buffer: DeviceBuffer | BufferSlice) -> dict[str, Any]:
+    whole = buffer.buffer if isinstance(buffer, BufferSlice) else buffer
+    if whole._thread.choice.kind != "cuda":  # noqa: SLF001  # one module
+        raise AttributeError("memory of the CPU driver is not CUDA memory")
+    return {
+        "shape": (buffer.nbytes,),
+        "typestr": "|u1",
+        "data": (buffer.pointer, False),
+        "version": 3,
+        "stream": None,
+    }

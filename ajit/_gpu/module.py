@@ -7,7 +7,10 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
-from ajit._gpu.launch import ShapeLimits, Signature, pack_shape, stream_handle
+from ajit._gpu.completion import deadline_ns
+from ajit._gpu.launch import ShapeLimits, Signature, pack_shape
+from ajit._gpu.operand import mark_used
+from ajit._gpu.stream import stream_target
 from ajit.errors import AjitError, LoadError, RuntimeClosed
 
 if TYPE_CHECKING:
@@ -69,6 +72,7 @@ class Kernel:
         *args: Any,
         shared_bytes: int = 0,
         stream: object = None,
+        deadline_seconds: float | None = None,
     ) -> Ticket[None]:
         """Submit the kernel at once, and return without waiting for it.
 
@@ -76,11 +80,12 @@ class Kernel:
             grid: Blocks: a number, or up to three.
             block: Threads of a block: a number, or up to three.
             *args: One for each declared parameter: numbers, `DeviceBuffer`, an address, None for a
-                null pointer, any object with ``__cuda_array_interface__`` (on a GPU), or the bytes
-                of a struct.
+                null pointer, a part of a buffer, an array that another library has on the device
+                (``__cuda_array_interface__``, DLPack), or the bytes of a struct.
             shared_bytes: Dynamic shared memory of a block.
-            stream: The stream of another library (``__cuda_stream__`` or its handle) to launch in;
-                None takes ajit's own, in which everything runs in the order of submission.
+            stream: A `Stream`, or that of another library (``__cuda_stream__`` or its handle); None
+                takes the device's own, in which everything runs in the order of submission.
+            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
 
         Returns:
             The ticket; await it to wait for the device. It keeps kernel and arguments alive.
@@ -88,7 +93,8 @@ class Kernel:
         Raises:
             ArgumentError: The arguments do not fit the parameters. The driver saw nothing.
             LaunchError: The device cannot run that shape. The driver saw nothing.
-            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted;
+                `Device.submit` waits instead.
             DeviceLost: The context is unusable. Nothing was submitted.
             RuntimeClosed: The device was closed, or the module unloaded. Nothing was submitted.
         """
@@ -99,10 +105,26 @@ class Kernel:
         if self.module.unloaded:
             raise self.module.unloaded_error()
         port, signature = self._port, self._signature
+        if stream is not None or deadline_seconds is not None:
+            return self._launch_in(stream, deadline_seconds, shape, args)
         number = next(port.thread.numbers)
-        handle = 0 if stream is None else stream_handle(stream)
-        submission = signature.pack(port.handle, number, handle, shape, args)
+        submission = signature.pack((port.handle, number, 0, 0, 0), shape, args)
         return port.submit(submission, number, signature.operation, (self, args))
+
+    def _launch_in(
+        self, stream: object, deadline_seconds: float | None, shape: bytes, args: tuple[Any, ...]
+    ) -> Ticket[None]:
+        port, signature = self._port, self._signature
+        number = next(port.thread.numbers)
+        handle, lane = stream_target(stream, port.thread)
+        where = (port.handle, number, handle, deadline_ns(deadline_seconds), lane)
+        submission = signature.pack(where, shape, args)
+        mark_used(args, lane)
+        ticket: Ticket[None] = port.submit(
+            submission, number, signature.operation, (self, args, stream)
+        )
+        ticket.stream = stream
+        return ticket.due_in(deadline_seconds)
 
     def bind(
         self, grid: Dimensions, block: Dimensions, *args: Any, shared_bytes: int = 0
@@ -250,8 +272,6 @@ def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticke
         ctypes.addressof(names),
         len(lowered),
     )
-    number = next(port.thread.numbers)
-    header = wire.SUBMISSION.pack(port.handle, number, 0, 1, len(operation))
 
     def finish(resource: int) -> LoadedModule:
         return LoadedModule(port, resource, artifact, entries)
@@ -260,7 +280,7 @@ def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticke
         return f"entry point {entries[detail - 1].name!r}" if detail else "the module"
 
     keep: Any = (image, names, lowered)
-    ticket = port.submit(header + operation, number, f"load {artifact.name}", keep, finish)
+    ticket = port.submit_operations(operation, f"load {artifact.name}", keep, finish)
     return ticket.explained_by(explain)
 
 

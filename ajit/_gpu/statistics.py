@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit._gpu import wire
 
 if TYPE_CHECKING:
+    from ajit._gpu.health import DeviceHealth
     from ajit._gpu.wire import Counters
 
 __all__ = ["ThreadStatistics", "read_statistics"]
@@ -35,8 +35,11 @@ class ThreadStatistics:
         lost_callbacks: Tickets whose host function never came.
         expired: Tickets that ran past their deadline.
         sleeps: How often the thread went to sleep for want of work.
+        stalls: How often the watchdog found the thread stuck in one operation.
         busy_seconds: How long it has been at what it is doing now; 0.0 while it waits for work.
         lost_code: The sticky driver code that made the context unusable, or 0.
+        heartbeat_path: File with the heartbeat, for `read_heartbeat` in another process; "" if
+            there is none.
     """
 
     name: str
@@ -55,15 +58,22 @@ class ThreadStatistics:
     lost_callbacks: int
     expired: int
     sleeps: int
+    stalls: int
     busy_seconds: float
     lost_code: int
+    heartbeat_path: str = ""
 
 
-def read_statistics(counters: Counters, name: str, loops: int, lost_code: int) -> ThreadStatistics:
+def read_statistics(
+    counters: Counters, health: DeviceHealth, name: str, loops: int, heartbeat_path: str
+) -> ThreadStatistics:
     """Return the counters: each is right by itself, together they are not one instant."""
     values = {field: int(getattr(counters, field)) for field in wire.COUNTERS}
-    entered_ns = values.pop("entered_ns")
-    busy_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - entered_ns if entered_ns else 0
     return ThreadStatistics(
-        name=name, loops=loops, busy_seconds=max(0, busy_ns) / 1e9, lost_code=lost_code, **values
+        name=name,
+        loops=loops,
+        busy_seconds=health.since_seconds,
+        lost_code=health.lost_code,
+        heartbeat_path=heartbeat_path,
+        **values,
     )

@@ -14,12 +14,14 @@ import functools
 import itertools
 import os
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ajit._bridge import Promise
 from ajit._gpu import wire
 from ajit._gpu.completion import Port
+from ajit._gpu.health import DeviceHealth, dump_signal, health_of
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
 from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["DeviceThread", "running_threads"]
 
 T = TypeVar("T")
+
+STOP_AGAIN_SECONDS = 0.05
+"""How often the last to leave tries to put the stop into a full ring. Arbitrary."""
 
 
 class DeviceThread:
@@ -63,6 +68,9 @@ class DeviceThread:
             capacity=settings.ring_capacity,
             spin_ns=int(settings.spin_seconds * 1e9) if len(os.sched_getaffinity(0)) > 1 else 0,
             deadline_ns=int(settings.ticket_deadline_seconds * 1e9),
+            memory_limit_bytes=settings.device_memory_limit_bytes,
+            stall_ns=int(settings.stall_seconds * 1e9),
+            dump_signal=dump_signal() if settings.stall_seconds else 0,
             ordinal=choice.ordinal,
         )
         self.handle = self._library.create(os.fsencode(choice.path), ctypes.byref(options))
@@ -119,11 +127,18 @@ class DeviceThread:
             self._submit_stop(port)
 
     def _submit_stop(self, port: int) -> None:
-        operation = wire.SIMPLE.pack(wire.STOP, wire.SIMPLE.size, 0)
-        header = wire.SUBMISSION.pack(port, next(self.numbers), 0, 1, len(operation))
-        answer = wire.FULL
-        while answer == wire.FULL and not self._ended:
-            answer = self._library.submit(header + operation)
+        submission = wire.submission(port, next(self.numbers), wire.simple(wire.STOP))
+        if self._library.submit(submission) == wire.FULL:
+            # Nobody's loop waits for a ring that a hanging driver keeps full.
+            threading.Thread(
+                target=self._keep_stopping, args=(port, submission), daemon=True
+            ).start()
+        else:
+            self._library.port_release(port)
+
+    def _keep_stopping(self, port: int, submission: bytes) -> None:
+        while self._library.submit(submission) == wire.FULL and not self._ended:
+            time.sleep(STOP_AGAIN_SECONDS)
         self._library.port_release(port)
 
     async def wait_ended(self) -> None:
@@ -153,10 +168,15 @@ class DeviceThread:
         self.ports.add(port)
         return port
 
-    def post(self, resource: int) -> None:
-        """Give a resource back, from finalizers as well: never fails, never waits (R3)."""
+    def post(self, resource: int, lanes: int = wire.ALL_LANES) -> None:
+        """Give a resource back, from finalizers as well: never fails, never waits (R3).
+
+        Args:
+            resource: Its address.
+            lanes: Bit i is set if work in lane i may be using it.
+        """
         if not self.forked:
-            self._library.post(self.handle, resource)
+            self._library.post(self.handle, resource, lanes)
 
     def call(self, port: Port, function: Callable[[], T]) -> Ticket[Callable[[], T]]:
         """Run a function on the CUDA thread, after everything that was submitted before it.
@@ -166,22 +186,21 @@ class DeviceThread:
         """
         number = next(self.numbers)
         call = self._calls[number] = _Call(function)
-        operation = wire.SIMPLE.pack(wire.CALL, wire.SIMPLE.size, 0)
-        header = wire.SUBMISSION.pack(port.handle, number, 0, 1, len(operation))
+        submission = wire.submission(port.handle, number, wire.simple(wire.CALL))
         try:
             name = f"call {getattr(function, '__qualname__', function)}"
-            return port.submit(header + operation, number, name, call, lambda _: call.outcome)
+            return port.submit(submission, number, name, call, lambda _: call.outcome)
         except AjitError:
             del self._calls[number]
             raise
 
     async def close_port(self, port: Port) -> None:
         """Free all resources of a port whose tickets are done."""
-        operation = wire.SIMPLE.pack(wire.CLOSE_PORT, wire.SIMPLE.size, 0)
+        if self._ended or self.forked:
+            return
         number = next(self.numbers)
-        header = wire.SUBMISSION.pack(port.handle, number, 0, 1, len(operation))
-        if not self._ended and not self.forked:
-            await port.submit_last(header + operation, number)
+        submission = wire.submission(port.handle, number, wire.simple(wire.CLOSE_PORT))
+        await (await port.patiently(lambda: port.submit_last(submission, number)))
 
     @property
     def alive(self) -> bool:
@@ -200,10 +219,27 @@ class DeviceThread:
 
     def statistics(self) -> ThreadStatistics:
         """Return counters and state."""
-        address = self.handle + self._library.layout["executor_counters"]
-        return read_statistics(
-            wire.Counters.from_address(address), self.name, self._users, self.lost_code
+        counters = wire.Counters.from_address(self._address("counters"))
+        return read_statistics(counters, self.health(), self.name, self._users, self._beat_path())
+
+    def health(self) -> DeviceHealth:
+        """Return how the thread is, without asking it."""
+        tail, head = (_word(self._address(end)) for end in ("tail", "head"))
+        address = _word(self._address("heartbeat"))
+        return health_of(
+            ctypes.string_at(address, wire.HEARTBEAT.size),
+            alive=self.alive and self._start_code == 0 and not self.forked,
+            stall_seconds=self.settings.stall_seconds,
+            waiting=tail - head,
         )
+
+    def _address(self, field: str) -> int:
+        assert self.handle is not None
+        return int(self.handle + self._library.layout[f"executor_{field}"])
+
+    def _beat_path(self) -> str:
+        fd = ctypes.c_int.from_address(self._address("heartbeat_fd")).value
+        return f"/proc/{os.getpid()}/fd/{fd}" if fd >= 0 else ""
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "forked" if self.forked else "running"
@@ -293,6 +329,10 @@ def _forked() -> AjitError:
         "this process is a fork of the one that opened the device; the CUDA thread stayed there. "
         "Open a runtime in this process, or start it with spawn"
     )
+
+
+def _word(address: int) -> int:
+    return ctypes.c_uint64.from_address(address).value
 
 
 def running_threads() -> list[str]:

@@ -15,43 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 __all__ = [
-    "ACCEPTED",
-    "ALLOC",
-    "ALLOC_HOST",
-    "CALL",
-    "CLOSE_PORT",
-    "COPY",
-    "COPY_ON_DEVICE",
-    "COPY_TO_DEVICE",
-    "COPY_TO_HOST",
-    "EXPIRED",
-    "FILL",
-    "FULL",
-    "IS_LOST",
-    "LAUNCH",
-    "LOAD",
-    "LOST",
-    "MARK",
-    "NATIVE",
-    "NO_MEMORY",
-    "RECORD",
-    "RECORDS",
-    "RETIRED",
-    "SETTLED",
-    "SIMPLE",
-    "STOP",
-    "STOPPED",
-    "SUBMISSION",
-    "Counters",
-    "DeviceInfo",
-    "FillLayout",
-    "Function",
-    "LaunchLayout",
-    "Library",
-    "LoadLayout",
-    "Options",
-    "Resource",
-    "library",
+    "ACCEPTED", "ALLOC", "ALLOC_HOST", "ALL_LANES", "CALL", "CAPTURE", "CLOSE_PORT", "COPIES",
+    "COPY", "COPY_ON_DEVICE", "COPY_TO_DEVICE", "COPY_TO_HOST", "ELAPSED", "ELAPSED_LAYOUT",
+    "EXPIRED", "FILL", "FULL", "HEARTBEAT", "HEARTBEAT_MAGIC", "IS_LOST", "JOIN", "LAUNCH",
+    "LAUNCH_GRAPH", "LOAD", "LOST", "MAKE_EVENT", "MAKE_STREAM", "MARK", "NATIVE", "NO_MEMORY",
+    "OPERATIONS", "RECORD", "RECORDS", "RECORD_EVENT", "RETIRED", "SETTLED", "SHARED_LANE",
+    "SIMPLE", "STEP", "STEPPED", "STOP", "STOPPED", "SUBMISSION", "WAIT", "Counters", "DeviceInfo",
+    "FillLayout", "Function", "LaunchLayout", "Library", "LoadLayout", "Options", "Resource",
+    "library", "simple", "submission",
 ]  # fmt: skip
 
 NATIVE: Final = Path(__file__).parent / "native"
@@ -59,15 +30,31 @@ NATIVE: Final = Path(__file__).parent / "native"
 
 # Operations.
 LAUNCH, COPY_TO_DEVICE, COPY_TO_HOST, COPY_ON_DEVICE, FILL, MARK = 1, 2, 3, 4, 5, 6
-ALLOC, ALLOC_HOST, LOAD = 16, 17, 18
+RECORD_EVENT, WAIT, STEP, COPIES, JOIN, LAUNCH_GRAPH = 7, 8, 9, 10, 11, 12
+ALLOC, ALLOC_HOST, LOAD, MAKE_STREAM, MAKE_EVENT, ELAPSED, CAPTURE = 16, 17, 18, 19, 20, 21, 22
 CLOSE_PORT, CALL, STOP = 32, 33, 34
+
+OPERATIONS: Final = {
+    LAUNCH: "launch", COPY_TO_DEVICE: "copy to the device", COPY_TO_HOST: "copy to the host",
+    COPY_ON_DEVICE: "copy on the device", FILL: "fill", MARK: "mark", RECORD_EVENT: "record",
+    WAIT: "wait for an event", STEP: "step", COPIES: "copies", JOIN: "wait for a stream",
+    LAUNCH_GRAPH: "launch a graph", ALLOC: "allocate", ALLOC_HOST: "allocate pinned memory",
+    LOAD: "load", MAKE_STREAM: "make a stream", MAKE_EVENT: "make an event",
+    ELAPSED: "elapsed time", CAPTURE: "capture", CALL: "run Python", 48: "free", 49: "ask a stream",
+}  # fmt: skip
+"""What the heartbeat's operation is called."""
+
 # Answers of submit.
 ACCEPTED, FULL, STOPPED, LOST, NO_MEMORY = 0, 1, 2, 3, 4
 # Flags of a record.
-SETTLED, RETIRED, IS_LOST, EXPIRED = 1, 2, 4, 8
+SETTLED, RETIRED, IS_LOST, EXPIRED, STEPPED = 1, 2, 4, 8, 16
 
-SUBMISSION: Final = struct.Struct("<QQQII")
-"""Port, number, stream, count of operations, their bytes."""
+ALL_LANES: Final = (1 << 64) - 1
+SHARED_LANE: Final = 63
+"""Of streams that the executor did not make."""
+
+SUBMISSION: Final = struct.Struct("<QQQQQII")
+"""Port, number, stream, deadline in nanoseconds, lane, count of operations, their bytes."""
 LaunchLayout: Final = "IIQ28sIQQ"
 """Opcode, bytes, function, grid, block and shared bytes as packed before, argument bytes, 0, 0."""
 COPY: Final = struct.Struct("<IIQQQ")
@@ -77,7 +64,12 @@ FillLayout: Final = struct.Struct("<IIQQQ")
 LoadLayout: Final = struct.Struct("<IIQQQ")
 """Opcode, bytes, image, names, count."""
 SIMPLE: Final = struct.Struct("<IIQ")
-"""Opcode, bytes, size: an allocation, or an operation that has no fields."""
+"""Opcode, bytes, and the one number that most operations have."""
+ELAPSED_LAYOUT: Final = struct.Struct("<IIQQQ")
+"""Opcode, bytes, start, end, 0."""
+HEARTBEAT: Final = struct.Struct("<9Q")
+"""Magic, pid, entered, operation, number, progress, in flight, oldest, lost."""
+HEARTBEAT_MAGIC: Final = 0x3130544145424A41
 
 RECORDS: Final = 256
 RECORD: Final = struct.Struct("<QiIQQQ")
@@ -91,7 +83,8 @@ class Options(ctypes.Structure):
 
     _fields_ = (
         ("capacity", _u64), ("spin_ns", _u64), ("deadline_ns", _u64),
-        ("ordinal", _i32), ("reserved", _i32),
+        ("memory_limit_bytes", _u64), ("stall_ns", _u64),
+        ("ordinal", _i32), ("dump_signal", _i32),
     )  # fmt: skip
 
 
@@ -109,7 +102,7 @@ class DeviceInfo(ctypes.Structure):
 COUNTERS = (
     "dispatched", "settled", "failed", "launches", "copies", "allocations", "loads", "in_flight",
     "live_memory_bytes", "live_resources", "deferred_frees", "lost_callbacks", "expired", "sleeps",
-    "entered_ns",
+    "stalls",
 )  # fmt: skip
 
 
@@ -141,7 +134,8 @@ class Resource(ctypes.Structure):
 LAYOUT = (
     "submission", "launch", "copy", "fill", "alloc", "load", "record", "function", "device_info",
     "counters", "options", "port_wanted", "port_records", "port_event_fd", "executor_info",
-    "executor_counters", "executor_error", "executor_lost",
+    "executor_counters", "executor_error", "executor_lost", "executor_heartbeat",
+    "executor_heartbeat_fd", "executor_tail", "executor_head", "elapsed", "heartbeat",
 )  # fmt: skip
 
 
@@ -158,7 +152,7 @@ class Library:
         self.create = _typed(quick.ajit_executor_create, pointer, ctypes.c_char_p, pointer)
         self.destroy = _typed(quick.ajit_executor_destroy, None, pointer)
         self.submit = _typed(quick.ajit_submit, ctypes.c_int, ctypes.c_char_p)
-        self.post = _typed(quick.ajit_post, None, pointer, pointer)
+        self.post = _typed(quick.ajit_post, None, pointer, pointer, _u64)
         self.port_create = _typed(quick.ajit_port_create, pointer, pointer, _u64, _u64)
         self.port_release = _typed(quick.ajit_port_release, None, pointer)
         self.port_drain = _typed(quick.ajit_port_drain, ctypes.c_uint32, pointer)
@@ -170,6 +164,28 @@ class Library:
         sizes = (_u64 * len(LAYOUT))()
         _typed(quick.ajit_layout, None, ctypes.POINTER(_u64))(sizes)
         self.layout = dict(zip(LAYOUT, sizes, strict=True))
+
+
+def submission(
+    port: int,
+    number: int,
+    operations: bytes,
+    *,
+    count: int = 1,
+    target: tuple[int, int] = (0, 0),
+    deadline_ns: int = 0,
+) -> bytes:
+    """Return a submission of operations. `target` is a stream's handle and its lane."""
+    handle, lane = target
+    return (
+        SUBMISSION.pack(port, number, handle, deadline_ns, lane, count, len(operations))
+        + operations
+    )
+
+
+def simple(opcode: int, value: int = 0) -> bytes:
+    """Return an operation that has one number, or none."""
+    return SIMPLE.pack(opcode, SIMPLE.size, value)
 
 
 def _typed(function: Any, result: Any, *arguments: Any) -> Any:

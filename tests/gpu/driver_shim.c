@@ -38,7 +38,10 @@ __attribute__((used)) void shim_check(void)
     DO(cuMemcpyDtoDAsync_v2) DO(cuMemsetD8Async) DO(cuModuleLoadData) DO(cuModuleUnload)      \
     DO(cuModuleGetFunction) DO(cuFuncLoad) DO(cuFuncGetParamInfo) DO(cuFuncGetAttribute)      \
     DO(cuFuncSetAttribute) DO(cuLaunchKernel) DO(cuLaunchHostFunc)                            \
-    DO(cuThreadExchangeStreamCaptureMode)
+    DO(cuThreadExchangeStreamCaptureMode) DO(cuStreamWaitEvent) DO(cuEventCreate)             \
+    DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)       \
+    DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                     \
+    DO(cuMemcpyBatchAsync_v2)
 
 ALL(STUB)
 

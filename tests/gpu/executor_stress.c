@@ -93,7 +93,7 @@ static void one_round(struct ajit_port *port, int round)
     for (int i = 0; i < BURST; i++)
         submit(port, &fill, sizeof fill);
     submit_simple(port, AJIT_CALL, 0);
-    ajit_post(executor, memory); /* while the fills are in flight */
+    ajit_post(executor, memory, ~(uint64_t)0); /* while the fills are in flight */
     uint64_t last = submit_simple(port, AJIT_MARK, 0);
     open = BURST + 2;
     finish(port, &open, round % 2 ? last : 0);

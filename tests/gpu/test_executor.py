@@ -64,6 +64,8 @@ def test_python_mirrors_the_layout():
     assert layout["function"] == ctypes.sizeof(wire.Function)
     assert layout["device_info"] == ctypes.sizeof(wire.DeviceInfo)
     assert layout["counters"] == ctypes.sizeof(wire.Counters)
+    assert layout["elapsed"] == wire.ELAPSED_LAYOUT.size
+    assert layout["heartbeat"] == wire.HEARTBEAT.size
     assert layout["options"] == ctypes.sizeof(wire.Options)
 
 

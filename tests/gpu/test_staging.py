@@ -21,7 +21,7 @@ OUT_OF_MEMORY = 2
 async def staging_device(**settings):
     """A device that stages its copies."""
     async with cpu_device(**settings) as device:
-        device.stages_copies = True
+        device._transfers.stages = True
         yield device
 
 
@@ -36,7 +36,7 @@ async def test_staged_copies_are_exact(nbytes):
 
         assert np.array_equal(out, source)
         assert await device.download(buffer) == source.tobytes()
-        assert (device._staging.held_bytes > 0) == (nbytes > STAGED_FROM_BYTES)
+        assert (device._transfers.pool.held_bytes > 0) == (nbytes > STAGED_FROM_BYTES)
 
 
 async def test_the_pool_is_bounded_and_used_again():
@@ -47,7 +47,7 @@ async def test_the_pool_is_bounded_and_used_again():
             for _ in range(8):
                 tasks.start_soon(_round_trip, device, source)
 
-        assert device._staging.held_bytes <= 2 * MiB
+        assert device._transfers.pool.held_bytes <= 2 * MiB
         assert device.statistics().allocations <= 8 + 2
 
 
@@ -62,7 +62,7 @@ async def test_other_sizes_make_room_for_each_other():
         for nbytes in (MiB, MiB // 2, MiB // 4, MiB):
             buffer = await device.upload(bytes(nbytes))
             assert await device.download(buffer) == bytes(nbytes)
-            assert device._staging.held_bytes <= MiB
+            assert device._transfers.pool.held_bytes <= MiB
 
 
 async def test_what_does_not_fit_goes_without(faults):
@@ -70,18 +70,18 @@ async def test_what_does_not_fit_goes_without(faults):
     async with staging_device(pinned_pool_bytes=STAGED_FROM_BYTES) as device:
         buffer = await device.upload(bytes(MiB))
         assert await device.download(buffer) == bytes(MiB)
-        assert device._staging.held_bytes == 0
+        assert device._transfers.pool.held_bytes == 0
     async with staging_device() as device:
         faults.inject("cuMemHostAlloc", OUT_OF_MEMORY)
         buffer = await device.upload(bytes(MiB))
-        assert device._staging.held_bytes == 0
+        assert device._transfers.pool.held_bytes == 0
 
 
 async def test_a_cancelled_copy_returns_its_loan_when_the_device_is_done(faults):
     """Page-locked memory is not lent again while the device may still touch it."""
     async with staging_device() as device:
         await device.upload(bytes(MiB))
-        pool = device._staging
+        pool = device._transfers.pool
         with faults.held(), anyio.move_on_after(0.1) as scope:
             await device.upload(bytes(MiB))
 

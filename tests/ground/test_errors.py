@@ -82,6 +82,7 @@ ERRORS = {
         ((), ABOUT_THE_DEVICE,
          ["launch of scale", "700", "CUDA_ERROR_ILLEGAL_ADDRESS", "in stream 3"]),
     ),
+    "CaptureMiss": (("scale",), {}, ["scale", "not loaded", "before"]),
     "ArgumentError": (
         (), {"operation": "launch of scale", "detail": "argument 1 is no int", "index": 1},
         ["launch of scale", "argument 1 is no int"],

@@ -46,6 +46,8 @@ OTHER_VALUES = {
     "spin_seconds": ("0", 0.0),
     "ring_capacity": ("64", 64),
     "pinned_pool_bytes": ("65536", 65536),
+    "device_memory_limit_bytes": ("1048576", 1048576),
+    "stall_seconds": ("0", 0.0),
 }
 
 

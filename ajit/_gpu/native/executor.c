@@ -14,7 +14,8 @@ struct ajit_executor *ajit_executor_create(const char *library, const struct aji
     executor->deferred_end = &executor->deferred;
     executor->resources.next = executor->resources.previous = &executor->resources;
     executor->slots = calloc(options->capacity, sizeof *executor->slots);
-    if (!executor->slots || strlen(library) >= sizeof executor->library) {
+    if (ajit_heartbeat_open(executor) || !executor->slots ||
+        strlen(library) >= sizeof executor->library) {
         ajit_executor_destroy(executor);
         return NULL;
     }
@@ -40,6 +41,7 @@ void ajit_executor_destroy(struct ajit_executor *executor)
         resource = next;
     }
     free(executor->slots);
+    ajit_heartbeat_close(executor);
     free(executor);
 }
 
@@ -52,6 +54,8 @@ static struct ajit_ticket *make_ticket(const struct ajit_submission *submission)
     ticket->port = (struct ajit_port *)(uintptr_t)submission->port;
     ticket->number = submission->number;
     ticket->stream = (CUstream)(uintptr_t)submission->stream;
+    ticket->lane = submission->lane;
+    ticket->deadline_ns = submission->deadline_ns;
     ticket->count = submission->count;
     ticket->bytes = submission->bytes;
     ticket->submitted_ns = ajit_now_ns();
@@ -96,7 +100,10 @@ void ajit_layout(uint64_t *sizes)
         offsetof(struct ajit_port, wanted), offsetof(struct ajit_port, records),
         offsetof(struct ajit_port, event_fd), offsetof(struct ajit_executor, info),
         offsetof(struct ajit_executor, counters), offsetof(struct ajit_executor, error),
-        offsetof(struct ajit_executor, lost),
+        offsetof(struct ajit_executor, lost), offsetof(struct ajit_executor, heartbeat),
+        offsetof(struct ajit_executor, heartbeat_fd), offsetof(struct ajit_executor, tail),
+        offsetof(struct ajit_executor, head), sizeof(struct ajit_elapsed),
+        sizeof(struct ajit_heartbeat),
     };
     memcpy(sizes, known, sizeof known);
 }

@@ -8,7 +8,8 @@
  *   R2  Nothing here takes the GIL on a thread of the driver: the one host function is C, gets a
  *       ticket, and at most writes an eventfd.
  *   R3  Finalizers never call the driver: they post (`ajit_release`), which cannot fail or wait.
- *   R4  No lock is held while waiting for the GIL: there is no lock here at all.
+ *   R4  No lock is held while waiting for the GIL: the only lock here is the watchdog's, which only
+ *       native threads take.
  *   R5  No Python symbol in here.
  *
  * Who owns what. A `ticket` is one submission: it is made by the submitting thread, put on the
@@ -19,205 +20,13 @@
 #ifndef AJIT_EXECUTOR_H
 #define AJIT_EXECUTOR_H
 
-#include <stdalign.h>
-#include <stdatomic.h>
-#include <stdbool.h>
+#include <pthread.h>
 
-#include "executor_driver.h"
+#include "executor_parts.h"
 
 #define AJIT_API __attribute__((visibility("default")))
 
-/* --- what Python submits --------------------------------------------------------------------- */
-
-enum ajit_opcode {
-    /* Work: goes to the driver at once, in the order of submission. */
-    AJIT_LAUNCH = 1,
-    AJIT_COPY_TO_DEVICE = 2,
-    AJIT_COPY_TO_HOST = 3,
-    AJIT_COPY_ON_DEVICE = 4,
-    AJIT_FILL = 5,
-    AJIT_MARK = 6, /* nothing: the ticket is done when everything before it is */
-    /* Service, the second lane: waits while there is work. */
-    AJIT_ALLOC = 16,
-    AJIT_ALLOC_HOST = 17,
-    AJIT_LOAD = 18,
-    /* For the serve loop itself; alone in their submission. */
-    AJIT_CLOSE_PORT = 32,
-    AJIT_CALL = 33,
-    AJIT_STOP = 34,
-};
-
-/* The layouts are mirrored in ajit/_gpu/wire.py, and a test compares their sizes. */
-struct ajit_submission {
-    uint64_t port;
-    uint64_t number;
-    uint64_t stream; /* 0: the executor's own */
-    uint32_t count;  /* operations that follow */
-    uint32_t bytes;  /* of all of them */
-};
-
-struct ajit_operation {
-    uint32_t opcode;
-    uint32_t bytes; /* with this header; a multiple of 16 */
-};
-
-struct ajit_launch {
-    struct ajit_operation header;
-    uint64_t function;
-    uint32_t grid[3];
-    uint32_t block[3];
-    uint32_t shared_bytes;
-    uint32_t argument_bytes;
-    uint64_t reserved[2]; /* the arguments follow at a multiple of 16 */
-};
-
-struct ajit_copy {
-    struct ajit_operation header;
-    uint64_t target; /* 0: what this submission's AJIT_ALLOC returned */
-    uint64_t source;
-    uint64_t size;
-};
-
-struct ajit_fill {
-    struct ajit_operation header;
-    uint64_t target;
-    uint64_t size;
-    uint64_t value;
-};
-
-struct ajit_alloc {
-    struct ajit_operation header;
-    uint64_t size;
-};
-
-struct ajit_load {
-    struct ajit_operation header;
-    uint64_t image;
-    uint64_t names; /* const char *const * */
-    uint64_t count;
-};
-
-enum ajit_refusal {
-    AJIT_ACCEPTED = 0,
-    AJIT_FULL = 1,
-    AJIT_STOPPED = 2,
-    AJIT_LOST = 3,
-    AJIT_NO_MEMORY = 4,
-};
-
-/* Inside: memory is used up now, and frees are on their way. */
-enum { AJIT_LATER = -2 };
-
-/* --- what Python gets back ------------------------------------------------------------------- */
-
-enum ajit_flag {
-    AJIT_SETTLED = 1, /* the outcome is known: awaiting tasks go on */
-    AJIT_RETIRED = 2, /* the device does not touch the ticket's memory any more */
-    AJIT_IS_LOST = 4, /* the code is that of a context that is unusable from now on */
-    AJIT_EXPIRED = 8, /* past the deadline, and the device is still at it */
-};
-
-struct ajit_record {
-    uint64_t number;
-    int32_t code;
-    uint32_t flags;
-    uint64_t value;  /* address of the resource that was made */
-    uint64_t detail; /* index of the operation that failed; for a load, 1 + index of the name */
-    uint64_t nanoseconds; /* from submission to the end of the work on the device */
-};
-
-#define AJIT_RECORDS 256
-
-/* --- resources ------------------------------------------------------------------------------- */
-
-#define AJIT_MAX_PARAMS 256
-
-struct ajit_function {
-    CUfunction handle;
-    uint32_t param_count;
-    uint32_t param_bytes;
-    int32_t max_threads, shared_bytes, local_bytes, registers, max_dynamic_shared_bytes;
-    int32_t reserved;
-    uint32_t *param_offsets; /* param_count offsets, then as many sizes */
-};
-
-/* What a free may do to the work that is going on: cuMemFree can wait for the device. */
-enum ajit_urgency {
-    AJIT_WHEN_IDLE, /* nothing may be in flight, or it has waited for long */
-    AJIT_WHEN_SAFE, /* nothing in flight may be using it */
-    AJIT_AT_ONCE,   /* the thread ends */
-};
-
-enum ajit_resource_kind { AJIT_MEMORY = 1, AJIT_HOST_MEMORY = 2, AJIT_MODULE = 3 };
-
-struct ajit_resource {
-    uint64_t kind;
-    uint64_t pointer; /* device or host address, or the CUmodule */
-    uint64_t size;    /* bytes; for a module the number of functions */
-    struct ajit_function *functions;
-    /* What stands below belongs to the CUDA thread, save `posted`, the link of the post box. */
-    struct ajit_port *port;
-    struct ajit_resource *previous, *next;
-    struct ajit_resource *posted;
-    uint64_t after; /* dispatch number that must have retired before this is freed */
-    uint64_t deferred_ns;
-    bool alive;     /* the driver still has it */
-    bool released;  /* Python has given it back: free the record too */
-};
-
-/* --- tickets --------------------------------------------------------------------------------- */
-
-enum ajit_state {
-    AJIT_IN_FLIGHT,
-    AJIT_FINISHED,      /* settled and retired */
-    AJIT_OVERDUE,       /* settled by its deadline, not retired */
-    AJIT_OVERDUE_ENDED, /* settled by its deadline, and retired later */
-};
-
-struct ajit_ticket;
-
-struct ajit_note { /* one message to an event loop */
-    struct ajit_note *next;
-    struct ajit_ticket *ticket;
-    uint32_t flags;
-};
-
-struct ajit_ticket {
-    struct ajit_note settled, retired;
-    struct ajit_ticket *next; /* in a queue of the CUDA thread */
-    struct ajit_port *port;
-    struct ajit_resource *made;
-    uint64_t number;
-    uint64_t sequence; /* dispatch number */
-    CUstream stream;
-    uint64_t detail;
-    uint64_t submitted_ns, dispatched_ns;
-    _Atomic uint64_t finished_ns; /* the host function and the deadline may write at once */
-    int32_t code;
-    uint32_t count, bytes;
-    bool has_callback;
-    _Atomic int state;
-    _Atomic int references;
-    alignas(16) unsigned char operations[];
-};
-
-/* --- ports: the way to one event loop --------------------------------------------------------- */
-
-struct ajit_port {
-    _Atomic(struct ajit_note *) head; /* newest first; AJIT_PORT_CLOSED once nobody reads any more */
-    _Atomic int spinning;             /* the loop's thread looks at `head` by itself */
-    _Atomic int references;           /* the owner and every ticket */
-    int event_fd;
-    struct ajit_executor *executor;
-    /* Below: the loop's thread only. */
-    struct ajit_note *pending; /* taken from `head`, oldest first, not handed over yet */
-    uint64_t wanted;           /* the ticket that `ajit_port_wait` spins for, or 0; set by Python */
-    uint64_t hogged_ns;        /* spun since other tasks had a turn; Python sets it to 0 */
-    uint64_t spin_ns, hog_ns;  /* limits of one wait, and of all since the last turn */
-    uint64_t average_ns;       /* recent time from submission to completion */
-    uint32_t skipped;          /* waits since the last that spun */
-    struct ajit_record records[AJIT_RECORDS];
-};
+#define AJIT_LANES 64
 
 /* --- the executor ---------------------------------------------------------------------------- */
 
@@ -230,32 +39,9 @@ struct ajit_queue { /* first in, first out; the CUDA thread only */
     struct ajit_ticket *first, *last;
 };
 
-struct ajit_device_info {
-    char name[256];
-    uint64_t total_memory_bytes;
-    int32_t driver_version;
-    int32_t major, minor;
-    int32_t max_threads;
-    int32_t max_block[3];
-    int32_t max_grid[3];
-    int32_t shared_bytes, shared_optin_bytes;
-    int32_t warp_size, multiprocessors;
-};
-
-/* Written by the CUDA thread, read by anybody: each number is right by itself. */
-struct ajit_counters {
-    _Atomic uint64_t dispatched, settled, failed, launches, copies, allocations, loads;
-    _Atomic uint64_t in_flight, live_memory_bytes, live_resources, deferred_frees;
-    _Atomic uint64_t lost_callbacks, expired, sleeps;
-    _Atomic uint64_t entered_ns; /* when the thread entered what it is doing now; 0: it waits */
-};
-
-struct ajit_options {
-    uint64_t capacity; /* of the ring, a power of two */
-    uint64_t spin_ns;
-    uint64_t deadline_ns;
-    int32_t ordinal;
-    int32_t reserved;
+struct ajit_lane { /* the tickets in flight of one stream, oldest first; see executor_flight.c */
+    struct ajit_queue flight;
+    bool taken;
 };
 
 struct ajit_executor {
@@ -266,7 +52,14 @@ struct ajit_executor {
     char library[512], error[512];
     CUdevice device;
     CUcontext context;
-    CUstream stream;
+    CUstream stream, capture_stream;
+    CUevent join_event;
+    struct ajit_heartbeat *heartbeat;
+    int heartbeat_fd; /* -1: the heartbeat is in memory of this process only */
+    pthread_t watchdog;
+    pthread_mutex_t watchdog_lock; /* guards the two below; never held in a call of the driver */
+    pthread_cond_t watchdog_wakes;
+    bool watchdog_runs, watchdog_ends;
     _Atomic int lost; /* the sticky code, or 0 */
     _Atomic int stopped;
     _Atomic int submitting; /* threads inside ajit_submit */
@@ -277,14 +70,16 @@ struct ajit_executor {
     alignas(64) _Atomic uint32_t asleep;
     _Atomic(struct ajit_resource *) posts;
     /* Below: the CUDA thread only. */
-    struct ajit_queue service, flight;
+    struct ajit_queue service;
+    struct ajit_lane lanes[AJIT_LANES];
+    uint64_t busy_lanes; /* bit i: lane i has tickets in flight */
     struct ajit_resource *held;     /* posts taken, waiting for the ring to pass `held_until` */
     uint64_t held_until;
     struct ajit_resource *deferred; /* to be freed, oldest first */
     struct ajit_resource **deferred_end;
     struct ajit_resource resources; /* list head of all that the driver has */
     struct ajit_ticket *call;       /* the AJIT_CALL that Python runs now */
-    uint64_t next_sequence, retired_sequence;
+    uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
     bool starved;  /* the first of the second lane waits for memory */
     bool stopping; /* nothing waits any more */
@@ -294,7 +89,7 @@ struct ajit_executor {
 AJIT_API struct ajit_executor *ajit_executor_create(const char *library, const struct ajit_options *);
 AJIT_API void ajit_executor_destroy(struct ajit_executor *);
 AJIT_API int ajit_submit(const struct ajit_submission *);
-AJIT_API void ajit_post(struct ajit_executor *, struct ajit_resource *);
+AJIT_API void ajit_post(struct ajit_executor *, struct ajit_resource *, uint64_t lanes);
 AJIT_API struct ajit_port *ajit_port_create(struct ajit_executor *, uint64_t spin_ns,
                                             uint64_t hog_ns);
 AJIT_API void ajit_port_release(struct ajit_port *);
@@ -310,6 +105,7 @@ AJIT_API int ajit_serve_end(struct ajit_executor *);
 
 /* Inside. */
 uint64_t ajit_now_ns(void);
+void ajit_device_close(struct ajit_executor *);
 
 bool ajit_ring_push(struct ajit_executor *, struct ajit_ticket *);
 struct ajit_ticket *ajit_ring_pop(struct ajit_executor *);
@@ -323,16 +119,38 @@ struct ajit_ticket *ajit_queue_pop(struct ajit_queue *);
 void ajit_ticket_drop(struct ajit_ticket *);
 void ajit_ticket_settle(struct ajit_executor *, struct ajit_ticket *, int code);
 void ajit_ticket_on_done(void *ticket);
+bool ajit_ticket_retired(struct ajit_ticket *);
+void ajit_ticket_expire(struct ajit_executor *, struct ajit_ticket *, uint64_t now);
+int ajit_ticket_step(struct ajit_executor *, struct ajit_ticket *, uint64_t index);
 
 void ajit_flight_add(struct ajit_executor *, struct ajit_ticket *);
 void ajit_flight_retire(struct ajit_executor *);
 void ajit_flight_sweep(struct ajit_executor *);
 void ajit_flight_lose(struct ajit_executor *, int code);
+bool ajit_flight_uses(const struct ajit_executor *, const struct ajit_resource *);
+int ajit_flight_count(const struct ajit_executor *);
+uint64_t ajit_lane_take(struct ajit_executor *);
+void ajit_lane_leave(struct ajit_executor *, uint64_t lane);
 
 void ajit_port_push(struct ajit_port *, struct ajit_note *, uint32_t flags);
 void ajit_port_drop(struct ajit_port *);
 
 void ajit_perform(struct ajit_executor *, struct ajit_ticket *);
+int ajit_operate_all(struct ajit_executor *, struct ajit_ticket *, uint32_t first, bool *enqueued);
+int ajit_copy(struct ajit_executor *, struct ajit_ticket *, const struct ajit_operation *);
+
+int ajit_stream_make(struct ajit_executor *, struct ajit_ticket *, int64_t priority);
+int ajit_stream_join(struct ajit_executor *, struct ajit_ticket *, uint64_t other);
+int ajit_event_make(struct ajit_executor *, struct ajit_ticket *, uint64_t flags);
+int ajit_event_elapsed(struct ajit_executor *, struct ajit_ticket *, const struct ajit_elapsed *);
+int ajit_graph_make(struct ajit_executor *, struct ajit_ticket *);
+
+int ajit_heartbeat_open(struct ajit_executor *);
+void ajit_heartbeat_close(struct ajit_executor *);
+void ajit_heartbeat_enter(struct ajit_executor *, uint32_t operation, uint64_t number);
+void ajit_heartbeat_leave(struct ajit_executor *);
+void ajit_watchdog_start(struct ajit_executor *);
+void ajit_watchdog_end(struct ajit_executor *);
 
 struct ajit_resource *ajit_resource_make(struct ajit_executor *, struct ajit_ticket *, uint64_t kind);
 void ajit_resource_unmake(struct ajit_executor *, struct ajit_ticket *);

@@ -54,6 +54,17 @@ static int open_context(struct ajit_executor *executor)
     return code;
 }
 
+/* What open_context and the operations made for the executor itself. Nothing is in flight. */
+void ajit_device_close(struct ajit_executor *executor)
+{
+    struct ajit_driver *driver = &executor->driver;
+    if (executor->join_event)
+        driver->event_destroy(executor->join_event);
+    if (executor->capture_stream)
+        driver->stream_destroy(executor->capture_stream);
+    driver->stream_destroy(executor->stream);
+}
+
 /* Opens driver, device, context and stream on the calling thread. Returns 0, a driver code, or -1 if
  * the library itself cannot be used; `error` then says why. */
 int ajit_serve_begin(struct ajit_executor *executor, const char *thread_name)
@@ -76,5 +87,9 @@ int ajit_serve_begin(struct ajit_executor *executor, const char *thread_name)
         code = driver->device_get(&executor->device, executor->options.ordinal);
     if (!code)
         code = read_device(executor);
-    return code ? code : open_context(executor);
+    if (!code)
+        code = open_context(executor);
+    if (!code)
+        ajit_watchdog_start(executor);
+    return code;
 }

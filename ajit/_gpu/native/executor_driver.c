@@ -8,9 +8,11 @@
 struct symbol {
     const char *name;
     size_t offset;
+    int optional;
 };
 
-#define SYMBOL(field, name) {name, offsetof(struct ajit_driver, field)}
+#define SYMBOL(field, name) {name, offsetof(struct ajit_driver, field), 0}
+#define OPTIONAL(field, name) {name, offsetof(struct ajit_driver, field), 1}
 
 /* The version suffixes are what cuda.h of CUDA 13 maps the plain names to. The plain symbols of
  * the driver are older functions with other signatures. */
@@ -46,6 +48,19 @@ static const struct symbol SYMBOLS[] = {
     SYMBOL(launch, "cuLaunchKernel"),
     SYMBOL(launch_host_function, "cuLaunchHostFunc"),
     SYMBOL(exchange_capture_mode, "cuThreadExchangeStreamCaptureMode"),
+    SYMBOL(stream_wait_event, "cuStreamWaitEvent"),
+    SYMBOL(event_create, "cuEventCreate"),
+    SYMBOL(event_destroy, "cuEventDestroy_v2"),
+    SYMBOL(event_record, "cuEventRecord"),
+    SYMBOL(event_elapsed, "cuEventElapsedTime_v2"),
+    SYMBOL(copy_anywhere, "cuMemcpyAsync"),
+    SYMBOL(stream_begin_capture, "cuStreamBeginCapture_v2"),
+    SYMBOL(stream_end_capture, "cuStreamEndCapture"),
+    SYMBOL(graph_destroy, "cuGraphDestroy"),
+    OPTIONAL(copy_batch, "cuMemcpyBatchAsync_v2"),
+    OPTIONAL(graph_instantiate, "cuGraphInstantiateWithFlags"),
+    OPTIONAL(graph_launch, "cuGraphLaunch"),
+    OPTIONAL(graph_exec_destroy, "cuGraphExecDestroy"),
 };
 
 int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error, size_t error_bytes)
@@ -59,7 +74,7 @@ int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error, 
     }
     for (size_t i = 0; i < sizeof SYMBOLS / sizeof *SYMBOLS; i++) {
         void *function = dlsym(library, SYMBOLS[i].name);
-        if (!function) {
+        if (!function && !SYMBOLS[i].optional) {
             snprintf(error, error_bytes, "%s has no function %s: the driver is too old", path,
                      SYMBOLS[i].name);
             return -1;

@@ -16,6 +16,9 @@ typedef struct CUctx_st *CUcontext;
 typedef struct CUmod_st *CUmodule;
 typedef struct CUfunc_st *CUfunction;
 typedef struct CUstream_st *CUstream;
+typedef struct CUevent_st *CUevent;
+typedef struct CUgraph_st *CUgraph;
+typedef struct CUgraphExec_st *CUgraphExec;
 typedef void (*CUhostFn)(void *);
 
 enum {
@@ -35,11 +38,20 @@ enum {
     CUDA_ERROR_HARDWARE_STACK_ERROR = 714,
     CUDA_ERROR_LAUNCH_FAILED = 719,
     CUDA_ERROR_TENSOR_MEMORY_LEAK = 721,
+    CUDA_ERROR_NOT_SUPPORTED = 801,
     CUDA_ERROR_MPS_CLIENT_TERMINATED = 810,
     CUDA_ERROR_EXTERNAL_DEVICE = 911,
 };
 
-enum { CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
+enum { CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2, CU_EVENT_DISABLE_TIMING = 2 };
+enum { CU_MEMCPY_SRC_ACCESS_ORDER_STREAM = 1 };
+
+/* CUmemcpyAttributes of cuda.h: in which order the sources are read, and hints that are not given. */
+struct ajit_copy_attributes {
+    uint32_t source_order;
+    uint32_t source_hint[2], target_hint[2]; /* kind and number of a location */
+    uint32_t flags;
+};
 
 enum {
     CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0,
@@ -94,6 +106,21 @@ struct ajit_driver {
                        unsigned, CUstream, void **, void **);
     CUresult (*launch_host_function)(CUstream, CUhostFn, void *);
     CUresult (*exchange_capture_mode)(int *);
+    CUresult (*stream_wait_event)(CUstream, CUevent, unsigned);
+    CUresult (*event_create)(CUevent *, unsigned);
+    CUresult (*event_destroy)(CUevent);
+    CUresult (*event_record)(CUevent, CUstream);
+    CUresult (*event_elapsed)(float *, CUevent, CUevent);
+    CUresult (*copy_anywhere)(CUdeviceptr, CUdeviceptr, size_t, CUstream);
+    CUresult (*stream_begin_capture)(CUstream, int);
+    CUresult (*stream_end_capture)(CUstream, CUgraph *);
+    CUresult (*graph_destroy)(CUgraph);
+    /* NULL where the driver has none. */
+    CUresult (*copy_batch)(CUdeviceptr *, CUdeviceptr *, size_t *, size_t,
+                           struct ajit_copy_attributes *, size_t *, size_t, CUstream);
+    CUresult (*graph_instantiate)(CUgraphExec *, CUgraph, unsigned long long);
+    CUresult (*graph_launch)(CUgraphExec, CUstream);
+    CUresult (*graph_exec_destroy)(CUgraphExec);
 };
 
 /* Opens the library and fills the table. Returns 0, or -1 with one line of text in `error`. */

@@ -45,13 +45,22 @@ void ajit_port_drop(struct ajit_port *port)
     }
 }
 
+/* A note that is not needed any more. */
+static void discard(struct ajit_note *note)
+{
+    struct ajit_ticket *ticket = note->ticket;
+    if (note->flags & AJIT_STEPPED)
+        free((struct ajit_step *)note);
+    ajit_ticket_drop(ticket);
+}
+
 void ajit_port_push(struct ajit_port *port, struct ajit_note *note, uint32_t flags)
 {
     note->flags = flags;
     struct ajit_note *head = atomic_load(&port->head);
     do {
         if (head == &CLOSED) {
-            ajit_ticket_drop(note->ticket);
+            discard(note);
             return;
         }
         note->next = head;
@@ -91,10 +100,26 @@ static void learn(struct ajit_port *port, uint64_t nanoseconds)
     port->average_ns += (nanoseconds >> 3) - (port->average_ns >> 3);
 }
 
+static void write_step(struct ajit_note *note, struct ajit_record *record)
+{
+    const struct ajit_step *step = (const struct ajit_step *)note;
+    *record = (struct ajit_record){
+        .number = note->ticket->number,
+        .flags = note->flags,
+        .detail = step->index,
+        .nanoseconds = step->finished_ns - note->ticket->submitted_ns,
+    };
+    discard(note);
+}
+
 static bool write_record(struct ajit_port *port, struct ajit_note *note, struct ajit_record *record)
 {
     struct ajit_ticket *ticket = note->ticket;
-    bool wanted = ticket->number == port->wanted && note->flags & AJIT_SETTLED;
+    bool wanted = ticket->number == port->wanted && note->flags & (AJIT_SETTLED | AJIT_STEPPED);
+    if (note->flags & AJIT_STEPPED) {
+        write_step(note, record);
+        return wanted;
+    }
     *record = (struct ajit_record){
         .number = ticket->number,
         .code = note->flags & AJIT_EXPIRED ? 0 : ticket->code,
@@ -188,7 +213,7 @@ void ajit_port_release(struct ajit_port *port)
     for (int i = 0; i < 2; i++) {
         for (note = lists[i]; note;) {
             struct ajit_note *next = note->next;
-            ajit_ticket_drop(note->ticket);
+            discard(note);
             note = next;
         }
     }

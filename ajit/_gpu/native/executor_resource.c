@@ -15,8 +15,10 @@
  * enough for most servers to pause, short enough for memory not to pile up. */
 enum { PATIENCE_NS = 200 * 1000 * 1000 };
 
-void ajit_post(struct ajit_executor *executor, struct ajit_resource *resource)
+/* `lanes` says where it was used, see executor_flight.c; all bits where that is not known. */
+void ajit_post(struct ajit_executor *executor, struct ajit_resource *resource, uint64_t lanes)
 {
+    resource->lanes = lanes;
     struct ajit_resource *head = atomic_load(&executor->posts);
     do
         resource->posted = head;
@@ -32,6 +34,7 @@ struct ajit_resource *ajit_resource_make(struct ajit_executor *executor,
         return NULL;
     resource->kind = kind;
     resource->port = ticket->port;
+    resource->lanes = ~(uint64_t)0;
     resource->alive = true;
     resource->next = executor->resources.next;
     resource->previous = &executor->resources;
@@ -76,10 +79,20 @@ void ajit_resource_unmake(struct ajit_executor *executor, struct ajit_ticket *ti
     ticket->made = NULL;
 }
 
-static int allocate(struct ajit_driver *driver, struct ajit_resource *resource, uint64_t size)
+static bool above_limit(struct ajit_executor *executor, uint64_t size)
 {
+    uint64_t limit = executor->options.memory_limit_bytes;
+    uint64_t live = atomic_load_explicit(&executor->counters.live_memory_bytes, memory_order_relaxed);
+    return limit && (size > limit || live > limit - size);
+}
+
+static int allocate(struct ajit_executor *executor, struct ajit_resource *resource, uint64_t size)
+{
+    struct ajit_driver *driver = &executor->driver;
     if (resource->kind == AJIT_MEMORY) {
         CUdeviceptr pointer = 0;
+        if (above_limit(executor, size))
+            return CUDA_ERROR_OUT_OF_MEMORY;
         int code = driver->memory_alloc(&pointer, size);
         resource->pointer = pointer;
         return code;
@@ -103,10 +116,10 @@ int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *tick
     struct ajit_resource *resource = ajit_resource_make(executor, ticket, kind);
     if (!resource)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    int code = allocate(&executor->driver, resource, size);
+    int code = allocate(executor, resource, size);
     /* Memory that was given back but not freed yet is no reason to fail. */
     while (code == CUDA_ERROR_OUT_OF_MEMORY && ajit_resource_tidy(executor, AJIT_WHEN_SAFE))
-        code = allocate(&executor->driver, resource, size);
+        code = allocate(executor, resource, size);
     if (code == CUDA_ERROR_OUT_OF_MEMORY && may_wait(executor, ticket))
         code = AJIT_LATER;
     if (code) {
@@ -120,13 +133,21 @@ int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *tick
     return CUDA_SUCCESS;
 }
 
-static int give_to_driver(struct ajit_driver *driver, struct ajit_resource *resource)
+static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *resource)
 {
+    struct ajit_driver *driver = &executor->driver;
     switch (resource->kind) {
     case AJIT_MEMORY:
         return driver->memory_free(resource->pointer);
     case AJIT_HOST_MEMORY:
         return driver->host_free((void *)(uintptr_t)resource->pointer);
+    case AJIT_STREAM:
+        ajit_lane_leave(executor, resource->size);
+        return driver->stream_destroy((CUstream)(uintptr_t)resource->pointer);
+    case AJIT_EVENT:
+        return driver->event_destroy((CUevent)(uintptr_t)resource->pointer);
+    case AJIT_GRAPH:
+        return driver->graph_exec_destroy((CUgraphExec)(uintptr_t)resource->pointer);
     default:
         return driver->module_unload((CUmodule)(uintptr_t)resource->pointer);
     }
@@ -136,7 +157,12 @@ void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource
 {
     if (resource->alive) {
         /* In a lost context the memory went with it. */
-        int code = atomic_load(&executor->lost) ? 0 : give_to_driver(&executor->driver, resource);
+        int code = 0;
+        if (!atomic_load(&executor->lost)) {
+            ajit_heartbeat_enter(executor, AJIT_FREEING, 0);
+            code = give_to_driver(executor, resource);
+            ajit_heartbeat_leave(executor);
+        }
         forget(executor, resource);
         if (ajit_driver_is_sticky(code))
             ajit_flight_lose(executor, code);
@@ -181,9 +207,9 @@ static void release_held(struct ajit_executor *executor)
 static bool may_free(const struct ajit_executor *executor, const struct ajit_resource *resource,
                      enum ajit_urgency urgency)
 {
-    if (urgency == AJIT_AT_ONCE || !executor->flight.first)
+    if (urgency == AJIT_AT_ONCE || !executor->busy_lanes)
         return true;
-    if (resource->after > executor->retired_sequence)
+    if (ajit_flight_uses(executor, resource))
         return false;
     return urgency == AJIT_WHEN_SAFE || ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
 }
@@ -211,7 +237,7 @@ void ajit_resource_close_port(struct ajit_executor *executor, struct ajit_port *
     struct ajit_resource *resource = executor->resources.next, *next;
     for (; resource != &executor->resources; resource = next) {
         next = resource->next;
-        if (resource->port == port && !executor->flight.first && !executor->deferred)
+        if (resource->port == port && !executor->busy_lanes && !executor->deferred)
             ajit_resource_free_now(executor, resource);
     }
 }

@@ -17,17 +17,12 @@ enum { STARVED_NS = 1000 * 1000 };
 /* Under unbroken load, how many submissions pass between two looks at frees and overdue tickets. */
 enum { BUSY_LOOKS = 256 };
 
-static void enter(struct ajit_executor *executor)
-{
-    atomic_store_explicit(&executor->counters.entered_ns, ajit_now_ns(), memory_order_relaxed);
-}
-
 static void look_after(struct ajit_executor *executor)
 {
     executor->unlooked = 0;
     executor->starved = false;
     ajit_flight_retire(executor);
-    if (executor->flight.first && ajit_now_ns() - executor->swept_ns > SWEEP_NS)
+    if (executor->busy_lanes && ajit_now_ns() - executor->swept_ns > SWEEP_NS)
         ajit_flight_sweep(executor);
 }
 
@@ -77,10 +72,12 @@ static int take(struct ajit_executor *executor, struct ajit_ticket *ticket, uint
         return 0;
     }
     *number = ticket->number;
-    if (opcode == AJIT_CALL)
+    if (opcode == AJIT_CALL) {
         executor->call = ticket;
-    else
+        ajit_heartbeat_enter(executor, opcode, ticket->number);
+    } else {
         finish(executor, ticket, 0);
+    }
     return (int)opcode;
 }
 
@@ -90,11 +87,9 @@ static void rest(struct ajit_executor *executor)
     ajit_flight_retire(executor);
     if (ajit_resource_tidy(executor, AJIT_WHEN_IDLE))
         return;
-    atomic_store_explicit(&executor->counters.entered_ns, 0, memory_order_relaxed);
-    bool busy = executor->flight.first || executor->deferred || executor->held;
+    bool busy = executor->busy_lanes || executor->deferred || executor->held;
     uint64_t limit_ns = executor->starved ? STARVED_NS : busy ? SWEEP_NS : 0;
     bool woken = ajit_ring_wait(executor, limit_ns);
-    enter(executor);
     if (!woken)
         look_after(executor);
 }
@@ -103,7 +98,6 @@ static void rest(struct ajit_executor *executor)
  * AJIT_STOP. */
 int ajit_serve(struct ajit_executor *executor, uint64_t *number)
 {
-    enter(executor);
     for (;;) {
         struct ajit_ticket *ticket = ajit_ring_pop(executor);
         if (ticket) {
@@ -127,6 +121,7 @@ void ajit_serve_called(struct ajit_executor *executor, int code)
 {
     struct ajit_ticket *ticket = executor->call;
     executor->call = NULL;
+    ajit_heartbeat_leave(executor);
     if (ticket)
         finish(executor, ticket, code);
 }
@@ -145,19 +140,18 @@ static void refuse_the_rest(struct ajit_executor *executor)
  * many tickets the device is still at; if any, nothing is freed, since that could wait for ever. */
 int ajit_serve_end(struct ajit_executor *executor)
 {
-    int left = 0;
     refuse_the_rest(executor);
     ajit_flight_retire(executor);
-    if (executor->flight.first)
+    if (executor->busy_lanes)
         ajit_flight_sweep(executor);
-    for (struct ajit_ticket *ticket = executor->flight.first; ticket; ticket = ticket->next)
-        left++;
+    int left = ajit_flight_count(executor);
     bool usable = !left && !atomic_load(&executor->lost);
     ajit_resource_end(executor, usable);
     if (usable)
-        executor->driver.stream_destroy(executor->stream);
+        ajit_device_close(executor);
     if (!left)
         executor->driver.context_release(executor->device);
+    ajit_watchdog_end(executor);
     /* The host function of a ticket that is left may still come: its memory stays. */
     return left;
 }

@@ -71,7 +71,8 @@ void ajit_ticket_settle(struct ajit_executor *executor, struct ajit_ticket *tick
     }
 }
 
-static void expire(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t now)
+/* Its deadline has passed, and the device is still at it. */
+void ajit_ticket_expire(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t now)
 {
     atomic_store(&ticket->finished_ns, now);
     if (move(ticket, AJIT_IN_FLIGHT, AJIT_OVERDUE)) {
@@ -80,81 +81,39 @@ static void expire(struct ajit_executor *executor, struct ajit_ticket *ticket, u
     }
 }
 
-static bool retired(struct ajit_ticket *ticket)
+/* Whether the device is done with it, so that its memory may go. */
+bool ajit_ticket_retired(struct ajit_ticket *ticket)
 {
     int state = atomic_load(&ticket->state);
     return state == AJIT_FINISHED || state == AJIT_OVERDUE_ENDED;
 }
 
-/* The list of tickets in flight takes over the caller's reference. Called before the host function
- * is launched. */
-void ajit_flight_add(struct ajit_executor *executor, struct ajit_ticket *ticket)
+static void on_step(void *argument)
 {
-    ajit_queue_push(&executor->flight, ticket);
-    count(&executor->counters.in_flight);
+    struct ajit_step *step = argument;
+    struct ajit_ticket *ticket = step->note.ticket;
+    step->finished_ns = ajit_now_ns();
+    /* The reference that came with the step goes on with its note; this one keeps the port. */
+    atomic_fetch_add(&ticket->references, 1);
+    ajit_port_push(ticket->port, &step->note, AJIT_STEPPED);
+    ajit_ticket_drop(ticket);
 }
 
-/* Forgets finished tickets at the head. Streams may finish out of order; then an old ticket holds
- * back the bookkeeping of newer ones, which costs memory and delays frees, and nothing else. */
-void ajit_flight_retire(struct ajit_executor *executor)
+/* Tells the loop when the device is done with what the submission has enqueued so far. A device that is
+ * lost runs no host function: then the step stays, a few bytes for each, and the ticket itself says what
+ * happened. */
+int ajit_ticket_step(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t index)
 {
-    struct ajit_ticket *ticket;
-    while ((ticket = executor->flight.first) && retired(ticket)) {
-        executor->retired_sequence = ticket->sequence;
-        atomic_fetch_sub_explicit(&executor->counters.in_flight, 1, memory_order_relaxed);
-        ajit_ticket_drop(ajit_queue_pop(&executor->flight));
+    struct ajit_step *step = calloc(1, sizeof *step);
+    if (!step)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    step->note.ticket = ticket;
+    step->index = index;
+    atomic_fetch_add(&ticket->references, 1);
+    int code = executor->driver.launch_host_function(ticket->stream, on_step, step);
+    if (code) {
+        free(step);
+        ajit_ticket_drop(ticket);
     }
-    if (!executor->flight.first)
-        executor->retired_sequence = executor->next_sequence;
-}
-
-/* The context is unusable: nothing runs on the device any more and no host function will come. */
-void ajit_flight_lose(struct ajit_executor *executor, int code)
-{
-    int none = 0;
-    atomic_compare_exchange_strong(&executor->lost, &none, code);
-    code = atomic_load(&executor->lost);
-    for (struct ajit_ticket *ticket = executor->flight.first; ticket; ticket = ticket->next)
-        ajit_ticket_settle(executor, ticket, code);
-    ajit_flight_retire(executor);
-}
-
-/* A stream that says it is done has run its host functions, so a ticket on it that is still in
- * flight has lost its callback. */
-static void check(struct ajit_executor *executor, struct ajit_ticket *ticket, CUresult stream_says,
-                  uint64_t now)
-{
-    if (retired(ticket))
-        return;
-    if (stream_says == CUDA_SUCCESS) {
-        if (ticket->has_callback)
-            count(&executor->counters.lost_callbacks);
-        ajit_ticket_settle(executor, ticket, ticket->code);
-    } else if (now - ticket->dispatched_ns > executor->options.deadline_ns) {
-        expire(executor, ticket, now);
-    }
-}
-
-/* Looks after tickets whose host function does not come. Asks the driver once per run of tickets of
- * one stream, not once per ticket. */
-void ajit_flight_sweep(struct ajit_executor *executor)
-{
-    CUstream asked = NULL;
-    CUresult says = CUDA_ERROR_NOT_READY;
-    uint64_t now = ajit_now_ns();
-    executor->swept_ns = now;
-    for (struct ajit_ticket *ticket = executor->flight.first; ticket; ticket = ticket->next) {
-        if (retired(ticket))
-            continue;
-        if (ticket->stream != asked) {
-            asked = ticket->stream;
-            says = executor->driver.stream_query(asked);
-            if (ajit_driver_is_sticky(says)) {
-                ajit_flight_lose(executor, says);
-                return;
-            }
-        }
-        check(executor, ticket, says, now);
-    }
-    ajit_flight_retire(executor);
+    return code;
 }

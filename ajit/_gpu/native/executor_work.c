@@ -21,72 +21,92 @@ static int launch(struct ajit_executor *executor, struct ajit_ticket *ticket,
                                    ticket->stream, params, NULL);
 }
 
-static int copy(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                const struct ajit_copy *op)
-{
-    struct ajit_driver *driver = &executor->driver;
-    uint64_t target = op->target ? op->target : ticket->made ? ticket->made->pointer : 0;
-    atomic_fetch_add_explicit(&executor->counters.copies, 1, memory_order_relaxed);
-    switch (op->header.opcode) {
-    case AJIT_COPY_TO_DEVICE:
-        return driver->copy_to_device(target, POINTER(const void *, op->source), op->size,
-                                      ticket->stream);
-    case AJIT_COPY_TO_HOST:
-        return driver->copy_to_host(POINTER(void *, target), op->source, op->size, ticket->stream);
-    default:
-        return driver->copy_on_device(target, op->source, op->size, ticket->stream);
-    }
-}
-
 static int fill(struct ajit_executor *executor, struct ajit_ticket *ticket,
                 const struct ajit_fill *op)
 {
     return executor->driver.fill(op->target, (unsigned char)op->value, op->size, ticket->stream);
 }
 
+/* Makes something for Python, or answers it, on the second lane. */
+static int make(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                const struct ajit_operation *op)
+{
+    const struct ajit_alloc *simple = (const struct ajit_alloc *)op;
+    switch (op->opcode) {
+    case AJIT_ALLOC:
+        return ajit_resource_alloc(executor, ticket, AJIT_MEMORY, simple->size);
+    case AJIT_ALLOC_HOST:
+        return ajit_resource_alloc(executor, ticket, AJIT_HOST_MEMORY, simple->size);
+    case AJIT_LOAD:
+        return ajit_resource_load(executor, ticket, (const struct ajit_load *)op);
+    case AJIT_MAKE_STREAM:
+        return ajit_stream_make(executor, ticket, (int64_t)simple->size);
+    case AJIT_MAKE_EVENT:
+        return ajit_event_make(executor, ticket, simple->size);
+    default:
+        return ajit_event_elapsed(executor, ticket, (const struct ajit_elapsed *)op);
+    }
+}
+
+/* Hands something to the device. */
+static int enqueue(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                   const struct ajit_operation *op)
+{
+    struct ajit_driver *driver = &executor->driver;
+    uint64_t number = ((const struct ajit_alloc *)op)->size;
+    switch (op->opcode) {
+    case AJIT_LAUNCH:
+        return launch(executor, ticket, (const struct ajit_launch *)op);
+    case AJIT_FILL:
+        return fill(executor, ticket, (const struct ajit_fill *)op);
+    case AJIT_MARK:
+        return CUDA_SUCCESS;
+    case AJIT_RECORD:
+        return driver->event_record(POINTER(CUevent, number), ticket->stream);
+    case AJIT_WAIT:
+        return driver->stream_wait_event(ticket->stream, POINTER(CUevent, number), 0);
+    case AJIT_STEP:
+        return ajit_ticket_step(executor, ticket, number);
+    case AJIT_JOIN:
+        return ajit_stream_join(executor, ticket, number);
+    case AJIT_LAUNCH_GRAPH:
+        atomic_fetch_add_explicit(&executor->counters.launches, 1, memory_order_relaxed);
+        return driver->graph_launch(POINTER(CUgraphExec, number), ticket->stream);
+    default:
+        return ajit_copy(executor, ticket, op);
+    }
+}
+
 /* Performs one operation. Sets `enqueued` if the device has something to do for it. */
 static int operate(struct ajit_executor *executor, struct ajit_ticket *ticket,
                    const struct ajit_operation *op, bool *enqueued)
 {
-    const struct ajit_alloc *alloc = (const struct ajit_alloc *)op;
-    int code;
-    switch (op->opcode) {
-    case AJIT_ALLOC:
-        return ajit_resource_alloc(executor, ticket, AJIT_MEMORY, alloc->size);
-    case AJIT_ALLOC_HOST:
-        return ajit_resource_alloc(executor, ticket, AJIT_HOST_MEMORY, alloc->size);
-    case AJIT_LOAD:
-        return ajit_resource_load(executor, ticket, (const struct ajit_load *)op);
-    case AJIT_LAUNCH:
-        code = launch(executor, ticket, (const struct ajit_launch *)op);
-        break;
-    case AJIT_FILL:
-        code = fill(executor, ticket, (const struct ajit_fill *)op);
-        break;
-    case AJIT_MARK:
-        code = CUDA_SUCCESS;
-        break;
-    default:
-        code = copy(executor, ticket, (const struct ajit_copy *)op);
-        break;
-    }
+    if (op->opcode >= AJIT_ALLOC)
+        return make(executor, ticket, op);
+    int code = enqueue(executor, ticket, op);
     if (!code)
         *enqueued = true;
     return code;
 }
 
-static int operate_all(struct ajit_executor *executor, struct ajit_ticket *ticket, bool *enqueued)
+/* Performs the operations from number `first` on, until one fails. */
+int ajit_operate_all(struct ajit_executor *executor, struct ajit_ticket *ticket, uint32_t first,
+                     bool *enqueued)
 {
     unsigned char *at = ticket->operations;
     for (uint32_t i = 0; i < ticket->count; i++) {
         const struct ajit_operation *op = (const struct ajit_operation *)at;
+        at += op->bytes;
+        if (i < first)
+            continue;
+        ajit_heartbeat_enter(executor, op->opcode, ticket->number);
         int code = operate(executor, ticket, op, enqueued);
+        ajit_heartbeat_leave(executor);
         if (code) {
             if (op->opcode != AJIT_LOAD)
                 ticket->detail = i;
             return code;
         }
-        at += op->bytes;
     }
     return CUDA_SUCCESS;
 }
@@ -120,13 +140,14 @@ static void follow(struct ajit_executor *executor, struct ajit_ticket *ticket)
 /* Takes over the caller's reference of the ticket. */
 void ajit_perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
+    uint32_t opcode = ((const struct ajit_operation *)ticket->operations)->opcode;
     bool enqueued = false;
     int code = atomic_load(&executor->lost);
-    ticket->dispatched_ns = ajit_now_ns();
     if (!ticket->stream)
         ticket->stream = executor->stream;
     if (!code)
-        code = operate_all(executor, ticket, &enqueued);
+        code = opcode == AJIT_CAPTURE ? ajit_graph_make(executor, ticket)
+                                      : ajit_operate_all(executor, ticket, 0, &enqueued);
     if (code == AJIT_LATER) {
         executor->starved = true;
         ajit_queue_push_front(&executor->service, ticket);

@@ -1,0 +1,148 @@
+"""Graphs: work that is captured once and launched many times as one operation.
+
+An ajit capture is one submission: what was added is captured on the CUDA thread in one go, on a
+stream of its own. So no load, allocation or free of ajit can come into it, those wait; and the
+thread is in relaxed capture mode all its life, so that they do not kill the captures of other
+threads either. While a block that captures is open, a kernel that is not loaded yet is a
+`CaptureMiss`: a step that was meant to be recorded must not stop to compile.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from ajit._gpu import wire
+from ajit._gpu.batch import Operations
+from ajit._gpu.owned import Owned
+from ajit._gpu.stream import stream_target
+from ajit.errors import ArgumentError, CaptureMiss
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from ajit._gpu.completion import Port, Ticket
+
+__all__ = ["Capture", "capture", "refuse_in_capture"]
+
+_open: ContextVar[bool] = ContextVar("ajit_capture_open", default=False)
+"""Whether the current task, or the one that started it, is in a block that captures."""
+
+
+class Capture(Operations):
+    """Collects operations, then launches them as a graph. Get it with `Device.capture`.
+
+    Kernels, buffers and host memory that it uses are kept as long as it is.
+    """
+
+    __slots__ = ("_graph",)
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(port)
+        self._graph: _Graph | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether it can be launched."""
+        return self._graph is not None
+
+    async def finish(self) -> None:
+        """Capture what was added. `Device.capture` does it at the end of its block.
+
+        Raises:
+            ArgumentError: A buffer was freed meanwhile, or nothing was added.
+            LaunchError: The driver refused an operation; there is no graph.
+        """
+        self._check_alive(0)
+        if not self._operations:
+            raise ArgumentError(operation="capture", detail="nothing was added")
+        operations = [wire.simple(wire.CAPTURE), *self._operations]
+        body, port = b"".join(operations), self._port
+
+        def submit() -> Ticket[_Graph]:
+            ticket = port.submit_operations(
+                body, "launch a capture", self._keep, self._made, count=len(operations)
+            )
+            return ticket.explained_by(_explain)
+
+        self._graph = await (await port.patiently(submit))
+
+    def _made(self, resource: int) -> _Graph:
+        return _Graph(self._port, resource, wire.ALL_LANES)
+
+    def launch_graph(
+        self, *, stream: object = None, deadline_seconds: float | None = None
+    ) -> Ticket[None]:
+        """Submit the whole graph as one operation.
+
+        Args:
+            stream: Any stream, see `Kernel.launch`; None takes the device's own.
+            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+
+        Raises:
+            ArgumentError: It was not captured, was freed, or a buffer of it was.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
+            DeviceLost: The context is unusable. Nothing was submitted.
+            RuntimeClosed: The device was closed, or a module unloaded. Nothing was submitted.
+        """
+        port, graph = self._port, self._graph
+        if graph is None:
+            raise ArgumentError(operation="launch a graph", detail="it was not captured")
+        target = stream_target(stream, port.thread)
+        self._check_alive(target[1])
+        self._gone = port.thread.gone
+        ticket: Ticket[None] = port.submit_operations(
+            wire.simple(wire.LAUNCH_GRAPH, graph.handle), "launch a graph",
+            (graph, self._keep, stream), None, stream=target, deadline_seconds=deadline_seconds,
+        )  # fmt: skip
+        ticket.stream = stream
+        return ticket
+
+    def free(self) -> None:
+        """Give the graph back. Launches that were submitted still run."""
+        if self._graph is not None:
+            self._graph.free()
+
+    def __repr__(self) -> str:
+        state = "captured" if self.captured else "open"
+        return f"<Capture of {len(self)} operations: {state}>"
+
+
+class _Graph(Owned):
+    """The driver's executable graph."""
+
+    __slots__ = ()
+
+    _called = "graph"
+
+    @property
+    def handle(self) -> int:
+        self._check()
+        return self._pointer
+
+
+@asynccontextmanager
+async def capture(port: Port) -> AsyncGenerator[Capture, None]:
+    """Collect operations in a block, and capture them at its end. A block that raises: nothing."""
+    graph = Capture(port)
+    token = _open.set(True)
+    try:
+        yield graph
+    finally:
+        _open.reset(token)
+    await graph.finish()
+
+
+def refuse_in_capture(what: str) -> None:
+    """Raise if the current task is in a block that captures.
+
+    Raises:
+        CaptureMiss: It is. Nothing was started.
+    """
+    if _open.get():
+        raise CaptureMiss(what)
+
+
+def _explain(detail: int) -> str:
+    return f"operation {detail - 1} of the capture was refused" if detail else ""

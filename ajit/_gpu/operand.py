@@ -1,0 +1,145 @@
+"""Operands of copies and fills: memory on the device or on the host, of whoever made it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ajit._gpu import wire
+from ajit._gpu.dlpack import foreign_array
+from ajit._gpu.hostview import HostView
+from ajit._gpu.memory import BufferSlice, DeviceBuffer, PinnedBuffer
+from ajit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ajit._gpu.thread import DeviceThread
+
+__all__ = ["Operand", "copies_operation", "copy_operation", "fill_operation", "mark_used"]
+
+
+class Operand:
+    """One side of a copy.
+
+    Attributes:
+        on_device: Whether it is device memory.
+        address: Of its first byte.
+        nbytes: Its size in bytes.
+        owner: Keeps the memory.
+    """
+
+    __slots__ = ("address", "nbytes", "on_device", "owner")
+
+    def __init__(
+        self, value: Any, thread: DeviceThread, lane: int, *, writable: bool, operation: str
+    ) -> None:
+        """Look at memory.
+
+        Args:
+            value: `DeviceBuffer`, a part of one, `PinnedBuffer`, an array of another library on the
+                device (``__cuda_array_interface__`` or DLPack), or host memory: any contiguous
+                object with the buffer protocol or ``__array_interface__``.
+            thread: The device.
+            lane: That will use it.
+            writable: Whether it is written to.
+            operation: For messages.
+
+        Raises:
+            ArgumentError: It is none of these, of another device, freed, not contiguous, or
+                read-only.
+        """
+        self.owner: object = value
+        if isinstance(value, DeviceBuffer | BufferSlice | PinnedBuffer):
+            if value._thread is not thread:  # noqa: SLF001  # one package, one secret
+                raise ArgumentError(operation=operation, detail=f"{value!r} is of another device")
+            self.on_device = not isinstance(value, PinnedBuffer)
+            self.address, self.nbytes = value._used(lane), value.nbytes  # noqa: SLF001  # the same
+            return
+        try:
+            foreign = foreign_array(value, thread.choice.kind)
+        except ValueError as error:
+            detail = f"a {type(value).__name__}: {error}"
+            raise ArgumentError(operation=operation, detail=detail) from error
+        host = HostView(value, writable=writable) if foreign is None else None
+        found = foreign or host
+        assert found is not None
+        self.on_device = host is None
+        self.address, self.nbytes, self.owner = found.address, found.nbytes, found
+
+
+def _pair(
+    target: Any, source: Any, thread: DeviceThread, lane: int, operation: str
+) -> tuple[Operand, Operand]:
+    into = Operand(target, thread, lane, writable=True, operation=operation)
+    out_of = Operand(source, thread, lane, writable=False, operation=operation)
+    if into.nbytes != out_of.nbytes:
+        detail = f"the target has {into.nbytes} bytes, the source {out_of.nbytes}"
+        raise ArgumentError(operation=operation, detail=f"{detail}: they differ in size")
+    if not into.on_device and not out_of.on_device:
+        raise ArgumentError(operation=operation, detail="both sides are host memory")
+    return into, out_of
+
+
+def copy_operation(
+    target: Any, source: Any, thread: DeviceThread, lane: int
+) -> tuple[bytes, tuple[object, ...]]:
+    """Return a copy as an operation, empty for 0 bytes, and what it uses.
+
+    Raises:
+        ArgumentError: A side cannot be used, the sizes differ, or both are host memory.
+    """
+    into, out_of = _pair(target, source, thread, lane, "copy")
+    if not into.nbytes:
+        return b"", ()
+    opcode = wire.COPY_ON_DEVICE
+    if not out_of.on_device:
+        opcode = wire.COPY_TO_DEVICE
+    elif not into.on_device:
+        opcode = wire.COPY_TO_HOST
+    packed = wire.COPY.pack(opcode, wire.COPY.size, into.address, out_of.address, into.nbytes)
+    return packed, (into.owner, out_of.owner)
+
+
+def copies_operation(
+    pairs: Iterable[tuple[Any, Any]], thread: DeviceThread, lane: int
+) -> tuple[bytes, tuple[object, ...]]:
+    """Return many copies as one operation, and what they use. Raises what `copy_operation` does."""
+    sides = [_pair(target, source, thread, lane, "copy") for target, source in pairs]
+    sides = [pair for pair in sides if pair[0].nbytes]
+    if not sides:
+        return b"", ()
+    numbers = [into.address for into, _ in sides]
+    numbers += [out_of.address for _, out_of in sides]
+    numbers += [into.nbytes for into, _ in sides]
+    if len(numbers) % 2:
+        numbers.append(0)  # an operation's size is a multiple of 16
+    body = b"".join(number.to_bytes(8, "little") for number in numbers)
+    packed = wire.SIMPLE.pack(wire.COPIES, wire.SIMPLE.size + len(body), len(sides)) + body
+    return packed, tuple(side.owner for pair in sides for side in pair)
+
+
+def fill_operation(
+    buffer: Any, value: int, thread: DeviceThread, lane: int
+) -> tuple[bytes, tuple[object, ...]]:
+    """Return a fill as an operation, empty for 0 bytes, and what it uses.
+
+    Raises:
+        ArgumentError: The value is no byte, or the memory is not on the device.
+    """
+    if not 0 <= value <= 0xFF:
+        raise ArgumentError(operation="fill", detail=f"{value} is not a byte", index=1)
+    operand = Operand(buffer, thread, lane, writable=True, operation="fill")
+    if not operand.on_device:
+        raise ArgumentError(operation="fill", detail=f"{buffer!r} is host memory", index=0)
+    if not operand.nbytes:
+        return b"", ()
+    size = wire.FillLayout.size
+    packed = wire.FillLayout.pack(wire.FILL, size, operand.address, operand.nbytes, value)
+    return packed, (operand.owner,)
+
+
+def mark_used(args: Iterable[object], lane: int) -> None:
+    """Note that the buffers among some arguments are used in a lane that is not the first."""
+    for arg in args:
+        if isinstance(arg, DeviceBuffer | BufferSlice):
+            arg._used(lane)  # noqa: SLF001  # one package, one secret

@@ -1,0 +1,187 @@
+"""Streams and events: several orders of work on one device, and what binds them together.
+
+Work in one stream runs in the order of its submission; work in different streams runs in any order,
+unless one waits for the other. Everything still goes through the one CUDA thread.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ajit._gpu import wire
+from ajit._gpu.owned import Owned
+from ajit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from ajit._gpu.completion import Port
+    from ajit._gpu.ticket import Ticket
+
+__all__ = ["Event", "Stream", "stream_target"]
+
+
+class Stream(Owned):
+    """A stream of its own, which no default stream waits for. Get it with `Device.stream`.
+
+    Attributes:
+        priority: What it was asked for: lower numbers go first, as the driver has it.
+    """
+
+    __slots__ = ("_lane", "priority")
+
+    _called = "stream"
+
+    def __init__(self, port: Port, resource: int, priority: int) -> None:
+        """Made by `Device.stream`."""
+        self._lane = int(wire.Resource.from_address(resource).size)
+        super().__init__(port, resource, 1 << self._lane)
+        self.priority = priority
+
+    @property
+    def handle(self) -> int:
+        """The driver's handle.
+
+        Raises:
+            ArgumentError: It was freed.
+        """
+        self._check()
+        return self._pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """The stream, for other libraries: version of the protocol, and handle."""
+        return 0, self.handle
+
+    def wait(self, what: Ticket[object] | Event | Stream) -> Ticket[None]:
+        """Let what is submitted to this stream from now on wait for something in another one.
+
+        Args:
+            what: An event that was recorded; a ticket: then for everything that its stream has been
+                given up to now, which is that ticket and may be more; or a stream, in the same way.
+
+        Returns:
+            The ticket of the wait itself. Nobody has to await it.
+
+        Raises:
+            ArgumentError: It was freed, or is of another device.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
+        """
+        if isinstance(what, Event):
+            operation = wire.simple(wire.WAIT, what.handle)
+            return self._submit(operation, f"wait for {what!r}", what)
+        stream = what if isinstance(what, Stream) else what.stream
+        handle, _ = stream_target(stream, self._thread)
+        return self._submit(wire.simple(wire.JOIN, handle), f"wait for {what!r}", stream)
+
+    def mark(self) -> Ticket[None]:
+        """Submit nothing: the ticket is done when everything submitted to the stream before is."""
+        return self._submit(wire.simple(wire.MARK), f"wait for {self!r}", None)
+
+    async def synchronize(self) -> None:
+        """Wait until everything submitted to the stream before is done."""
+        await (await self._port.patiently(self.mark))
+
+    def _submit(self, operation: bytes, name: str, keep: object) -> Ticket[None]:
+        target = stream_target(self, self._thread)
+        return self._port.submit_operations(operation, name, (self, keep), None, stream=target)
+
+    def __repr__(self) -> str:
+        where = "freed" if self.freed else f"{self._pointer:#x}"
+        return f"<Stream {where} priority={self.priority}>"
+
+
+class Event(Owned):
+    """A point in a stream's work. Get it with `Device.event`.
+
+    Attributes:
+        timing: Whether it tells times, see `seconds_until`.
+    """
+
+    __slots__ = ("timing",)
+
+    _called = "event"
+
+    def __init__(self, port: Port, resource: int, timing: bool) -> None:  # noqa: FBT001  # private
+        """Made by `Device.event`."""
+        super().__init__(port, resource, wire.ALL_LANES)
+        self.timing = timing
+
+    @property
+    def handle(self) -> int:
+        """The driver's handle.
+
+        Raises:
+            ArgumentError: It was freed.
+        """
+        self._check()
+        return self._pointer
+
+    def record(self, stream: object = None) -> Ticket[None]:
+        """Submit the recording: the event happens when the stream gets there.
+
+        Args:
+            stream: Any stream, see `Kernel.launch`; None takes the device's own.
+
+        Returns:
+            The ticket; done when the event has happened.
+
+        Raises:
+            ArgumentError: It was freed, or the stream is none.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
+        """
+        operation = wire.simple(wire.RECORD_EVENT, self.handle)
+        target = stream_target(stream, self._thread)
+        keep = (self, stream)
+        return self._port.submit_operations(operation, "record an event", keep, None, stream=target)
+
+    async def seconds_until(self, later: Event) -> float:
+        """Return how long the device took from this event to a later one; both have happened.
+
+        Raises:
+            ArgumentError: One was made without timing, or was freed.
+            DeviceError: One was not recorded, or has not happened yet.
+        """
+        for event in (self, later):
+            if not event.timing:
+                raise ArgumentError(operation="time", detail=f"{event!r} was made without timing")
+        pack, size = wire.ELAPSED_LAYOUT.pack, wire.ELAPSED_LAYOUT.size
+        operation = pack(wire.ELAPSED, size, self.handle, later.handle, 0)
+
+        def submit() -> Ticket[float]:
+            return self._port.submit_operations(
+                operation, "ask for the time between events", (self, later), _seconds
+            )
+
+        return await (await self._port.patiently(submit))
+
+    def __repr__(self) -> str:
+        where = "freed" if self.freed else f"{self._pointer:#x}"
+        return f"<Event {where}{' timing' if self.timing else ''}>"
+
+
+def stream_target(stream: object, thread: object) -> tuple[int, int]:
+    """Return the driver's handle of a stream, and its lane on the CUDA thread.
+
+    Args:
+        stream: None for the device's own, a `Stream`, a handle, or an object of another library
+            that has ``__cuda_stream__``.
+        thread: The device that one of ajit's own must belong to.
+
+    Raises:
+        ArgumentError: It is none of these, was freed, or is of another device.
+    """
+    if stream is None:
+        return 0, 0
+    if isinstance(stream, Stream):
+        if stream._thread is not thread:  # noqa: SLF001  # one module
+            raise ArgumentError(operation="launch", detail=f"{stream!r} is of another device")
+        return stream.handle, stream._lane  # noqa: SLF001  # the same
+    if isinstance(stream, int):
+        return stream, wire.SHARED_LANE
+    protocol = getattr(stream, "__cuda_stream__", None)
+    if protocol is None:
+        detail = f"a {type(stream).__name__} is no stream: it has no __cuda_stream__"
+        raise ArgumentError(operation="launch", detail=detail)
+    return int(protocol()[1]), wire.SHARED_LANE
+
+
+def _seconds(nanoseconds: int) -> float:
+    return nanoseconds / 1e9
