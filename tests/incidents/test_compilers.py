@@ -59,23 +59,24 @@ async def test_precompiled_headers_of_concurrent_compiles_do_not_meet(
     assert list(private.iterdir()) == []
 
 
+@pytest.mark.parametrize(("kind", "arch"), [("host", ARCH), ("nvcc", "sm_90")])
 async def test_switches_for_looking_change_neither_key_nor_build(
-    options, tmp_path, monkeypatch, caplog
+    options, tmp_path, monkeypatch, caplog, kind, arch
 ):
     """Verbose environment, debug logging, a listener: the same key, and the same bytes."""
     del options["host_compiler"]  # the system's: the bytes are its own
-    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpy", name="saxpy")
+    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpy", name="saxpy", compiler=kind)
 
     async def compiled(place, **more):
         settings = {**options, "cache_dir": str(tmp_path / place)}
         async with ajit.open_runtime(**settings, **more) as runtime:
-            return await runtime.compile(spec, arch=ARCH)
+            return await runtime.compile(spec, arch=arch)
 
     quiet = await compiled("quiet")
     for name in ("VERBOSE", "V", "DEBUG", "CUDA_LAUNCH_BLOCKING"):
         monkeypatch.setenv(name, "1")
     for name in ("CFLAGS", "CXXFLAGS", "NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS"):
-        monkeypatch.setenv(name, "-O0 -g")
+        monkeypatch.setenv(name, "-O0 -G" if name.startswith("NVCC") else "-O0 -g")
     monkeypatch.setenv("AJIT_COMPILER_NICENESS", "3")
     caplog.set_level(logging.DEBUG)
     seen = []
