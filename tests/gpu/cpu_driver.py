@@ -42,12 +42,14 @@ def cxx() -> list[str]:
     return [*ZIG, "c++", *ZIG_FLAGS]
 
 
-def build_driver(folder: Path, compiler: Sequence[str] = ()) -> Path:
-    """The library, with every warning an error."""
+def build_driver(folder: Path, compiler: Sequence[str] = (), options: Sequence[str] = ()) -> Path:
+    """The library, with every warning an error and more options for the compiler."""
     library = folder / "libajit_cpu_driver.so"
     command = compiler or ([shutil.which("gcc") or ""] if shutil.which("gcc") else [*ZIG, "cc"])
     sources = sorted(map(str, NATIVE.glob("cpu_*.c")))
-    subprocess.run([*command, *DRIVER_FLAGS, *sources, "-o", library, "-lpthread"], check=True)
+    subprocess.run(
+        [*command, *DRIVER_FLAGS, *options, *sources, "-o", library, "-lpthread"], check=True
+    )
     return library
 
 
