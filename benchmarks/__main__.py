@@ -11,7 +11,10 @@ import sys
 
 from benchmarks.harness import console, environment, print_rows
 
-NAMES = ("hot", "from_disk", "cold_race", "lease", "loop_lag", "completion", "memory", "imports")
+NAMES = (
+    "hot", "from_disk", "cold_race", "lease", "chain", "scale", "loop_lag", "completion", "memory",
+    "imports",
+)  # fmt: skip
 
 
 def main(names: list[str]) -> int:
