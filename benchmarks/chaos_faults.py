@@ -148,6 +148,7 @@ class Faults:
         self._kinds: dict[str, tuple[float, Callable[[], bool]]] = {
             "SIGKILL": (0.3, self._kill),
             "SIGSTOP": (0.4, self._stop),
+            "compiler killed": (0.3, self._kill_compiler),
             "truncate": (0.4, self._truncate),
             "bit flip": (0.4, self._flip),
             "swap": (0.2, self._swap),
@@ -181,6 +182,20 @@ class Faults:
         if stopped is not None:
             self._journal.note("stopped", server=stopped, begun=begun)
         return stopped is not None
+
+    def _kill_compiler(self) -> bool:
+        """Kill a worker of a server, or the compiler that the worker runs, as memory killers do."""
+        begun = time.monotonic()
+        server = self._rng.choice(self._fleet.servers).pid
+        workers = _children(server)
+        # No deeper: a compiler looks after its own children, the script that plays one does not.
+        family = workers + [child for worker in workers for child in _children(worker)]
+        if not family:
+            return False
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(self._rng.choice(family), signal.SIGKILL)
+        self._journal.note("compiler_killed", server=server, begun=begun)
+        return True
 
     def _truncate(self) -> bool:
         return self._damage(lambda path: os.truncate(path, path.stat().st_size // 2))
@@ -254,3 +269,12 @@ class Faults:
 
     def _entries(self) -> list[Path]:
         return sorted(self._cache_dir.glob("entries/*/*.ajit"))
+
+
+def _children(pid: int) -> list[int]:
+    """Children of a process, by the kernel's lists."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # threads come and go
+            found += map(int, children.read_text().split())
+    return found

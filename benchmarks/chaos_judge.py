@@ -19,6 +19,8 @@ UNEXPLAINED = "no cause"
 PATIENCE = "patience with a silent holder ended"
 SERVED = frozenset({"disk", "compiled", "rejected"})
 RECORD_SECONDS = 1.0
+NOTICED_SECONDS = 2.0
+COMPILER_CRASHED = "error: CompilerCrashed"
 
 
 @dataclass(kw_only=True)
@@ -85,7 +87,7 @@ def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float
             asked[record.pid, record["request"]] = record
         elif record.what == "answered":
             begun = asked.pop((record.pid, record["request"])).time
-            _count(verdict, record)
+            _count(verdict, record, crashed=_crashed(records, record.pid, begun, record.time))
             _judge_time(verdict, record.pid, (begun, record.time), stopped, hang_seconds)
     killed = {record["server"]: record["begun"] for record in records if record.what == "killed"}
     last = records[-1].time if records else 0.0
@@ -95,9 +97,21 @@ def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float
         _judge_time(verdict, pid, (record.time, end), stopped, hang_seconds)
 
 
-def _count(verdict: Verdict, record: Record) -> None:
+def _crashed(records: list[Record], pid: int, begun: float, end: float) -> bool:
+    """Whether a compiler of a process was killed in a while, or just before.
+
+    A request may join a compile whose compiler is dead already, until that has been noticed.
+    """
+    begun -= NOTICED_SECONDS
+    kills = (r for r in records if r.what == "compiler_killed" and r["server"] == pid)
+    return any(kill.time >= begun and kill["begun"] <= end for kill in kills)
+
+
+def _count(verdict: Verdict, record: Record, *, crashed: bool) -> None:
     outcome = record["outcome"]
     kind = outcome.partition(":")[0]
+    if crashed and outcome.startswith(COMPILER_CRASHED):
+        kind = "compiler killed"
     verdict.outcomes[kind] += 1
     verdict.wrong += kind == "wrong"
     if kind == "error":
@@ -162,6 +176,7 @@ class _Causes:
         self._failure_seconds = failure_seconds
         self._about: dict[str, list[Record]] = {}  # a key's events, of all processes
         self._breaks: list[Record] = []  # ends of compiles by kill or close
+        self._kills: list[Record] = []  # of compilers
         self._damage: dict[str, list[Record]] = {}
         for record in records:
             self._sort(record)
@@ -169,6 +184,8 @@ class _Causes:
     def _sort(self, record: Record) -> None:
         if record.what in {"killed", "closing"}:
             self._breaks.append(record)
+        elif record.what == "compiler_killed":
+            self._kills.append(record)
         elif record.what == "damaged":
             for key in record["keys"]:
                 self._damage.setdefault(key, []).append(record)
@@ -192,10 +209,17 @@ class _Causes:
         # The record is as old as the file system's clock says, which ticks every few milliseconds.
         if failed and start.time - failed[-1].time > self._failure_seconds - 0.1:
             return "the record of its rejection expired"
+        if failed and failed[-1].time >= before.time and self._was_killed(failed[-1], before):
+            return "its compiler was killed"
         for end in self._breaks:
             if self._broke_off(key, end) and _begun(end) <= start.time and end.time >= before.time:
                 return "who compiled was killed" if end.what == "killed" else "who compiled closed"
         return UNEXPLAINED
+
+    def _was_killed(self, failed: Record, before: Record) -> bool:
+        """Whether a compile failed because its compiler was killed."""
+        mine = [kill for kill in self._kills if kill["server"] == failed.pid]
+        return any(k.time >= before.time and k["begun"] <= failed.time for k in mine)
 
     def _broke_off(self, key: str, end: Record) -> bool:
         """Whether a kill or a close ended a compile of the key before its result was shared."""

@@ -51,6 +51,11 @@ CAUSES = {
         record(2.1, DRIVER, "killed", server=ONE, begun=2.0),
     ],
     "who compiled closed": [event(1, ONE, "CompileStarted"), record(2, ONE, "closing")],
+    "its compiler was killed": [
+        event(6.5, ONE, "CompileStarted"),
+        record(7.1, DRIVER, "compiler_killed", server=ONE, begun=7.0),
+        event(7.2, ONE, "CompileFailed"),
+    ],
     "the record of its rejection expired": [
         event(1, ONE, "CompileStarted"),
         event(2, ONE, "CompileFailed"),
@@ -118,6 +123,19 @@ def test_request_that_is_never_answered_is_a_hang():
 
     assert len(judged(asked, ended).hangs) == 1
     assert judged(asked, killed, ended).hangs == []
+
+
+@pytest.mark.parametrize(("server", "errors"), [(ONE, 0), (OTHER, 1)])
+def test_crash_of_a_compiler_is_no_error_where_it_was_killed(server, errors):
+    """A killed compiler is told to who asked; to anybody else it would be a defect."""
+    verdict = judged(
+        record(1, ONE, "asked", request=0, kernel=7),
+        record(2.1, DRIVER, "compiler_killed", server=server, begun=2.0),
+        record(3, ONE, "answered", request=0, kernel=7, outcome="error: CompilerCrashed: SIGKILL"),
+    )
+
+    assert len(verdict.errors) == errors
+    assert verdict.served == 0
 
 
 def test_wrong_answers_and_errors_are_found():
