@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,7 +12,7 @@ import pytest
 from ajit._compile import admission as admission_module
 from ajit._compile.ledger import RESERVE_BYTES, MemoryLedger
 from ajit.errors import AjitWarning
-from tests.compile.gates import Gate, eventually, ignore, opened
+from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
 from tests.compile.support import job
 
 if TYPE_CHECKING:
@@ -195,9 +196,7 @@ def test_what_was_promised_is_not_free() -> None:
     """Compiles that have just started use nothing yet; by free memory alone all would start."""
     ledger = MemoryLedger(estimate_bytes=GIB, limit_bytes=8 * GIB)
     available = 3 * GIB + RESERVE_BYTES
-    claims = []
-    while ledger.admits("nvcc", available):
-        claims.append(ledger.enter("nvcc"))
+    claims = [ledger.enter("nvcc") for _ in range(9) if ledger.admits("nvcc", available)]
     claims[0].note(GIB)  # it has what it asked for..
 
     assert len(claims) == 3
@@ -283,6 +282,31 @@ async def test_a_permit_of_a_cancelled_job_is_given_back(gate: Gate) -> None:
                 scope.cancel()
 
     assert outside.free == 1
+
+
+@pytest.mark.anyio
+async def test_a_permit_that_comes_too_late_is_given_back(gate: Gate) -> None:
+    """The job was cancelled while the gate was asked: nothing starts, and nothing is kept."""
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow(CountingGate):
+        def try_admit(self, given: CompileJob) -> CountingGate | None:
+            asked.set()
+            answer.wait(LIMIT_SECONDS)
+            return super().try_admit(given)
+
+    outside = Slow(free=1)
+    async with opened(host_compiler=gate.compiler, admission=outside) as pool:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=ignore))
+                await eventually(asked.is_set)
+                scope.cancel()
+        answer.set()
+        await eventually(lambda: len(outside.asked) == 1)
+
+    assert outside.free == 1
+    assert gate.pids() == []
 
 
 @pytest.mark.anyio
