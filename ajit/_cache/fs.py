@@ -4,6 +4,7 @@ Names are relative to the cache directory's descriptor, and symbolic links are n
 
     entries/<2 hex>/<key>.ajit     one file per entry, immutable
     locks/<2 hex>/<key>.lock       see `ajit._cache.lock`; never unlinked
+    locks/ev/, locks/pe/           leases that are no kernel's: `ajit._cache.gc`, `.permits`
     failures/<2 hex>/<key>.json    see `ajit._cache.failure`
     tmp/                           files that are being written
 

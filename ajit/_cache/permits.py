@@ -177,6 +177,7 @@ class CompilePermits:
             fd = os.open(self._waiting_file(), flags, mode, dir_fd=self._directory.fd)
             try:
                 os.pwrite(fd, _me(), 0)
+                os.fchmod(fd, mode)  # the umask; fails where another user made it, and did this
             finally:
                 os.close(fd)
 
