@@ -63,7 +63,8 @@ class Operand:
         host = HostView(value, writable=writable) if foreign is None else None
         found = foreign or host
         assert found is not None
-        self.on_device = host is None
+        # To the CPU driver, memory that it did not allocate is host memory.
+        self.on_device = host is None and thread.choice.kind == "cuda"
         self.address, self.nbytes, self.owner = found.address, found.nbytes, found
 
 

@@ -40,7 +40,6 @@ int ajit_graph_make(struct ajit_executor *executor, struct ajit_ticket *ticket)
         code = driver->graph_instantiate(&launchable, graph, 0);
     if (graph)
         driver->graph_destroy(graph);
-    ajit_heartbeat_leave(executor);
     if (code) {
         ajit_resource_unmake(executor, ticket);
         return code;

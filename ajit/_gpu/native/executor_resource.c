@@ -211,7 +211,10 @@ static bool may_free(const struct ajit_executor *executor, const struct ajit_res
         return true;
     if (ajit_flight_uses(executor, resource))
         return false;
-    return urgency == AJIT_WHEN_SAFE || ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
+    /* Only memory and modules make the driver wait for all of the device. */
+    if (urgency == AJIT_WHEN_SAFE || resource->kind >= AJIT_STREAM)
+        return true;
+    return ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
 }
 
 /* Frees at most one resource; returns whether it did. */

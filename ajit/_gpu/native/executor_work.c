@@ -101,7 +101,6 @@ int ajit_operate_all(struct ajit_executor *executor, struct ajit_ticket *ticket,
             continue;
         ajit_heartbeat_enter(executor, op->opcode, ticket->number);
         int code = operate(executor, ticket, op, enqueued);
-        ajit_heartbeat_leave(executor);
         if (code) {
             if (op->opcode != AJIT_LOAD)
                 ticket->detail = i;
@@ -137,8 +136,7 @@ static void follow(struct ajit_executor *executor, struct ajit_ticket *ticket)
         ajit_flight_lose(executor, code);
 }
 
-/* Takes over the caller's reference of the ticket. */
-void ajit_perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
+static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
     uint32_t opcode = ((const struct ajit_operation *)ticket->operations)->opcode;
     bool enqueued = false;
@@ -166,4 +164,11 @@ void ajit_perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
     }
     ajit_ticket_settle(executor, ticket, code);
     ajit_ticket_drop(ticket);
+}
+
+/* Takes over the caller's reference of the ticket. */
+void ajit_perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    perform(executor, ticket); /* each operation enters, the host function counts to the last one */
+    ajit_heartbeat_leave(executor);
 }
