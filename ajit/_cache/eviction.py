@@ -6,8 +6,8 @@ Rules, the first that fits:
    about to load it.
 2. An entry unused for longer than the age limit goes.
 3. While the others are larger than the size limit together, the one unused for longest goes.
-4. A failure record that nobody believes any more goes, and a temporary file whose writer is dead,
-   or so old that it must be.
+4. A failure record that nobody believes any more goes, a temporary file whose writer is dead, or so
+   old that it must be, and the permits of a machine that was not seen for long.
 
 All ages are differences of times of one clock, the file system's. Nothing here reads a file.
 """
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Doomed", "Eviction", "File", "Inventory", "Limits", "Reason", "choose"]
 
-Reason = Literal["age", "size", "stale failure record", "orphaned temporary file"]
+Reason = Literal[
+    "age", "size", "stale failure record", "orphaned temporary file", "permit of a bygone machine"
+]
 
 FRESH_SECONDS = 60.0
 """How long an entry is safe after it was published or touched. Pretty arbitrary: far longer than
@@ -38,6 +40,11 @@ seen from here. Pretty arbitrary: a write takes seconds."""
 
 FAILURE_SECONDS = 3600.0
 """How old a failure record must be. Other processes may believe theirs for longer than we do."""
+
+
+PERMIT_SECONDS = 30 * 24 * 3600.0
+"""Permits are named after a boot of a machine, and of no use after it. Should one that is in use be
+taken away after all, one compile more runs than should."""
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -86,6 +93,7 @@ class Inventory:
         entries: Entries.
         failures: Failure records.
         temporaries: Temporary files.
+        permits: Lock files of permits, see `ajit._cache.permits`.
         outlived: Whether the writer of a temporary file is known to be dead, by its last name.
     """
 
@@ -93,6 +101,7 @@ class Inventory:
     entries: Iterable[File]
     failures: Iterable[File]
     temporaries: Iterable[File]
+    permits: Iterable[File]
     outlived: Callable[[str], bool]
 
 
@@ -111,7 +120,7 @@ class Eviction:
 
     Attributes:
         entries: Entries, in the order in which they go.
-        debris: Failure records and temporary files.
+        debris: Failure records, temporary files and permits.
         kept_entries: Entries that stay.
         kept_bytes: Their size.
     """
@@ -182,6 +191,9 @@ def _debris(inventory: Inventory, limits: Limits) -> Iterable[Doomed]:
         last_name = file.name.rpartition("/")[2]
         if inventory.outlived(last_name) or _idle(file, inventory.now) > ORPHAN_SECONDS:
             yield Doomed(file, "orphaned temporary file", _idle(file, inventory.now))
+    for file in inventory.permits:
+        if _idle(file, inventory.now) > PERMIT_SECONDS:
+            yield Doomed(file, "permit of a bygone machine", _idle(file, inventory.now))
 
 
 def _idle(file: File, now: float) -> float:

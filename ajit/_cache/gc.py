@@ -5,8 +5,9 @@ must still be as it was seen: one that is being replaced, or was used meanwhile,
 entry that goes keeps reading it. Nobody else removes anything: of all processes that look after a
 cache, one does, under a lease of its own.
 
-Lock files stay. They are empty but for a record of 1 KiB, and taking one away would split those who
-wait for it over two files. Directories stay as well: whoever publishes next would miss them.
+Lock files of kernels stay. They are empty but for a record of 1 KiB, and taking one away would
+split those who wait for it over two files. Directories stay as well: whoever publishes next would
+miss them.
 
 Nothing here raises because of what the file system does: what cannot be removed is reported.
 Everything blocks: call it from a thread.
@@ -25,6 +26,7 @@ from ajit._cache import fs
 from ajit._cache.disk import SUFFIX, TOP, is_entry_key
 from ajit._cache.eviction import Doomed, Eviction, File, Inventory, Limits, choose
 from ajit._cache.lock import Busy, Lease, LeaseTable, Unavailable
+from ajit._cache.permits import PERMIT_PREFIX
 from ajit._cache.process import this_process
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Collected:
 
     Attributes:
         entries: Entries removed.
-        debris: Failure records and temporary files removed.
+        debris: Failure records, temporary files and permits removed.
         bytes: Their size.
         skipped: What stays although it was to go.
         finished: Whether it was done to the end; the next one goes on from there.
@@ -179,6 +181,7 @@ class Collector:
             entries=entries,
             failures=self._sharded("failures", ".json"),
             temporaries=_files(self._directory.fd, fs.TEMPORARY),
+            permits=_files(self._directory.fd, f"locks/{PERMIT_PREFIX[:2]}"),
             outlived=this_process().outlived,
         )
 

@@ -13,13 +13,19 @@ import pytest
 from ajit._cache import touch
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.disk import DiskStore, Found, Missing, Published
-from ajit._cache.eviction import FAILURE_SECONDS, FRESH_SECONDS, ORPHAN_SECONDS
+from ajit._cache.eviction import (
+    FAILURE_SECONDS,
+    FRESH_SECONDS,
+    ORPHAN_SECONDS,
+    PERMIT_SECONDS,
+)
 from ajit._cache.failure import FailureStore
 from ajit._cache.gc import EVICTION_LEASE, Collector, Limits
 from ajit._cache.lock import LeaseTable
+from ajit._cache.permits import CompilePermits
 from ajit._cache.process import this_process
 from ajit.errors import CompileError
-from tests.cache.artifacts import a_key, an_artifact
+from tests.cache.artifacts import a_job, a_key, an_artifact
 from tests.cache.helpers import entry_file, lock_file, poll
 
 if TYPE_CHECKING:
@@ -252,6 +258,21 @@ def test_stale_failure_records_are_removed(directory: CacheDirectory, path: Path
     assert not old.exists()
     assert failures.recall(a_key("new")) is not None
     assert Collector(directory, Limits(failure_seconds=DAY)).collect().debris == 0
+
+
+def test_permits_of_machines_long_gone_are_removed(directory: CacheDirectory, path: Path):
+    """Each boot of each machine leaves some; those of a machine that is there stay."""
+    permit = CompilePermits(directory, 1).try_admit(a_job())
+    permit.release()
+    [ours] = (path / "locks" / "pe").iterdir()
+    bygone = ours.with_name("permit-bygone-0.lock")
+    bygone.touch()
+    age(bygone, PERMIT_SECONDS + 1)
+
+    plan = Collector(directory, Limits()).plan()
+    assert plan.reasons == {"permit of a bygone machine": 1}
+    assert Collector(directory, Limits()).collect().debris == 1
+    assert [ours] == list(ours.parent.iterdir())
 
 
 def test_files_of_others_stay(store: DiskStore, directory, path: Path):
