@@ -116,6 +116,13 @@ def kind_of_compiler(name: str) -> CompilerKind:
     return CompilerKind(name, os.uname().machine if name == "host" else "sm_90a", program)
 
 
+def is_at_work(group: int, kind: CompilerKind) -> bool:
+    """Whether the compiler proper of a worker's group is at it."""
+    if kind.program == "python":  # NVRTC, inside the worker
+        return psutil.Process(group).cpu_times().user > 0.3
+    return any(name.startswith(kind.program) for name in group_members(group))
+
+
 def fake_compiler(folder: Path, behaviour: str) -> str:
     """Write a program that says what a C++ compiler says about itself, and otherwise misbehaves.
 

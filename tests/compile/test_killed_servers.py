@@ -17,6 +17,7 @@ from ajit._compile.folders import private_folder, sweep_folders
 from tests.compile.support import (
     CompilerKind,
     group_members,
+    is_at_work,
     job,
     kind_of_compiler,
     wait_until,
@@ -105,7 +106,7 @@ class Server:
         """Wait until the compiler is at work; return its process group."""
         wait_until(lambda: bool(workers_of(self.process.pid)), "a worker")
         (group,) = workers_of(self.process.pid)
-        wait_until(lambda: _is_at_work(group, kind), f"{kind.program} at work")
+        wait_until(lambda: is_at_work(group, kind), f"{kind.program} at work")
         return group
 
     def end(self) -> None:
@@ -213,12 +214,6 @@ def test_what_a_server_and_its_worker_leave_is_swept_by_the_next(
         f"ajit-ffffffff_1.{os.getpid()}.5-recent",
     }
     assert list(scratch.iterdir())
-
-
-def _is_at_work(group: int, kind: CompilerKind) -> bool:
-    if kind.program == "python":  # NVRTC, inside the worker
-        return psutil.Process(group).cpu_times().user > 0.3
-    return any(name.startswith(kind.program) for name in group_members(group))
 
 
 def _held_locks(folder: Path) -> list[str]:

@@ -17,7 +17,17 @@ from ajit._compile.pool import CompilePool
 from ajit._compile.toolchain import Toolchains
 from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRuntime, RuntimeClosed
 from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
-from tests.compile.support import SCALE, fake_compiler, group_members, job, settings
+from tests.compile.support import (
+    ENDLESS,
+    SCALE,
+    fake_compiler,
+    group_members,
+    is_at_work,
+    job,
+    kind_of_compiler,
+    settings,
+    workers_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,6 +147,33 @@ async def test_cancelling_a_running_job_kills_its_group_before_it_returns(
     assert left == []
     assert files == []
     assert output.data == b"result\n"
+    assert (statistics.killed, statistics.finished, statistics.workers_started) == (1, 1, 2)
+
+
+async def test_cancelling_ends_every_kind_of_compiler_within_a_second(
+    compiler: dict[str, str], scratch: Path
+) -> None:
+    """Inside a library, below nvcc, below g++: the group is gone, and a new worker serves."""
+    kind = kind_of_compiler(compiler["compiler"])
+    others = set(workers_of(os.getpid()))  # of fixtures that live as long as the session
+    async with opened(compile_slots=1) as pool:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: pool.compile(job(ENDLESS, **compiler), on_beat=ignore))
+                await eventually(lambda: set(workers_of(os.getpid())) > others)
+                (group,) = set(workers_of(os.getpid())) - others
+                await eventually(lambda: is_at_work(group, kind))
+                cancelled = anyio.current_time()
+                scope.cancel()
+        seconds = anyio.current_time() - cancelled
+        left = group_members(group)
+        files = list(scratch.iterdir())
+        output = await pool.compile(job(**compiler), on_beat=ignore)
+        statistics = pool.statistics()
+
+    assert seconds < 1
+    assert (left, files) == ([], [])
+    assert output.data
     assert (statistics.killed, statistics.finished, statistics.workers_started) == (1, 1, 2)
 
 
