@@ -7,22 +7,35 @@
  * their thread ends.
  */
 #include "cpu_driver.h"
+#include "cpu_watch.h"
 
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 static const uint64_t DEFAULT_STACK_BYTES = 64 << 10;
+enum { HEADER_BYTES = 128 };
 
 struct cpu_stack { /* lies at the top of its own stack */
     cpu_stack *next;
     char *mapping;
     size_t mapping_bytes;
+#ifdef AJIT_CPU_WATCHED
+    cpu_watch watch;
+    cpu_stack *other; /* in the list of all stacks of the thread */
+    void (*entry)(void *);
+    void *argument;
+#endif
 };
 
 static pthread_key_t key;
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static _Thread_local cpu_stack *unused;
+#ifdef AJIT_CPU_WATCHED
+static _Thread_local cpu_stack *all;
+static _Thread_local cpu_watch home;
+static _Thread_local cpu_watch *here;
+#endif
 static uint64_t stack_bytes, page_bytes;
 
 /* ---- stacks ---- */
@@ -32,6 +45,9 @@ static void delete_stacks(void *ignored) {
     while (unused != NULL) {
         cpu_stack *stack = unused;
         unused = stack->next;
+#ifdef AJIT_CPU_WATCHED
+        cpu_watch_end(&stack->watch);
+#endif
         munmap(stack->mapping, stack->mapping_bytes);
     }
 }
@@ -54,8 +70,14 @@ static cpu_stack *new_stack(void) {
         return NULL;
     }
     pthread_setspecific(key, mapping); /* any value: it makes the destructor run */
-    cpu_stack *stack = (cpu_stack *)(mapping + bytes - 64);
-    *stack = (cpu_stack){NULL, mapping, bytes};
+    cpu_stack *stack = (cpu_stack *)(mapping + bytes - HEADER_BYTES);
+    *stack = (cpu_stack){.mapping = mapping, .mapping_bytes = bytes};
+#ifdef AJIT_CPU_WATCHED
+    stack->watch.bottom = mapping + page_bytes;
+    stack->watch.bytes = (size_t)((char *)stack - mapping) - page_bytes;
+    stack->other = all;
+    all = stack;
+#endif
     return stack;
 }
 
@@ -73,18 +95,49 @@ void cpu_stack_give(cpu_stack *stack) {
 
 /* ---- the switch ---- */
 
+#ifdef AJIT_CPU_WATCHED
+
+#define SWITCH "cpu_fiber_switch_unwatched"
+void cpu_fiber_switch_unwatched(void **from, void *to) __attribute__((visibility("hidden")));
+
+/* The stack that `context` lies on: contexts are no more than stack pointers. */
+static cpu_watch *watch_of(const void *context) {
+    for (cpu_stack *stack = all; stack != NULL; stack = stack->other)
+        if ((uintptr_t)context - (uintptr_t)stack->mapping < stack->mapping_bytes) return &stack->watch;
+    return &home;
+}
+
+/* Not instrumented: its entry and exit would be counted on different stacks. */
+__attribute__((no_sanitize("thread", "address"))) void cpu_fiber_switch(void **from, void *to) {
+    cpu_watch *own = here != NULL ? here : &home;
+    here = watch_of(to);
+    cpu_watch_leave(own, here);
+    cpu_fiber_switch_unwatched(from, to);
+    cpu_watch_arrive(own, &home);
+}
+
+static __attribute__((no_sanitize("thread", "address"))) void begin_watched(void *argument) {
+    cpu_stack *stack = argument;
+    cpu_watch_arrive(&stack->watch, &home);
+    stack->entry(stack->argument);
+}
+
+#else
+#define SWITCH "cpu_fiber_switch"
+#endif
+
 #if defined(__x86_64__)
 
 __asm__(".text\n.p2align 4\n"
-        ".globl cpu_fiber_switch\n.hidden cpu_fiber_switch\n"
-        ".type cpu_fiber_switch, @function\n"
-        "cpu_fiber_switch:\n"
+        ".globl " SWITCH "\n.hidden " SWITCH "\n"
+        ".type " SWITCH ", @function\n"
+        SWITCH ":\n"
         "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
         "  movq %rsp, (%rdi)\n"
         "  movq %rsi, %rsp\n"
         "  popq %r15\n  popq %r14\n  popq %r13\n  popq %r12\n  popq %rbx\n  popq %rbp\n"
         "  ret\n"
-        ".size cpu_fiber_switch, . - cpu_fiber_switch\n"
+        ".size " SWITCH ", . - " SWITCH "\n"
         ".type cpu_fiber_begin, @function\n"
         "cpu_fiber_begin:\n"
         "  movq %r13, %rdi\n"
@@ -98,9 +151,9 @@ enum { SAVED_WORDS = 7, ARGUMENT_WORD = 2, ENTRY_WORD = 3, RETURN_WORD = 6 };
 #elif defined(__aarch64__)
 
 __asm__(".text\n.p2align 4\n"
-        ".globl cpu_fiber_switch\n.hidden cpu_fiber_switch\n"
-        ".type cpu_fiber_switch, %function\n"
-        "cpu_fiber_switch:\n"
+        ".globl " SWITCH "\n.hidden " SWITCH "\n"
+        ".type " SWITCH ", %function\n"
+        SWITCH ":\n"
         "  sub sp, sp, #160\n"
         "  stp x19, x20, [sp, #0]\n  stp x21, x22, [sp, #16]\n  stp x23, x24, [sp, #32]\n"
         "  stp x25, x26, [sp, #48]\n  stp x27, x28, [sp, #64]\n  stp x29, x30, [sp, #80]\n"
@@ -112,7 +165,7 @@ __asm__(".text\n.p2align 4\n"
         "  ldp d8, d9, [sp, #96]\n  ldp d10, d11, [sp, #112]\n  ldp d12, d13, [sp, #128]\n"
         "  ldp d14, d15, [sp, #144]\n"
         "  add sp, sp, #160\n  ret\n"
-        ".size cpu_fiber_switch, . - cpu_fiber_switch\n"
+        ".size " SWITCH ", . - " SWITCH "\n"
         ".type cpu_fiber_begin, %function\n"
         "cpu_fiber_begin:\n"
         "  mov x0, x19\n  blr x20\n  brk #1\n"
@@ -128,6 +181,13 @@ enum { SAVED_WORDS = 20, ARGUMENT_WORD = 0, ENTRY_WORD = 1, RETURN_WORD = 11 };
 void cpu_fiber_begin(void) __attribute__((visibility("hidden")));
 
 void *cpu_fiber_new(cpu_stack *stack, void (*entry)(void *), void *argument) {
+#ifdef AJIT_CPU_WATCHED
+    cpu_watch_begin(&stack->watch);
+    stack->entry = entry;
+    stack->argument = argument;
+    entry = begin_watched;
+    argument = stack;
+#endif
     uintptr_t *top = (uintptr_t *)((uintptr_t)stack & ~(uintptr_t)15);
     uintptr_t *frame = top - SAVED_WORDS; /* so that the stack is aligned in cpu_fiber_begin */
     memset(frame, 0, SAVED_WORDS * sizeof *frame);
