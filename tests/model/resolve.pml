@@ -5,6 +5,10 @@ of them is not in the other. A process is one proctype whose loop takes any step
 now, as its threads do: its plan, and the helper thread that waits for the lock. Reading, publishing
 and each lock call are atomic, as the file system and the kernel make them.
 
+The helper first waits for a shared lock, which all helpers have at once when the holder is gone,
+takes a look at the entry under it and gives it back; only who found nothing goes on to the
+exclusive one, which is the lease.
+
 Beat and patience are told as what they come to. A holder that compiles beats; a waiter counts, by
 its own clock, how often it looked and heard nothing. Steps other than a compile are taken to be
 shorter than patience, so nobody is silent in them.
@@ -17,7 +21,7 @@ themselves: a process that cannot is an invalid end state, and one that never st
 START is the entry at first: NONE, GOOD or BAD. To leave a part out, define one of
 
     NO_RECHECK  NO_BEAT  NO_PATIENCE  NO_LEASE  NO_RELEASE  NO_STOP_WAITING  NO_RECORD
-    TRUST_REJECTED  REPLACE_WITHOUT_LEASE  NEVER_REPLACE  TRY_AGAIN_AFTER_PATIENCE
+    TRUST_REJECTED  REPLACE_WITHOUT_LEASE  NEVER_REPLACE  TRY_AGAIN_AFTER_PATIENCE  KEEP_SHARED
 
 and spin finds what it is for (tests/model/test_model.py).
 */
@@ -30,21 +34,21 @@ and spin finds what it is for (tests/model/test_model.py).
 #define PROCESSES 3
 #endif
 #define PATIENCE 2      /* looks without a beat; more of them only make more states */
-#define FREE 255        /* nobody holds the lock */
+#define FREE 255        /* nobody holds the lease */
 
 mtype:entry_t = { NONE, GOOD, BAD };
-mtype:state_t = { LOOKING, LEASING, WAITING, RECHECKING, COMPILING, PUBLISHING, RECORDING, RELEASING,
-                DONE, FAILED };
-/* Of a wait: on its way to the lock, has it and nobody knows, goes on though nobody waits any more,
-   has it though nobody waits any more. */
-mtype:helper_t = { NO_HELPER, ON_ITS_WAY, WON, LEFT, LATE };
+mtype:state_t = { LOOKING, LEASING, WAITING, RECHECKING, COMPILING, PUBLISHING, RECORDING,
+                  RELEASING, DONE, FAILED };
+/* Of a wait: waits for the shared lock, has it, waits for the exclusive one, has it. */
+mtype:helper_t = { NO_HELPER, ON_ITS_WAY, SHARING, QUEUED, WON };
 
 mtype:entry_t entry = START;
 bool failed;            /* there is a failure record */
-byte lock = FREE;
+byte lock = FREE;       /* who holds it exclusively */
+byte sharing;           /* a bit for each process that holds it shared */
 
 mtype:state_t state[PROCESSES] = LOOKING;
-bool stalled[PROCESSES];
+byte stalled;           /* a bit for each process that is */
 
 bool calm;
 bool excused;           /* Fate did what may cost a second compile */
@@ -58,18 +62,21 @@ byte finished;          /* processes of which nothing more is expected */
 #else
 #define BEATS(p) (state[p] == COMPILING)
 #endif
-#define SILENT(p) (stalled[p] || (state[p] == COMPILING && !BEATS(p)))
-#define HOLDER_IS_SILENT (lock != FREE && lock != me && SILENT(lock))
+#define BIT(p) (1 << p)
+#define SILENT(p) ((stalled & BIT(p)) || (state[p] == COMPILING && !BEATS(p)))
+#define HOLDER_IS_SILENT ((lock != FREE && lock != me && SILENT(lock)) || (sharing & stalled))
+#define MAY_SHARE (lock == FREE)
+#define MAY_TAKE (lock == FREE && !(sharing & ~BIT(me)))
 #ifdef NO_PATIENCE
 #define PATIENCE_HAS_ENDED false
 #else
 /* It ends by a look that finds neither a beat nor an entry nor a failure. */
 #define PATIENCE_HAS_ENDED (silence == PATIENCE && HOLDER_IS_SILENT && entry != GOOD && !failed)
 #endif
-#define NO_LOCKS (!calm && helper == ON_ITS_WAY)
+#define NO_LOCKS (!calm && (helper == ON_ITS_WAY || helper == QUEUED))
 #define WAIT_CAN_END (helper == WON || entry == GOOD || failed || PATIENCE_HAS_ENDED || NO_LOCKS)
 
-/* --- what a step consists of -------------------------------------------------------------------- */
+/* --- what a step consists of ---------------------------------------------------------------- */
 
 inline excuse() {
     disturbed = true;
@@ -110,12 +117,32 @@ inline stop_waiting() {
 #ifdef NO_STOP_WAITING
     skip
 #else
-    if
-    :: helper == ON_ITS_WAY -> helper = LEFT
-    :: helper == WON -> helper = LATE
-    :: else
-    fi
+    wanted = false
 #endif
+}
+
+/* What a helper sees while it shares the lock is delivered, and ends the wait. */
+inline look_together() {
+    sharing = sharing & ~BIT(me);
+    if
+    :: !wanted -> helper = NO_HELPER
+    :: wanted && state[me] == WAITING && entry == GOOD ->
+        helper = NO_HELPER;
+        wanted = false;
+        verified = true;
+        return_from_disk();
+        end()
+    :: wanted && state[me] == WAITING && entry != GOOD && failed ->
+        helper = NO_HELPER;
+        wanted = false;
+        result = FAILED;
+        end()
+    :: else ->
+        helper = QUEUED;
+#ifdef KEEP_SHARED
+        sharing = sharing | BIT(me)
+#endif
+    fi
 }
 
 /* The entry, and where there is no good one, the failure record. */
@@ -147,8 +174,8 @@ inline try_lease() {
 #ifdef NO_LEASE
     :: start_compile()
 #else
-    :: lock == FREE -> lock = me; take_lease()
-    :: lock != FREE -> state[me] = WAITING; helper = ON_ITS_WAY; silence = 0
+    :: MAY_TAKE -> lock = me; take_lease()
+    :: !MAY_TAKE -> state[me] = WAITING; helper = ON_ITS_WAY; wanted = true
 #endif
     :: !calm -> excuse(); start_compile()               /* there are no locks */
     fi
@@ -157,15 +184,15 @@ inline try_lease() {
 /* One end of a wait that is possible now. */
 inline end_wait() {
     if
-    :: helper == WON -> helper = NO_HELPER; take_lease()
+    :: helper == WON -> helper = NO_HELPER; wanted = false; take_lease()
     :: entry == GOOD -> stop_waiting(); verified = true; return_from_disk(); end()
     :: entry != GOOD && failed -> stop_waiting(); result = FAILED; end()
 #ifdef TRY_AGAIN_AFTER_PATIENCE
-    :: PATIENCE_HAS_ENDED -> helper = NO_HELPER; state[me] = LEASING
+    :: PATIENCE_HAS_ENDED -> helper = NO_HELPER; wanted = false; state[me] = LEASING
 #else
     :: PATIENCE_HAS_ENDED -> stop_waiting(); start_compile()
 #endif
-    :: NO_LOCKS -> excuse(); helper = NO_HELPER; start_compile()
+    :: NO_LOCKS -> excuse(); helper = NO_HELPER; wanted = false; start_compile()
     fi
 }
 
@@ -243,17 +270,27 @@ inline crash() {
     :: lock == me -> lock = FREE                                /* the kernel gives it back */
     :: else
     fi;
+    sharing = sharing & ~BIT(me);
     state[me] = FAILED;
-    helper = NO_HELPER
+    helper = NO_HELPER;
+    wanted = false
 }
 
-/* --- processes ----------------------------------------------------------------------------------- */
+/* Blocked in the kernel where the lock is not to be had; a wait there cannot be called off. */
+#define HELPER_STEPS \
+    :: d_step { helper == ON_ITS_WAY && MAY_SHARE -> \
+        sharing = sharing | BIT(me); helper = SHARING } \
+    :: d_step { helper == QUEUED && MAY_TAKE -> lock = me; helper = WON } \
+    :: d_step { helper == WON && !wanted -> lock = FREE; helper = NO_HELPER }
+
+/* --- processes ------------------------------------------------------------------------------ */
 
 active [PROCESSES] proctype Process() {
     byte me = _pid;
     mtype:helper_t helper = NO_HELPER;
     mtype:state_t result = FAILED;
     byte silence;                       /* looks at the holder without a new beat */
+    bool wanted;                        /* whether anybody waits for what the helper waits for */
     bool leased, rejected, verified, compiled, replacing;
 
     do
@@ -271,30 +308,24 @@ active [PROCESSES] proctype Process() {
     :: d_step { state[me] == WAITING && silence < PATIENCE && HOLDER_IS_SILENT -> silence++ }
     :: d_step { state[me] == WAITING && silence > 0 && !HOLDER_IS_SILENT -> silence = 0 }
 
-    /* the helper */
-    :: d_step { helper == ON_ITS_WAY && lock == FREE -> lock = me; helper = WON }
-    :: d_step { helper == LEFT && lock == FREE -> lock = me; helper = LATE }
-    :: d_step { helper == LATE -> lock = FREE; helper = NO_HELPER }
+    HELPER_STEPS
+    :: atomic { helper == SHARING -> look_together() }
 
     /* Fate */
     :: atomic { !calm && !ENDED(me) && state[me] != RELEASING -> cancel() }
     :: atomic { !calm && !ENDED(me) -> crash(); finished++ } -> break
-    :: d_step { !calm && !ENDED(me) -> excuse(); forget(); stalled[me] = true; finished++ } ->
-        goto end_stalled
+    :: d_step { !calm && !ENDED(me) ->
+        excuse(); forget(); stalled = stalled | BIT(me); finished++ } -> goto end_stalled
     od;
 
     /* The plan has ended and the process lives on, as a server does; only the helper may still be
        on its way, and it may be for as long as somebody else keeps the lock. */
 end_left:
     do
-    :: d_step { helper == NO_HELPER ->
+    :: d_step { helper == NO_HELPER || (helper == WON && wanted) ->
         assert(lock != me) } -> break       /* nobody ends and keeps the lease */
-    :: d_step { (helper == LEFT || helper == ON_ITS_WAY) && lock == FREE -> lock = me; helper = LATE }
-    :: d_step { (helper == LATE || helper == WON) ->
-#ifndef NO_STOP_WAITING
-        lock = FREE;
-#endif
-        helper = NO_HELPER }
+    HELPER_STEPS
+    :: d_step { helper == SHARING -> sharing = sharing & ~BIT(me); helper = NO_HELPER }
     :: atomic { !calm -> crash(); break }
     od;
     goto end_of_process;

@@ -76,6 +76,13 @@ def test_what_is_left_out_is_missed(left_out, start, complaint, tmp_path):
     assert (1, complaint) == (checked.errors, checked.complaint)
 
 
+def test_shared_lock_that_is_kept_stops_everybody(tmp_path):
+    """Two helpers that ask for the lease while they keep the shared lock wait for each other."""
+    checked = check_model(tmp_path / "ends", "ends", PROCESSES=3, KEEP_SHARED=None)
+
+    assert (1, STUCK) == (checked.errors, checked.complaint)
+
+
 def test_waiting_again_after_patience_never_ends(tmp_path):
     """The search for cycles finds one: whose patience has ended must not queue up again."""
     checked = check_model(tmp_path / "cycles", "cycles", PROCESSES=2, TRY_AGAIN_AFTER_PATIENCE=None)
