@@ -81,13 +81,14 @@ def judge(records: list[Record], *, hang_seconds: float, failure_seconds: float)
 
 def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float) -> None:
     asked: dict[tuple[int, int], Record] = {}
+    kills = [record for record in records if record.what == "compiler_killed"]
     stopped = _intervals(records)
     for record in records:
         if record.what == "asked":
             asked[record.pid, record["request"]] = record
         elif record.what == "answered":
             begun = asked.pop((record.pid, record["request"])).time
-            _count(verdict, record, crashed=_crashed(records, record.pid, begun, record.time))
+            _count(verdict, record, crashed=_crashed(kills, record.pid, begun, record.time))
             _judge_time(verdict, record.pid, (begun, record.time), stopped, hang_seconds)
     killed = {record["server"]: record["begun"] for record in records if record.what == "killed"}
     last = records[-1].time if records else 0.0
@@ -97,14 +98,14 @@ def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float
         _judge_time(verdict, pid, (record.time, end), stopped, hang_seconds)
 
 
-def _crashed(records: list[Record], pid: int, begun: float, end: float) -> bool:
+def _crashed(kills: list[Record], pid: int, begun: float, end: float) -> bool:
     """Whether a compiler of a process was killed in a while, or just before.
 
     A request may join a compile whose compiler is dead already, until that has been noticed.
     """
     begun -= NOTICED_SECONDS
-    kills = (r for r in records if r.what == "compiler_killed" and r["server"] == pid)
-    return any(kill.time >= begun and kill["begun"] <= end for kill in kills)
+    mine = (kill for kill in kills if kill["server"] == pid)
+    return any(kill.time >= begun and kill["begun"] <= end for kill in mine)
 
 
 def _count(verdict: Verdict, record: Record, *, crashed: bool) -> None:
