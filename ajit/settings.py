@@ -404,6 +404,12 @@ def _close_names(name: str) -> list[str]:
 
 
 _OTHER_VARIABLES = frozenset(
-    {"AJIT_CPU_DEVICES", "AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES", "AJIT_CPU_THREADS"}
+    {
+        "AJIT_CPU_DEVICES",
+        "AJIT_CPU_MEMORY_BYTES",
+        "AJIT_CPU_ONE_THREAD",
+        "AJIT_CPU_STACK_BYTES",
+        "AJIT_CPU_THREADS",
+    }
 )
 """Read by the CPU driver itself."""

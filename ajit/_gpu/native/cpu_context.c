@@ -62,6 +62,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
 
 /* Called and left with the driver lock held, but waits for the device without it. */
 static void destroy(CUcontext context) {
+    cpu_forget_owner();
     cpu_unlock();
     cpu_context_wait(context);
     cpu_lock();

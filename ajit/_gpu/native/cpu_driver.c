@@ -23,6 +23,7 @@ static void after_fork_in_child(void) { atomic_store(&forked, true); }
 static void watch_forks(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
 
 CUresult cuInit(unsigned int Flags) {
+    cpu_check_rules(__func__, CPU_EARLY);
     if (atomic_load(&forked)) return CUDA_ERROR_NOT_INITIALIZED;
     if (in_host_function) return CUDA_ERROR_NOT_PERMITTED;
     if (Flags != 0) return CUDA_ERROR_INVALID_VALUE;
@@ -44,6 +45,7 @@ static CUresult check_state(unsigned needs) {
 }
 
 CUresult cpu_enter(const char *function, unsigned needs) {
+    cpu_check_rules(function, needs);
     if (atomic_load(&forked)) return CUDA_ERROR_NOT_INITIALIZED;
     if (!(needs & CPU_EARLY) && !atomic_load(&initialized)) return CUDA_ERROR_NOT_INITIALIZED;
     if (in_host_function && !(needs & CPU_EARLY)) return CUDA_ERROR_NOT_PERMITTED;
