@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import zlib
 from contextlib import suppress
 from typing import Literal
 
 import msgspec
 
+from ajit._cache.process import this_process
 from ajit._core.events import Holder
 
 __all__ = ["HolderRecord", "Phase", "clear_record", "read_record", "write_record"]
@@ -54,6 +56,7 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
             this has not changed.
         beat_time: Unix time of the last beat, by its clock.
         name: Label of what it compiles, if it told.
+        namespace: The pid namespace in which ``pid`` is meant, 0 if unknown.
     """
 
     host: str
@@ -66,6 +69,15 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
     beat: int
     beat_time: float
     name: str = ""
+    namespace: int = 0
+
+    def age_seconds(self) -> float:
+        """Since it took the lease; to its last beat only, if its clock is not ours."""
+        beat_age = max(0.0, self.beat_time - self.started)
+        if not self.boot_id or self.boot_id != this_process().boot_id:
+            return beat_age
+        # One kernel, one clock. Up to a second has passed since the beat, more if it is stopped.
+        return beat_age + max(0.0, time.time() - self.beat_time)
 
     def holder(self) -> Holder:
         """The same, as events report it."""
@@ -74,7 +86,7 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
             pid=self.pid,
             phase=self.phase,
             compiler=self.compiler,
-            age_seconds=max(0.0, self.beat_time - self.started),
+            age_seconds=self.age_seconds(),
         )
 
 

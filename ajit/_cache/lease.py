@@ -91,6 +91,7 @@ class Lease:
             phase="queued",
             compiler=compiler[:COMPILER_CHARACTERS],
             name=name[:NAME_CHARACTERS],
+            namespace=process.namespace,
             started=now,
             beat=0,
             beat_time=now,

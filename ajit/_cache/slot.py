@@ -26,6 +26,7 @@ from ajit._cache.fs import close_unwritten, with_parent
 from ajit._cache.helpers import Helpers
 from ajit._cache.holder import HolderRecord, clear_record, read_record, write_record
 from ajit._cache.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable
+from ajit._cache.process import this_process
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Slot:
             self._open()
             if posix.take_now(self.fd, posix.EXCLUSIVE):
                 return self._own(compiler, name)
-            outcome: Busy | Unavailable = Busy(read_record(self.fd))
+            outcome: Busy | Unavailable = Busy(_read_holder(self.fd))
         except (OSError, CacheError) as exc:
             outcome = Unavailable(posix.reason(exc))
         self._close()
@@ -288,8 +289,19 @@ def current_process() -> Process:
 
 
 def _read_holder(fd: int) -> HolderRecord | None:
-    # A holder that was killed leaves its record behind, but not its lock.
-    return None if posix.lock_holder_pid(fd) is None else read_record(fd)
+    """Return the record of whoever has the lock; None if nobody has, or it has not written yet.
+
+    A holder that was killed leaves its record behind, but not its lock. So no record counts without
+    a lock, and none counts whose process is another than the one that the kernel names, where that
+    can be compared: the lock is then somebody's who takes a glance, or who got it this moment.
+    """
+    pid = posix.lock_holder_pid(fd)
+    record = None if pid is None else read_record(fd)
+    if pid is None or record is None or pid <= 0:
+        return record
+    us = this_process()
+    same_numbers = record.boot_id == us.boot_id and 0 != record.namespace == us.namespace
+    return None if same_numbers and record.pid != pid else record
 
 
 _process = Process()

@@ -8,7 +8,7 @@ import pytest
 
 from ajit._cache import helpers
 from ajit._cache.disk import DiskStore
-from ajit._cache.lock import Glimpse, Lease, LeaseTable
+from ajit._cache.lock import Busy, Glimpse, Lease, LeaseTable
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import in_thread, is_waited_for, poll, until
 
@@ -178,6 +178,21 @@ def test_waiters_of_a_killed_holder_compile_once(store: DiskStore, start_peer):
 
     outcomes = [peer.hear("wait")["outcome"] for peer in peers if peer is not winner]
     assert outcomes == ["Glimpse", "Glimpse"]
+
+
+def test_the_record_of_a_dead_holder_is_nobodys_while_others_look(table, start_peer):
+    """Somebody has the lock, for a glance; the record in the file is the killed holder's."""
+    holder, stuck = start_peer(), start_peer()
+    holder.ask("acquire", KEY)
+    stuck.tell("stare", KEY)
+    poll(lambda: is_waited_for(stuck.pid))
+    assert table.read_holder(KEY).pid == holder.pid
+    holder.kill()
+    stuck.hear("hang")
+
+    assert table.read_holder(KEY) is None
+    busy = table.try_acquire(KEY, "nvrtc")
+    assert (type(busy), busy.holder) == (Busy, None)
 
 
 async def test_a_glance_is_taken_after_polling_too(table, store, start_peer, monkeypatch):
