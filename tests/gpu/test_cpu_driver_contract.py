@@ -17,7 +17,12 @@ STRUCTS = [
     *("CUjit_option", "CUmoduleLoadingMode", "CUstreamCaptureMode", "CUstreamCaptureStatus"),
     *("CUdriverProcAddressQueryResult", "CUmemPoolProps", "CUmemAccessDesc", "CUgraphEdgeData"),
     *("CUipcMemHandle", "CUipcEventHandle", "CUmemLocation", "CUlibraryOption", "CUgraphNodeType"),
-    *("CUmemPool_attribute", "CUmemAccess_flags"),
+    *(
+        "CUmemPool_attribute",
+        "CUmemAccess_flags",
+        "CUmemAllocationType",
+        "CUDA_GRAPH_INSTANTIATE_PARAMS",
+    ),
 ]
 
 # Since CUDA 12, cuda.h makes this name another one's, which has the type.
