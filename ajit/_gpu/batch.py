@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
-from ajit._gpu.completion import deadline_ns
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
 from ajit._gpu.stream import stream_target
+from ajit._gpu.submission import deadline_ns
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:

@@ -28,16 +28,16 @@ from anyio.lowlevel import checkpoint
 
 from ajit._bridge import LoopHandle
 from ajit._gpu import wire
-from ajit._gpu.results import device_error
+from ajit._gpu.submission import Submissions
 from ajit._gpu.ticket import ABANDONED, OVERDUE, PENDING, Ticket
-from ajit.errors import AjitError, OutOfMemory, WouldBlock, WrongLoop
+from ajit.errors import WrongLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from ajit._gpu.thread import DeviceThread
 
-__all__ = ["Port", "Ticket", "deadline_ns"]
+__all__ = ["Port", "Ticket"]
 
 _abandoned: list[object] = []
 """What abandoned tickets use: never freed, for a device that hangs may wake up and write there."""
@@ -49,28 +49,21 @@ SPIN_SECONDS = 100e-6
 CUDA thread and a driver that went to sleep meanwhile."""
 HOG_SECONDS = 200e-6
 """How long tasks may do so in a row before other tasks get a turn. Pretty arbitrary."""
-ROOM_SECONDS = 500e-6
-"""How often whoever waits for room in a full ring looks. The CUDA thread frees a place within
-microseconds unless the driver itself blocks."""
 GRACE_SECONDS = 0.1
 """How long after a ticket's own deadline the loop waits for the CUDA thread to say so, which looks
 every 50 ms and knows more, before it takes the thread for stuck."""
 
 
-class Port:
+class Port(Submissions):
     """One event loop's way to the CUDA thread and back. Made in that loop.
 
     Attributes:
         loop: The loop.
-        in_flight: Tickets that the device may still touch memory for, by number.
     """
 
     def __init__(self, thread: DeviceThread) -> None:
+        super().__init__(thread)
         self.loop = LoopHandle.current()
-        self.thread = thread
-        self.in_flight: dict[int, Ticket[Any]] = {}
-        self._refusal: Callable[[], AjitError] | None = None
-        self._library = wire.library()
         spin_seconds = SPIN_SECONDS if len(os.sched_getaffinity(0)) > 1 else 0.0
         self.handle = self._library.port_create(
             thread.handle, int(spin_seconds * 1e9), int(HOG_SECONDS * 1e9)
@@ -78,7 +71,6 @@ class Port:
         if not self.handle:
             raise OSError("no memory or no file descriptor is left for an event loop's eventfd")
         self._idle: anyio.Event | None = None
-        self._room = anyio.Lock()  # whoever waits for room, in order
         self._map_memory()
         loop: Any = self.loop.native
         self._make_waiter = getattr(loop, "create_future", anyio.Event)
@@ -94,129 +86,6 @@ class Port:
         # Two words: the ticket that is looked for, and for how long tasks have been looking.
         self._looking = memory[layout["port_wanted"] :][:16].cast("Q")
         self._records = memory[layout["port_records"] :]
-
-    # --- submitting: any thread -----------------------------------------------------------------
-
-    def submit(
-        self,
-        submission: bytes,
-        number: int,
-        operation: str,
-        keep: object,
-        finish: Callable[[int], T] | None = None,
-        *,
-        steps: int = 0,
-    ) -> Ticket[T]:
-        """Hand a submission to the CUDA thread. Never calls the driver, and never waits.
-
-        Args:
-            submission: Packed header and operations; the header names this port and the number.
-            number: From `DeviceThread.numbers`.
-            operation: For messages.
-            keep: Whatever must stay alive until the device is done.
-            finish: Makes the ticket's result from the record's value.
-            steps: How many of its operations can be awaited.
-
-        Raises:
-            WouldBlock: The ring is full.
-            DeviceLost: The context is unusable.
-            RuntimeClosed: The device is closed.
-            ForkedRuntime: This process is a fork of the one that opened the device.
-        """
-        ticket = Ticket(self, number, operation, keep, finish, steps)
-        # Before the push, for the device may be done before that returns; and before the look
-        # at `_refusal`, so that whoever closes the port in another thread waits for this ticket.
-        self.in_flight[number] = ticket
-        if self._refusal is not None:
-            del self.in_flight[number]
-            raise self._refusal()
-        answer = self._library.submit(submission)
-        if answer:
-            del self.in_flight[number]
-            raise self._refused(operation, answer)
-        return ticket
-
-    def submit_operations(
-        self,
-        operations: bytes,
-        operation: str,
-        keep: object,
-        finish: Callable[[int], T] | None,
-        *,
-        count: int = 1,
-        stream: tuple[int, int] = (0, 0),
-        deadline_seconds: float | None = None,
-    ) -> Ticket[T]:
-        """Submit packed operations. Takes and raises what `submit` does.
-
-        Args:
-            operations: The operations.
-            operation: For messages.
-            keep: Whatever must stay alive until the device is done.
-            finish: Makes the ticket's result from the record's value.
-            count: How many operations there are.
-            stream: From `stream_target`.
-            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
-        """
-        if self._refusal is not None:
-            raise self._refusal()
-        number = next(self.thread.numbers)
-        submission = wire.submission(
-            self.handle, number, operations, count=count, target=stream,
-            deadline_ns=deadline_ns(deadline_seconds),
-        )  # fmt: skip
-        ticket = self.submit(submission, number, operation, keep, finish)
-        return ticket.due_in(deadline_seconds)
-
-    async def patiently(self, submit: Callable[[], Ticket[T]]) -> Ticket[T]:
-        """Call a function that submits, again until the ring has room. Waiters go in order.
-
-        Cancelling submits nothing.
-        """
-        if not self._room.statistics().tasks_waiting:
-            try:
-                return submit()
-            except WouldBlock:
-                pass
-        async with self._room:
-            while True:
-                try:
-                    return submit()
-                except WouldBlock:
-                    await anyio.sleep(ROOM_SECONDS)
-
-    def submit_last(self, submission: bytes, number: int) -> Ticket[None]:
-        """Like `submit`, for the one submission that comes after the port was closed."""
-        refusal, self._refusal = self._refusal, None
-        try:
-            return self.submit(submission, number, "close the device", None)
-        finally:
-            self._refusal = refusal
-
-    def _refused(self, operation: str, answer: int) -> AjitError:
-        if answer == wire.LOST:
-            return device_error(operation, self.thread.lost_code, lost=True)
-        if answer == wire.FULL:
-            return WouldBlock(
-                f"{operation}: {self.thread.settings.ring_capacity} submissions wait for the CUDA "
-                f"thread; use device.submit, await earlier tickets, or raise ring_capacity"
-            )
-        if answer == wire.NO_MEMORY:
-            return OutOfMemory(operation=operation, detail="no host memory for a submission")
-        return self.thread.ended_error()
-
-    def refusal(self) -> AjitError:
-        """What a submission would raise now; only if `closed`."""
-        return self._refusal() if self._refusal is not None else self.thread.ended_error()
-
-    def refuse(self, refusal: Callable[[], AjitError]) -> None:
-        """Raise this from every submission from now on."""
-        self._refusal = refusal
-
-    @property
-    def closed(self) -> bool:
-        """Whether submissions are refused."""
-        return self._refusal is not None
 
     # --- waiting: the loop's tasks --------------------------------------------------------------
 
@@ -353,19 +222,6 @@ class Port:
             self._records.release()
             handle, self.handle = self.handle, None
             self._library.port_release(handle)
-
-
-def deadline_ns(seconds: float | None) -> int:
-    """Return a deadline as the executor wants it; 0 means what the settings say.
-
-    Raises:
-        ValueError: It is not above 0.
-    """
-    if seconds is None:
-        return 0
-    if not seconds > 0:
-        raise ValueError(f"a deadline of {seconds} s")
-    return max(1, int(seconds * 1e9))
 
 
 def _wait(waiter: Any) -> Generator[Any, Any, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -13,15 +12,14 @@ from anyio.lowlevel import checkpoint
 from ajit._core.spec import EntryPoint
 from ajit._gpu import module, wire
 from ajit._gpu.batch import Batch
+from ajit._gpu.call import check_no_coroutine
+from ajit._gpu.device_memory import DeviceMemory
 from ajit._gpu.driver import driver_choices
 from ajit._gpu.graph import capture, refuse_in_capture
-from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
-from ajit._gpu.operand import copy_operation, fill_operation
 from ajit._gpu.statistics import ThreadStatistics
-from ajit._gpu.stream import Event, Stream, stream_target
+from ajit._gpu.stream import Event, Stream
 from ajit._gpu.thread import DeviceThread
-from ajit._gpu.transfer import Transfers
-from ajit.errors import AjitError, ArgumentError, NoDevice, RuntimeClosed, UsageError
+from ajit.errors import AjitError, NoDevice, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from ajit._gpu.completion import Port, Ticket
     from ajit._gpu.graph import Capture
     from ajit._gpu.health import DeviceHealth
-    from ajit._gpu.memory import BufferSlice
     from ajit._gpu.module import LoadedModule
     from ajit.settings import Settings
 
@@ -47,7 +44,7 @@ CLOSE_SECONDS = 5.0
 """How long closing waits for tickets in flight. Arbitrary; a server's grace period is near 30 s."""
 
 
-class Device:
+class Device(DeviceMemory):
     """A GPU, or the CPU driver, as one event loop uses it. Get it with `open_device`.
 
     Everything is submitted to the CUDA thread, which other loops of the process may share. Launches
@@ -61,14 +58,11 @@ class Device:
 
     def __init__(self, thread: DeviceThread, port: Port) -> None:
         """Made by `Device.open`."""
-        self._thread = thread
-        self._port = port
-        self._transfers = Transfers(port, self.alloc_pinned)
+        super().__init__(thread, port)
         self._serving = anyio.CancelScope(shield=True)
         self.kind = thread.choice.kind
         self.arch = thread.choice.arch(thread.info)
         self.name = thread.info.name.decode(errors="replace")
-        self.total_memory_bytes = int(thread.info.total_memory_bytes)
         self.max_threads = int(thread.info.max_threads)
         self.max_block = tuple(thread.info.max_block)
         self.max_grid = tuple(thread.info.max_grid)
@@ -110,103 +104,6 @@ class Device:
         """
         with self._serving:
             await self._port.serve()
-
-    # --- memory ---------------------------------------------------------------------------------
-
-    async def alloc(self, nbytes: int) -> DeviceBuffer:
-        """Allocate device memory; its contents are undefined.
-
-        Raises:
-            OutOfMemory: There is not enough, or ``device_memory_limit_bytes`` is reached; nothing
-                was allocated.
-        """
-        return await self._alloc(wire.ALLOC, nbytes, DeviceBuffer)
-
-    async def alloc_pinned(self, nbytes: int) -> PinnedBuffer:
-        """Allocate page-locked host memory.
-
-        Raises:
-            OutOfMemory: There is not enough; nothing was allocated.
-        """
-        return await self._alloc(wire.ALLOC_HOST, nbytes, PinnedBuffer)
-
-    async def upload(self, obj: Any) -> DeviceBuffer:
-        """Copy host memory to new device memory.
-
-        Args:
-            obj: Any contiguous object with the buffer protocol or ``__array_interface__``: bytes,
-                an array. It must not be changed before this returns.
-
-        Raises:
-            ArgumentError: The object has no contiguous memory; nothing was started.
-            OutOfMemory: There is not enough device memory; nothing was allocated.
-
-        Cancelling leaves: the copy is finished and its memory freed in the background.
-        """
-        return await self._transfers.upload(obj, self._explain_memory)
-
-    async def download(self, buffer: DeviceBuffer | BufferSlice, out: Any = None) -> Any:
-        """Copy device memory to the host.
-
-        Args:
-            buffer: What to copy, all of it: a buffer, or a part of one.
-            out: A writable contiguous object of the same size to fill; None makes new bytes.
-
-        Returns:
-            ``out``, or the bytes.
-
-        Raises:
-            ArgumentError: The sizes differ, ``out`` cannot be written, or the buffer was freed.
-
-        Cancelling leaves: ``out`` may still be written to until the copy is done.
-        """
-        return await self._transfers.download(buffer, out)
-
-    def copy_to(self, buffer: DeviceBuffer, obj: Any, *, stream: object = None) -> Ticket[None]:
-        """Submit a copy of host memory into a buffer of the same size. See `copy`."""
-        return self.copy(buffer, obj, stream=stream)
-
-    def copy(
-        self,
-        target: Any,
-        source: Any,
-        *,
-        stream: object = None,
-        deadline_seconds: float | None = None,
-    ) -> Ticket[None]:
-        """Submit a copy, to the device, from it, or on it.
-
-        Host memory goes straight to the driver: from pageable memory it copies large pieces on the
-        CUDA thread itself. Use `PinnedBuffer` for those, or `upload` and `download`.
-
-        Args:
-            target: A `DeviceBuffer`, a part of one, a `PinnedBuffer`, an array that another library
-                has on the device (``__cuda_array_interface__``, DLPack), or any contiguous object
-                with the buffer protocol. Host memory must not be touched before the ticket is done.
-            source: The same, of the same size.
-            stream: Any stream, see `Kernel.launch`; None takes the device's own.
-            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
-
-        Raises:
-            ArgumentError: A side cannot be used, the sizes differ, or both are host memory.
-            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
-        """
-        where = stream_target(stream, self._thread)
-        operation, keep = copy_operation(target, source, self._thread, where[1])
-        return self._submit(operation, "copy", keep, stream, where, deadline_seconds)
-
-    def fill(
-        self,
-        buffer: Any,
-        value: int,
-        *,
-        stream: object = None,
-        deadline_seconds: float | None = None,
-    ) -> Ticket[None]:
-        """Submit the filling of device memory with a byte. Takes and raises what `copy` does."""
-        where = stream_target(stream, self._thread)
-        operation, keep = fill_operation(buffer, value, self._thread, where[1])
-        return self._submit(operation, "fill", keep, stream, where, deadline_seconds)
 
     # --- order ----------------------------------------------------------------------------------
 
@@ -323,7 +220,7 @@ class Device:
         Raises:
             UsageError: It is a coroutine function; nothing was started.
         """
-        _check_no_coroutine(function)
+        check_no_coroutine(function)
         call = functools.partial(function, *args) if args else function
         port, thread = self._port, self._thread
         outcome = await (await port.patiently(lambda: thread.call(port, call)))
@@ -367,58 +264,6 @@ class Device:
         state = "closed" if self._port.closed else f"in_flight={len(self._port.in_flight)}"
         return f"<Device {self.name!r} arch={self.arch} {state}>"
 
-    # --- inside ---------------------------------------------------------------------------------
-
-    def _submit(
-        self,
-        operation: bytes,
-        name: str,
-        keep: object,
-        stream: object,
-        where: tuple[int, int],
-        deadline_seconds: float | None,
-    ) -> Ticket[None]:
-        ticket: Ticket[None] = self._port.submit_operations(
-            operation or wire.simple(wire.MARK), name, (keep, stream), None,
-            stream=where, deadline_seconds=deadline_seconds,
-        )  # fmt: skip
-        ticket.stream = stream
-        return ticket
-
-    async def _patiently(
-        self,
-        operation: bytes,
-        name: str,
-        finish: Callable[[int], T],
-        explain: Callable[[int], str] | None = None,
-    ) -> T:
-        port = self._port
-
-        def submit() -> Ticket[T]:
-            ticket = port.submit_operations(operation, name, None, finish)
-            return ticket.explained_by(explain) if explain is not None else ticket
-
-        return await (await port.patiently(submit))
-
-    async def _alloc(self, opcode: int, nbytes: int, kind: Callable[[Port, int, int], T]) -> T:
-        if nbytes < 0:
-            raise ArgumentError(operation="alloc", detail=f"{nbytes} bytes", index=0)
-        port = self._port
-        if not nbytes:
-            return kind(port, 0, 0)
-        operation = wire.simple(opcode, nbytes)
-        name = f"allocate {nbytes} bytes"
-        return await self._patiently(
-            operation, name, lambda made: kind(port, made, nbytes), self._explain_memory
-        )
-
-    def _explain_memory(self, _: int) -> str:
-        live = self._thread.statistics().live_memory_bytes
-        limit = self._thread.settings.device_memory_limit_bytes
-        says = f"ajit has {live} bytes of device memory in use; the device has "
-        says += f"{self.total_memory_bytes}, other programs and libraries included"
-        return f"{says}; device_memory_limit_bytes is {limit}" if limit else says
-
 
 @asynccontextmanager
 async def open_device(settings: Settings) -> AsyncGenerator[Device, None]:
@@ -445,16 +290,3 @@ async def open_device(settings: Settings) -> AsyncGenerator[Device, None]:
 
 def _closed() -> AjitError:
     return RuntimeClosed("the device was closed; nothing was started")
-
-
-def _check_no_coroutine(function: Callable[..., object]) -> None:
-    inner: Any = function
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
-        getattr(inner, "__call__", None)  # noqa: B004  # not whether it can be called
-    ):
-        raise UsageError(
-            f"{function!r} is a coroutine function, and no event loop runs on the CUDA thread; "
-            f"give device.run a plain function, and await in the loop"
-        )

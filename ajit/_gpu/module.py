@@ -7,10 +7,10 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
-from ajit._gpu.completion import deadline_ns
 from ajit._gpu.launch import ShapeLimits, Signature, pack_shape
 from ajit._gpu.operand import mark_used
 from ajit._gpu.stream import stream_target
+from ajit._gpu.submission import deadline_ns
 from ajit.errors import AjitError, LoadError, RuntimeClosed
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ajit._bridge import Promise
 from ajit._gpu import wire
+from ajit._gpu.call import Call
 from ajit._gpu.completion import Port
 from ajit._gpu.health import DeviceHealth, dump_signal, health_of
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
@@ -79,7 +80,7 @@ class DeviceThread:
         self.name = f"ajit-cuda-{choice.ordinal}"
         self.ports: weakref.WeakSet[Port] = weakref.WeakSet()
         self._users = 0
-        self._calls: dict[int, _Call[Any]] = {}
+        self._calls: dict[int, Call[Any]] = {}
         self._lock = threading.Lock()  # guards the three below
         self._start_code: int | None = None
         self._ended = False
@@ -185,7 +186,7 @@ class DeviceThread:
         raised.
         """
         number = next(self.numbers)
-        call = self._calls[number] = _Call(function)
+        call = self._calls[number] = Call(function)
         submission = wire.submission(port.handle, number, wire.simple(wire.CALL))
         try:
             name = f"call {getattr(function, '__qualname__', function)}"
@@ -281,26 +282,6 @@ class DeviceThread:
     def _error_text(self) -> str:
         address = self.handle + self._library.layout["executor_error"]
         return ctypes.string_at(address).decode(errors="replace")
-
-
-class _Call(Generic[T]):
-    """A Python function on its way to the CUDA thread, and what became of it."""
-
-    def __init__(self, function: Callable[[], T]) -> None:
-        self._function = function
-        self._error: BaseException | None = None
-        self._value: T | None = None
-
-    def run(self) -> None:
-        try:
-            self._value = self._function()
-        except BaseException as error:  # noqa: BLE001  # it is raised where the call is awaited
-            self._error = error
-
-    def outcome(self) -> T:
-        if self._error is not None:
-            raise self._error
-        return cast("T", self._value)
 
 
 _registry: dict[DriverChoice, DeviceThread] = {}

@@ -116,7 +116,8 @@ static void *work(void *argument)
 
 int main(int count, char **arguments)
 {
-    struct ajit_options options = {.capacity = 16, .spin_ns = 20000, .deadline_ns = 60000000000u};
+    struct ajit_options options = {.capacity = 16, .spin_ns = 20000, .deadline_ns = 60000000000u,
+                                   .stall_ns = 30000000000u, .memory_limit_bytes = 1 << 20};
     pthread_t server, workers[THREADS];
     if (count != 3)
         return 2;
