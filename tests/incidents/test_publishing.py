@@ -20,6 +20,8 @@ PROJECT = Path(__file__).parents[2]
 LONG_AGO, FAR_AHEAD = 1.0, 4e9
 """1970 and 2096: clocks of a file system, as wrong as they can be."""
 
+UNTIL_SECONDS = 30.0
+
 TEMPLATE = ajit.Spec.of(
     "template <class T> __global__ void scale(T* x, T a) { x[threadIdx.x] *= a; }",
     "scale<float>",
@@ -35,8 +37,10 @@ def entries(cache_dir):
 
 
 def until(condition):
-    """Return what a condition gives as soon as it is true. The test's own limit is the deadline."""
+    """Return what a condition gives as soon as it is true."""
+    deadline = time.monotonic() + UNTIL_SECONDS
     while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not become true"
         time.sleep(0.005)
     return found
 
@@ -53,12 +57,12 @@ def test_processes_that_compile_one_kernel_at_once_meet_nowhere(start, compiler,
     for shard in range(256):
         (cache_dir / "locks" / f"{shard:02x}").write_text("a file where a directory should be")
     compiler.hold()
-    peers = start(4)
+    peers = start(4, node_compile_slots=4)
     for peer in peers:
         peer.hear("ready")
         peer.go()
 
-    until(lambda: compiler.started == 4)
+    until(lambda: compiler.started == 4)  # all at the gate at once
     folders = {Path(f"/proc/{pid}/cwd").readlink() for pid in pids_of_compilers(compiler)}
     sources = {(folder / "source.cpp").read_text() for folder in folders}
     compiler.let_go()
