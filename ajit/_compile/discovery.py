@@ -70,7 +70,7 @@ def find_nvcc(digests: Digests, setting: str) -> Toolchain:
     path, text = said
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     version = found.group(1) if found else "unknown"
-    host = _host_compiler_of_nvcc()
+    host = _host_compiler_of(path)
     headers = find_cuda_headers(_release(version))
     arches = _ask([path, "--list-gpu-code"]) or ""
     return Toolchain(
@@ -204,12 +204,12 @@ def _zig() -> list[tuple[str, ...]]:
     return [(os.path.join(place, "zig"), "c++") for place in places or ()]
 
 
-def _host_compiler_of_nvcc() -> str:
+def _host_compiler_of(nvcc: str) -> str:
     """Version of the compiler that nvcc preprocesses with: the first ``gcc`` on PATH."""
     for path in _on_path("gcc"):
         return (_ask([path, "--version"]) or "").partition("\n")[0]
-    install = "install gcc: nvcc preprocesses with it"
-    raise CompilerNotFound(compiler="nvcc", searched=["gcc on PATH"], install=install)
+    install = f"nvcc at {nvcc} needs a host compiler (gcc) to preprocess with: install gcc"
+    raise CompilerNotFound(compiler="host", searched=["gcc on PATH"], install=install)
 
 
 def _first_that_answers(places: list[str], question: str) -> tuple[str, str] | None:

@@ -6,7 +6,8 @@ a cache directory: where there is none, there are no entries.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
@@ -19,6 +20,7 @@ from ajit.errors import AjitError, CacheError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ajit._cache.disk import DiskStore, EntryInfo, Lookup
@@ -30,8 +32,40 @@ MINIMUM_PREFIX = 4
 """Digits of a key that name an entry. Pretty arbitrary: fewer are more likely a typing error."""
 
 
-class _NoSuchEntry(click.UsageError):
-    """A key, or the beginning of one, that names no entry, or more than one."""
+Failed: TypeAlias = dict[str, str]
+"""What was to be removed and stays: ``key``, as it was given, and ``reason``."""
+
+KEY_DIGITS = 64
+HEX_DIGITS = frozenset("0123456789abcdef")
+
+
+class NoKey(click.UsageError):
+    """What was given is no key, nor the beginning of exactly one. Nothing was done."""
+
+
+class NoSuchEntry(AjitError):
+    """No entry has that key, or a key that begins so. Nothing was changed.
+
+    Attributes:
+        key: What was asked for.
+    """
+
+    def __init__(self, *, key: str, path: Path) -> None:
+        self.key = key
+        super().__init__(f"no entry {key!r} in {path} (see: ajit cache ls)")
+
+
+class BadEntry(AjitError):
+    """An entry was named that does not verify. It counts as a miss; nothing was changed.
+
+    Attributes:
+        key: Hex key.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, key: str, reason: str) -> None:
+        self.key, self.reason = key, reason
+        super().__init__(f"entry {key} cannot be used: {reason}")
 
 
 @click.group("cache", short_help="Look at the kernel cache.")
@@ -131,13 +165,16 @@ def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_jso
     """Remove entries by key, or all of them.
 
     Safe while servers use the cache: a process that reads an entry goes on reading it, and the next
-    one that needs it compiles it anew. Ends with 3 if only some of the keys could be removed.
+    one that needs it compiles it anew. Ends with 2, and removes nothing, if a KEY is none; with 1
+    if no entry has such a key, with 3 if that is so of only some of them.
     """
     if bool(keys) == everything:
         raise click.UsageError("name the keys to remove, or give --all")
     output = Output(as_json=as_json)
     cache = _Cache(cache_dir)
-    removed, failed = cache.remove([info.key for info in cache.entries()] if everything else keys)
+    found, missing = (cache.keys, []) if everything else cache.find(keys)
+    removed, stuck = cache.remove(found)
+    failed = missing + stuck
     for problem in failed:
         output.warn(problem["reason"])
     payload = {"cache_dir": cache.path, "removed": removed, "failed": failed}
@@ -162,17 +199,30 @@ class _Cache:
     def verify(self) -> list[tuple[str, Lookup]]:
         return [] if self.store is None else list(self.store.verify())
 
+    @cached_property
+    def keys(self) -> list[str]:
+        """The keys of all entries, as they were when they were first asked for."""
+        return [info.key for info in self.entries()]
+
     def key(self, text: str) -> str:
         """The one key that begins with a text."""
-        wanted = text.lower().removesuffix("...").removesuffix("…")
-        if len(wanted) < MINIMUM_PREFIX:
-            raise _NoSuchEntry(f"{text!r} is too short for a key: give at least 4 digits")
-        found = [info.key for info in self.entries() if info.key.startswith(wanted)]
+        wanted = _digits(text)
+        found = [key for key in self.keys if key.startswith(wanted)]
         if not found:
-            raise _NoSuchEntry(f"no entry {text!r} in {self.path} (see: ajit cache ls)")
+            raise NoSuchEntry(key=text, path=self.path)
         if len(found) > 1:
-            raise _NoSuchEntry(f"{len(found)} entries begin with {text!r}: give more digits")
+            raise NoKey(f"{len(found)} entries begin with {text!r}: give more digits")
         return found[0]
+
+    def find(self, texts: Sequence[str]) -> tuple[list[str], list[Failed]]:
+        """The keys that begin with these texts, and the texts that no entry's key begins with."""
+        found, missing = [], []
+        for text in texts:
+            try:
+                found.append(self.key(text))
+            except NoSuchEntry as exc:
+                missing.append({"key": text, "reason": str(exc)})
+        return found, missing
 
     def manifest(self, text: str) -> tuple[Manifest, int]:
         """The verified manifest of an entry and the size of its compiled bytes."""
@@ -181,25 +231,29 @@ class _Cache:
         found = self.store.manifest(key)
         if isinstance(found, tuple):
             return found
-        raise BadEntry(f"entry {key} cannot be used: {found.reason or 'it has gone'}")
+        raise BadEntry(key=key, reason=found.reason or "it has gone")
 
-    def remove(self, keys: tuple[str, ...] | list[str]) -> tuple[list[str], list[dict[str, str]]]:
-        """Remove what can be removed; the rest comes back with reasons."""
+    def remove(self, keys: Sequence[str]) -> tuple[list[str], list[Failed]]:
+        """Remove entries; what could not be removed comes back with reasons."""
         removed, failed = [], []
-        for text in keys:
+        for key in keys:
+            assert self.store is not None  # or it had no such key
             try:
-                key = self.key(text)
-                assert self.store is not None  # or it had no such key
                 if self.store.remove(key):
                     removed.append(key)
-            except (_NoSuchEntry, OSError) as exc:
-                reason = exc.message if isinstance(exc, _NoSuchEntry) else str(exc)
-                failed.append({"key": text, "reason": reason})
+            except OSError as exc:
+                failed.append({"key": key, "reason": str(exc)})
         return removed, failed
 
 
-class BadEntry(AjitError):
-    """An entry was named that does not verify. It counts as a miss; nothing was changed."""
+def _digits(text: str) -> str:
+    """The digits of a key, or its first ones, that a text gives."""
+    digits = text.lower().removesuffix("...").removesuffix("…")
+    if not HEX_DIGITS.issuperset(digits) or len(digits) > KEY_DIGITS:
+        raise NoKey(f"{text!r} is no key: a key has {KEY_DIGITS} hexadecimal digits")
+    if len(digits) < MINIMUM_PREFIX:
+        raise NoKey(f"{text!r} is too short for a key: give at least {MINIMUM_PREFIX} digits")
+    return digits
 
 
 def _open(settings: Settings) -> DiskStore:

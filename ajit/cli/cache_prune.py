@@ -11,6 +11,7 @@ from ajit.cli.options import byte_size, cache_dir_option, duration
 from ajit.cli.output import (
     SHORT_KEY,
     Output,
+    count,
     format_age,
     format_bytes,
     json_option,
@@ -144,7 +145,8 @@ def _payload(settings: Settings, plan: Eviction, done: Collected | None) -> dict
 def _draw(payload: dict[str, Any]) -> RenderableType:
     files: Sequence[dict[str, Any]] = payload["removed"]
     verb = "would remove" if payload["dry_run"] else "removed"
-    kept = f"kept: {payload['kept_entries']} entries of {format_bytes(payload['kept_bytes'])}"
+    entries = count(payload["kept_entries"], "entry", "entries")
+    kept = f"kept: {entries} of {format_bytes(payload['kept_bytes'])}"
     if not files:
         return f"nothing to remove, {kept}"
     drawn = table("file", "size", "unused for", "reason", numbers=("size", "unused for"))
@@ -157,5 +159,5 @@ def _draw(payload: dict[str, Any]) -> RenderableType:
             item["reason"],
         )
     total = format_bytes(payload["removed_bytes"])
-    drawn.caption = f"{verb}: {len(files)} files of {total}, {kept}"
+    drawn.caption = f"{verb}: {count(len(files), 'file', 'files')} of {total}, {kept}"
     return drawn

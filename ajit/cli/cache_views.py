@@ -10,6 +10,7 @@ import msgspec
 
 from ajit.cli.output import (
     SHORT_KEY,
+    count,
     facts,
     format_age,
     format_bytes,
@@ -180,11 +181,12 @@ def check(key: str, lookup: Lookup) -> dict[str, Any]:
 def draw_verified(checked: int, bad: Sequence[dict[str, Any]]) -> RenderableType:
     """Draw the bad entries, or say that there is none."""
     if not bad:
-        return f"{checked} entries checked, all good"
+        return f"{count(checked, 'entry', 'entries')} checked, all good"
     drawn = table("key", "problem")
     for item in bad:
         drawn.add_row(item["key"][:SHORT_KEY], item["reason"])
-    drawn.caption = f"{checked} entries checked, {len(bad)} bad: misses that are compiled anew"
+    total = count(checked, "entry", "entries")
+    drawn.caption = f"{total} checked, {len(bad)} bad: counted as misses, and compiled anew"
     return drawn
 
 
@@ -235,4 +237,4 @@ def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> Rende
 
 def draw_removed(removed: Sequence[str]) -> str:
     """Say how many entries went."""
-    return f"removed {len(removed)} {'entry' if len(removed) == 1 else 'entries'}"
+    return f"removed {count(len(removed), 'entry', 'entries')}"

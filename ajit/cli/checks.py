@@ -53,7 +53,9 @@ def _check_compilers(toolchains: Toolchains) -> Iterator[Check]:
         except CompilerNotFound as exc:
             # nvcc is one of two ways to a GPU; the other two are the only way to their device.
             status: Status = "absent" if kind == "nvcc" else "problem"
-            yield Check(kind, status, "not found", f"{purpose}: {exc.install}")
+            # nvcc itself needs a compiler, and may be there without one.
+            found = "not found" if exc.compiler == kind else f"has no {exc.compiler} compiler"
+            yield Check(kind, status, found, f"{purpose}: {exc.install}")
             continue
         yield Check(kind, "ok", f"{toolchain.version}, {toolchain.path}", purpose)
         if kind == "nvrtc":

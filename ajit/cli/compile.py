@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,9 @@ def command(  # one parameter per option
     Prints the key, where the result came from (disk or compiled), how long it took, and the process
     that was waited for, if any. Any number of these may run at once: one of them compiles.
 
-    Ends with 1 if the compiler rejects the source (its log goes to standard error), with 3 if the
-    kernel was compiled but could not be stored, with 4 if there is no compiler.
+    Ends with 1 if the compiler rejects the source (its log goes to standard error, with --json also
+    into the object on standard output), with 3 if the kernel was compiled but could not be stored,
+    with 4 if there is no compiler.
     """
     import anyio  # noqa: PLC0415  # command-line start-up
 
@@ -85,7 +87,11 @@ def command(  # one parameter per option
     )
     output = Output(as_json=as_json)
     watcher = _Watcher(output)
+    # The runtime's log lines are for servers: here the watcher tells of waits, and the error of
+    # itself. Without a handler, logging's last resort would print both a second time.
+    logging.getLogger("ajit").addHandler(logging.NullHandler())
     resolution = anyio.run(_resolve, settings, spec, watcher)
+    watcher.warn_of_locks()
     payload = _payload(spec, resolution, settings, stored=watcher.stored)
     output.result(payload, lambda: _draw(payload))
     return exits.FINE if watcher.stored else exits.PARTLY
@@ -104,21 +110,42 @@ async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolut
 
 
 class _Watcher:
-    """Tells of waits on standard error, and remembers whether the result was stored."""
+    """Tells on standard error what the user did not ask for, and remembers whether it was stored.
+
+    The result and the error are the command's to tell; a cache that cannot be written is a warning
+    of the runtime.
+    """
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._told_seconds: float | None = None
+        self._told_bad_entry = False
+        self._no_lease = ""
         self.stored = True
 
     def __call__(self, event: Event) -> None:
         from ajit._core import events  # noqa: PLC0415  # command-line start-up
 
-        if isinstance(event, events.CacheUnwritable):
-            self.stored = False
-        elif isinstance(event, events.Waiting) and self._is_news(event):
-            self._told_seconds = event.waited_seconds
-            self._output.note(_describe_wait(event))
+        match event:
+            case events.CacheUnwritable():
+                self.stored = False
+            case events.Waiting() if self._is_news(event):
+                self._told_seconds = event.waited_seconds
+                self._output.note(_describe_wait(event))
+            case events.WaitEnded(outcome="patience"):
+                waited = format_seconds(event.waited_seconds)
+                self._output.note(f"patience ended after {waited}: compiling here as well")
+            case events.EntryRejected() if not self._told_bad_entry:
+                # It is looked at again under the lease; that is not another bad entry.
+                self._told_bad_entry = True
+                self._output.warn(f"the cached entry does not verify, a miss: {event.reason}")
+            case events.LocksUnavailable():
+                self._no_lease = event.reason
+
+    def warn_of_locks(self) -> None:
+        """Say that another process may have compiled the same, unless worse was said already."""
+        if self._no_lease and self.stored:
+            self._output.warn(f"compiled without a lease: {self._no_lease} (see: ajit doctor)")
 
     def _is_news(self, event: Waiting) -> bool:
         told = self._told_seconds

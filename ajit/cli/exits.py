@@ -1,12 +1,12 @@
 """Exit codes, and which error ends a command with which.
 
-== ==================================================================================
+== ================================================================================================
 0  fine
-1  found a problem: a compile error, an entry that does not verify, a failed check
+1  found a problem: a compile error, an entry that does not verify or is not there, a failed check
 2  usage: an option, a setting or a key that cannot be; nothing was started
 3  partly done: a kernel was compiled but could not be stored, one key of two was removed
 4  environment: no compiler, no device, a cache directory that cannot be used
-== ==================================================================================
+== ================================================================================================
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from ajit.errors import (
     UsageError,
 )
 
-__all__ = ["ENVIRONMENT", "FINE", "INTERRUPTED", "PARTLY", "PROBLEM", "USAGE", "exit_code_of"]
+__all__ = [
+    "ENVIRONMENT",
+    "FINE",
+    "INTERRUPTED",
+    "PARTLY",
+    "PROBLEM",
+    "USAGE",
+    "Lacking",
+    "exit_code_of",
+]
 
 FINE = 0
 PROBLEM = 1
@@ -32,6 +41,11 @@ PARTLY = 3
 ENVIRONMENT = 4
 INTERRUPTED = 130
 """Control-C: 128 plus the number of SIGINT, as shells have it."""
+
+
+class Lacking(AjitError):
+    """This machine lacks what a command needs. Nothing was started."""
+
 
 # The first match counts: an include that is missing is a problem of the source, although it is a
 # SpecError.
@@ -44,6 +58,7 @@ _CODES: tuple[tuple[type[AjitError], int], ...] = (
     (CompilerError, ENVIRONMENT),
     (CacheError, ENVIRONMENT),
     (DeviceError, ENVIRONMENT),
+    (Lacking, ENVIRONMENT),
 )
 
 

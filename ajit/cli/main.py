@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from ajit import __version__
-from ajit.cli import exits
-from ajit.errors import AjitError, AjitWarning, CompileError, CompilerCrashed
+from ajit.cli import exits, failures
+from ajit.errors import AjitWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,8 @@ _COMMANDS = {
 
 EPILOG = (
     "Results go to standard output, everything else to standard error. Exit codes: 0 fine, "
-    "1 found a problem, 2 usage, 3 partly done, 4 environment."
+    "1 found a problem, 2 usage, 3 partly done, 4 environment. With --json there is always one "
+    "object on standard output; if a command fails, it has error, message and exit_code."
 )
 
 
@@ -78,33 +79,28 @@ def run(args: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            result = cli.main(args, prog_name="ajit", standalone_mode=False)
+            code = _perform(sys.argv[1:] if args is None else args)
             sys.stdout.flush()
         except BrokenPipeError:
             # The reader has gone (`ajit cache ls | head`). Python would complain once more when it
             # flushes standard output at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return exits.PROBLEM
-        except BaseException as error:  # noqa: BLE001  # every way of ending passes here
-            return _end(error)
+    return code
+
+
+def _perform(args: Sequence[str]) -> int:
+    """Run the command and return its exit code, saying why where it failed."""
+    try:
+        result = cli.main(list(args), prog_name="ajit", standalone_mode=False)
+    except BrokenPipeError:
+        raise
+    except BaseException as raised:  # every way of ending passes here
+        code = failures.tell(_single(raised), as_json=failures.wants_json(args))
+        if code is None:
+            raise
+        return code
     return result if isinstance(result, int) else exits.FINE
-
-
-def _end(error: BaseException) -> int:
-    """Say why the command ended and return its exit code, or raise what is no user's business."""
-    error = _single(error)
-    if isinstance(error, click.ClickException):
-        error.show()
-        return exits.USAGE
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
-    if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("ajit: interrupted", err=True)
-        return exits.INTERRUPTED
-    if isinstance(error, AjitError):
-        click.echo(f"ajit: {_message(error)}", err=True)
-        return exits.exit_code_of(error)
-    raise error
 
 
 def _single(error: BaseException) -> BaseException:
@@ -112,14 +108,6 @@ def _single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
-
-
-def _message(error: AjitError) -> str:
-    """What failed, then the compiler's whole log: here it is not shortened."""
-    text = str(error)
-    if isinstance(error, (CompileError, CompilerCrashed)) and error.log.strip():
-        text = text.partition("\n")[0] + "\n" + error.log.rstrip()
-    return "\n".join([text, *getattr(error, "__notes__", ())])
 
 
 def _show_warning(

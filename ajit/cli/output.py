@@ -8,7 +8,6 @@ for it.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,11 +22,13 @@ if TYPE_CHECKING:
 __all__ = [
     "SHORT_KEY",
     "Output",
+    "count",
     "facts",
     "format_age",
     "format_bytes",
     "format_seconds",
     "json_option",
+    "print_json",
     "table",
 ]
 
@@ -53,8 +54,7 @@ class Output:
     def result(self, payload: object, draw: Callable[[], RenderableType]) -> None:
         """Print the result: the payload as JSON, or what `draw` makes of it for a reader."""
         if self.as_json:
-            text = msgspec.json.format(msgspec.json.encode(payload, enc_hook=_plain), indent=2)
-            sys.stdout.write(text.decode() + "\n")
+            print_json(payload)
             return
         from rich.console import Console  # noqa: PLC0415  # see the module's docstring
 
@@ -73,6 +73,12 @@ class Output:
     def warn(self, text: str) -> None:
         """Say that something is not as it should be, though the result stands."""
         click.secho(f"warning: {text}", err=True, fg="yellow")
+
+
+def print_json(payload: object) -> None:
+    """Print one JSON object on standard output."""
+    text = msgspec.json.format(msgspec.json.encode(payload, enc_hook=_plain), indent=2)
+    sys.stdout.write(text.decode() + "\n")
 
 
 def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
@@ -116,6 +122,11 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     return drawn
 
 
+def count(number: int, one: str, many: str) -> str:
+    """``1 entry``, ``2 entries``."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def format_bytes(size: float) -> str:
     """``1.4 MiB``: a size for a reader."""
     for unit in ("B", "KiB", "MiB"):
@@ -128,7 +139,7 @@ def format_bytes(size: float) -> str:
 def format_seconds(seconds: float) -> str:
     """``1.38 s``, ``12.4 ms``, ``3 min 20 s``, ``2 days``: a duration for a reader."""
     if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
+        return f"{seconds * 1e6:.0f} µs" if seconds else "0 s"
     if seconds < 1:
         return f"{seconds * 1e3:.1f} ms"
     if seconds < 60:
@@ -150,6 +161,5 @@ def format_age(seconds: float) -> str:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(type(value).__name__)
+    # A path, or the value that a setting cannot have.
+    return str(value)

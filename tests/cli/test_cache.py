@@ -119,7 +119,18 @@ def test_verify_names_bad_entries_and_ends_with_one(ajit, store):
     assert 2 == ended.json()["checked"]
     assert [bad] == [row["key"] for row in ended.json()["bad"]]
     assert "checksum" in shown.out
+    assert "2 entries checked, 1 bad" in shown.out
     assert good[:12] not in shown.out
+
+
+def test_one_entry_is_written_as_one(ajit, store):
+    """Not "1 entries"."""
+    put(store, "only")
+
+    shown = [ajit("cache", command).out for command in ("verify", "prune")]
+
+    assert "1 entry checked, all good\n" == shown[0]
+    assert "kept: 1 entry of" in shown[1]
 
 
 def test_bad_entry_is_listed_and_inspecting_it_says_why_it_is_unusable(ajit, store):
@@ -152,18 +163,49 @@ def test_inspect_shows_one_entry_by_the_first_digits_of_its_key(ajit, store):
         assert text in shown
 
 
+@pytest.mark.parametrize("command", ["inspect", "rm"])
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("abc", "too short"), ("deadbeef", "no entry 'deadbeef'"), ("../../etc", "no entry")],
+    [("abc", "too short"), ("../../etc", "is no key"), ("f" * 65, "is no key")],
+    ids=["short", "path", "long"],
 )
-def test_text_that_is_no_key_of_the_cache_is_a_usage_error(ajit, store, text, complaint):
-    """A typing error is answered by what to do, and never becomes a path."""
-    put(store, "saxpy")
+def test_text_that_is_no_key_is_a_usage_error(ajit, store, command, text, complaint):
+    """A typing error is answered by what to do, never becomes a path, and removes nothing."""
+    key = put(store, "saxpy")
 
-    ended = ajit("cache", "inspect", text)
+    ended = ajit("cache", command, *([key] if command == "rm" else []), text)
 
     assert exits.USAGE == ended.code
     assert complaint in ended.err
+    assert [key] == [info.key for info in store.entries()]
+
+
+def test_key_that_no_entry_has_is_a_problem(ajit, store):
+    """It is well formed, so it is no question of usage: the entry may just have gone."""
+    put(store, "saxpy")
+
+    ended = ajit("cache", "inspect", "deadbeef", "--json")
+
+    assert exits.PROBLEM == ended.code
+    assert ("NoSuchEntry", "deadbeef") == (ended.json()["error"], ended.json()["key"])
+    assert "no entry 'deadbeef'" in ended.err
+    assert "Usage" not in ended.err
+
+
+def test_first_digits_of_two_keys_are_a_usage_error(ajit, store):
+    """Which of them is meant cannot be known, so neither is removed."""
+    first = "abcd" + put(store, "a")[4:]
+    keys = [first, first[:10] + ("0" if first[10] != "0" else "1") + first[11:]]
+    for key in keys:
+        file = entry_file(ajit, key)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"")
+
+    ended = ajit("cache", "rm", "ABCD")
+
+    assert exits.USAGE == ended.code
+    assert "2 entries begin with 'ABCD'" in ended.err
+    assert all(entry_file(ajit, key).exists() for key in keys)
 
 
 def test_why_names_the_parts_in_which_two_keys_differ(ajit, store):

@@ -109,7 +109,9 @@ def test_process_that_waits_says_for_whom_and_reports_it(ajit, slow):
     assert "disk" == waiter.json()["tier"]
     assert holder.pid == waiter.json()["waited_for"]["pid"]
     assert 0 < waiter.json()["waited_for"]["seconds"] < waiter.json()["seconds"]
-    assert f"waiting for process {holder.pid} on {platform.node()}" in waiter.err
+    told = [line for line in waiter.err.splitlines() if "waiting for" in line]
+    assert f"waiting for process {holder.pid} on {platform.node()}" in told[0]
+    assert 1 == len(told), "a wait of a second or two is told once, and not by the log as well"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
@@ -148,16 +150,62 @@ def test_headers_macros_and_options_reach_the_compiler_and_the_key(ajit, tmp_pat
     assert [{"field": "define TIMES", "a": "=2", "b": "=3"}] == why["differences"]
 
 
-def test_compile_error_prints_the_whole_log_and_publishes_nothing(ajit, saxpy):
+def test_compile_error_prints_the_whole_log_once_and_publishes_nothing(ajit, saxpy):
     """Exit code 1, the log with file and line on standard error, no result, no entry."""
     saxpy.write_text(SAXPY.replace("int n", "int m"))
 
-    ended = ajit("compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json")
+    ended = ajit("compile", saxpy, "--entry", "saxpy", *FOR_GPU)
 
     assert (exits.PROBLEM, "") == (ended.code, ended.out)
     assert 'saxpy.cu(3): error: identifier "n" is undefined' in ended.err
+    # The runtime's log line for servers is not printed on top of it.
+    assert 1 == ended.err.count("compile failed for saxpy.cu")
     assert "Traceback" not in ended.err
     assert "0" == str(ajit("cache", "stats", "--json").json()["entries"])
+
+
+def test_compile_error_is_one_json_object_for_a_script(ajit, saxpy):
+    """Class, message, label, key, compiler and the whole log; the log stays on standard error."""
+    saxpy.write_text(SAXPY.replace("int n", "int m"))
+
+    ended = ajit("compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json")
+    failure = ended.json()
+
+    assert exits.PROBLEM == ended.code == failure["exit_code"]
+    assert ("CompileError", "saxpy.cu") == (failure["error"], failure["name"])
+    assert failure["message"].startswith("compile failed for saxpy.cu")
+    assert "\n" not in failure["message"]
+    assert 64 == len(failure["key"])
+    assert failure["compiler"].startswith("nvrtc 13.")
+    for log in (failure["log"], ended.err):
+        assert 'saxpy.cu(3): error: identifier "n" is undefined' in log
+
+
+def test_note_on_an_error_is_in_both_channels(ajit, saxpy):
+    """The second process is told that the failure was shared and not repeated."""
+    saxpy.write_text(SAXPY.replace("int n", "int m"))
+    args = ("compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json")
+    first = ajit(*args)
+
+    second = ajit(*args)
+
+    assert "notes" not in first.json()
+    [note] = second.json()["notes"]
+    assert "not tried again" in note
+    assert note in second.err
+
+
+def test_bad_entry_is_told_once_and_replaced(ajit, saxpy):
+    """A damaged entry costs a compile, not the result, and is not silent."""
+    args = ("compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json")
+    key = ajit(*args).json()["key"]
+    (ajit.cache_dir / "entries" / key[:2] / f"{key}.ajit").write_bytes(b"")
+
+    again = ajit(*args)
+
+    assert (exits.FINE, "compiled") == (again.code, again.json()["tier"])
+    assert 1 == again.err.count("does not verify")
+    assert again.err.startswith("warning: ")
 
 
 def test_unknown_entry_point_is_a_problem_of_the_source(ajit, saxpy):
@@ -219,6 +267,21 @@ def test_compiler_that_is_missing_says_what_was_searched_and_what_to_install(aji
     assert exits.ENVIRONMENT == ended.code
     assert "searched /no/nvcc" in ended.err
     assert "ajit[nvcc]" in ended.err
+
+
+def test_nvcc_without_a_host_compiler_says_that_it_is_there(ajit, saxpy, tmp_path):
+    """The compiler to install is the one that is missing."""
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 13.0, V13.0.88'\n")
+    nvcc.chmod(0o755)
+    args = ("compile", saxpy, "--entry", "saxpy", "--compiler", "nvcc", *FOR_GPU, "--json")
+
+    ended = ajit(*args, AJIT_NVCC=str(nvcc), PATH=str(tmp_path))
+
+    assert exits.ENVIRONMENT == ended.code
+    assert ("CompilerNotFound", "host") == (ended.json()["error"], ended.json()["compiler"])
+    assert f"nvcc at {nvcc} needs a host compiler (gcc)" in ended.err
+    assert "no nvcc" not in ended.err
 
 
 def test_kernel_that_could_not_be_stored_is_printed_and_ends_with_three(ajit, saxpy):

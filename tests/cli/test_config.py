@@ -23,5 +23,6 @@ def test_table_has_readable_units_and_cuts_nothing_off(ajit):
 
     assert "400.0 MiB" in ended.out
     assert "30 min" in ended.out
+    assert " 0 µs" not in ended.out
     assert str(ajit.cache_dir) in ended.out
     assert ended.err == ""

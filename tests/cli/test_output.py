@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ajit.cli.output import format_age, format_bytes, format_seconds
+from ajit.cli.output import count, format_age, format_bytes, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ def test_sizes_have_binary_units(size, expected):
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
+        (0, "0 s"),
         (8.7e-6, "9 µs"),
         (0.0124, "12.4 ms"),
         (1.384, "1.38 s"),
@@ -47,6 +48,14 @@ def test_durations_have_the_unit_that_fits(seconds, expected):
 def test_ages_have_one_unit(seconds, expected):
     """A clock that went back is an age of nothing."""
     assert expected == format_age(seconds)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(0, "0 entries"), (1, "1 entry"), (2, "2 entries")]
+)
+def test_counted_things_agree_with_their_number(number, expected):
+    """One is one."""
+    assert expected == count(number, "entry", "entries")
 
 
 def test_locale_that_cannot_write_table_lines_still_gets_the_result(ajit):

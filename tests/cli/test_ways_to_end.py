@@ -15,7 +15,7 @@ def test_help_names_every_command_and_the_exit_codes(ajit):
     ended = ajit("--help")
 
     assert ended.code == exits.FINE
-    for word in ("demo", "compile", "cache", "doctor", "config", "4 environment"):
+    for word in ("demo", "compile", "cache", "locks", "doctor", "config", "4 environment"):
         assert word in ended.out
 
 
@@ -46,6 +46,39 @@ def test_wrong_usage_ends_with_two_and_prints_no_result(ajit, args):
     assert ended.code == exits.USAGE
     assert ended.out == ""
     assert "Usage: ajit" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["config", "--json", "--jason"], "NoSuchOption"),
+        (["compile", "--json"], "MissingParameter"),
+        (["cache", "rm", "--json", "--all", "abcd"], "UsageError"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_who_asks_for_json_gets_one_object_for_a_wrong_usage_too(ajit, args, error):
+    """Whatever the command came to: a script parses standard output without looking first."""
+    ended = ajit(*args)
+
+    assert (error, exits.USAGE) == (ended.json()["error"], ended.json()["exit_code"])
+    assert ended.code == exits.USAGE
+    assert ended.json()["message"] in ended.err
+
+
+def test_json_after_two_dashes_is_an_argument(ajit):
+    """It is then a name, and the failure is told in words alone."""
+    ended = ajit("cache", "inspect", "--", "--json")
+
+    assert (exits.USAGE, "") == (ended.code, ended.out)
+
+
+def test_failure_has_the_fields_of_its_error_and_a_value_of_any_kind(ajit):
+    """What a setting was, where it came from, and what it may be."""
+    failure = ajit("config", "--json", AJIT_COMPILE_SLOTS="many").json()
+
+    assert ("SettingsError", "compile_slots") == (failure["error"], failure["name"])
+    assert ("many", "AJIT_COMPILE_SLOTS") == (failure["value"], failure["origin"])
 
 
 def test_bad_setting_names_the_variable_and_what_is_expected(ajit):

@@ -95,6 +95,18 @@ def test_a_missing_compiler_says_where_it_was_sought(
     assert remedy in str(caught.value)
 
 
+@pytest.mark.usefixtures("bare_path", "no_cuda")
+def test_nvcc_without_a_host_compiler_is_not_called_missing(tmp_path: Path) -> None:
+    """What is missing, and so what to install, is the compiler that nvcc preprocesses with."""
+    nvcc = fake_compiler(tmp_path, "true")
+    with pytest.raises(CompilerNotFound) as caught:
+        Toolchains(settings(nvcc=nvcc)).find("nvcc")
+
+    assert caught.value.compiler == "host"
+    assert caught.value.searched == ("gcc on PATH",)
+    assert f"nvcc at {nvcc} needs a host compiler (gcc)" in str(caught.value)
+
+
 def test_a_compiler_installed_meanwhile_is_found(
     bare_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

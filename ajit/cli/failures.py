@@ -1,0 +1,87 @@
+"""How a command that failed says so: in words on standard error, with ``--json`` also as an object.
+
+Who asked for JSON gets exactly one object on standard output, whatever the command came to. Of a
+failure it has ``error`` (the name of the class), ``message`` and ``exit_code``, ``notes`` if there
+are any, and every field that the error has: ``name``, ``key``, the whole ``log``, ... (see
+`ajit.errors`). A command's result has no field ``error``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ajit.cli import exits
+from ajit.errors import AjitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["tell", "wants_json"]
+
+
+def wants_json(args: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON. Looked for here, for it may be one that cannot be."""
+    options = args[: args.index("--")] if "--" in args else args
+    return "--json" in options
+
+
+def tell(error: BaseException, *, as_json: bool) -> int | None:
+    """Say why a command ended, and return its exit code.
+
+    Returns:
+        The exit code, or None if this is no way for a command to end but a defect; then nothing
+        was said.
+    """
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code  # `--help` has said all
+    if isinstance(error, click.ClickException):
+        error.show()
+        payload, code = {"message": error.format_message()}, exits.USAGE
+    elif isinstance(error, (click.Abort, KeyboardInterrupt)):
+        click.echo("ajit: interrupted", err=True)
+        error = KeyboardInterrupt()  # which of the two it was is click's business
+        payload, code = {"message": "interrupted"}, exits.INTERRUPTED
+    elif isinstance(error, AjitError):
+        click.echo(f"ajit: {_in_words(error)}", err=True)
+        payload, code = _fields(error), exits.exit_code_of(error)
+    else:
+        return None
+    if as_json:
+        always = {"error": type(error).__name__, "message": payload["message"], "exit_code": code}
+        # Twice: first in the order of reading, last so that no field of an error takes its place.
+        _print_object(always | payload | always)
+    return code
+
+
+def _in_words(error: AjitError) -> str:
+    """What failed, then the compiler's whole log: here it is not shortened."""
+    log = [_log(error).rstrip()] if _log(error) else []
+    return "\n".join([_message(error), *log, *_notes(error)])
+
+
+def _fields(error: AjitError) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+    notes = {"notes": _notes(error)} if _notes(error) else {}
+    return fields | notes | {"message": _message(error)}
+
+
+def _message(error: AjitError) -> str:
+    """What failed, without the excerpt of the log that follows where there is a log."""
+    return str(error).partition("\n")[0] if _log(error) else str(error)
+
+
+def _log(error: AjitError) -> str:
+    log = getattr(error, "log", "")
+    return log if isinstance(log, str) and log.strip() else ""
+
+
+def _notes(error: AjitError) -> list[str]:
+    return list(getattr(error, "__notes__", ()))
+
+
+def _print_object(payload: dict[str, Any]) -> None:
+    from ajit.cli.output import print_json  # noqa: PLC0415  # msgspec, which `--help` does not need
+
+    print_json(payload)
