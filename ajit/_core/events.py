@@ -42,7 +42,7 @@ class Holder:
         pid: Process id on that host.
         phase: ``queued``, ``compiling`` or ``publishing``.
         compiler: Compiler and version.
-        age_seconds: Since it took the lease, by the holder's own clock at its last beat.
+        age_seconds: Since it took the lease; only to its last beat if it is on another host.
     """
 
     host: str

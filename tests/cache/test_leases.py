@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ajit._cache.directory import open_cache_directory
@@ -15,6 +17,7 @@ from tests.cache.artifacts import a_key
 from tests.cache.helpers import (
     is_locked_for_others,
     lock_file,
+    poll,
 )
 
 KEY = a_key()
@@ -68,9 +71,41 @@ def test_the_holder_is_seen_with_its_phase_and_its_beats(table: LeaseTable, star
     assert (first.phase, first.beat, first.pid) == ("compiling", 1, peer.pid)
     assert (second.phase, second.beat, second.started) == ("publishing", 2, first.started)
     assert second.beat_time >= first.beat_time
-    assert second.holder().age_seconds >= 0
     peer.ask("release", KEY)
     assert table.read_holder(KEY) is None
+
+
+def test_a_holders_age_goes_on_between_its_beats(table: LeaseTable, start_peer):
+    """On one machine: whoever reads the record adds the time since the beat, by the same clock."""
+    peer = start_peer()
+    before = time.time()
+    peer.ask("acquire", KEY)
+    record = table.read_holder(KEY)
+    poll(lambda: record.holder().age_seconds > 0.05)
+    age, after = record.holder().age_seconds, time.time()
+
+    assert 0 == record.beat
+    assert 0.05 < age <= after - before
+
+
+@pytest.mark.parametrize("boot_id", ["", "the boot of another machine"])
+def test_the_age_of_a_holder_elsewhere_is_that_of_its_last_beat(table: LeaseTable, boot_id):
+    """The clocks of two machines may differ by hours, so none is taken from the other."""
+    with table.try_acquire(KEY, "nvrtc") as lease:
+        record = msgspec.structs.replace(
+            lease.record, boot_id=boot_id, started=1000.0, beat_time=1002.5
+        )
+
+    assert 2.5 == record.holder().age_seconds
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_age(table: LeaseTable):
+    """The record is then from the future."""
+    with table.try_acquire(KEY, "nvrtc") as lease:
+        future = lease.record.started + 3600
+        record = msgspec.structs.replace(lease.record, started=future, beat_time=future + 1)
+
+    assert 1.0 == record.holder().age_seconds
 
 
 def test_nobody_is_the_holder_of_a_lease_that_was_never_taken(table: LeaseTable, path: Path):
