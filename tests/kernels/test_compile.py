@@ -7,7 +7,6 @@ are CPUs.
 
 from __future__ import annotations
 
-import shutil
 import struct
 from typing import TYPE_CHECKING
 
@@ -15,23 +14,35 @@ import anyio
 import pytest
 
 import ajit
+from ajit._compile.toolchain import Toolchains
+from ajit.errors import CompilerNotFound
+from ajit.settings import Settings
 from tests.kernels.corpus import CASES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ajit._core.job import CompilerName
     from tests.kernels.corpus import Case
 
 EM_CUDA = 190
 """The machine of a cubin in its ELF header."""
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+
+@pytest.fixture(params=["nvrtc", "nvcc"])
+def compiler(request: pytest.FixtureRequest) -> str:
+    """Each of NVIDIA's compilers, where ajit finds it: on PATH, in a toolkit or in a wheel."""
+    name: CompilerName = request.param
+    try:
+        Toolchains(Settings.load()).find(name)
+    except CompilerNotFound as exc:
+        pytest.skip(str(exc))  # says where it was sought and what to install
+    return name
 
 
 @pytest.mark.anyio
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "sm_100"])
-@pytest.mark.parametrize("compiler", ["nvrtc", pytest.param("nvcc", marks=needs_nvcc)])
 async def test_the_corpus_compiles(compiler: str, arch: str, corpus_cache: Path) -> None:
     """Each kernel becomes a cubin in which its entry point has a symbol."""
     found: dict[str, ajit.Artifact | ajit.AjitError] = {}
