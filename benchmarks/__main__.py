@@ -6,8 +6,12 @@ counts are the ratios within one run.
 
 from __future__ import annotations
 
+import argparse
+import ast
 import importlib
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.harness import console, environment, print_rows
 
@@ -17,12 +21,9 @@ NAMES = (
 )  # fmt: skip
 
 
-def main(names: list[str]) -> int:
+def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmarks that are named, or all."""
-    unknown = set(names) - set(NAMES)
-    if unknown:
-        console.print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(NAMES)}")
-        return 2
+    names = _parser().parse_args(args).names
     console.print(f"{environment()}; device figures are from the CPU driver, not from a GPU")
     rows = []
     for name in names or NAMES:
@@ -32,5 +33,29 @@ def main(names: list[str]) -> int:
     return 0
 
 
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:<11} {_subject(name)}" for name in NAMES)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure the budgets and print them as one table.",
+        epilog=f"benchmarks, in the order in which they run:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help="default: all")
+    return parser
+
+
+def _name(text: str) -> str:
+    if text not in NAMES:
+        raise argparse.ArgumentTypeError(f"no such benchmark: {text}; there are {', '.join(NAMES)}")
+    return text
+
+
+def _subject(name: str) -> str:
+    """The first line of a benchmark's docstring, read and not imported: imports are measured."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0].replace("``", "")
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
