@@ -10,7 +10,9 @@ import ctypes
 import math
 from typing import Any
 
-__all__ = ["ForeignArray", "foreign_array"]
+from ajit._gpu.wire import library
+
+__all__ = ["ForeignArray", "dlpack_capsule", "dlpack_device", "foreign_array"]
 
 _CPU, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13
 _REACHABLE = {"cuda": (_CUDA, _CUDA_HOST, _CUDA_MANAGED), "cpu": (_CPU,)}
@@ -100,3 +102,45 @@ def _contiguous(shape: list[int], strides: list[int]) -> bool:
             return False
         expected *= size
     return True
+
+
+_NAME = ctypes.c_char_p(b"dltensor")
+_DESTRUCTOR = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _DESTRUCTOR)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+# By address: in its destructor the capsule is no object any more.
+_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_IsValid", ctypes.pythonapi)
+)
+_pointer_at = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def _delete_unconsumed(capsule: int) -> None:
+    """Free the tensor of a capsule that nobody consumed: a consumer renames it."""
+    if _is_valid(capsule, _NAME):
+        library().tensor_delete(_pointer_at(capsule, _NAME))
+
+
+_destructor = _DESTRUCTOR(_delete_unconsumed)
+
+
+def dlpack_device(kind: str, ordinal: int) -> tuple[int, int]:
+    """Return DLPack's type and number of a device: the CPU driver's memory is host memory."""
+    return (_CUDA, ordinal) if kind == "cuda" else (_CPU, 0)
+
+
+def dlpack_capsule(
+    executor: int, resource: int, address: int, nbytes: int, device: tuple[int, int]
+) -> object:
+    """Return memory as a capsule with a DLPack tensor of bytes, which holds the resource.
+
+    Raises:
+        MemoryError: There is no host memory for the tensor.
+    """
+    tensor = library().tensor(executor, resource, address, nbytes, *device)
+    if not tensor:
+        raise MemoryError("no host memory for a tensor")
+    return _new_capsule(tensor, _NAME, _destructor)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING, Any
 
+from ajit._gpu.dlpack import dlpack_capsule, dlpack_device
 from ajit._gpu.owned import Owned
 from ajit._gpu.wire import ALL_LANES
 from ajit.errors import ArgumentError
@@ -81,6 +82,29 @@ class DeviceBuffer(_Buffer):
     def __cuda_array_interface__(self) -> dict[str, Any]:
         """The buffer as a one-dimensional array of bytes, for other libraries on the same GPU."""
         return _array_interface(self)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """DLPack's type and number of the device; on the CPU driver it is CPU memory."""
+        choice = self._thread.choice
+        return dlpack_device(choice.kind, choice.ordinal)
+
+    def __dlpack__(self, *, stream: object = None, **_: object) -> object:
+        """The buffer as a one-dimensional tensor of bytes, for other libraries.
+
+        The tensor keeps the memory, even if the buffer is freed, until the device closes. Await
+        what was submitted before the other library uses it: ajit does not wait for ``stream``.
+
+        Raises:
+            ArgumentError: The buffer was freed.
+            BufferError: It has no bytes.
+        """
+        del stream
+        address = self.pointer
+        if not self._resource:
+            raise BufferError(f"{self!r} has no memory")
+        return dlpack_capsule(
+            self._thread.handle, self._resource, address, self.nbytes, self.__dlpack_device__()
+        )
 
 
 class BufferSlice:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 
+import numpy as np
 import pytest
 
 from ajit.errors import ArgumentError, DeviceError
@@ -167,7 +169,7 @@ class DLPack:
     """A tensor of another library, as DLPack shows it; the memory is a ctypes array."""
 
     def __init__(self, data):
-        self.array = __import__("numpy").frombuffer(data, "int32")
+        self.array = np.frombuffer(data, "int32")
 
     def __dlpack_device__(self):
         return 1, 0
@@ -189,3 +191,25 @@ async def test_arrays_of_other_libraries_are_taken_by_dlpack():
 
     assert list(memory) == [2, 3, 4, 5]
     assert copied == bytes(memory)
+
+
+async def test_buffers_are_offered_by_dlpack():
+    """Another library sees the bytes, and keeps the memory when the buffer is freed."""
+    async with cpu_device() as device:
+        buffer = await device.upload(b"12345678")
+        live = device.statistics().live_resources
+        assert buffer.__dlpack_device__() == (1, 0)
+        del_me = buffer.__dlpack__()  # nobody consumes it
+        array = np.from_dlpack(buffer)
+        del del_me
+        buffer.free()
+        await device.synchronize()
+        await device.synchronize()
+
+        assert array.tobytes() == b"12345678"
+        assert device.statistics().live_resources == live
+        del array
+        gc.collect()
+        await until(lambda: device.statistics().live_resources == live - 1)
+        with pytest.raises(BufferError):
+            (await device.alloc(0)).__dlpack__()

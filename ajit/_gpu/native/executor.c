@@ -28,6 +28,8 @@ struct ajit_executor *ajit_executor_create(const char *library, const struct aji
 /* Only when no thread serves it and no Python object has its address any more. */
 void ajit_executor_destroy(struct ajit_executor *executor)
 {
+    if (atomic_load(&executor->tensors))
+        return; /* their deleters will still come here */
     struct ajit_ticket *ticket; /* a stop, if the thread never started */
     while (executor->slots && (ticket = ajit_ring_pop(executor)))
         ajit_ticket_drop(ticket);

@@ -62,6 +62,7 @@ struct ajit_executor {
     bool watchdog_runs, watchdog_ends;
     _Atomic int lost; /* the sticky code, or 0 */
     _Atomic int stopped;
+    _Atomic int tensors;    /* that other libraries have */
     _Atomic int submitting; /* threads inside ajit_submit */
     /* The ring. */
     struct ajit_slot *slots;
@@ -95,6 +96,9 @@ AJIT_API struct ajit_port *ajit_port_create(struct ajit_executor *, uint64_t spi
 AJIT_API void ajit_port_release(struct ajit_port *);
 AJIT_API uint32_t ajit_port_drain(struct ajit_port *);
 AJIT_API uint32_t ajit_port_wait(struct ajit_port *);
+AJIT_API void *ajit_tensor_make(struct ajit_executor *, struct ajit_resource *, uint64_t address,
+                                uint64_t bytes, int device_type, int device_id);
+AJIT_API void ajit_tensor_delete(void *tensor);
 AJIT_API void ajit_layout(uint64_t *sizes);
 
 /* Called through CDLL, by the CUDA thread only. */

@@ -18,7 +18,9 @@ enum { PATIENCE_NS = 200 * 1000 * 1000 };
 /* `lanes` says where it was used, see executor_flight.c; all bits where that is not known. */
 void ajit_post(struct ajit_executor *executor, struct ajit_resource *resource, uint64_t lanes)
 {
-    resource->lanes = lanes;
+    atomic_fetch_or(&resource->lanes, lanes);
+    if (atomic_fetch_sub(&resource->holds, 1) != 1)
+        return; /* another library still has it, as a tensor */
     struct ajit_resource *head = atomic_load(&executor->posts);
     do
         resource->posted = head;
@@ -34,7 +36,7 @@ struct ajit_resource *ajit_resource_make(struct ajit_executor *executor,
         return NULL;
     resource->kind = kind;
     resource->port = ticket->port;
-    resource->lanes = ~(uint64_t)0;
+    atomic_init(&resource->holds, 1);
     resource->alive = true;
     resource->next = executor->resources.next;
     resource->previous = &executor->resources;
@@ -171,7 +173,7 @@ void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource
         discard_record(resource);
 }
 
-/* Frees the resource once everything dispatched so far has retired. */
+/* Frees the resource once everything dispatched so far in its lanes has retired. */
 void ajit_resource_defer(struct ajit_executor *executor, struct ajit_resource *resource)
 {
     resource->after = executor->next_sequence;

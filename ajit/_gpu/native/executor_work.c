@@ -116,6 +116,7 @@ static void unmake(struct ajit_executor *executor, struct ajit_ticket *ticket)
     if (!ticket->made)
         return;
     ticket->made->released = true;
+    atomic_store(&ticket->made->lanes, ~(uint64_t)0);
     ajit_resource_defer(executor, ticket->made);
     ticket->made = NULL;
 }
