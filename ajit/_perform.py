@@ -1,60 +1,50 @@
 """The performer: walks the plan of one key and does each of its actions.
 
-All blocking work is in threads: file and lock calls through the limiter of `Parts` (never the
-loop's default one, whose 40 threads are shared with the whole process), waits for a lease in the
-lock layer's threads, compiles in the pool's. Whatever ends the walk, the plan says what is still
-held, and it is given back.
+All blocking work is in threads: file and lock calls in those of `Parts`, waits for a lease in the
+lock layer's, compiles in the pool's. Whatever ends the walk, the plan says what is still held, and
+it is given back.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-import warnings
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 import ajit
 from ajit._cache.disk import Failed, Found, Missing
-from ajit._cache.lock import Busy, Glimpse, Lease, Unavailable
+from ajit._cache.lock import Busy, Lease
 from ajit._core import events
 from ajit._core.entry import Artifact
 from ajit._core.job import CompileJob
 from ajit._core.plan import Action, Happening, PlanError, start, step
-from ajit.errors import AjitError, AjitWarning, CompileError
+from ajit._waiting import LeaseWaiter, WaitEnd
+from ajit.errors import AjitError, CompileError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ajit._cache.disk import DiskStore, Lookup
-    from ajit._cache.failure import FailureStore
-    from ajit._cache.lock import HolderRecord, LeaseTable, LeaseWait
-    from ajit._compile.includes import HeaderIndex
-    from ajit._compile.pool import CompilePool
-    from ajit._compile.toolchain import Toolchain, Toolchains
+    from ajit._cache.lock import HolderRecord
+    from ajit._compile.identity import Toolchain
     from ajit._core.job import CompileOutput, CompilerName
     from ajit._core.key import Key
     from ajit._core.spec import Spec
-    from ajit.settings import Settings
+    from ajit._parts import Look, Parts
 
-__all__ = ["Parts", "Performer", "Request", "Resolution", "WaitedFor"]
+__all__ = ["Performer", "Request", "Resolution", "Urgency", "WaitedFor"]
 
 T = TypeVar("T")
 
-Look: TypeAlias = "Lookup | CompileError"
-"""What the disk has for a key: an entry, good or bad, or none, or the error of a failed compile."""
-
-IO_THREADS = 4
-"""Threads for file and lock calls of one runtime. Pretty arbitrary: the calls are short."""
-
-WATCH_SECONDS = 0.25
-"""How often a waiter looks for the entry and the holder's beat. The lease itself is not polled."""
-
-REPORT_SECONDS = 0.75
-"""How often a waiter says whom it waits for; with the watch's period, within every second."""
+_OUTCOMES = {
+    Happening.FOUND: "entry",
+    Happening.FAILED_BEFORE: "failure",
+    Happening.PATIENCE_ENDED: "patience",
+}
+"""What `events.WaitEnded` calls the end of a wait; anything else is ``lease``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +79,26 @@ class Resolution:
     waited_for: WaitedFor | None = None
 
 
+@dataclass(slots=True)
+class Urgency:
+    """Whether somebody awaits a resolution, or only a warm-up wants it. Belongs to the loop.
+
+    Attributes:
+        foreground: Whether somebody awaits it.
+        key: Its hex key, once its compile is in the pool's queue.
+    """
+
+    foreground: bool = True
+    key: str = ""
+
+    def hurry(self, parts: Parts) -> None:
+        """Somebody awaits it now: its compile goes before those of the warm-up."""
+        if not self.foreground:
+            self.foreground = True
+            if self.key:
+                parts.pool.promote(self.key)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A spec joined with what this machine has.
@@ -107,48 +117,7 @@ class Request:
     note: str | None
     first_look: Look
     recache: bool = False
-
-
-@dataclass(kw_only=True)
-class Parts:
-    """What a runtime resolves with. Belongs to the runtime's event loop."""
-
-    settings: Settings
-    store: DiskStore
-    failures: FailureStore
-    leases: LeaseTable
-    toolchains: Toolchains
-    headers: HeaderIndex
-    pool: CompilePool
-    emitter: events.Emitter
-    _threads: anyio.CapacityLimiter = field(
-        default_factory=partial(anyio.CapacityLimiter, IO_THREADS)
-    )
-    waits: dict[str, events.Waiting] = field(default_factory=dict)
-    """By key: whom a resolution of this runtime waits for now, as last reported."""
-    _warned_unwritable: bool = False
-
-    async def in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Run a short blocking call in a thread; not abandoned on cancellation."""
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
-
-    def look(self, key: str) -> Look:
-        """Look for the entry of a key and, where there is no good one, for its failure. Blocks."""
-        lookup = self.store.read(key)
-        if isinstance(lookup, Found):
-            return lookup
-        return self.failures.recall(key) or lookup
-
-    def warn_unwritable(self, reason: str) -> None:
-        """Warn, once per runtime, that nothing is kept."""
-        if not self._warned_unwritable:
-            self._warned_unwritable = True
-            warnings.warn(
-                f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; kernels "
-                f"are compiled and returned, but not kept",
-                AjitWarning,
-                stacklevel=2,
-            )
+    urgency: Urgency = field(default_factory=Urgency)
 
 
 class Performer:
@@ -160,7 +129,7 @@ class Performer:
         self._begun = begun
         self._first_look: Look | None = request.first_look
         self._lease: Lease | None = None
-        self._wait: LeaseWait | None = None
+        self._waiter: LeaseWaiter | None = None
         self._holder: HolderRecord | None = None
         self._waited_seconds = 0.0
         self._artifact: Artifact | None = None
@@ -197,13 +166,14 @@ class Performer:
         return await self._doers[last]()
 
     async def _give_back(self, actions: tuple[Action, ...]) -> None:
-        if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
-            await self._in_thread(self._parts.failures.record, self._error)
-        if Action.STOP_WAITING in actions:
-            self._stop_waiting()
-        if Action.RELEASE in actions or Action.STOP_WAITING in actions:
-            # Also when we stop waiting: the lease may have come in the same moment.
-            await self._release()
+        try:
+            if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
+                await self._in_thread(self._parts.failures.record, self._error)
+        finally:
+            if Action.STOP_WAITING in actions:
+                await self._stop_waiting()
+            if Action.RELEASE in actions:
+                await self._release()
 
     def _end(self, action: Action) -> Resolution:
         if self._error is not None:
@@ -258,7 +228,9 @@ class Performer:
 
     async def _try_lease(self) -> Happening:
         compiler = str(self._request.toolchain.identity)
-        taken = await self._in_thread(self._parts.leases.try_acquire, self._key, compiler)
+        name = self._request.spec.name
+        take = partial(self._parts.leases.try_acquire, self._key, compiler, name=name)
+        taken = await self._in_thread(take)
         if isinstance(taken, Lease):
             self._lease = taken
             return Happening.LEASE_TAKEN
@@ -273,101 +245,38 @@ class Performer:
         if lease is not None:
             await self._in_thread(lease.release)
 
-    def _stop_waiting(self) -> None:
-        wait, self._wait = self._wait, None
-        if wait is not None:
-            wait.abandon()
-
     async def _wait_for_lease(self) -> Happening:
-        """Wait for the lease, the entry, or the end of patience, whichever is first."""
-        begun = time.monotonic()
         compiler = str(self._request.toolchain.identity)
-        wait = self._wait = self._parts.leases.wait(self._key, compiler, self._glance)
-        outcomes: list[Happening] = []
-        async with anyio.create_task_group() as group:
-
-            async def first(wait: Callable[[], Awaitable[Happening]]) -> None:
-                outcomes.append(await wait())
-                group.cancel_scope.cancel()
-
-            group.start_soon(first, partial(self._win_lease, wait))
-            group.start_soon(first, partial(self._watch_holder, begun))
-        self._parts.waits.pop(self._key, None)
-        self._waited_seconds += time.monotonic() - begun
-        # Both may happen in one turn of the loop; a lease that was won is used.
-        return self._wait_ended(Happening.LEASE_TAKEN if self._lease else outcomes[0])
-
-    async def _win_lease(self, wait: LeaseWait) -> Happening:
-        won = await wait.wait()
-        if isinstance(won, Unavailable):
-            self._emit(events.LocksUnavailable, reason=won.reason)
-            return Happening.LEASE_UNAVAILABLE
-        if isinstance(won, Glimpse):
-            return self._take(won.value)
-        self._lease, self._wait = won, None
-        return Happening.LEASE_TAKEN
-
-    def _glance(self) -> Look | None:
-        """Look under the lock, in its thread: most waiters only want what was published."""
-        look = None if self._request.recache else self._parts.look(self._key)
-        return look if isinstance(look, Found | CompileError) else None
-
-    async def _watch_holder(self, begun: float) -> Happening:
-        """Report the holder every second, look for the entry, and measure the holder's silence."""
-        silent_since = reported = begun
-        beat: object = None
-        if self._holder is None:
-            # It had the lock and had not yet written who it is; by now it has.
-            self._holder = await self._in_thread(self._parts.leases.read_holder, self._key)
-        self._report_waiting(begun)
-        while True:
-            await anyio.sleep(WATCH_SECONDS)
-            record, look = await self._in_thread(self._look)
-            now = time.monotonic()
-            if isinstance(look, Found | CompileError) and not self._request.recache:
-                return self._take(look)
-            if record is not None:
-                self._holder = record
-                if record.beat != beat:
-                    beat, silent_since = record.beat, now
-            if self._is_out_of_patience(now - silent_since, now - begun):
-                return Happening.PATIENCE_ENDED
-            if now - reported >= REPORT_SECONDS:
-                reported = now
-                self._report_waiting(begun)
-
-    def _is_out_of_patience(self, silent_seconds: float, waited_seconds: float) -> bool:
-        settings = self._parts.settings
-        total = settings.patience_total_seconds
-        return silent_seconds > settings.patience_seconds or 0 < total < waited_seconds
-
-    def _look(self) -> tuple[HolderRecord | None, Look]:
-        return self._parts.leases.read_holder(self._key), self._parts.look(self._key)
-
-    def _report_waiting(self, begun: float) -> None:
-        waiting = events.Waiting(
-            name=self._request.spec.name,
-            key=self._key,
-            holder=self._public_holder(),
-            waited_seconds=time.monotonic() - begun,
-        )
-        self._parts.waits[self._key] = waiting
-        if self._parts.emitter.listening:
-            self._parts.emitter.emit(waiting)
-
-    def _wait_ended(self, happening: Happening) -> Happening:
-        outcome = {
-            Happening.FOUND: "entry",
-            Happening.FAILED_BEFORE: "failure",
-            Happening.PATIENCE_ENDED: "patience",
-        }.get(happening, "lease")
-        self._emit(
-            events.WaitEnded,
-            holder=self._public_holder(),
-            waited_seconds=self._waited_seconds,
-            outcome=outcome,
-        )
+        name = self._request.spec.name
+        waiter = self._waiter = LeaseWaiter(self._parts, name, self._key, compiler, self._holder)
+        end = await waiter.wait(recache=self._request.recache)
+        self._holder, self._waited_seconds = waiter.holder, waiter.seconds
+        happening = self._wait_ended(waiter, end)
+        outcome = _OUTCOMES.get(happening, "lease")
+        holder = self._holder.holder() if self._holder else None
+        waited = self._waited_seconds
+        self._emit(events.WaitEnded, holder=holder, waited_seconds=waited, outcome=outcome)
         return happening
+
+    def _wait_ended(self, waiter: LeaseWaiter, end: WaitEnd) -> Happening:
+        if end.how == "lease":
+            self._lease, waiter.lease = waiter.lease, None
+            return Happening.LEASE_TAKEN
+        if end.how == "patience":
+            return Happening.PATIENCE_ENDED
+        if end.look is not None:
+            return self._take(end.look)
+        self._emit(events.LocksUnavailable, reason=end.reason)
+        return Happening.LEASE_UNAVAILABLE
+
+    async def _stop_waiting(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        waiter.abandon()
+        # The lease may have come in the same moment.
+        if waiter.lease is not None:
+            await self._in_thread(waiter.lease.release)
 
     def _waited_for(self) -> WaitedFor | None:
         if self._holder is None or not self._waited_seconds:
@@ -381,8 +290,13 @@ class Performer:
         self._emit(events.CompileStarted, compiler=compiler, arch=self._request.arch)
         begun = time.monotonic()
         try:
+            urgency = self._request.urgency
+            urgency.key = self._key
             output = await self._parts.pool.compile(
-                self._job(), on_beat=self._beat, toolchain=self._request.toolchain
+                self._job(),
+                on_beat=self._beat,
+                toolchain=self._request.toolchain,
+                priority="foreground" if urgency.foreground else "background",
             )
         except AjitError as exc:
             if self._request.note and isinstance(exc, CompileError):
@@ -445,9 +359,6 @@ class Performer:
         )
 
     # --- helpers ---
-
-    def _public_holder(self) -> events.Holder | None:
-        return self._holder.holder() if self._holder else None
 
     def _made(self) -> Artifact:
         if self._artifact is None:

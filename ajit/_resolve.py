@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import platform
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ajit._cache.disk import Found
@@ -19,13 +20,14 @@ from ajit._core import events
 from ajit._core.key import make_key
 from ajit._core.spec import is_cpu_arch
 from ajit._frozen import forbidden
-from ajit._perform import Parts, Performer, Request, Resolution
+from ajit._perform import Performer, Request, Resolution, Urgency
 from ajit.errors import AjitError, UnknownArch
 
 if TYPE_CHECKING:
     from ajit._cache.flight import Flights
     from ajit._core.job import CompilerName
     from ajit._core.spec import Spec
+    from ajit._parts import Parts
 
 __all__ = ["Resolver", "compiler_for"]
 
@@ -52,13 +54,16 @@ class Resolver:
         self.parts = parts
         self._flights = flights
 
-    async def resolve(self, spec: Spec, arch: str, *, recache: bool = False) -> Resolution:
+    async def resolve(
+        self, spec: Spec, arch: str, *, recache: bool = False, urgency: Urgency | None = None
+    ) -> Resolution:
         """Return the verified artifact of a spec, from whichever tier has it.
 
         Args:
             spec: What is asked for.
             arch: For which architecture.
             recache: Compile it again, whatever the cache has, and replace that.
+            urgency: Whether somebody awaits it; None: somebody does.
 
         Raises:
             SpecError: The spec cannot be compiled as it is; nothing was started.
@@ -70,7 +75,8 @@ class Resolver:
         process that waits for the same key take over.
         """
         begun = time.monotonic()
-        request = await self.parts.in_thread(self._prepare, spec, arch, recache)
+        prepare = partial(self._prepare, recache=recache, urgency=urgency or Urgency())
+        request = await self.parts.in_thread(prepare, spec, arch)
         if isinstance(request.first_look, Found) and not recache:
             artifact, seconds = request.first_look.artifact, time.monotonic() - begun
             resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
@@ -79,14 +85,15 @@ class Resolver:
         self._announce(spec, resolution)
         return resolution
 
-    def _prepare(self, spec: Spec, arch: str, recache: bool) -> Request:  # noqa: FBT001  # for a thread
+    def _prepare(self, spec: Spec, arch: str, *, recache: bool, urgency: Urgency) -> Request:
         """Find toolchain, closure and key, and look at the disk: one visit to a thread."""
         compiler = compiler_for(spec, arch)
         toolchain = self.parts.toolchains.find(compiler)
         closure = self.parts.headers.closure(spec, toolchain.include_dirs)
         key = make_key(spec, toolchain.identity, arch, closure.parts)
         look = self.parts.look(key.hex)
-        return Request(spec, key, compiler, arch, toolchain, closure.note(), look, recache)
+        note = closure.note()
+        return Request(spec, key, compiler, arch, toolchain, note, look, recache, urgency)
 
     async def _fly(self, request: Request, begun: float) -> Resolution:
         if self.parts.settings.mode == "frozen":

@@ -13,11 +13,12 @@ their own; they share the flights, so that a key is still compiled once.
 from __future__ import annotations
 
 import copy
+import importlib
 import os
 import threading
 import warnings
 import weakref
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,18 +26,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from ajit._bridge import LoopHandle
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStatistics, DiskStore
-from ajit._cache.failure import FailureStore
+from ajit._cache.disk import DiskStatistics
 from ajit._cache.flight import flights
-from ajit._cache.lock import LeaseTable
-from ajit._compile.includes import HeaderIndex
-from ajit._compile.pool import CompilePool, PoolStatistics
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.pool import PoolStatistics
 from ajit._core.events import Emitter, FallbackUsed
-from ajit._core.spec import is_cpu_arch, validate_arch
+from ajit._core.spec import Spec, is_cpu_arch, validate_arch
 from ajit._log import LogLines
-from ajit._perform import Parts, Resolution
+from ajit._parts import keep_cache_small, open_parts, shielded
+from ajit._perform import Resolution, Urgency
 from ajit._resolve import Resolver
 from ajit._works import Works
 from ajit.errors import (
@@ -59,7 +56,7 @@ if TYPE_CHECKING:
 
     from ajit._core.entry import Artifact
     from ajit._core.events import Subscriber, Tier, Waiting, WarmupProgress
-    from ajit._core.spec import EntryPoint, Spec
+    from ajit._core.spec import EntryPoint
     from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
     from ajit._gpu.statistics import ThreadStatistics
@@ -153,6 +150,7 @@ class Runtime:
         # The hot path is one look into this dictionary, so closing and forking empty it.
         self._kernels: dict[Spec, Kernel] = {}
         self._modules: dict[Spec, _Loaded] = {}
+        self._urgencies: dict[Spec, Urgency] = {}
         self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
         _runtimes.add(self)
 
@@ -233,6 +231,7 @@ class Runtime:
         if loaded is not None and not recache:
             self._counts.memory += 1
             return loaded.module
+        self._hurry(spec)
         return (await self._works.join(*self._loading(spec, recache=recache))).module
 
     async def compile(
@@ -258,11 +257,7 @@ class Runtime:
         self, spec: Spec, *, arch: str | None = None, recache: bool = False
     ) -> Resolution:
         """As `compile`, and says which tier answered, how long it took and who was waited for."""
-        self._check_usable()
-        target = spec.with_(arch=self._arch_for(spec, arch))
-        return await self._works.join(
-            ("resolve", target, recache), partial(self._resolve, target, recache=recache)
-        )
+        return await self._resolve_one(spec, arch, recache=recache, urgency=Urgency())
 
     async def warmup(
         self,
@@ -333,13 +328,33 @@ class Runtime:
 
     # --- one spec at a time ---
 
-    async def _resolve(self, spec: Spec, *, recache: bool) -> Resolution:
-        assert spec.arch is not None
+    async def _resolve_one(
+        self, spec: Spec, arch: str | None, *, recache: bool, urgency: Urgency
+    ) -> Resolution:
+        self._check_usable()
+        target = spec.with_(arch=self._arch_for(spec, arch))
+        if urgency.foreground:
+            self._hurry(target)
+        resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
+        return await self._works.join(("resolve", target, recache), resolve)
+
+    def _hurry(self, target: Spec) -> None:
+        """Somebody awaits now what a warm-up may be at."""
+        urgency = self._urgencies.get(target)
+        if urgency is not None:
+            urgency.hurry(self._resolver.parts)
+
+    async def _resolve(self, spec: Spec, *, recache: bool, urgency: Urgency) -> Resolution:
+        self._urgencies[spec] = urgency
         try:
-            resolution = await self._resolver.resolve(spec, spec.arch, recache=recache)
+            resolution = await self._resolver.resolve(
+                spec, self._arch_for(spec, None), recache=recache, urgency=urgency
+            )
         except AjitError:
             self._counts.failed += 1
             raise
+        finally:
+            self._urgencies.pop(spec, None)
         if resolution.tier == "disk":
             self._counts.disk += 1
         else:
@@ -348,10 +363,11 @@ class Runtime:
         return resolution
 
     def _loading(
-        self, spec: Spec, *, recache: bool = False
+        self, spec: Spec, *, recache: bool = False, foreground: bool = True
     ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
         """Name and function of the work that loads a spec."""
-        return ("load", spec, recache), partial(self._load, spec, recache=recache)
+        urgency = Urgency(foreground)
+        return ("load", spec, recache), partial(self._load, spec, recache=recache, urgency=urgency)
 
     def _stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
         """Return the fallback if it is ready and the wanted one is not, and go for that."""
@@ -366,7 +382,7 @@ class Runtime:
         kernel.stands_in_for = spec
         return kernel
 
-    async def _load(self, spec: Spec, *, recache: bool) -> _Loaded:
+    async def _load(self, spec: Spec, *, recache: bool, urgency: Urgency) -> _Loaded:
         device = self.device
         arch = self._arch_for(spec, None)
         if is_cpu_arch(arch) != is_cpu_arch(device.arch):
@@ -374,34 +390,53 @@ class Runtime:
                 f"spec {spec.name!r} is for arch {arch}, and the device {device.name} is "
                 f"{device.arch}; leave the spec's arch open, or use compile()"
             )
-        resolution = await self.resolve(spec, arch=arch, recache=recache)
+        self._urgencies[spec] = urgency
+        try:
+            resolution = await self._resolve_one(spec, arch, recache=recache, urgency=urgency)
+        finally:
+            self._urgencies.pop(spec, None)
         # Specs that differ in their declared parameters only have one key and two modules.
         name = (resolution.artifact.key, spec.entries)
-        module = self._modules_by_key.get(name)
-        if module is None or recache:
-            module = await device.load(resolution.artifact, spec.entries)
-            self._modules_by_key[name] = module
-        loaded = self._modules[spec] = _Loaded(module, resolution.tier)
+        if name not in self._modules_by_key or recache:
+            load = partial(device.load, resolution.artifact, spec.entries)
+            # Specs that differ in their labels only share a module.
+            self._modules_by_key[name] = await self._works.join(("module", name), load)
+            if recache:
+                self._forget_loaded(resolution.artifact.key)
+        loaded = self._modules[spec] = _Loaded(self._modules_by_key[name], resolution.tier)
         return loaded
+
+    def _forget_loaded(self, key: str) -> None:
+        """A key was loaded anew: no spec gets its former module any more."""
+        for spec in [spec for spec, known in self._modules.items() if known.module.key == key]:
+            del self._modules[spec]
+            self._kernels.pop(spec, None)
 
     async def _warm(self, spec: Spec) -> Ready:
         if self._device is None:
-            resolution = await self.resolve(spec)
+            resolution = await self._resolve_one(
+                spec, None, recache=False, urgency=Urgency(foreground=False)
+            )
             return Ready(resolution.artifact.key, resolution.tier)
         known = self._modules.get(spec)
         if known is not None:
             return Ready(known.module.key, "memory")
-        loaded = await self._works.join(*self._loading(spec))
+        loaded = await self._works.join(*self._loading(spec, foreground=False))
         return Ready(loaded.module.key, loaded.tier)
 
     def _progress(
         self, on_progress: Callable[[WarmupProgress], None] | None, event: WarmupProgress
     ) -> None:
         if on_progress is not None:
-            on_progress(event)
+            try:
+                on_progress(event)
+            except Exception as exc:  # noqa: BLE001  # as for a subscriber
+                _report_subscriber(on_progress, exc)
         self._emitter.emit(event)
 
     def _arch_for(self, spec: Spec, arch: str | None) -> str:
+        if not isinstance(spec, Spec):
+            raise SpecError(f"{type(spec).__name__!r} is not a spec; make one with Spec.of")
         wanted = spec.arch if arch is None else arch
         if wanted is not None:
             return validate_arch(wanted)
@@ -468,10 +503,12 @@ async def open_runtime(
     async with AsyncExitStack() as stack:
         lines = LogLines()
         emitter.subscribe(lines)
-        stack.push_async_callback(_shielded, lines.aclose)
-        resolver, device = await _open_parts(stack, settings, emitter)
+        stack.push_async_callback(shielded, lines.aclose)
+        device = await _open_device(stack, settings)
+        parts = await open_parts(stack, settings, emitter)
         group = await stack.enter_async_context(anyio.create_task_group())
-        runtime = Runtime(resolver, emitter, device, group)
+        group.start_soon(keep_cache_small, parts)
+        runtime = Runtime(Resolver(parts, flights), emitter, device, group)
         try:
             yield runtime
         except Exception as exc:  # noqa: BLE001  # raised below, outside of the task groups
@@ -484,43 +521,14 @@ async def open_runtime(
         raise raised
 
 
-async def _open_parts(
-    stack: AsyncExitStack, settings: Settings, emitter: Emitter
-) -> tuple[Resolver, Device | None]:
-    """Open cache, device and compile pool, to be closed in the opposite order."""
-    store = await anyio.to_thread.run_sync(_open_store, settings)
-    device = None
-    if settings.device != "none":
-        # Here, so that a process that only compiles (`ajit compile`) never loads the driver layer.
-        from ajit._gpu.device import open_device  # noqa: PLC0415
-
-        device = await stack.enter_async_context(open_device(settings))
-    toolchains = Toolchains(settings)
-    pool = CompilePool(settings, toolchains)
-    stack.push_async_callback(_shielded, pool.aclose)
-    parts = Parts(
-        settings=settings,
-        store=store,
-        failures=FailureStore(store.directory, settings.failure_seconds),
-        leases=LeaseTable(store.directory),
-        toolchains=toolchains,
-        headers=HeaderIndex(),
-        pool=pool,
-        emitter=emitter,
-    )
-    return Resolver(parts, flights), device
-
-
-def _open_store(settings: Settings) -> DiskStore:
-    return DiskStore(
-        open_cache_directory(settings.cache_dir, allow_unsafe=settings.allow_unsafe_cache)
-    )
-
-
-async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
-    """Close something completely, also while the caller is being cancelled."""
-    with anyio.CancelScope(shield=True):
-        await close()
+async def _open_device(stack: AsyncExitStack, settings: Settings) -> Device | None:
+    if settings.device == "none":
+        return None
+    # Here, so that a process that only compiles (`ajit compile`) never loads the driver layer; and
+    # in a thread, for loading takes tens of milliseconds.
+    layer = await anyio.to_thread.run_sync(importlib.import_module, "ajit._gpu.device")
+    device: Device = await stack.enter_async_context(layer.open_device(settings))
+    return device
 
 
 _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
@@ -531,12 +539,14 @@ def _poison_after_fork() -> None:
         runtime._poison()  # noqa: SLF001  # its other half
 
 
-def _report_subscriber(subscriber: Subscriber, error: Exception) -> None:
-    warnings.warn(
-        f"subscriber {subscriber!r} raised {type(error).__name__}: {error}",
-        AjitWarning,
-        stacklevel=3,
-    )
+def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:
+    # Where warnings are errors, too, a broken subscriber does not disturb what it watches.
+    with suppress(AjitWarning):
+        warnings.warn(
+            f"subscriber {subscriber!r} raised {type(error).__name__}: {error}",
+            AjitWarning,
+            stacklevel=3,
+        )
 
 
 os.register_at_fork(after_in_child=_poison_after_fork)

@@ -37,7 +37,7 @@ import anyio
 import anyio.to_thread
 
 import ajit
-from ajit import _perform, _runtime
+from ajit import _parts, _waiting
 from ajit._cache.lease import lock_threads
 from ajit._compile.identity import Toolchain
 from ajit._core import events
@@ -81,13 +81,21 @@ class StandInToolchains:
 class StandInPool:
     """Compiles at once, with one beat before, in a thread, as the pool does it."""
 
-    def __init__(self, settings: ajit.Settings, toolchains: StandInToolchains) -> None:
-        del settings, toolchains
+    def __init__(
+        self, settings: ajit.Settings, toolchains: StandInToolchains, *, admission: object
+    ) -> None:
+        del settings, toolchains, admission
 
     async def compile(
-        self, job: CompileJob, *, on_beat: Callable[[str], None], toolchain: Toolchain
+        self,
+        job: CompileJob,
+        *,
+        on_beat: Callable[[str], None],
+        toolchain: Toolchain,
+        priority: str,
     ) -> CompileOutput:
         """Return the bytes that the key stands for."""
+        assert priority == "foreground"
         await anyio.to_thread.run_sync(on_beat, "compiling")
         if job.source == BROKEN:
             raise CompileError(name=job.name, key=job.key, compiler="stand-in", log=LOG)
@@ -133,7 +141,7 @@ async def resolve(talk: Talk) -> None:
         talk.say(**verify(order["cache_dir"]))
         return
     spec = ajit.Spec.of(order.pop("source"), "kernel", name="kernel")
-    _perform.WATCH_SECONDS = order.pop("watch_seconds")
+    _waiting.WATCH_SECONDS = order.pop("watch_seconds")
 
     def on_event(event: object) -> None:
         if isinstance(event, events.Waiting):
@@ -199,8 +207,8 @@ def child(connection: socket.socket) -> None:
 def main(path: str) -> None:
     """Fork a process for each connection, until standard input ends."""
     warnings.simplefilter("ignore", ajit.AjitWarning)
-    _runtime.CompilePool = StandInPool  # type: ignore[assignment,misc]
-    _runtime.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
+    _parts.CompilePool = StandInPool  # type: ignore[assignment,misc]
+    _parts.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     anyio.run(anyio.sleep, 0)  # loads the event loop, once and not in each child
     with socket.socket(socket.AF_UNIX) as listener:

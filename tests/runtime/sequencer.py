@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ajit._perform import Performer
+from ajit._waiting import LeaseWaiter
 from ajit._works import Works
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ __all__ = ["Sequencer", "every_await"]
 
 INNER_TASKS = (
     (Works, "_run"),
-    (Performer, "_win_lease"),
-    (Performer, "_watch_holder"),
+    (LeaseWaiter, "_win"),
+    (LeaseWaiter, "_watch"),
 )
 """Coroutines that run as tasks of their own: an await in one is not an await of another."""
 
@@ -105,8 +105,8 @@ def _watch_runtime(monkeypatch: pytest.MonkeyPatch, sequencer: Sequencer) -> Non
 
 
 def _watched(original: Callable[..., Any], sequencer: Sequencer) -> Callable[..., Any]:
-    async def watched(*args: Any) -> Any:
-        return await sequencer.watch(original(*args))
+    async def watched(*args: Any, **options: Any) -> Any:
+        return await sequencer.watch(original(*args, **options))
 
     return watched
 

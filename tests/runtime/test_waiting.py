@@ -12,7 +12,7 @@ import pytest
 import ajit
 from ajit._cache.disk import Found
 from ajit._core import events
-from ajit._perform import Performer
+from ajit._waiting import LeaseWaiter, WaitEnd
 from tests.runtime.sequencer import every_await
 from tests.runtime.sources import ARCH, SAXPY, key_of, saxpy
 
@@ -108,12 +108,13 @@ async def test_entry_and_lease_in_the_same_turn_of_the_loop_leave_no_lease(
     a few times.
     """
 
-    async def found_with_the_lease(self, begun):
-        self._report_waiting(begun)
-        await self._wait._promise._event.wait()
-        return self._take(Found(place.artifact, size_bytes=0))
+    async def found_with_the_lease(self, begun, *, look_too):
+        assert look_too
+        self._report(begun)
+        await self._place._promise._event.wait()
+        return WaitEnd("seen", Found(place.artifact, size_bytes=0))
 
-    monkeypatch.setattr(Performer, "_watch_holder", found_with_the_lease)
+    monkeypatch.setattr(LeaseWaiter, "_watch", found_with_the_lease)
 
     def publish_and_drop():
         place.publish()
@@ -150,7 +151,7 @@ async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
 ):
     """Cancelled while it waits, or while the lease comes: another process finds the lease free."""
     cache_dir = place.lock.parents[2]
-    must_see = {"_perform:_win_lease", "_perform:_watch_holder", "_perform:_wait_for_lease"}
+    must_see = {"_waiting:_win", "_waiting:_watch", "_waiting:wait"}
     for sequencer in every_await(monkeypatch, must_see):
         place.entry.unlink(missing_ok=True)
         lock_peer.hold(place.lock)

@@ -1,0 +1,167 @@
+"""What a runtime resolves with: cache, locks, toolchains and the compile pool, opened and closed.
+
+Blocking calls go to threads through one limiter of the runtime's own: never the event loop's
+default one, whose 40 threads are shared with the whole process.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import anyio
+
+from ajit._cache.directory import open_configured_cache
+from ajit._cache.disk import DiskStore, Found
+from ajit._cache.eviction import Limits
+from ajit._cache.failure import FailureStore
+from ajit._cache.gc import Collector
+from ajit._cache.lock import LeaseTable
+from ajit._cache.permits import CompilePermits
+from ajit._cache.secret import load_secret
+from ajit._compile.includes import HeaderIndex
+from ajit._compile.pool import CompilePool
+from ajit._compile.toolchain import Toolchains
+from ajit.errors import AjitWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AsyncExitStack
+
+    from ajit._cache.disk import Lookup
+    from ajit._core import events
+    from ajit.errors import CompileError
+    from ajit.settings import Settings
+
+__all__ = ["Look", "Parts", "keep_cache_small", "open_parts", "shielded"]
+
+T = TypeVar("T")
+
+Look: TypeAlias = "Lookup | CompileError"
+"""What the disk has for a key: an entry, good or bad, or none, or the error of a failed compile."""
+
+IO_THREADS = 4
+"""Threads for file and lock calls of one runtime. Pretty arbitrary: the calls are short."""
+
+COLLECT_FIRST_SECONDS = 60.0
+"""How long after its opening a runtime first thinks of evicting: short processes never do."""
+
+COLLECT_EVERY_SECONDS = 600.0
+"""How often the processes of a cache together look for what is to be evicted."""
+
+COLLECT_WORK_SECONDS = 2.0
+"""How long one of them removes files at a stretch."""
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What a runtime resolves with. Belongs to the runtime's event loop."""
+
+    settings: Settings
+    store: DiskStore
+    failures: FailureStore
+    leases: LeaseTable
+    toolchains: Toolchains
+    headers: HeaderIndex
+    pool: CompilePool
+    emitter: events.Emitter
+    _threads: anyio.CapacityLimiter = field(
+        default_factory=partial(anyio.CapacityLimiter, IO_THREADS)
+    )
+    _watch_threads: anyio.CapacityLimiter = field(default_factory=partial(anyio.CapacityLimiter, 1))
+    waits: dict[str, events.Waiting] = field(default_factory=dict)
+    """By key: whom a resolution of this runtime waits for now, as last reported."""
+    _warned_unwritable: bool = False
+
+    async def in_thread(self, function: Callable[..., T], *args: object) -> T:
+        """Run a short blocking call in a thread; not abandoned on cancellation."""
+        return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
+
+    async def in_watch_thread(self, function: Callable[..., T], *args: object) -> T:
+        """The same, for looks of those who wait.
+
+        They have a thread of their own: a thousand waiters that look around must not hold up a
+        publish or a beat, or everybody would lose patience with everybody.
+        """
+        return await anyio.to_thread.run_sync(function, *args, limiter=self._watch_threads)
+
+    def look(self, key: str) -> Look:
+        """Look for the entry of a key and, where there is no good one, for its failure. Blocks."""
+        lookup = self.store.read(key)
+        if isinstance(lookup, Found):
+            return lookup
+        return self.failures.recall(key) or lookup
+
+    def warn_unwritable(self, reason: str) -> None:
+        """Warn, once per runtime, that nothing is kept."""
+        if not self._warned_unwritable:
+            self._warned_unwritable = True
+            # Where warnings are errors, too, the kernel is returned.
+            with suppress(AjitWarning):
+                warnings.warn(
+                    f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; "
+                    f"kernels are compiled and returned, but not kept",
+                    AjitWarning,
+                    stacklevel=2,
+                )
+
+
+async def open_parts(stack: AsyncExitStack, settings: Settings, emitter: events.Emitter) -> Parts:
+    """Open cache and compile pool; the stack closes the pool.
+
+    Raises:
+        CacheError: The cache cannot be used; nothing was started.
+    """
+    parts = await anyio.to_thread.run_sync(_assemble, settings, emitter)
+    stack.push_async_callback(shielded, parts.pool.aclose)
+    return parts
+
+
+def _assemble(settings: Settings, emitter: events.Emitter) -> Parts:
+    secret = load_secret(settings)
+    directory = open_configured_cache(settings)
+    toolchains = Toolchains(settings)
+    permits = CompilePermits(
+        directory, settings.node_compile_slots, patience_seconds=settings.patience_seconds
+    )
+    return Parts(
+        settings=settings,
+        store=DiskStore(directory, secret),
+        failures=FailureStore(directory, settings.failure_seconds, secret),
+        leases=LeaseTable(directory),
+        toolchains=toolchains,
+        headers=HeaderIndex(),
+        pool=CompilePool(settings, toolchains, admission=permits),
+        emitter=emitter,
+    )
+
+
+async def keep_cache_small(parts: Parts) -> None:
+    """Evict what the cache has no room for, now and then, until cancelled."""
+    settings = parts.settings
+    limits = Limits(
+        max_bytes=settings.cache_limit_bytes,
+        max_age_seconds=settings.cache_max_age_seconds,
+        failure_seconds=settings.failure_seconds,
+    )
+    collector = Collector(parts.store.directory, limits)
+    collect = partial(
+        collector.collect,
+        every_seconds=COLLECT_EVERY_SECONDS,
+        work_seconds=COLLECT_WORK_SECONDS,
+    )
+    await anyio.sleep(COLLECT_FIRST_SECONDS)
+    while True:
+        # A cache that cannot be listed or written is everybody's problem but not this task's.
+        with suppress(OSError):
+            await parts.in_thread(collect)
+        await anyio.sleep(COLLECT_EVERY_SECONDS)
+
+
+async def shielded(close: Callable[[], Awaitable[None]]) -> None:
+    """Close something completely, also while the caller is being cancelled."""
+    with anyio.CancelScope(shield=True):
+        await close()
