@@ -3,17 +3,28 @@
 `HeaderIndex.closure` follows ``#include`` from the source and the spec's virtual headers through
 the user's include directories. The toolchain's own headers are covered by its fingerprint and not
 followed.
-Two rules keep a key honest without a preprocessor:
+
+Three rules keep a key honest without a preprocessor:
 
 - Conditionals are ignored, so the closure holds at least what the compiler reads. A header too many
   costs a miss; one too few would return a stale kernel.
+- So is the search order: an include stands for every file that it may mean, in all directories.
+  Compilers differ in which of them they take (``-iquote``, ``-idirafter``, options before
+  ``include_dirs``), and ``#include_next`` takes the one behind the first.
 - An include that is found nowhere is recorded as absent, and so is what ``__has_include`` asks for:
   the file's appearance must change the key. Only the compiler can say whether it is an error, since
   it may stand in a branch that is not taken (every portable header has some). `Closure.note` says
   what was searched, for the `CompileError` that may follow.
 
-Labels are names as the compiler sees them, relative to the include directory or to the source. No
+A label names a place, so that no two files share one: ``0/y.h`` lies in the first include
+directory, ``1/y.h`` in the second; were both just ``y.h``, swapping their contents would keep the
+key. What is included by an absolute path has a digest of its directory in its label, and what NVRTC
+finds beside a source in memory, that is in its worker's directory, begins with ``worker``. No
 absolute path leaves this module.
+
+Not seen: a user's header that only a header of the toolchain includes, such as a ``math.h`` in an
+include directory that stands in for the C library's under ``<cmath>``, and files that inline
+assembly reads (``.incbin``). Such a spec wants an ``extra_digest``.
 """
 
 from __future__ import annotations
@@ -28,7 +39,7 @@ from typing import TYPE_CHECKING
 from ajit._compile.digests import FileCache
 from ajit._compile.flags import option_paths
 from ajit._compile.scanner import Directive, scan
-from ajit.errors import IncludeError
+from ajit.errors import IncludeError, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,6 +54,9 @@ ABSENT = "absent"
 PRESENT = "present"
 """Stands for the digest of a header whose existence alone was asked for."""
 
+WORKER_DIR = "/"
+"""Where workers run. NVRTC looks there for what a source or a virtual header includes in quotes."""
+
 
 @dataclass(frozen=True, slots=True)
 class MissingInclude:
@@ -50,7 +64,7 @@ class MissingInclude:
 
     Attributes:
         include: The operand, as written.
-        file: Label of the file that it stands in.
+        file: The file that it stands in, as an include would name it.
         line: Its line.
     """
 
@@ -91,16 +105,45 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a file lies, as far as a key may know.
+
+    Attributes:
+        root: What its directory is called in labels.
+        folder: The path of that directory.
+        name: The file's path in it.
+    """
+
+    root: str
+    folder: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.root}/{self.name}"
+
+    @property
+    def path(self) -> str:
+        return os.path.join(self.folder, self.name)
+
+    def beside(self, name: str) -> _Place:
+        """The place that a quoted include in this file means first."""
+        joined = posixpath.join(posixpath.dirname(self.name), name)
+        return _Place(self.root, self.folder, _normal(self.folder, joined))
+
+
+@dataclass(frozen=True, slots=True)
 class _Unit:
     """A text of the closure that is to be followed.
 
     Attributes:
-        label: What it is called in the key and in messages.
-        folder: Its directory, for quoted includes; None for a text that is in memory.
+        place: Where it lies; a text in memory counts as lying in `WORKER_DIR`.
+        shown: What it is called in messages.
+        text: Its digest and directives.
     """
 
-    label: str
-    folder: str | None
+    place: _Place
+    shown: str
     text: _Text
 
 
@@ -125,6 +168,7 @@ class HeaderIndex:
         Raises:
             IncludeError: An include's operand is a macro, and the spec has no ``extra_digest`` that
                 stands for it. Nothing was compiled.
+            SpecError: The same of an option that names a file which is not followed.
         """
         return _Walk(self._files, spec, toolchain_include_dirs).run()
 
@@ -133,12 +177,12 @@ class _Walk:
     """One closure in the making. Used by one thread."""
 
     def __init__(self, files: FileCache[_Text], spec: Spec, own_dirs: Sequence[str]) -> None:
-        options = option_paths(spec.options)
         self._files = files
         self._spec = spec
-        self._dirs = tuple(os.path.abspath(path) for path in (*spec.include_dirs, *options.dirs))
+        self._options = option_paths(spec.options)
+        self._searched = (*spec.include_dirs, *self._options.dirs)
+        self._dirs = tuple(os.path.abspath(path) for path in self._searched)
         self._own_dirs = own_dirs
-        self._forced = options.forced_includes
         self._virtual = dict(spec.headers)
         self._parts: set[tuple[str, str]] = set()
         self._missing: dict[str, MissingInclude] = {}
@@ -146,61 +190,88 @@ class _Walk:
         self._queue: deque[_Unit] = deque()
 
     def run(self) -> Closure:
-        source = _Unit(self._spec.name, None, _scanned(self._spec.source.encode()))
+        self._refuse_unfollowed_options()
+        # Without a folder, whatever its label: NVRTC is told no more of it than a file name.
+        source = self._in_memory("source", self._spec.name, self._spec.source)
         self._queue.append(source)
         for name, text in self._virtual.items():
             # All of them, since compilers differ in how they look for one that another includes.
-            self._queue.append(_Unit(name, None, _scanned(text.encode())))
-        for name in self._forced:
+            self._queue.append(self._in_memory(name, name, text))
+        for name in self._options.forced_includes:
             self._follow(Directive("include", name, True, f'"{name}"', 0), source)  # noqa: FBT003
         while self._queue:
             unit = self._queue.popleft()
             for directive in unit.text.directives:
                 self._follow(directive, unit)
-        searched = (*self._spec.include_dirs, *option_paths(self._spec.options).dirs)
-        return Closure(tuple(sorted(self._parts)), tuple(self._missing.values()), searched)
+        return Closure(tuple(sorted(self._parts)), tuple(self._missing.values()), self._searched)
+
+    def _refuse_unfollowed_options(self) -> None:
+        if self._options.unfollowed and self._spec.extra_digest is None:
+            raise SpecError(
+                f"option {self._options.unfollowed[0]!r} of spec {self._spec.name!r} names a file "
+                "that ajit does not follow (give the spec an extra_digest that changes whenever "
+                "the file does)"
+            )
+
+    def _in_memory(self, name: str, shown: str, text: str) -> _Unit:
+        return _Unit(_Place("worker", WORKER_DIR, name), shown, _scanned(text.encode()))
 
     def _follow(self, directive: Directive, unit: _Unit) -> None:
         name = directive.name
         if name is None:
             if self._spec.extra_digest is None:
-                raise IncludeError(include=directive.text, file=unit.label, line=directive.line)
+                raise IncludeError(include=directive.text, file=unit.shown, line=directive.line)
             return
-        for label, path in self._candidates(directive, unit):
-            text = self._files.get(path)
+        found = False
+        for place in self._candidates(directive, unit):
+            text = self._files.get(place.path)
             if text is not None:
-                self._found(directive, _Unit(label, os.path.dirname(path), text))
-                return
-        if name not in self._virtual and not self._is_own(name):
+                self._found(directive, _Unit(place, place.name, text))
+                found = True
+        if not found and name not in self._virtual and not self._is_own(name):
             self._parts.add((posixpath.normpath(name), ABSENT))
             if directive.kind != "probe":
-                missing = MissingInclude(directive.text, unit.label, directive.line)
+                missing = MissingInclude(directive.text, unit.shown, directive.line)
                 self._missing.setdefault(name, missing)
 
-    def _candidates(self, directive: Directive, unit: _Unit) -> Iterable[tuple[str, str]]:
+    def _candidates(self, directive: Directive, unit: _Unit) -> Iterable[_Place]:
+        """Every place that some compiler would take the file from."""
         name = directive.name or ""
         if os.path.isabs(name):
-            yield f"absolute/{posixpath.basename(name)}", name
+            folder, base = os.path.split(name)
+            digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
+            yield _Place(f"absolute/{digest}", folder, base)
             return
-        if directive.quoted and unit.folder is not None:
-            label = posixpath.normpath(posixpath.join(posixpath.dirname(unit.label), name))
-            yield label, os.path.join(unit.folder, name)
-        for folder in self._dirs:
-            yield posixpath.normpath(name), os.path.join(folder, name)
+        if directive.quoted:
+            yield unit.place.beside(name)
+        for ordinal, folder in enumerate(self._dirs):
+            yield _Place(str(ordinal), folder, _normal(folder, name))
 
     def _found(self, directive: Directive, unit: _Unit) -> None:
         digest = PRESENT if directive.kind == "probe" else unit.text.digest
-        self._parts.add((unit.label, digest))
-        self._enqueue(directive, unit)
-
-    def _enqueue(self, directive: Directive, unit: _Unit) -> None:
-        identity = (unit.label, unit.text.digest)
+        self._parts.add((unit.place.label, digest))
+        identity = (unit.place.label, unit.text.digest)
         if directive.kind == "include" and identity not in self._seen:
             self._seen.add(identity)
             self._queue.append(unit)
 
     def _is_own(self, name: str) -> bool:
         return any(os.path.isfile(os.path.join(folder, name)) for folder in self._own_dirs)
+
+
+def _normal(folder: str, name: str) -> str:
+    """Spell a path in the shortest way that means the same file: one file, one label, mostly.
+
+    ``sub/../a.h`` is another file than ``a.h`` where ``sub`` is a link to elsewhere.
+    """
+    short = posixpath.normpath(name)
+    if ".." not in name:
+        return short
+    try:
+        same = os.path.samefile(os.path.join(folder, short), os.path.join(folder, name))
+    except (OSError, ValueError):
+        return name
+    return short if same else name
 
 
 def _read(path: str) -> _Text:

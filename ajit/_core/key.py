@@ -4,8 +4,8 @@ The parts go in a fixed order, each with its label and length before it, so that
 requests have the same bytes: schema version; compiler; toolchain fingerprint; arch; macros sorted
 by name, then flags in the order given; source; entry points and name expressions; virtual headers;
 header closure. There is no absolute path, no environment and no time in it: include *paths* are
-left out, header *contents* are in. The label of a spec and the declared parameter types are left
-out as well, for they do not reach the compiler.
+left out, header *contents* are in, each under the number of its include directory. The label of a
+spec and the declared parameter types are left out as well, for they do not reach the compiler.
 
 A key keeps its parts in short form (a value, or a digest where the value is long), so that
 `explain` can say why two keys differ.
@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_SCHEMA", "Difference", "Key", "ToolchainId", "explain", "is_key", "make_key"]
 
-KEY_SCHEMA = 1
-"""Raised when the meaning of a part changes; every older entry is then a miss."""
+KEY_SCHEMA = 2
+"""Raised when the meaning of a part changes; every older entry is then a miss.
+
+1. The first.
+2. A header is called by its include directory's number and its path in it, ``0/y.h``. When it was
+   called ``y.h``, two directories that swapped theirs kept the key.
+"""
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _SHORT_VALUE = 96
@@ -85,7 +90,8 @@ def make_key(
         spec: What was asked for.
         toolchain: The compiler that would be used.
         arch: The architecture that would be built for.
-        closure: Include name and content digest of every header reached, in any order.
+        closure: Label and content digest of every header reached, in any order. A label says in
+            which include directory it lies, and not where that is.
     """
     digest = hashlib.sha256()
     fields: list[tuple[str, str]] = []
@@ -152,6 +158,6 @@ def _fields(key: Key | Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[st
         key = key.fields
     values: dict[str, list[str]] = {}
     for label, value in key.items() if isinstance(key, Mapping) else key:
-        # Headers of different directories may have one include name: no value hides another.
+        # The closure is not ours: should two headers have one label, no value hides another.
         values.setdefault(label, []).append(value)
     return {label: ", ".join(several) for label, several in values.items()}

@@ -53,10 +53,10 @@ def settle(path: Path) -> None:
 def test_includes_are_followed_through_include_dirs_and_neighbours(
     index: HeaderIndex, user: Path
 ) -> None:
-    """Labels are the names as the compiler sees them."""
+    """Labels are the names as the compiler sees them, behind the number of the directory."""
     closure = index.closure(spec('#include <a.h>\n#include "sub/c.h"', include_dirs=[user]))
 
-    assert labels(closure) == ["a.h", "b.h", "sub/c.h", "sub/d.h"]
+    assert labels(closure) == ["0/a.h", "0/b.h", "0/sub/c.h", "0/sub/d.h"]
     assert closure.missing == ()
 
 
@@ -79,7 +79,7 @@ def test_a_branch_that_is_not_taken_is_followed(index: HeaderIndex, user: Path) 
     """Conditionals are ignored: a header too many only costs a miss."""
     closure = index.closure(spec('#if 0\n#include "a.h"\n#endif', include_dirs=[user]))
 
-    assert labels(closure) == ["a.h", "b.h"]
+    assert labels(closure) == ["0/a.h", "0/b.h"]
 
 
 def test_virtual_headers_are_followed(index: HeaderIndex, user: Path) -> None:
@@ -87,7 +87,7 @@ def test_virtual_headers_are_followed(index: HeaderIndex, user: Path) -> None:
     headers = {"v.h": '#include "b.h"'}
     closure = index.closure(spec('#include "v.h"', include_dirs=[user], headers=headers))
 
-    assert labels(closure) == ["b.h"]
+    assert labels(closure) == ["0/b.h"]
     assert closure.missing == ()
 
 
@@ -96,21 +96,21 @@ def test_every_virtual_header_is_followed(index: HeaderIndex, user: Path) -> Non
     headers = {"lib/v.h": '#include "w.h"', "lib/w.h": '#include "b.h"'}
     closure = index.closure(spec('#include "lib/v.h"', include_dirs=[user], headers=headers))
 
-    assert labels(closure) == ["b.h"]
+    assert labels(closure) == ["0/b.h"]
 
 
 def test_forced_includes_and_directories_in_options_count(index: HeaderIndex, user: Path) -> None:
     """``-include`` and ``-I`` among the options name files that decide the result as well."""
     closure = index.closure(spec("", options=[f"-I{user}", "-include", "a.h"]))
 
-    assert labels(closure) == ["a.h", "b.h"]
+    assert labels(closure) == ["0/a.h", "0/b.h"]
 
 
 def test_a_cycle_ends(index: HeaderIndex, user: Path) -> None:
     """Headers that include each other are listed once."""
     (user / "b.h").write_text('#include "a.h"\n#include "b.h"\n')
 
-    assert labels(index.closure(spec('#include "a.h"', include_dirs=[user]))) == ["a.h", "b.h"]
+    assert labels(index.closure(spec('#include "a.h"', include_dirs=[user]))) == ["0/a.h", "0/b.h"]
 
 
 def test_the_toolchains_own_headers_are_not_followed(index: HeaderIndex, user: Path) -> None:
@@ -130,7 +130,7 @@ def test_the_user_may_shadow_a_toolchain_header(
     (own / "b.h").write_text("other")
     closure = index.closure(spec("#include <b.h>", include_dirs=[user]), [str(own)])
 
-    assert labels(closure) == ["b.h"]
+    assert labels(closure) == ["0/b.h"]
 
 
 def test_an_include_that_is_nowhere_is_recorded_as_absent(index: HeaderIndex, user: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_include_of_a_macro_needs_an_extra_digest(index: HeaderIndex, user: P
     vouched = index.closure(spec('#include "a.h"', include_dirs=[user], extra_digest="1"))
 
     assert (caught.value.include, caught.value.file, caught.value.line) == ("HEADER", "a.h", 2)
-    assert labels(vouched) == ["a.h"]
+    assert labels(vouched) == ["0/a.h"]
 
 
 def test_a_header_need_not_be_utf8(index: HeaderIndex, user: Path) -> None:
@@ -174,8 +174,8 @@ def test_a_header_need_not_be_utf8(index: HeaderIndex, user: Path) -> None:
     (user / "latin.h").write_bytes(b'// caf\xe9\n#include "b.h"\n')
 
     assert labels(index.closure(spec('#include "latin.h"', include_dirs=[user]))) == [
-        "b.h",
-        "latin.h",
+        "0/b.h",
+        "0/latin.h",
     ]
 
 

@@ -18,7 +18,7 @@ from ajit._core.spec import EntryPoint, Spec
 PROJECT = Path(__file__).parents[2]
 
 TOOLCHAIN = ToolchainId("nvrtc", "13.0.88", "5f" * 32)
-CLOSURE = (("tile.cuh", "aa" * 32), ("warp.cuh", "bb" * 32))
+CLOSURE = (("0/tile.cuh", "aa" * 32), ("1/warp.cuh", "bb" * 32))
 SPEC = Spec.of(
     "template <typename T, int N> __global__ void scale(T a, T* x) {}\n",
     ["scale<float, 4>", "scale<half, 8>"],
@@ -40,15 +40,15 @@ def key_of(spec=SPEC, toolchain=TOOLCHAIN, arch="sm_90a", closure=CLOSURE) -> Ke
 def test_golden_key():
     """A key never changes by accident: every cache in the world would be cold.
 
-    If it changes on purpose, so does `KEY_SCHEMA`.
+    If it changes on purpose, so does `KEY_SCHEMA`, which says why.
     """
-    assert key_of().hex == "9478101f77499401cafd0d03c76050d1b6443ebb12e8dc9f9e07863923267212"
+    assert key_of().hex == "3d14894b25252ae1dc9659ece42d325e1edbdd3cc88d03763603609962acf87f"
 
 
 def test_key_is_what_its_docstring_says():
     """SHA-256 over label and value of each part in order, each with its length before it."""
     parts = [
-        ("schema", "1"),
+        ("schema", "2"),
         ("compiler", "nvrtc"),
         ("compiler version", "13.0.88"),
         ("toolchain", "5f" * 32),
@@ -62,8 +62,8 @@ def test_key_is_what_its_docstring_says():
         ("entry 0", "scale<float, 4>"),
         ("entry 1", "scale<half, 8>"),
         ("virtual header generated.h", "#pragma once\n"),
-        ("header tile.cuh", "aa" * 32),
-        ("header warp.cuh", "bb" * 32),
+        ("header 0/tile.cuh", "aa" * 32),
+        ("header 1/warp.cuh", "bb" * 32),
         ("extra digest", "v1"),
     ]
     expected = hashlib.sha256(
@@ -101,8 +101,9 @@ OTHER_REQUESTS = {
     "compiler version": {"toolchain": replace(TOOLCHAIN, version="13.0.89")},
     "fingerprint": {"toolchain": replace(TOOLCHAIN, fingerprint="6f" * 32)},
     "arch": {"arch": "sm_90"},
-    "content of a header": {"closure": (CLOSURE[0], ("warp.cuh", "cc" * 32))},
-    "name of a header": {"closure": (CLOSURE[0], ("wrap.cuh", "bb" * 32))},
+    "content of a header": {"closure": (CLOSURE[0], ("1/warp.cuh", "cc" * 32))},
+    "name of a header": {"closure": (CLOSURE[0], ("1/wrap.cuh", "bb" * 32))},
+    "directory of a header": {"closure": (CLOSURE[0], ("0/warp.cuh", "bb" * 32))},
     "fewer headers": {"closure": CLOSURE[:1]},
     "virtual header on disk instead": {
         "spec": SPEC.with_(headers={}),
@@ -246,13 +247,24 @@ def test_explain_takes_the_fields_of_a_manifest():
 
 
 def test_explain_sees_two_headers_of_one_name():
-    """Headers of different directories may be included by the same name."""
-    closure = (("util.h", "11" * 32), ("util.h", "22" * 32))
+    """Headers of different directories may be included by the same name: each has its line."""
+    closure = (("0/util.h", "11" * 32), ("1/util.h", "22" * 32))
     one = key_of(closure=closure)
-    other = key_of(closure=(("util.h", "33" * 32), closure[1]))
+    other = key_of(closure=(("0/util.h", "22" * 32), ("1/util.h", "11" * 32)))
 
     assert one.hex != other.hex
-    assert [difference.field for difference in explain(one, other)] == ["header util.h"]
+    assert explain(one, other) == [
+        Difference("header 0/util.h", "11" * 32, "22" * 32),
+        Difference("header 1/util.h", "22" * 32, "11" * 32),
+    ]
+
+
+def test_explain_hides_no_value_behind_another():
+    """Should two parts have one label, both values are looked at."""
+    closure = (("0/util.h", "11" * 32), ("0/util.h", "22" * 32))
+    other = key_of(closure=(("0/util.h", "33" * 32), closure[1]))
+
+    assert [each.field for each in explain(key_of(closure=closure), other)] == ["header 0/util.h"]
 
 
 def test_key_is_a_value():
