@@ -33,10 +33,16 @@ class Toolchains:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._found: dict[CompilerName, Toolchain] = {}
-        self._lock = threading.Lock()
         self._digests = FileCache(sha256_file)
+        self._finders: dict[CompilerName, Callable[[], Toolchain]] = {
+            "nvrtc": lambda: discovery.find_nvrtc(self._digests),
+            "nvcc": lambda: discovery.find_nvcc(self._digests, settings.nvcc),
+            "host": lambda: discovery.find_host(self._digests, settings.host_compiler),
+        }
+        # A compiler may take a minute to say its version; who wants another one need not wait.
+        self._looking = {kind: threading.Lock() for kind in self._finders}
+        self._lock = threading.Lock()  # guards _found, and is never held while one looks
+        self._found: dict[CompilerName, Toolchain] = {}
 
     def find(self, kind: CompilerName) -> Toolchain:
         """Return the toolchain of a kind. Blocks: up to a second the first time, then microseconds.
@@ -45,21 +51,17 @@ class Toolchains:
             CompilerNotFound: There is none; it names every place that was searched. Nothing is
                 remembered, so that a compiler installed meanwhile is found by the next call.
         """
-        with self._lock:
-            toolchain = self._found.get(kind)
-            if toolchain is None or not toolchain.is_current():
-                toolchain = self._found[kind] = self._discover(kind)
+        with self._looking[kind]:
+            with self._lock:
+                toolchain = self._found.get(kind)
+            if toolchain is not None and toolchain.is_current():
+                return toolchain
+            toolchain = self._finders[kind]()
+            with self._lock:
+                self._found[kind] = toolchain
             return toolchain
 
     def found(self) -> tuple[Toolchain, ...]:
-        """Return what has been found so far."""
+        """Return what has been found so far. Does not block."""
         with self._lock:
             return tuple(self._found.values())
-
-    def _discover(self, kind: CompilerName) -> Toolchain:
-        finders: dict[CompilerName, Callable[[], Toolchain]] = {
-            "nvrtc": lambda: discovery.find_nvrtc(self._digests),
-            "nvcc": lambda: discovery.find_nvcc(self._digests, self._settings.nvcc),
-            "host": lambda: discovery.find_host(self._digests, self._settings.host_compiler),
-        }
-        return finders[kind]()

@@ -12,7 +12,13 @@ import pytest
 from ajit._compile import discovery, places
 from ajit._compile.toolchain import Toolchain, Toolchains
 from ajit.errors import CompilerNotFound
-from tests.compile.support import Bench, fake_compiler, job, settings
+from tests.compile.support import (
+    DEADLINE_SECONDS,
+    Bench,
+    fake_compiler,
+    job,
+    settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +78,41 @@ def test_many_threads_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert len(looked) == 1
     assert len(set(map(id, found))) == 1
+
+
+def test_a_compiler_that_takes_its_time_keeps_nobody_from_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While one kind is asked for its version, the others are found, and so is what was found."""
+    asked, answer = threading.Event(), threading.Event()
+    real = discovery.find_host
+
+    def slow(*arguments: Any) -> Toolchain:
+        asked.set()
+        assert answer.wait(DEADLINE_SECONDS)
+        return real(*arguments)
+
+    monkeypatch.setattr(discovery, "find_host", slow)
+    toolchains = Toolchains(settings())
+    found: list[Toolchain] = []
+
+    def look_for_another() -> None:
+        found.append(toolchains.find("nvrtc"))
+        found.extend(toolchains.found())
+
+    waiting = threading.Thread(target=toolchains.find, args=("host",), daemon=True)
+    waiting.start()
+    assert asked.wait(DEADLINE_SECONDS)
+    other = threading.Thread(target=look_for_another, daemon=True)
+    other.start()
+    other.join(DEADLINE_SECONDS / 2)
+    answered_meanwhile = [toolchain.kind for toolchain in found]
+    answer.set()
+    waiting.join(DEADLINE_SECONDS)
+    other.join(DEADLINE_SECONDS)
+
+    assert answered_meanwhile == ["nvrtc", "nvrtc"]
+    assert {toolchain.kind for toolchain in toolchains.found()} == {"nvrtc", "host"}
 
 
 @pytest.mark.usefixtures("bare_path", "no_cuda")
