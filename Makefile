@@ -34,7 +34,7 @@ test: setup ## all tests, under 8 minutes on 2 cores
 	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
 
 crash: setup ## every fault at every system call on the cache (minutes)
-	@$(BIN)/python -m pytest tests/crash --all-faults $(ARGS)
+	@$(BIN)/python -m pytest tests/crash --all-faults --timeout=600 $(ARGS)
 
 lint: setup ## ruff, mypy strict, the layers, and no asyncio or trio in the package
 	$(BIN)/ruff check .

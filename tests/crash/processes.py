@@ -94,7 +94,9 @@ class Zygote:
             text=True,
         )
         assert self._program.stdout is not None
-        assert self._program.stdout.readline() == "ready\n"
+        if self._program.stdout.readline() != "ready\n":
+            self._program.communicate()
+            raise RuntimeError(f"the zygote ended with {self._program.returncode}")
 
     def process(self) -> Process:
         """Make a process."""

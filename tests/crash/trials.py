@@ -28,6 +28,9 @@ DIGEST = hashlib.sha256(compiled_bytes(KERNEL)).hexdigest()
 SECOND_PATIENCE_SECONDS = 0.3
 """Of the second process: short, for where a lease does stay held, it is to get past it."""
 
+ATTEMPTS = 3
+"""To reach a point: its number may be another if a thread was slow. Then nothing is shown."""
+
 RELEASE_SECONDS = 10.0
 """How long a lease may take to be given back; a killed process needs milliseconds to be gone."""
 
@@ -54,25 +57,38 @@ class Trials:
     def points(self, scenario: Scenario) -> list[Call]:
         """Return every call on the cache that a process makes if nothing fails, in order."""
         if scenario.name not in self._points:
-            trial = _Trial(self, scenario)
-            trial.first_process(FILE_CALLS, "")
-            assert _is_right(scenario, trial.said), trial.said
-            assert not scenario.tier or trial.said["answer"] == scenario.tier, trial.said
-            calls = [call for call in trial.calls if "CACHE" in call.target]
-            if not scenario.opening:
-                calls = [*itertools.dropwhile(lambda call: "KEY" not in call.target, calls)]
+            # A slow thread may look once more or less: what comes twice is what is usual.
+            calls = self._calls(scenario)
+            while places(calls) != places(again := self._calls(scenario)):
+                calls = again
             self._points[scenario.name] = calls
         return self._points[scenario.name]
 
     def run(self, scenario: Scenario, point: Call, fault: str) -> list[str]:
         """Let a fault happen at one call; return what is wrong afterwards."""
-        trial = _Trial(self, scenario, point, fault)
         how = f"signal={fault}" if fault == KILL else f"error={fault}"
-        trial.first_process(point.name, f"{point.name}:{how}:when={point.ordinal}")
-        trial.check_reached()
-        trial.check_cache()
-        shutil.rmtree(trial.cache_dir)
-        return [f"{scenario.name}, {fault} at {point}: {wrong}" for wrong in trial.wrong]
+        inject = f"{point.name}:{how}:when={point.ordinal}"
+        wrong: list[str] = []
+        for _ in range(ATTEMPTS):
+            trial = _Trial(self, scenario, point, fault)
+            trial.first_process(point.name, inject)
+            trial.check_cache()
+            shutil.rmtree(trial.cache_dir)
+            wrong, hit = trial.wrong, places([call for call in trial.calls if call.injected])
+            if hit == places([point]):
+                break
+            wrong.append(f"the point was not reached, but {hit}")
+        return [f"{scenario.name}, {fault} at {point}: {complaint}" for complaint in wrong]
+
+    def _calls(self, scenario: Scenario) -> list[Call]:
+        trial = _Trial(self, scenario)
+        trial.first_process(FILE_CALLS, "")
+        assert _is_right(scenario, trial.said), trial.said
+        assert not scenario.tier or trial.said["answer"] == scenario.tier, trial.said
+        calls = [call for call in trial.calls if "CACHE" in call.target]
+        if scenario.opening:
+            return calls
+        return [*itertools.dropwhile(lambda call: "KEY" not in call.target, calls)]
 
     def _ask(self, scenario: Scenario, cache_dir: Path) -> dict[str, Any]:
         """Return what a process comes to that nothing happens to."""
@@ -150,14 +166,6 @@ class _Trial:
         is_lock = self._point.target.startswith("CACHE/locks/KE/KEY.lock")
         return bool(self.said) and is_lock and self._point.name == "close"
 
-    def check_reached(self) -> None:
-        """The fault happened where it was to happen, and nowhere else."""
-        assert self._point is not None
-        hit = [call for call in self.calls if call.injected]
-        meant = (self._point.ordinal, self._point.target)
-        if [(call.ordinal, call.target) for call in hit] != [meant]:
-            self.wrong.append(f"the point was not reached, but: {[*map(str, hit)]}")
-
     def check_cache(self) -> None:
         """With all processes gone: what ``ajit cache verify`` says, and what is left behind."""
         with self._trials._zygote.process() as process:
@@ -169,6 +177,11 @@ class _Trial:
         left = [*(self.cache_dir / "tmp").iterdir()]
         if left:
             self.wrong.append(f"left behind: {left}")
+
+
+def places(calls: list[Call]) -> list[str]:
+    """Where calls are made: all of them but what came of it."""
+    return [*map(str, calls)]
 
 
 def masks_of(cache_dir: Path, key: str) -> dict[str, str]:
