@@ -41,7 +41,8 @@ __attribute__((used)) void shim_check(void)
     DO(cuThreadExchangeStreamCaptureMode) DO(cuStreamWaitEvent) DO(cuEventCreate)             \
     DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)       \
     DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                     \
-    DO(cuMemcpyBatchAsync_v2)
+    DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)               \
+    DO(cuGraphExecDestroy)
 
 ALL(STUB)
 

@@ -134,12 +134,27 @@ async def test_the_driver_is_never_entered_with_the_gil(shim, monkeypatch):
         await device.copy(await device.alloc(400), buffer)
         await device.download(buffer)
         (await device.alloc_pinned(10)).free()
+        await _use_streams_and_graphs(device, buffer)
         await device.run(lambda: None)
         gc.collect()
     library = ctypes.CDLL(str(shim))
 
     assert library.shim_calls() > 100
     assert library.shim_violations() == 0
+
+
+async def _use_streams_and_graphs(device, buffer):
+    stream, start, end = await device.stream(), await device.event(), await device.event()
+    stream.wait(start.record())
+    async with device.batch(steps=True, stream=stream) as batch:
+        batch.copies([(buffer[0:4], bytes(4)), (buffer[4:8], bytes(4))])
+    await end.record(stream)
+    await start.seconds_until(end)
+    async with device.capture() as graph:
+        graph.fill(buffer, 1)
+    await graph.launch_graph(stream=stream)
+    for owned in (stream, start, end, graph):
+        owned.free()
 
 
 @pytest.mark.anyio
