@@ -29,7 +29,7 @@ EM_CUDA = 190
 """The machine of a cubin in its ELF header."""
 
 
-@pytest.fixture(params=["nvrtc", "nvcc"])
+@pytest.fixture(scope="session", params=["nvrtc", "nvcc"])
 def compiler(request: pytest.FixtureRequest) -> str:
     """Each of NVIDIA's compilers, where ajit finds it: on PATH, in a toolkit or in a wheel."""
     name: CompilerName = request.param
