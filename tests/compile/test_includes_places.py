@@ -13,6 +13,7 @@ from ajit._compile import includes
 from ajit._compile.includes import ABSENT, HeaderIndex
 from ajit._core.spec import Spec
 from ajit.errors import IncludeError, SpecError
+from tests.compile.support import job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,3 +195,14 @@ def test_text_with_a_slash_is_no_file(parts):
     ]
 
     assert parts("", options=[*options, "-Xptxas", "-v", "-Xcompiler", "-Wall,-DX=/opt"]) == {}
+
+
+def test_nvrtc_does_look_in_its_workers_directory(put, parts, tmp_path, bench):
+    """Where the closure says it does: the file compiles, and is in the key."""
+    put("x.h", "#define BODY x[0] = 1;\n")
+    source = f'#include "{str(tmp_path).lstrip("/")}/x.h"\n'
+    kernel = 'extern "C" __global__ void plain(float* x) { BODY }'
+    output = bench.compile(job(source + kernel))
+
+    assert output.lowered == {"plain": "plain"}
+    assert len([label for label in parts(source) if label.startswith("worker/")]) == 1
