@@ -199,6 +199,7 @@ class Runtime:
                 return kernel
         # First of all: a forked child has no event loop that could set a deadline.
         self._check_usable()
+        _check_spec(spec)
         point = spec.entry(entry)
         stand_in = None if fallback is None else self._stand_in(spec, fallback, entry)
         if stand_in is not None:
@@ -227,6 +228,7 @@ class Runtime:
     async def module(self, spec: Spec, *, recache: bool = False) -> LoadedModule:
         """Return a loaded module with all entry points of a spec. As `kernel` in all else."""
         self._check_usable()
+        _check_spec(spec)
         loaded = self._modules.get(spec)
         if loaded is not None and not recache:
             self._counts.memory += 1
@@ -277,8 +279,11 @@ class Runtime:
         Cancelling stops the queue; what was made ready stays ready.
         """
         self._check_usable()
+        wanted = list(specs)
+        for spec in wanted:
+            _check_spec(spec)
         return await run_warmup(
-            specs,
+            wanted,
             self._warm,
             at_once=max(1, self.settings.compile_slots),
             on_progress=partial(self._progress, on_progress),
@@ -332,6 +337,7 @@ class Runtime:
         self, spec: Spec, arch: str | None, *, recache: bool, urgency: Urgency
     ) -> Resolution:
         self._check_usable()
+        _check_spec(spec)
         target = spec.with_(arch=self._arch_for(spec, arch))
         if urgency.foreground:
             self._hurry(target)
@@ -435,8 +441,6 @@ class Runtime:
         self._emitter.emit(event)
 
     def _arch_for(self, spec: Spec, arch: str | None) -> str:
-        if not isinstance(spec, Spec):
-            raise SpecError(f"{type(spec).__name__!r} is not a spec; make one with Spec.of")
         wanted = spec.arch if arch is None else arch
         if wanted is not None:
             return validate_arch(wanted)
@@ -499,24 +503,30 @@ async def open_runtime(
     emitter = Emitter(_report_subscriber)
     for subscriber in subscribers:
         emitter.subscribe(subscriber)
-    raised: Exception | None = None
-    async with AsyncExitStack() as stack:
-        lines = LogLines()
-        emitter.subscribe(lines)
-        stack.push_async_callback(shielded, lines.aclose)
-        device = await _open_device(stack, settings)
-        parts = await open_parts(stack, settings, emitter)
-        group = await stack.enter_async_context(anyio.create_task_group())
-        group.start_soon(keep_cache_small, parts)
-        runtime = Runtime(Resolver(parts, flights), emitter, device, group)
-        try:
-            yield runtime
-        except Exception as exc:  # noqa: BLE001  # raised below, outside of the task groups
-            # A task group would wrap it in an ExceptionGroup that callers do not expect.
-            raised = exc
-        finally:
-            runtime._refuse_requests()  # noqa: SLF001  # its other half
-            group.cancel_scope.cancel()
+    raised: BaseException | None = None
+    try:
+        async with AsyncExitStack() as stack:
+            lines = LogLines()
+            emitter.subscribe(lines)
+            stack.push_async_callback(shielded, lines.aclose)
+            device = await _open_device(stack, settings)
+            parts = await open_parts(stack, settings, emitter)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            group.start_soon(keep_cache_small, parts)
+            runtime = Runtime(Resolver(parts, flights), emitter, device, group)
+            try:
+                yield runtime
+            except (Exception, KeyboardInterrupt, SystemExit) as exc:
+                # Raised below, outside of the task groups: these would wrap it in an
+                # ExceptionGroup that callers do not expect.
+                raised = exc
+            finally:
+                runtime._refuse_requests()  # noqa: SLF001  # its other half
+                group.cancel_scope.cancel()
+    except Exception as exc:  # noqa: BLE001  # it becomes a note of the body's own
+        if raised is None:
+            raise
+        raised.add_note(f"closing the runtime failed as well: {type(exc).__name__}: {exc}")
     if raised is not None:
         raise raised
 
@@ -537,6 +547,11 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 def _poison_after_fork() -> None:
     for runtime in list(_runtimes):
         runtime._poison()  # noqa: SLF001  # its other half
+
+
+def _check_spec(spec: object) -> None:
+    if not isinstance(spec, Spec):
+        raise SpecError(f"a {type(spec).__name__} is not a spec; make one with Spec.of")
 
 
 def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:
