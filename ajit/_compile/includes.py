@@ -129,7 +129,17 @@ class _Place:
     def beside(self, name: str) -> _Place:
         """The place that a quoted include in this file means first."""
         joined = posixpath.join(posixpath.dirname(self.name), name)
-        return _Place(self.root, self.folder, _normal(self.folder, joined))
+        return _Place(self.root, self.folder, joined)
+
+    def normal(self) -> _Place:
+        """The place of the same file, spelt in the shortest way: mostly one label for one file.
+
+        ``sub/../a.h`` is another file than ``a.h`` where ``sub`` is a link to elsewhere.
+        """
+        short = _Place(self.root, self.folder, posixpath.normpath(self.name))
+        if ".." not in self.name or _is_same_file(short.path, self.path):
+            return short
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +197,7 @@ class _Walk:
         self._parts: set[tuple[str, str]] = set()
         self._missing: dict[str, MissingInclude] = {}
         self._seen: set[tuple[str, str]] = set()
+        self._looked: dict[_Place, tuple[_Place, _Text] | None] = {}
         self._queue: deque[_Unit] = deque()
 
     def run(self) -> Closure:
@@ -223,9 +234,9 @@ class _Walk:
                 raise IncludeError(include=directive.text, file=unit.shown, line=directive.line)
             return
         found = False
-        for place in self._candidates(directive, unit):
-            text = self._files.get(place.path)
-            if text is not None:
+        for candidate in self._candidates(directive, unit):
+            if there := self._look(candidate):
+                place, text = there
                 self._found(directive, _Unit(place, place.name, text))
                 found = True
         if not found and name not in self._virtual and not self._is_own(name):
@@ -245,7 +256,14 @@ class _Walk:
         if directive.quoted:
             yield unit.place.beside(name)
         for ordinal, folder in enumerate(self._dirs):
-            yield _Place(str(ordinal), folder, _normal(folder, name))
+            yield _Place(str(ordinal), folder, name)
+
+    def _look(self, place: _Place) -> tuple[_Place, _Text] | None:
+        """What lies in a place, looked at once for all the includes that mean it."""
+        if place not in self._looked:
+            text = self._files.get(place.path)
+            self._looked[place] = None if text is None else (place.normal(), text)
+        return self._looked[place]
 
     def _found(self, directive: Directive, unit: _Unit) -> None:
         digest = PRESENT if directive.kind == "probe" else unit.text.digest
@@ -259,19 +277,11 @@ class _Walk:
         return any(os.path.isfile(os.path.join(folder, name)) for folder in self._own_dirs)
 
 
-def _normal(folder: str, name: str) -> str:
-    """Spell a path in the shortest way that means the same file: one file, one label, mostly.
-
-    ``sub/../a.h`` is another file than ``a.h`` where ``sub`` is a link to elsewhere.
-    """
-    short = posixpath.normpath(name)
-    if ".." not in name:
-        return short
+def _is_same_file(a: str, b: str) -> bool:
     try:
-        same = os.path.samefile(os.path.join(folder, short), os.path.join(folder, name))
+        return os.path.samefile(a, b)
     except (OSError, ValueError):
-        return name
-    return short if same else name
+        return False
 
 
 def _read(path: str) -> _Text:

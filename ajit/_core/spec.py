@@ -65,7 +65,7 @@ class Spec:
         include_dirs: Directories of user headers, in search order. Only contents reach the key.
         headers: Virtual headers: include name and text.
         extra_digest: Anything else the result depends on; required where an include cannot be
-            followed statically.
+            followed statically, or an option names a file that is no header (``@flags``).
     """
 
     source: str
