@@ -111,8 +111,9 @@ def test_a_compile_after_the_restart_is_a_problem() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder as a stopped server leaves it: an entry, a lock file, nothing else."""
-    for name in ("cache/entries/00/a.ajit", "cache/locks/00/a.lock", "tmp"):
+    """A folder as a stopped server leaves it: an entry, lock files, nothing else."""
+    kept = ("cache/entries/00/a.ajit", "cache/locks/00/a.lock", "cache/locks/pe/node.waiting")
+    for name in (*kept, "tmp"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch() if path.suffix else path.mkdir()

@@ -63,8 +63,8 @@ def _is_held(path: Path) -> bool:
 
 
 def _temporary_files(folder: Path) -> list[str]:
-    """Anything in TMPDIR, and in the cache anything that is neither an entry nor a lock file."""
-    kept = {".ajit", ".lock"}
+    """Anything in TMPDIR, and in the cache what is no entry, lock file, or queue at the permits."""
+    kept = {".ajit", ".lock", ".waiting"}
     paths = [path for path in (folder / "cache").rglob("*") if path.suffix not in kept]
     paths += (folder / "tmp").rglob("*")
     return [
