@@ -153,13 +153,14 @@ class _Watcher:
 
 
 def _describe_wait(event: Waiting) -> str:
-    waited = format_seconds(event.waited_seconds)
+    waited = event.waited_seconds
+    so_far = f"; {format_seconds(waited)} so far" if waited >= 1 else ""
     if event.holder is None:
-        return f"waiting for another process, {waited} so far"
+        return f"waiting for another process{so_far}"
     holder = event.holder
     return (
         f"waiting for process {holder.pid} on {holder.host}: {holder.phase} with "
-        f"{holder.compiler} for {format_seconds(holder.age_seconds)}; {waited} so far"
+        f"{holder.compiler} for {format_seconds(holder.age_seconds)}{so_far}"
     )
 
 
