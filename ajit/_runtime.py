@@ -516,14 +516,14 @@ async def open_runtime(
             runtime = Runtime(Resolver(parts, flights), emitter, device, group)
             try:
                 yield runtime
-            except (Exception, KeyboardInterrupt, SystemExit) as exc:
+            except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001  # raised below
                 # Raised below, outside of the task groups: these would wrap it in an
                 # ExceptionGroup that callers do not expect.
                 raised = exc
             finally:
                 runtime._refuse_requests()  # noqa: SLF001  # its other half
                 group.cancel_scope.cancel()
-    except Exception as exc:  # noqa: BLE001  # it becomes a note of the body's own
+    except Exception as exc:
         if raised is None:
             raise
         raised.add_note(f"closing the runtime failed as well: {type(exc).__name__}: {exc}")
