@@ -16,7 +16,8 @@ order is lost, and there are fewer worlds.
 A move is *fair* if it only needs time. All else is the adversary's: a crash, a stall, a cancel, a
 compile or publish that fails, locks that are not there, patience that ends, an entry that rots or
 is removed, a failure record that cannot be written or becomes too old. Once somebody has stalled,
-the end of patience is fair. """
+the end of patience is fair.
+"""
 
 from __future__ import annotations
 
