@@ -16,10 +16,11 @@ NATIVE := ajit/_gpu/native
 NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.c $(NATIVE)/*.h)
 # What `make test` may take in all; one test's limit stands in pyproject.toml.
 TEST_SECONDS := 480
+SLOW_SECONDS := 1800
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test crash lint format bench chaos wheel check-zig clean
+.PHONY: help setup demo test test-slow crash lint format bench chaos wheel check-zig clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +30,13 @@ setup: $(STAMPS)/develop $(STAMPS)/native ## make .venv and build the C librarie
 demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on demand, verify, show what happened
 	@$(BIN)/ajit demo $(ARGS)
 
-test: setup ## all tests, under 8 minutes on 2 cores
-	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest $(ARGS) \
+test: setup ## the tests, all but the slow ones, in less than 8 minutes on 2 cores
+	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -m "not slow" $(ARGS) \
 	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
+
+test-slow: setup ## the tests marked slow: fault injection, models, chaos, sanitizers, memory (minutes)
+	@timeout --kill-after=10 $(SLOW_SECONDS) $(BIN)/python -m pytest -m slow $(ARGS) \
+	|| { status=$$?; [ $$status -ne 124 ] || echo "make test-slow: stopped after $(SLOW_SECONDS) seconds" >&2; exit $$status; }
 
 crash: setup ## every fault at every system call on the cache (minutes)
 	@$(BIN)/python -m pytest tests/crash --all-faults --timeout=600 $(ARGS)
