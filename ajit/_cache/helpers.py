@@ -56,8 +56,7 @@ class Helpers:
     def send(self, slot: Slot) -> None:
         """Get the lock of a slot for those who wait. Only one helper may be on its way for a slot.
 
-        Raises:
-            RuntimeError: No thread can be started. Nobody is on the way.
+        If no thread can be started, the waiters whom that leaves without one are told.
         """
         with self._lock:
             block = self._blocking < BLOCKING_LIMIT
@@ -70,21 +69,26 @@ class Helpers:
         if start:
             try:
                 lock_threads.run(*((self._block, slot) if block else (self._try_all,)))
-            except RuntimeError:
-                self._take_back(slot, block=block)
-                raise
+            except RuntimeError as exc:
+                for stranded in [self._not_blocked(slot)] if block else self._not_tried():
+                    stranded.stop_helping(f"cannot start a thread to wait for the lock: {exc}")
 
     def threads(self) -> int:
         """How many threads wait for locks."""
         return self._blocking + self._trying
 
-    def _take_back(self, slot: Slot, *, block: bool) -> None:
+    def _not_blocked(self, slot: Slot) -> Slot:
         with self._lock:
-            if block:
-                self._blocking -= 1
-            else:
-                self._tried.remove(slot)
-                self._trying = False
+            self._blocking -= 1
+        return slot
+
+    def _not_tried(self) -> deque[Slot]:
+        # All that are left, for the others were added in the belief that the thread is coming. It
+        # may be that even the first is not among them: a blocking thread has taken it over.
+        with self._lock:
+            stranded, self._tried = self._tried, deque()
+            self._trying = False
+        return stranded
 
     def _block(self, slot: Slot) -> None:
         """Block for one slot after another. The main function of a blocking thread."""

@@ -201,10 +201,7 @@ class Slot:
             if idle and not start and not self.borrowers:
                 self.process.slots.pop(self.place, None)
         if start:
-            try:
-                self.process.helpers.send(self)
-            except RuntimeError as exc:  # no more threads; the file is not open yet
-                self._end_helping(f"cannot start a thread to wait for the lock: {exc}")
+            self.process.helpers.send(self)
 
     # --- for its helper: without `io`, so that others can read who holds the lock. Nobody else
     # closes the descriptor as long as `helper` is set.
@@ -246,9 +243,13 @@ class Slot:
                 self.pass_on()
             elif self.owner is None:
                 self._close()
-            self._end_helping(problem)
+            self.stop_helping(problem)
 
-    def _end_helping(self, problem: str) -> None:
+    def stop_helping(self, problem: str) -> None:
+        """End as helper without a look at the file; those who wait are told of a problem.
+
+        Takes no `io`: a helper that never came has not opened the file.
+        """
         waits: list[LeaseWait] = []
         with self.process.lock:
             self.helper = False

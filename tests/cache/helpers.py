@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+DEADLINE_SECONDS = 40.0
+"""For `until` and `poll`: far more than anything takes, and less than a test's own limit."""
+
 
 def entry_file(store: DiskStore, key: str) -> Path:
     """The file of an entry."""
@@ -54,12 +57,17 @@ def is_locked_for_others(path: Path, key: str = a_key()) -> bool:
     return subprocess.run(command, check=False).returncode == 1
 
 
-def is_waited_for(pid: int | None = None) -> bool:
-    """Whether a process, by default this one, is blocked in a POSIX lock, as the kernel sees it."""
+def blocked_waits(pid: int | None = None) -> int:
+    """Threads of a process, by default this one, blocked in POSIX locks, as the kernel sees it."""
     wanted = str(pid or os.getpid())
     # A waiter's line has an arrow in place of the lock's kind, and its process id further on.
     locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return any(lock[1] == "->" and wanted in lock for lock in locks)
+    return sum(lock[1] == "->" and wanted in lock for lock in locks)
+
+
+def is_waited_for(pid: int | None = None) -> bool:
+    """Whether a process, by default this one, is blocked in a POSIX lock."""
+    return blocked_waits(pid) > 0
 
 
 async def in_thread(function: Callable[..., T], *args: object) -> T:
@@ -68,14 +76,18 @@ async def in_thread(function: Callable[..., T], *args: object) -> T:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Let others run until something is so. The test's own time limit is the deadline."""
-    while not condition():  # noqa: ASYNC110  # the kernel and other threads set no event
+    """Let others run until something is so, and fail if it does not become so."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():  # the kernel and other threads set no event
+        assert time.monotonic() < deadline, f"not so within {DEADLINE_SECONDS} s"
         await anyio.sleep(0.001)
 
 
 def poll(condition: Callable[[], T]) -> T:
     """Return what a condition gives as soon as it is true, like `until`."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while not (found := condition()):
+        assert time.monotonic() < deadline, f"not so within {DEADLINE_SECONDS} s"
         time.sleep(0.001)
     return found
 

@@ -47,8 +47,10 @@ def test_a_blocked_thread_holds_nobody_up(pool: DaemonThreads, monkeypatch):
     run_and_wait(pool)
     release.set()
 
-    poll(lambda: sum(thread.is_alive() for thread in blocked) < threads.IDLE_LIMIT)
-    assert pool.idle() <= threads.IDLE_LIMIT
+    # Give or take those that became idle at the same time.
+    kept = threads.IDLE_LIMIT + 2
+    poll(lambda: sum(thread.is_alive() for thread in blocked) <= kept)
+    assert pool.idle() <= kept
 
 
 def test_an_idle_thread_ends(pool: DaemonThreads, monkeypatch):
