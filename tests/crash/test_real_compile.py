@@ -148,5 +148,7 @@ def test_real_compile_may_be_killed_or_fail_at_any_point(real, all_faults, capsy
     with capsys.disabled():
         sys.stdout.write(f"\n  real compile: {len(points)} calls, {len(pairs)} faults\n")
 
-    assert {"linkat", "fsync", "pwrite64"} <= {point.name for point in points}
+    # Writes of the holder record have twins, those of the compile permit, so that no fault can be
+    # aimed at one of them here: `test_crash_points`, which traces one thread, has them all.
+    assert {"linkat", "fsync", "fchmod"} <= {point.name for point in points}
     assert not complaints, "\n".join(complaints)
