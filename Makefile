@@ -17,6 +17,8 @@ NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*
 # What `make test` may take in all; one test's limit stands in pyproject.toml.
 TEST_SECONDS := 480
 SLOW_SECONDS := 1800
+# Test files that run at once in `make test`. The slow tests run one by one.
+JOBS ?= 2
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
@@ -31,7 +33,7 @@ demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on dem
 	@$(BIN)/ajit demo $(ARGS)
 
 test: setup ## the tests, all but the slow ones, in less than 8 minutes on 2 cores
-	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -m "not slow" $(ARGS) \
+	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS) \
 	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
 
 test-slow: setup ## the tests marked slow: fault injection, models, chaos, sanitizers, memory (minutes)
