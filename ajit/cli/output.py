@@ -35,7 +35,7 @@ __all__ = [
 SHORT_KEY = 12
 """Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line."""
 
-PIPE_WIDTH = 200
+PIPE_WIDTH = 1000
 """Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log."""
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
