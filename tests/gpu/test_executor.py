@@ -195,6 +195,7 @@ async def test_a_blocking_driver_blocks_nobody_else(faults):
         assert device.statistics().busy_seconds < 0.3
 
 
+@pytest.mark.slow  # measures time, so it runs where no other test does at the same moment
 @pytest.mark.anyio
 async def test_a_busy_python_thread_does_not_delay_completions():
     """Submitting and waiting keep the GIL: no switch of threads for each ticket."""
