@@ -100,6 +100,7 @@ async def test_a_slow_stream_does_not_delay_what_others_give_back(faults):
         ticket = device.copy(buffer[0:32], buffer[32:64], stream=slow)
         await device.fill(buffer, 1, stream=quick)
         slow.free()
+        await until(lambda: device.statistics().deferred_frees == 1)
         quick.free()
         await until(lambda: device.statistics().live_resources == live - 1)
 

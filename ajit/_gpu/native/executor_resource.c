@@ -14,6 +14,9 @@
 /* How long a free waits for an idle moment before it is done between launches. Arbitrary: long
  * enough for most servers to pause, short enough for memory not to pile up. */
 enum { PATIENCE_NS = 200 * 1000 * 1000 };
+/* How many of those that wait are looked at for one that need not. Pretty arbitrary: a look costs some
+ * nanoseconds, and the thread has other things to do. */
+enum { DEFERRED_LOOKS = 64 };
 
 /* `lanes` says where it was used, see executor_flight.c; all bits where that is not known. */
 void ajit_post(struct ajit_executor *executor, struct ajit_resource *resource, uint64_t lanes)
@@ -219,18 +222,30 @@ static bool may_free(const struct ajit_executor *executor, const struct ajit_res
     return ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
 }
 
+/* The place of the oldest resource that may be freed, or NULL. Not only the first is looked at: it may
+ * wait for a slow stream, and what others gave back would wait with it. */
+static struct ajit_resource **find_free(struct ajit_executor *executor, enum ajit_urgency urgency)
+{
+    struct ajit_resource **place = &executor->deferred;
+    for (int looked = 0; *place && looked < DEFERRED_LOOKS; looked++, place = &(*place)->posted)
+        if (may_free(executor, *place, urgency))
+            return place;
+    return NULL;
+}
+
 /* Frees at most one resource; returns whether it did. */
 bool ajit_resource_tidy(struct ajit_executor *executor, enum ajit_urgency urgency)
 {
     take_posts(executor);
     if (executor->held)
         release_held(executor);
-    struct ajit_resource *resource = executor->deferred;
-    if (!resource || !may_free(executor, resource, urgency))
+    struct ajit_resource **place = find_free(executor, urgency);
+    if (!place)
         return false;
-    executor->deferred = resource->posted;
-    if (!executor->deferred)
-        executor->deferred_end = &executor->deferred;
+    struct ajit_resource *resource = *place;
+    *place = resource->posted;
+    if (executor->deferred_end == &resource->posted)
+        executor->deferred_end = place;
     atomic_fetch_sub_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
     ajit_resource_free_now(executor, resource);
     return true;
