@@ -28,6 +28,9 @@ __all__ = ["Settings", "available_cpus"]
 MiB = 1024 * 1024
 GiB = 1024 * MiB
 
+HIDDEN = "(hidden)"
+"""What is shown of a secret."""
+
 _CUDA_DEVICE = re.compile(r"cuda:[0-9]{1,4}")
 
 
@@ -70,8 +73,10 @@ def _directory(path: Any) -> Path:
         raise ValueError(path) from exc
 
 
-def _about(doc: str, check: str, parse: Callable[[str], Any] = str) -> dict[str, Any]:
-    return {"doc": doc, "check": check, "parse": parse}
+def _about(
+    doc: str, check: str, parse: Callable[[str], Any] = str, *, secret: bool = False
+) -> dict[str, Any]:
+    return {"doc": doc, "check": check, "parse": parse, "secret": secret}
 
 
 def _boolean(text: str) -> bool:
@@ -128,6 +133,15 @@ class Settings:
         metadata=_about(
             "file with a secret that every entry must be authenticated with; empty: none",
             "a path",
+        ),
+    )
+    hmac_key: str = field(
+        default="",
+        repr=False,
+        metadata=_about(
+            "the same secret itself, for a variable; empty: none. A file is seen by fewer",
+            "text, and not together with hmac_key_file",
+            secret=True,
         ),
     )
     device: str = field(
@@ -312,6 +326,11 @@ def describe(name: str) -> str:
     return str(Settings.__dataclass_fields__[name].metadata["doc"])
 
 
+def is_secret(name: str) -> bool:
+    """Whether the value of a setting must not be shown."""
+    return bool(Settings.__dataclass_fields__[name].metadata["secret"])
+
+
 def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, str]:
     """Return the value of a setting and its origin. What does not count is not even parsed."""
     setting = Settings.__dataclass_fields__[name]
@@ -324,6 +343,7 @@ def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, s
             return setting.metadata["parse"](text), variable
     except (ValueError, TypeError):
         given, origin = (text, variable) if argument is None else (argument, "argument")
+        given = HIDDEN if is_secret(name) else given
         raise SettingsError(
             name=name, value=given, origin=origin, expected=setting.metadata["check"]
         ) from None
@@ -346,6 +366,7 @@ def _taken(argument: Any, setting: Field[Any]) -> Any:
 
 def _validate(settings: Settings) -> None:
     rules: dict[str, Callable[[Any], bool]] = {
+        "hmac_key": lambda text: not (text and settings.hmac_key_file),
         "device": _is_device,
         "cache_limit_bytes": lambda n: n >= 0,
         "cache_max_age_seconds": lambda s: s >= 0,
@@ -374,8 +395,9 @@ def _validate(settings: Settings) -> None:
         value = getattr(settings, name)
         if not rule(value):
             expected = Settings.__dataclass_fields__[name].metadata["check"]
+            shown = HIDDEN if is_secret(name) else value
             raise SettingsError(
-                name=name, value=value, origin=settings.origins[name], expected=expected
+                name=name, value=shown, origin=settings.origins[name], expected=expected
             )
 
 

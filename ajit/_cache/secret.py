@@ -1,6 +1,6 @@
-"""The secret that entries and failure records are authenticated with, from a private file.
+"""The secret that entries and failure records are authenticated with, of a file or a setting.
 
-With one, who can write to the store, but cannot read this file, cannot make a process use anything:
+With one, who can write to the store, but does not know it, cannot make a process use anything:
 an entry without the right HMAC is a miss, a failure record without it is none.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ajit._cache.fs import close_unwritten
 from ajit.errors import SettingsError
+from ajit.settings import HIDDEN
 
 if TYPE_CHECKING:
     from ajit.settings import Settings
@@ -27,7 +28,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_secret(settings: Settings) -> bytes | None:
-    """Read the file that ``hmac_key_file`` names; None if it names none. Blocks.
+    """Return ``hmac_key``, or what ``hmac_key_file`` holds; None without either. Blocks.
 
     White space at the end does not count, so the file may be written with a text editor.
 
@@ -35,9 +36,29 @@ def load_secret(settings: Settings) -> bytes | None:
         SettingsError: It cannot be read, is not private, or holds no secret. Nothing was started,
             and nothing was read from the cache.
     """
+    if settings.hmac_key:
+        return _from_setting(settings)
+    if settings.hmac_key_file:
+        return _from_file(settings)
+    return None
+
+
+def _from_setting(settings: Settings) -> bytes:
+    # A variable that is not UTF-8 has surrogates; they stand for its bytes.
+    secret = settings.hmac_key.encode(errors="surrogateescape").rstrip()
+    if len(secret) < MINIMUM_BYTES:
+        raise SettingsError(
+            name="hmac_key",
+            value=HIDDEN,
+            origin=settings.origins.get("hmac_key", "argument"),
+            expected=f"at least {MINIMUM_BYTES} secret bytes, such as `openssl rand -hex 32` "
+            f"prints (it has only {len(secret)})",
+        )
+    return secret
+
+
+def _from_file(settings: Settings) -> bytes:
     path = settings.hmac_key_file
-    if not path:
-        return None
     try:
         data, problem = _read(Path(path).expanduser())
     except (OSError, RuntimeError) as exc:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ajit.cli.output import Output, format_bytes, format_seconds, json_option, table
-from ajit.settings import Settings, describe, setting_names
+from ajit.settings import HIDDEN, Settings, describe, is_secret, setting_names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +29,10 @@ def command(*, as_json: bool) -> None:
 
 
 def _row(settings: Settings, name: str) -> dict[str, object]:
+    value = getattr(settings, name)
     return {
         "name": name,
-        "value": getattr(settings, name),
+        "value": HIDDEN if value and is_secret(name) else value,
         "origin": settings.origins[name],
         "variable": f"AJIT_{name.upper()}",
         "about": describe(name),

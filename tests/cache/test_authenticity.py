@@ -192,3 +192,36 @@ def test_what_is_no_file_is_refused(tmp_path: Path):
     for path in (tmp_path / "missing", tmp_path, tmp_path / "pipe"):
         with pytest.raises(SettingsError, match="hmac_key_file"):
             load(path)
+
+
+def test_a_secret_may_come_by_a_variable(key_file: Path):
+    """The same secret in a variable and in a file: the same entries are authentic."""
+    from_variable = load_secret(Settings.load({"AJIT_HMAC_KEY": SECRET.hex() + "\n"}))
+
+    assert from_variable == load(key_file)
+
+
+def test_a_secret_that_is_too_short_is_refused_and_not_shown():
+    """A password is no secret of 128 bits."""
+    with pytest.raises(SettingsError, match="at least 16 secret bytes") as caught:
+        load_secret(Settings.load({"AJIT_HMAC_KEY": "hunter2"}))
+    assert caught.value.origin == "AJIT_HMAC_KEY"
+    assert "hunter2" not in str(caught.value)
+
+
+def test_two_secrets_at_once_are_refused(key_file: Path):
+    """Which of them counts would be a guess; neither is shown."""
+    both = {"AJIT_HMAC_KEY": SECRET.hex(), "AJIT_HMAC_KEY_FILE": str(key_file)}
+
+    with pytest.raises(SettingsError, match="not together") as caught:
+        Settings.load(both)
+    assert SECRET.hex() not in f"{caught.value} {caught.value!r}"
+
+
+def test_a_secret_is_not_in_the_repr_of_the_settings():
+    """Settings are logged; and a wrong argument is shown in the error, but not this one."""
+    assert SECRET.hex() not in repr(Settings.load({}, hmac_key=SECRET.hex()))
+
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({}, hmac_key=SECRET)
+    assert repr(SECRET) not in str(caught.value)

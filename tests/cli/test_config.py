@@ -26,3 +26,13 @@ def test_table_has_readable_units_and_cuts_nothing_off(ajit):
     assert " 0 µs" not in ended.out
     assert str(ajit.cache_dir) in ended.out
     assert ended.err == ""
+
+
+def test_a_secret_is_not_shown(ajit):
+    """Neither to people nor to programs."""
+    secret = "0123456789abcdef" * 2
+    printed = [ajit("config", *more, AJIT_HMAC_KEY=secret).out for more in ((), ("--json",))]
+
+    for text in printed:
+        assert "(hidden)" in text
+        assert secret not in text

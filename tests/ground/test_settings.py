@@ -25,6 +25,7 @@ OTHER_VALUES = {
     "cache_max_age_seconds": ("86400", 86400.0),
     "shared_group": ("gpu", "gpu"),
     "hmac_key_file": ("/etc/ajit.key", "/etc/ajit.key"),
+    "hmac_key": ("a secret of some length", "a secret of some length"),
     "device": ("cuda:3", "cuda:3"),
     "compile_slots": ("3", 3),
     "node_compile_slots": ("5", 5),
