@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ajit import errors
+from ajit.settings import setting_names
 
 PROJECT = Path(__file__).parents[2]
 
@@ -16,3 +18,13 @@ def test_every_error_says_what_is_guaranteed():
     missing = [name for name in errors.__all__ if name not in bases and f"`{name}`" not in text]
 
     assert missing == []
+
+
+def test_settings_that_the_cache_page_names_exist():
+    """One that is renamed has to be renamed in docs/cache.md."""
+    text = (PROJECT / "docs" / "cache.md").read_text()
+    ends = "seconds|bytes|slots|group|file|key|niceness"
+    named = set(re.findall(rf"`([a-z_]+_(?:{ends}))\b", text))
+
+    assert len(named) > 10
+    assert named <= set(setting_names())
