@@ -9,7 +9,6 @@ silently ignored costs days.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 import warnings
@@ -17,11 +16,12 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ajit._fields import number, one_of, setting, switch
 from ajit._resources import available_cpus, memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["Settings", "available_cpus"]
 
@@ -73,17 +73,8 @@ def _directory(path: Any) -> Path:
         raise ValueError(path) from exc
 
 
-def _about(
-    doc: str, check: str, parse: Callable[[str], Any] = str, *, secret: bool = False
-) -> dict[str, Any]:
-    return {"doc": doc, "check": check, "parse": parse, "secret": secret}
-
-
-def _boolean(text: str) -> bool:
-    truth = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if text.lower() not in truth:
-        raise ValueError(text)
-    return truth[text.lower()]
+def _is_device(value: str) -> bool:
+    return value in ("cuda", "cpu", "auto", "none") or bool(_CUDA_DEVICE.fullmatch(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,196 +84,129 @@ class Settings:
     Attributes are described in their field's metadata, which ``ajit config`` prints.
     """
 
-    cache_dir: Path = field(
-        default=Path(),
-        metadata=_about(
-            "directory of the kernel cache; may be shared by processes and nodes",
-            "a path",
-            _directory,
-        ),
+    cache_dir: Path = setting(  # noqa: RUF009  # it makes a field
+        Path(),
+        "directory of the kernel cache; may be shared by processes and nodes",
+        "a path",
+        parse=_directory,
     )
-    allow_unsafe_cache: bool = field(
-        default=False,
-        metadata=_about(
-            "use a cache directory that others own or may write to", "0 or 1", _boolean
-        ),
+    allow_unsafe_cache: bool = switch("use a cache directory that others own or may write to")
+    cache_limit_bytes: int = number(
+        4 * GiB, "size above which the entries unused for longest are removed; 0: never", least=0
     )
-    cache_limit_bytes: int = field(
-        default=4 * GiB,
-        metadata=_about(
-            "size above which the entries unused for longest are removed; 0: never",
-            "0 or above",
-            int,
-        ),
+    cache_max_age_seconds: float = number(
+        0.0, "time without use after which an entry is removed; 0: never", least=0
     )
-    cache_max_age_seconds: float = field(
-        default=0.0,
-        metadata=_about(
-            "time without use after which an entry is removed; 0: never", "0 or above", float
-        ),
+    shared_group: str = setting(
+        "",
+        "group that shares the cache: its members may write to it; empty: only this user",
+        "a group's name or number",
     )
-    shared_group: str = field(
-        default="",
-        metadata=_about(
-            "group that shares the cache: its members may write to it; empty: only this user",
-            "a group's name or number",
-        ),
+    hmac_key_file: str = setting(
+        "",
+        "file with a secret that every entry must be authenticated with; empty: none",
+        "a path",
     )
-    hmac_key_file: str = field(
-        default="",
-        metadata=_about(
-            "file with a secret that every entry must be authenticated with; empty: none",
-            "a path",
-        ),
+    hmac_key: str = setting(
+        "",
+        "the same secret itself, for a variable; empty: none. A file is seen by fewer",
+        "text, and not together with hmac_key_file",
+        secret=True,
     )
-    hmac_key: str = field(
-        default="",
-        repr=False,
-        metadata=_about(
-            "the same secret itself, for a variable; empty: none. A file is seen by fewer",
-            "text, and not together with hmac_key_file",
-            secret=True,
-        ),
+    device: str = setting(
+        "cuda",
+        "cuda, cuda:N, cpu, auto (a GPU if there is one, else the CPU driver), or none",
+        "cuda, cuda:N, cpu, auto or none",
+        holds=_is_device,
     )
-    device: str = field(
-        default="cuda",
-        metadata=_about(
-            "cuda, cuda:N, cpu, auto (a GPU if there is one, else the CPU driver), or none",
-            "cuda, cuda:N, cpu, auto or none",
-        ),
+    compile_slots: int = number(
+        0,
+        "compiles that run at once in this process",
+        least=0,
+        expected="at least 1, or 0 for the CPUs",
     )
-    compile_slots: int = field(
-        default=0,
-        metadata=_about(
-            "compiles that run at once in this process", "at least 1, or 0 for the CPUs", int
-        ),
+    node_compile_slots: int = number(
+        0,
+        "compiles that run at once on this machine, in all processes that use the cache",
+        least=0,
+        expected="at least 1, or 0 for the CPUs",
     )
-    node_compile_slots: int = field(
-        default=0,
-        metadata=_about(
-            "compiles that run at once on this machine, in all processes that use the cache",
-            "at least 1, or 0 for the CPUs",
-            int,
-        ),
+    compile_timeout_seconds: float = number(
+        1800.0, "wall time after which a compile is killed", above=0
     )
-    compile_timeout_seconds: float = field(
-        default=1800.0,
-        metadata=_about("wall time after which a compile is killed", "above 0", float),
+    compile_output_limit_bytes: int = number(
+        256 * MiB, "largest artifact that is accepted from a compiler", least=1
     )
-    compile_output_limit_bytes: int = field(
-        default=256 * MiB,
-        metadata=_about("largest artifact that is accepted from a compiler", "at least 1", int),
+    compile_memory_limit_bytes: int = number(
+        0,
+        "memory of a compiler and its children above which it is killed; "
+        "0: half of what this process may use, at most 8 GiB",
+        least=0,
     )
-    compile_memory_limit_bytes: int = field(
-        default=0,
-        metadata=_about(
-            "memory of a compiler and its children above which it is killed; "
-            "0: half of what this process may use, at most 8 GiB",
-            "0 or above",
-            int,
-        ),
+    compile_memory_estimate_bytes: int = number(
+        1 * GiB,
+        "free memory that a compile needs to start beside another one, "
+        "until compiles have shown that they need more; 0: any",
+        least=0,
     )
-    compile_memory_estimate_bytes: int = field(
-        default=1 * GiB,
-        metadata=_about(
-            "free memory that a compile needs to start beside another one, "
-            "until compiles have shown that they need more; 0: any",
-            "0 or above",
-            int,
-        ),
+    compiler_niceness: int = number(
+        10, "how much lower than the server the compilers' CPU priority is", least=0, most=19
     )
-    compiler_niceness: int = field(
-        default=10,
-        metadata=_about(
-            "how much lower than the server the compilers' CPU priority is", "0 to 19", int
-        ),
+    nvcc: str = setting("", "path of nvcc; empty: searched", "a path")
+    host_compiler: str = setting("", "path of the C++ compiler; empty: searched", "a path")
+    worker_max_jobs: int = number(200, "jobs after which a compile worker is replaced", least=1)
+    worker_max_bytes: int = number(
+        400 * MiB, "memory above which a compile worker is replaced", least=1
     )
-    nvcc: str = field(default="", metadata=_about("path of nvcc; empty: searched", "a path"))
-    host_compiler: str = field(
-        default="", metadata=_about("path of the C++ compiler; empty: searched", "a path")
+    patience_seconds: float = number(
+        10.0, "silence of a lease's holder after which a waiter compiles for itself", above=0
     )
-    worker_max_jobs: int = field(
-        default=200,
-        metadata=_about("jobs after which a compile worker is replaced", "at least 1", int),
+    patience_total_seconds: float = number(
+        0.0,
+        "time after which a waiter compiles for itself however lively the holder is; 0: never",
+        least=0,
     )
-    worker_max_bytes: int = field(
-        default=400 * MiB,
-        metadata=_about("memory above which a compile worker is replaced", "at least 1", int),
+    abandoned: str = one_of(
+        "finish",
+        "what becomes of a compile that everybody has left: finish (the cache gains) or cancel",
+        "cancel",
     )
-    patience_seconds: float = field(
-        default=10.0,
-        metadata=_about(
-            "silence of a lease's holder after which a waiter compiles for itself",
-            "above 0",
-            float,
-        ),
+    mode: str = one_of(
+        "normal",
+        "normal, or frozen: nothing is compiled, and a kernel that is not cached is an error",
+        "frozen",
     )
-    patience_total_seconds: float = field(
-        default=0.0,
-        metadata=_about(
-            "time after which a waiter compiles for itself however lively the holder is; 0: never",
-            "0 or above",
-            float,
-        ),
+    failure_seconds: float = number(
+        30.0,
+        "how long the error of a rejected source is shared instead of compiling it again",
+        least=0,
     )
-    abandoned: str = field(
-        default="finish",
-        metadata=_about(
-            "what becomes of a compile that everybody has left: finish (the cache gains) or cancel",
-            "finish or cancel",
-        ),
+    ticket_deadline_seconds: float = number(
+        60.0, "time after which device work counts as stuck", above=0
     )
-    mode: str = field(
-        default="normal",
-        metadata=_about(
-            "normal, or frozen: nothing is compiled, and a kernel that is not cached is an error",
-            "normal or frozen",
-        ),
+    spin_seconds: float = number(
+        50e-6, "how long the CUDA thread spins for work before it sleeps", least=0, most=1
     )
-    failure_seconds: float = field(
-        default=30.0,
-        metadata=_about(
-            "how long the error of a rejected source is shared instead of compiling it again",
-            "0 or above",
-            float,
-        ),
+    ring_capacity: int = setting(
+        4096,
+        "operations that may wait for the CUDA thread",
+        "a power of two",
+        parse=int,
+        holds=lambda n: n >= 2 and n & (n - 1) == 0,
     )
-    ticket_deadline_seconds: float = field(
-        default=60.0,
-        metadata=_about("time after which device work counts as stuck", "above 0", float),
+    pinned_pool_bytes: int = number(
+        256 * MiB, "limit of the pinned host memory that copies are staged in", least=1
     )
-    spin_seconds: float = field(
-        default=50e-6,
-        metadata=_about(
-            "how long the CUDA thread spins for work before it sleeps", "0 to 1", float
-        ),
+    device_memory_limit_bytes: int = number(
+        0,
+        "device memory that this process may allocate through ajit; 0: what the device has",
+        least=0,
     )
-    ring_capacity: int = field(
-        default=4096,
-        metadata=_about("operations that may wait for the CUDA thread", "a power of two", int),
-    )
-    pinned_pool_bytes: int = field(
-        default=256 * MiB,
-        metadata=_about(
-            "limit of the pinned host memory that copies are staged in", "at least 1", int
-        ),
-    )
-    device_memory_limit_bytes: int = field(
-        default=0,
-        metadata=_about(
-            "device memory that this process may allocate through ajit; 0: what the device has",
-            "0 or above",
-            int,
-        ),
-    )
-    stall_seconds: float = field(
-        default=30.0,
-        metadata=_about(
-            "time in one operation after which the CUDA thread counts as stuck, "
-            "and the stacks of all threads are printed; 0: never",
-            "0 or above",
-            float,
-        ),
+    stall_seconds: float = number(
+        30.0,
+        "time in one operation after which the CUDA thread counts as stuck, "
+        "and the stacks of all threads are printed; 0: never",
+        least=0,
     )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -323,37 +247,38 @@ def setting_names() -> tuple[str, ...]:
 
 def describe(name: str) -> str:
     """What a setting is for, in one line."""
-    return str(Settings.__dataclass_fields__[name].metadata["doc"])
+    return str(_about(name, "doc"))
 
 
 def is_secret(name: str) -> bool:
     """Whether the value of a setting must not be shown."""
-    return bool(Settings.__dataclass_fields__[name].metadata["secret"])
+    return bool(_about(name, "secret"))
+
+
+def _about(name: str, what: str) -> Any:
+    return Settings.__dataclass_fields__[name].metadata[what]
 
 
 def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, str]:
     """Return the value of a setting and its origin. What does not count is not even parsed."""
-    setting = Settings.__dataclass_fields__[name]
+    item = Settings.__dataclass_fields__[name]
     variable = f"AJIT_{name.upper()}"
     text = environ.get(variable)
     try:
         if argument is not None:
-            return _taken(argument, setting), "argument"
+            return _taken(argument, item), "argument"
         if text:
-            return setting.metadata["parse"](text), variable
+            return item.metadata["parse"](text), variable
     except (ValueError, TypeError):
         given, origin = (text, variable) if argument is None else (argument, "argument")
-        given = HIDDEN if is_secret(name) else given
-        raise SettingsError(
-            name=name, value=given, origin=origin, expected=setting.metadata["check"]
-        ) from None
-    return (default_cache_dir(environ) if name == "cache_dir" else setting.default), "default"
+        raise _unusable(name, given, origin) from None
+    return (default_cache_dir(environ) if name == "cache_dir" else item.default), "default"
 
 
-def _taken(argument: Any, setting: Field[Any]) -> Any:
+def _taken(argument: Any, item: Field[Any]) -> Any:
     """An argument has its setting's type: the text "0" must not pass for true."""
-    kind = type(setting.default)
-    if setting.name == "cache_dir":
+    kind = type(item.default)
+    if item.name == "cache_dir":
         return _directory(argument)
     if kind is str and isinstance(argument, os.PathLike):
         argument = os.fspath(argument)
@@ -365,46 +290,16 @@ def _taken(argument: Any, setting: Field[Any]) -> Any:
 
 
 def _validate(settings: Settings) -> None:
-    rules: dict[str, Callable[[Any], bool]] = {
-        "hmac_key": lambda text: not (text and settings.hmac_key_file),
-        "device": _is_device,
-        "cache_limit_bytes": lambda n: n >= 0,
-        "cache_max_age_seconds": lambda s: s >= 0,
-        "compile_slots": lambda n: n >= 1,
-        "node_compile_slots": lambda n: n >= 1,
-        "compile_timeout_seconds": lambda s: 0 < s < math.inf,
-        "compile_output_limit_bytes": lambda n: n >= 1,
-        "compile_memory_limit_bytes": lambda n: n >= 1,
-        "compile_memory_estimate_bytes": lambda n: n >= 0,
-        "compiler_niceness": lambda n: 0 <= n <= 19,
-        "worker_max_jobs": lambda n: n >= 1,
-        "worker_max_bytes": lambda n: n >= 1,
-        "patience_seconds": lambda s: 0 < s < math.inf,
-        "patience_total_seconds": lambda s: 0 <= s < math.inf,
-        "abandoned": lambda text: text in {"finish", "cancel"},
-        "mode": lambda text: text in {"normal", "frozen"},
-        "failure_seconds": lambda s: 0 <= s < math.inf,
-        "ticket_deadline_seconds": lambda s: 0 < s < math.inf,
-        "spin_seconds": lambda s: 0 <= s <= 1,
-        "ring_capacity": lambda n: n >= 2 and n & (n - 1) == 0,
-        "pinned_pool_bytes": lambda n: n >= 1,
-        "device_memory_limit_bytes": lambda n: n >= 0,
-        "stall_seconds": lambda s: 0 <= s < math.inf,
-    }
-    for name, rule in rules.items():
-        value = getattr(settings, name)
-        if not rule(value):
-            expected = Settings.__dataclass_fields__[name].metadata["check"]
-            shown = HIDDEN if is_secret(name) else value
-            raise SettingsError(
-                name=name, value=shown, origin=settings.origins[name], expected=expected
-            )
+    for name in setting_names():
+        if not _about(name, "holds")(getattr(settings, name)):
+            raise _unusable(name, getattr(settings, name), settings.origins[name])
+    if settings.hmac_key and settings.hmac_key_file:
+        raise _unusable("hmac_key", settings.hmac_key, settings.origins["hmac_key"])
 
 
-def _is_device(value: object) -> bool:
-    if value in ("cuda", "cpu", "auto", "none"):
-        return True
-    return isinstance(value, str) and _CUDA_DEVICE.fullmatch(value) is not None
+def _unusable(name: str, value: Any, origin: str) -> SettingsError:
+    shown = HIDDEN if is_secret(name) else value
+    return SettingsError(name=name, value=shown, origin=origin, expected=_about(name, "expected"))
 
 
 def _warn_unknown(environ: Mapping[str, str]) -> None:

@@ -333,4 +333,4 @@ def test_every_setting_says_what_it_is_for(name):
     """`ajit config` prints one line for each."""
     assert describe(name)
     assert "\n" not in describe(name)
-    assert [item.metadata["check"] for item in fields(Settings) if item.name == name] != [""]
+    assert [item.metadata["expected"] for item in fields(Settings) if item.name == name] != [""]
