@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 import ajit
-from ajit._cache.disk import Failed, Found, Missing
+from ajit._cache.disk import Failed, Found, Missing, Rejected
 from ajit._cache.lock import Busy, Lease
 from ajit._core import events
 from ajit._core.entry import Artifact
@@ -139,6 +139,7 @@ class Performer:
             Action.TRY_LEASE: self._try_lease,
             Action.WAIT: self._wait_for_lease,
             Action.COMPILE: self._compile,
+            Action.LOOK_AGAIN: self._look_again,
             Action.PUBLISH: self._publish,
             Action.PUBLISH_REPLACING: self._publish_replacing,
         }
@@ -195,7 +196,7 @@ class Performer:
 
     def _take(self, look: Look) -> Happening:
         if self._request.recache and not isinstance(look, Missing):
-            return Happening.REJECTED  # as good as bad: to be replaced under the lease
+            return Happening.REJECTED  # as good as bad: to be replaced
         if isinstance(look, Found):
             self._artifact = look.artifact
             return Happening.FOUND
@@ -206,6 +207,13 @@ class Performer:
             return Happening.MISSING
         self._emit(events.EntryRejected, reason=look.reason)
         return Happening.REJECTED
+
+    async def _look_again(self) -> Happening:
+        look = await self._in_thread(self._parts.store.read, self._key)
+        if isinstance(look, Missing):
+            return Happening.MISSING
+        replaceable = self._request.recache or isinstance(look, Rejected)
+        return Happening.REJECTED if replaceable else Happening.FOUND
 
     async def _publish(self) -> Happening:
         return await self._put(replace=False)

@@ -74,7 +74,7 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """There is an entry, and it did not verify: a miss, to be replaced by a holder of the lease."""
+    """There is an entry, and it did not verify: a miss, to be replaced."""
 
     reason: str
 
@@ -185,7 +185,7 @@ class DiskStore:
 
         Args:
             artifact: What to publish.
-            replace: Put it over an entry that was `Rejected`. Only for the holder of the lease.
+            replace: Put it over an entry that was `Rejected` when it was last read, just before.
 
         Raises:
             ValueError: The artifact's key is not a key.

@@ -15,7 +15,10 @@ every order of events for several processes at once (``tests/core/test_plan_enum
        │ held           ▼  ▼
     WAITING ─patience▶ COMPILING ──failed──▶ FAILED, with a failure record
        │ │                 │ compiled
-       │ │             PUBLISHING ──published or not──▶ DONE (compiled)
+       │ │                 ├──and the entry was bad──▶ CONFIRMING ──good now──▶ DONE (compiled)
+       │ │                 │                               │ bad or none
+       │ │             PUBLISHING ◀────────────────────────┘
+       │ │                 └──published or not──▶ DONE (compiled)
        │ └──taken──▶ RECHECKING
        └──found──▶ DONE (disk)
 
@@ -28,14 +31,24 @@ Rules, and what each is for:
 2. With the lease in hand, the disk is read again before a compile: between our first look and the
    lease, its former holder has most likely published. So a key is compiled once, unless a holder
    crashed or a waiter lost patience.
-3. An entry on disk that did not verify is replaced only by somebody who holds the lease; without
-   it, publishing is create-only. So a good entry is never overwritten.
+3. Publishing is create-only, but for one case: who met an entry that did not verify looks again
+   after the compile, right before publishing, and replaces it if it still does not verify. With the
+   lease or without: else a damaged entry whose lease somebody holds in silence (stopped, or a host
+   that is gone) would cost every newcomer patience and a compile, for ever. If a good entry is
+   there by now it stays, and we keep our own bytes.
 4. Every way out gives the lease back, and every wait ends: by the lease, by the entry, or by
    patience. So nobody waits for ever.
 5. No failure of cache or locks reaches DONE or FAILED: at worst, work is done twice.
 6. A source that the compiler rejected leaves a failure record before the lease is given back, so
    those who waited get the same error and do not repeat the compile. What breaks off a compile
    (killed, out of memory, timeout) says nothing about the source and is never recorded.
+
+What is left of rule 3 is a race between a look and the rename after it. It takes two who replace at
+once, so one of them lost patience or found no locks; then the later rename puts one good entry over
+another. Both were verified or compiled by who named them, both are of this key, and a rename is
+atomic: whoever reads gets one of them whole. It costs nothing but the former file. To exchange the
+two files and look at what came out (``RENAME_EXCHANGE``) would tell us afterwards and prevent
+nothing, where file systems have it at all.
 """
 
 from __future__ import annotations
@@ -58,6 +71,7 @@ class State(Enum):
     WAITING = "waiting"
     RECHECKING = "rechecking"
     COMPILING = "compiling"
+    CONFIRMING = "confirming"
     PUBLISHING = "publishing"
     DONE = "done"
     FAILED = "failed"
@@ -102,10 +116,12 @@ class Action(Enum):
     STOP_WAITING = "stop waiting"
     """Should the lease be won all the same, now or later, it is released at once."""
     COMPILE = "compile"
+    LOOK_AGAIN = "look again"
+    """Whether the entry that did not verify is still there. What is there is not used."""
     PUBLISH = "publish"
     """Create-only."""
     PUBLISH_REPLACING = "publish, replacing"
-    """Over the entry that did not verify."""
+    """Over the entry that did not verify, right after a look that says so."""
     RECORD_FAILURE = "record failure"
     RELEASE = "release"
     RETURN_FROM_DISK = "return from disk"
@@ -179,10 +195,10 @@ def _go(state: State, *actions: Action, **changes: bool) -> Callable[[Plan], Ste
 
 
 def _publish(plan: Plan) -> Step:
-    # Rule 3: only the holder of the lease may replace, and only what did not verify.
-    replacing = plan.leased and plan.rejected
-    action = Action.PUBLISH_REPLACING if replacing else Action.PUBLISH
-    return replace(plan, state=State.PUBLISHING), (action,)
+    # Rule 3: a compile takes long, so what the last look met counts no more.
+    if plan.rejected:
+        return replace(plan, state=State.CONFIRMING), (Action.LOOK_AGAIN,)
+    return replace(plan, state=State.PUBLISHING), (Action.PUBLISH,)
 
 
 def _cancelled(plan: Plan) -> Step:
@@ -213,6 +229,9 @@ _TABLE: dict[tuple[State, Happening], Callable[[Plan], Step]] = {
     (State.COMPILING, Happening.COMPILED): _publish,
     (State.COMPILING, Happening.COMPILE_FAILED): _end(Action.RAISE, Action.RECORD_FAILURE),
     (State.COMPILING, Happening.COMPILE_BROKE_OFF): _end(Action.RAISE),
+    (State.CONFIRMING, Happening.REJECTED): _go(State.PUBLISHING, Action.PUBLISH_REPLACING),
+    (State.CONFIRMING, Happening.MISSING): _go(State.PUBLISHING, Action.PUBLISH),
+    (State.CONFIRMING, Happening.FOUND): _end(Action.RETURN_COMPILED),
     (State.PUBLISHING, Happening.PUBLISHED): _end(Action.RETURN_COMPILED),
     (State.PUBLISHING, Happening.PUBLISH_FAILED): _end(Action.RETURN_COMPILED),
 }

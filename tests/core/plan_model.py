@@ -1,6 +1,6 @@
 """A small model of the world that plans run in: some processes, one entry, one lock.
 
-It plays the performer (`ajit._resolve`) for several processes at once, one atomic step at a time,
+It plays the performer (`ajit._perform`) for several processes at once, one atomic step at a time,
 in every order there is. What it takes for granted is what the performer and the kernel promise:
 
 - reading and publishing are atomic: a reader sees no entry, the good one, or the bad one whole;
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 NONE, GOOD, BAD = "none", "good", "bad"
 
 SHARED = {
-    Action.READ_ENTRY, Action.TRY_LEASE, Action.PUBLISH, Action.PUBLISH_REPLACING,
-    Action.RECORD_FAILURE, Action.RELEASE,
+    Action.READ_ENTRY, Action.TRY_LEASE, Action.LOOK_AGAIN, Action.PUBLISH,
+    Action.PUBLISH_REPLACING, Action.RECORD_FAILURE, Action.RELEASE,
 }  # fmt: skip
 """Actions that touch the disk or the lock, so that their order counts."""
 
@@ -71,6 +71,7 @@ class Process(NamedTuple):
             ``late`` (won when nobody waited any more).
         verified: Whether it has read an entry that verified.
         compiled: Whether it has compiled bytes of its own.
+        confirmed: Whether it has looked since then, and the entry did not verify.
     """
 
     plan: Plan
@@ -80,6 +81,7 @@ class Process(NamedTuple):
     helper: str = ""
     verified: bool = False
     compiled: bool = False
+    confirmed: bool = False
 
     @property
     def finished(self) -> bool:
@@ -95,23 +97,31 @@ class World(NamedTuple):
         disk: The entry and the failure record.
         compiles: Compiles that were begun, failing ones included; not counted once excused.
         excused: Whether the adversary did what excuses a second compile.
+        spoiled: Whether it did what excuses that there is no good entry in the end.
     """
 
     processes: tuple[int, ...]
     disk: Disk
     compiles: int = 0
     excused: bool = False
+    spoiled: bool = False
 
 
 class Move(NamedTuple):
-    """One atomic step of one process."""
+    """One atomic step of one process.
+
+    Attributes:
+        overwrites: Whether it puts a good entry over a good one.
+    """
 
     label: str
     after: Process
     disk: Disk
     fair: bool = True
     excuses: bool = False
+    spoils: bool = False
     compiles: int = 0
+    overwrites: bool = False
 
 
 # --- what one process can do ----------------------------------------------------------------------
@@ -158,7 +168,7 @@ def _at_once(process: Process, action: Action) -> Process:
     if process.todo:
         raise Violation(f"has actions after its end: {process.todo}")
     ended = replace(process.plan, rejected=False)  # it counts no more, like the next two
-    return process._replace(plan=ended, verified=False, compiled=False)
+    return process._replace(plan=ended, verified=False, compiled=False, confirmed=False)
 
 
 def _helper_moves(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
@@ -182,6 +192,8 @@ def _moves_of_plan(process: Process, disk: Disk, *, lock_free: bool) -> Iterator
         yield Move("cannot record the failure", doing, disk, fair=False, excuses=True)
     elif action is Action.READ_ENTRY:
         yield _read(doing, disk)
+    elif action is Action.LOOK_AGAIN:
+        yield _look_again(doing, disk)
     elif action is Action.TRY_LEASE:
         yield from _try_lease(doing, disk, lock_free=lock_free)
     else:
@@ -202,6 +214,14 @@ def _read(process: Process, disk: Disk) -> Move:
     return Move(f"reads: {disk}", _told(process, happening, verified=good), disk)
 
 
+def _look_again(process: Process, disk: Disk) -> Move:
+    happening = {
+        NONE: Happening.MISSING, GOOD: Happening.FOUND, BAD: Happening.REJECTED,
+    }[disk.entry]  # fmt: skip
+    told = _told(process, happening, confirmed=disk.entry == BAD)
+    return Move(f"looks again: {disk.entry}", told, disk)
+
+
 def _try_lease(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
     if lock_free:
         yield Move("takes the lease", _told(process, Happening.LEASE_TAKEN, holds=True), disk)
@@ -212,15 +232,16 @@ def _try_lease(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Mov
 
 
 def _publish(process: Process, action: Action, disk: Disk) -> Iterator[Move]:
-    if action is Action.PUBLISH_REPLACING and disk.entry == GOOD:
-        raise Violation("overwrites a good entry")
+    overwrites = action is Action.PUBLISH_REPLACING and disk.entry == GOOD
+    if overwrites and not process.confirmed:
+        raise Violation("overwrites a good entry blindly")
     if not process.compiled:
         raise Violation("publishes what it did not compile")
     replaced = disk.entry == NONE or action is Action.PUBLISH_REPLACING
     created = disk._replace(entry=GOOD) if replaced else disk
-    yield Move(action.value, process, created)
+    yield Move(action.value, process, created, overwrites=overwrites)
     failed = _told(process, Happening.PUBLISH_FAILED)
-    yield Move("cannot publish", failed, disk, fair=False, excuses=True)
+    yield Move("cannot publish", failed, disk, fair=False, excuses=True, spoils=True)
 
 
 def _reports(process: Process, disk: Disk) -> Iterator[Move]:
@@ -336,7 +357,8 @@ class Exploration:
                 who = f"{_describe(process)} {move.label}"
                 yield who, self._after(world, index, move), fair
         for label, disk in _decay(world.disk):
-            yield label, world._replace(disk=disk, excused=True), False
+            spoiled = world.spoiled or world.disk.entry != disk.entry
+            yield label, world._replace(disk=disk, excused=True, spoiled=spoiled), False
 
     def _after(self, world: World, index: int, move: Move) -> World:
         numbers = list(world.processes)
@@ -345,7 +367,10 @@ class Exploration:
         compiles = 0 if excused else world.compiles + move.compiles
         if compiles > 1:
             raise Violation("a key is compiled twice, and nothing excuses it")
-        return World(tuple(sorted(numbers)), move.disk, compiles, excused)
+        if move.overwrites and not excused:
+            raise Violation("overwrites a good entry, and nothing excuses it")
+        spoiled = world.spoiled or move.spoils
+        return World(tuple(sorted(numbers)), move.disk, compiles, excused, spoiled)
 
 
 def _decay(disk: Disk) -> Iterator[tuple[str, Disk]]:

@@ -34,6 +34,9 @@ WALKS = {
     (S.RECHECKING, H.FAILED_BEFORE): (S.FAILED, [A.RELEASE, A.RAISE]),
     (S.RECHECKING, H.MISSING): (S.COMPILING, [A.COMPILE]),
     (S.RECHECKING, H.REJECTED): (S.COMPILING, [A.COMPILE]),
+    # confirming: right before an entry that did not verify is replaced
+    (S.CONFIRMING, H.REJECTED): (S.PUBLISHING, [A.PUBLISH_REPLACING]),
+    (S.CONFIRMING, H.MISSING): (S.PUBLISHING, [A.PUBLISH]),
 }
 """Rows that do not depend on what went before."""
 
@@ -74,6 +77,7 @@ def test_row(row, expected):
     [
         (S.COMPILING, H.COMPILE_FAILED, S.FAILED, [A.RECORD_FAILURE], A.RAISE),
         (S.COMPILING, H.COMPILE_BROKE_OFF, S.FAILED, [], A.RAISE),
+        (S.CONFIRMING, H.FOUND, S.DONE, [], A.RETURN_COMPILED),
         (S.PUBLISHING, H.PUBLISHED, S.DONE, [], A.RETURN_COMPILED),
         (S.PUBLISHING, H.PUBLISH_FAILED, S.DONE, [], A.RETURN_COMPILED),
     ],
@@ -92,13 +96,16 @@ def test_end_gives_the_lease_back_first(state, happening, end, first, last, leas
 
 
 @pytest.mark.parametrize("leased", [False, True])
-@pytest.mark.parametrize("rejected", [False, True])
-def test_only_a_bad_entry_is_replaced_and_only_under_the_lease(leased, rejected):
-    """Everybody else publishes create-only."""
-    plan, actions = step(reached(S.COMPILING, leased=leased, rejected=rejected), H.COMPILED)
+def test_only_an_entry_that_is_still_bad_is_replaced(leased):
+    """With a lease or without: who met a bad entry looks again, all others publish create-only."""
+    met_none = step(reached(S.COMPILING, leased=leased, rejected=False), H.COMPILED)
+    met_bad = step(reached(S.COMPILING, leased=leased, rejected=True), H.COMPILED)
 
-    assert plan.state is S.PUBLISHING
-    assert actions == ((A.PUBLISH_REPLACING if leased and rejected else A.PUBLISH),)
+    assert (met_none[0].state, met_none[1]) == (S.PUBLISHING, (A.PUBLISH,))
+    assert (met_bad[0].state, met_bad[1]) == (S.CONFIRMING, (A.LOOK_AGAIN,))
+    assert step(met_bad[0], H.REJECTED)[1] == (A.PUBLISH_REPLACING,)
+    assert step(met_bad[0], H.MISSING)[1] == (A.PUBLISH,)
+    assert step(met_bad[0], H.FOUND)[1][-1] is A.RETURN_COMPILED
 
 
 @pytest.mark.parametrize("state", [state for state in S if state not in (S.DONE, S.FAILED)])
@@ -116,6 +123,7 @@ def test_cancelling_gives_back_what_is_held(state, leased):
 POSSIBLE = {
     *WALKS,
     (S.COMPILING, H.COMPILED),
+    (S.CONFIRMING, H.FOUND),
     (S.COMPILING, H.COMPILE_FAILED),
     (S.COMPILING, H.COMPILE_BROKE_OFF),
     (S.PUBLISHING, H.PUBLISHED),
@@ -163,8 +171,10 @@ def test_the_usual_waiter():
 
 
 def test_bad_entry_is_replaced():
-    """Rejected, leased, rejected again: published over it."""
-    assert walk(H.REJECTED, H.LEASE_TAKEN, H.REJECTED, H.COMPILED)[1] == (A.PUBLISH_REPLACING,)
+    """Rejected, leased, rejected again, and once more after the compile: published over it."""
+    walked = walk(H.REJECTED, H.LEASE_TAKEN, H.REJECTED, H.COMPILED, H.REJECTED)
+
+    assert walked[1] == (A.PUBLISH_REPLACING,)
 
 
 def test_bad_entry_that_was_removed_meanwhile_is_not_replaced():
@@ -174,17 +184,31 @@ def test_bad_entry_that_was_removed_meanwhile_is_not_replaced():
 
 def test_entry_that_went_bad_before_the_second_look_is_replaced():
     """The same, the other way round."""
-    assert walk(H.MISSING, H.LEASE_TAKEN, H.REJECTED, H.COMPILED)[1] == (A.PUBLISH_REPLACING,)
+    walked = walk(H.MISSING, H.LEASE_TAKEN, H.REJECTED, H.COMPILED, H.REJECTED)
+
+    assert walked[1] == (A.PUBLISH_REPLACING,)
 
 
-def test_bad_entry_without_locks_stays():
-    """Without a lease nobody knows whether it was replaced by a good one already."""
-    assert walk(H.REJECTED, H.LEASE_UNAVAILABLE, H.COMPILED)[1] == (A.PUBLISH,)
+@pytest.mark.parametrize(
+    "without_lease", [(H.LEASE_UNAVAILABLE,), (H.LEASE_HELD, H.PATIENCE_ENDED)], ids=str
+)
+def test_bad_entry_is_replaced_without_the_lease_as_well(without_lease):
+    """Its holder may be silent for ever, or there are no locks: somebody has to mend it."""
+    walked = walk(H.REJECTED, *without_lease, H.COMPILED, H.REJECTED)
+
+    assert walked[1] == (A.PUBLISH_REPLACING,)
+
+
+def test_good_entry_that_came_meanwhile_stays():
+    """Somebody else has mended it: we keep our own bytes and leave the disk alone."""
+    walked = walk(H.REJECTED, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED, H.FOUND)
+
+    assert walked[1] == (A.RETURN_COMPILED,)
 
 
 def test_impatient_waiter_does_not_hold_the_lease():
     """It compiles for itself, publishes create-only, and has nothing to give back."""
-    plan, actions = walk(H.REJECTED, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED)
+    plan, actions = walk(H.MISSING, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED)
 
     assert not plan.leased
     assert actions == (A.PUBLISH,)

@@ -21,7 +21,8 @@ themselves: a process that cannot is an invalid end state, and one that never st
 START is the entry at first: NONE, GOOD or BAD. To leave a part out, define one of
 
     NO_RECHECK  NO_BEAT  NO_PATIENCE  NO_LEASE  NO_RELEASE  NO_STOP_WAITING  NO_RECORD
-    TRUST_REJECTED  REPLACE_WITHOUT_LEASE  NEVER_REPLACE  TRY_AGAIN_AFTER_PATIENCE  KEEP_SHARED
+    TRUST_REJECTED  REPLACE_BLINDLY  NEVER_REPLACE  ONLY_HOLDER_REPLACES
+    TRY_AGAIN_AFTER_PATIENCE  KEEP_SHARED
 
 and spin finds what it is for (tests/model/test_model.py).
 */
@@ -37,8 +38,8 @@ and spin finds what it is for (tests/model/test_model.py).
 #define FREE 255        /* nobody holds the lease */
 
 mtype:entry_t = { NONE, GOOD, BAD };
-mtype:state_t = { LOOKING, LEASING, WAITING, RECHECKING, COMPILING, PUBLISHING, RECORDING,
-                  RELEASING, DONE, FAILED };
+mtype:state_t = { LOOKING, LEASING, WAITING, RECHECKING, COMPILING, CONFIRMING, PUBLISHING,
+                  RECORDING, RELEASING, DONE, FAILED };
 /* Of a wait: waits for the shared lock, has it, waits for the exclusive one, has it. */
 mtype:helper_t = { NO_HELPER, ON_ITS_WAY, SHARING, QUEUED, WON };
 
@@ -53,6 +54,7 @@ byte stalled;           /* a bit for each process that is */
 bool calm;
 bool excused;           /* Fate did what may cost a second compile */
 bool disturbed;         /* Fate did anything at all */
+bool spoiled;           /* Fate did what may leave no good entry */
 byte compiles;          /* begun, before the first excuse */
 byte finished;          /* processes of which nothing more is expected */
 
@@ -198,27 +200,48 @@ inline end_wait() {
 
 inline end_compile() {
     if
-    :: compiled = true; state[me] = PUBLISHING
+    :: compiled = true;
+        if
+#if defined(NEVER_REPLACE) || defined(REPLACE_BLINDLY)
+        :: state[me] = PUBLISHING
+#elif defined(ONLY_HOLDER_REPLACES)
+        :: rejected && leased -> state[me] = CONFIRMING
+        :: else -> state[me] = PUBLISHING
+#else
+        :: rejected -> state[me] = CONFIRMING
+        :: else -> state[me] = PUBLISHING
+#endif
+        fi
     :: !calm -> disturbed = true; state[me] = RECORDING         /* the source is rejected */
     :: !calm -> excuse(); result = FAILED; end()                /* the compiler was killed */
     fi
 }
 
+/* Right before an entry is replaced; the rename is another step, and others may come between. */
+inline confirm() {
+    if
+    :: entry == GOOD -> return_compiled(); end()
+    :: entry == NONE -> state[me] = PUBLISHING
+    :: entry == BAD -> confirmed = true; replacing = true; state[me] = PUBLISHING
+    fi
+}
+
 inline publish() {
     assert(compiled);
-#if defined(REPLACE_WITHOUT_LEASE)
-    replacing = true;
-#elif defined(NEVER_REPLACE)
-    replacing = false;
-#else
-    replacing = leased && rejected;
+#ifdef REPLACE_BLINDLY
+    replacing = rejected;
 #endif
     if
-    :: replacing -> assert(entry != GOOD); entry = GOOD
+    :: replacing ->
+        /* A good entry is replaced only after a look that found a bad one, by a good one, and
+           only if somebody had no lease. */
+        assert(entry != GOOD || (confirmed && excused));
+        entry = GOOD
     :: !replacing && entry == NONE -> entry = GOOD
     :: !replacing && entry != NONE                              /* create-only: it stays */
-    :: !calm -> excuse()                                        /* the disk is full */
+    :: !calm -> excuse(); spoiled = true                        /* the disk is full */
     fi;
+    assert(entry == GOOD || spoiled);   /* who has a kernel leaves it, unless Fate is to blame */
     return_compiled();
     end()
 }
@@ -260,6 +283,7 @@ inline forget() {
     rejected = false;
     verified = false;
     compiled = false;
+    confirmed = false;
     replacing = false
 }
 
@@ -291,7 +315,7 @@ active [PROCESSES] proctype Process() {
     mtype:state_t result = FAILED;
     byte silence;                       /* looks at the holder without a new beat */
     bool wanted;                        /* whether anybody waits for what the helper waits for */
-    bool leased, rejected, verified, compiled, replacing;
+    bool leased, rejected, verified, compiled, confirmed, replacing;
 
     do
     /* the plan */
@@ -299,6 +323,7 @@ active [PROCESSES] proctype Process() {
     :: atomic { state[me] == LEASING -> try_lease() }
     :: atomic { state[me] == WAITING && WAIT_CAN_END -> end_wait() }
     :: atomic { state[me] == COMPILING -> end_compile() }
+    :: atomic { state[me] == CONFIRMING -> confirm() }
     :: atomic { state[me] == PUBLISHING -> publish() }
     :: atomic { state[me] == RECORDING -> record_failure() }
     :: atomic { state[me] == RELEASING -> release() }
@@ -340,8 +365,8 @@ end_of_process:
 /* What happens to the entry, and when Fate has done enough. */
 active proctype Fate() {
     do
-    :: d_step { entry == GOOD -> excuse(); entry = NONE }
-    :: d_step { entry == GOOD -> excuse(); entry = BAD }
+    :: d_step { entry == GOOD -> excuse(); spoiled = true; entry = NONE }
+    :: d_step { entry == GOOD -> excuse(); spoiled = true; entry = BAD }
     :: d_step { failed -> excuse(); failed = false }            /* the record is too old */
     :: calm = true -> break
     od

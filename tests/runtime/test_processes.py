@@ -153,6 +153,42 @@ def test_stopped_holder_costs_a_waiter_its_patience_and_loses_cleanly(start, com
     assert compiler.started == 2
 
 
+def test_damaged_entry_of_a_stopped_holder_is_mended_by_the_first_newcomer(
+    start, compiler, cache_dir
+):
+    """The first pays its patience and a compile, the second finds a good entry at once.
+
+    The holder, when it goes on, finds that entry as well, and leaves it where it is.
+    """
+    (earlier,) = start()
+    all_ready([earlier])
+    key = earlier.answer()["key"]
+    entry = cache_dir / "entries" / key[:2] / f"{key}.ajit"
+    entry.write_bytes(entry.read_bytes()[:-1])
+    compiler.hold()
+    (holder,) = start()
+    all_ready([holder])
+    holder.hear_event("CompileStarted")
+    holder.send(signal.SIGSTOP)
+
+    first, second = start(2, patience_seconds=1.0)
+    all_ready([first])
+    ended = first.hear_event("WaitEnded")
+    compiler.let_go()
+    mended = first.answer()
+    good = entry.stat().st_ino
+    all_ready([second])
+    served = second.answer()
+    holder.send(signal.SIGCONT)
+    thawed = holder.answer()
+
+    assert (ended["outcome"], mended["answer"]) == ("patience", "compiled")
+    assert (served["answer"], served["waited_for"]) == ("disk", None)
+    assert thawed["answer"] == "compiled"
+    assert entry.stat().st_ino == good
+    assert compiler.started == 3
+
+
 def test_failing_compile_is_done_by_one_process_and_told_to_all(start, compiler):
     """A rejected source is compiled once: the holder's error and log reach every waiter."""
     compiler.hold()
