@@ -9,8 +9,9 @@ turn. asyncio and uvloop call the reader directly (``add_reader``); trio has no 
 A device is often done within microseconds, sooner than a parked task can be resumed. So a task that
 awaits the only ticket in flight first looks for up to `SPIN_SECONDS`, GIL held, if recent tickets
 were that quick. Going to sleep and being woken takes about as long, and beside a busy Python thread
-a thread that lets the GIL go waits up to 5 ms to get it back. To keep the loop alive, the time
-spent so without giving other tasks a turn is limited to `HOG_SECONDS`.
+a thread that lets the GIL go waits up to 5 ms to get it back: where parked tasks came back that
+late, the next ones look for up to `HOG_SECONDS`. To keep the loop alive, no look begins once tasks
+have looked for `HOG_SECONDS` without giving other tasks a turn.
 
 Owned by the loop's thread: everything but `Port.submit`, which any thread may call.
 """
@@ -48,7 +49,10 @@ SPIN_SECONDS = 100e-6
 """How long a task looks for its ticket before it parks: about what it costs to park, and to wake a
 CUDA thread and a driver that went to sleep meanwhile."""
 HOG_SECONDS = 200e-6
-"""How long tasks may do so in a row before other tasks get a turn. Pretty arbitrary."""
+"""How long tasks may do so in a row before other tasks get a turn, and the longest look. Pretty
+arbitrary."""
+_ASK_NS = int((HOG_SECONDS - SPIN_SECONDS) * 1e9)
+"""From this on the next look may use up `HOG_SECONDS`, so the port asks to be told of a turn."""
 GRACE_SECONDS = 0.1
 """How long after a ticket's own deadline the loop waits for the CUDA thread to say so, which looks
 every 50 ms and knows more, before it takes the thread for stuck."""
@@ -71,6 +75,7 @@ class Port(Submissions):
         if not self.handle:
             raise OSError("no memory or no file descriptor is left for an event loop's eventfd")
         self._idle: anyio.Event | None = None
+        self._turn = anyio.Event()
         self._map_memory()
         loop: Any = self.loop.native
         self._make_waiter = getattr(loop, "create_future", anyio.Event)
@@ -95,6 +100,8 @@ class Port(Submissions):
             raise WrongLoop(f"{ticket!r} belongs to another event loop; await it there")
         if self._refusal is not None:
             self._check_fork()
+        if self._looking[1] >= _ASK_NS:
+            self._turn.set()
         # With more in flight there are other tasks to run, and parking costs nothing.
         self._looking[0] = ticket._number if len(self.in_flight) == 1 else 0
         count = self._library.port_wait(self.handle)
@@ -102,6 +109,10 @@ class Port(Submissions):
             self._dispatch(count)
         if count == wire.RECORDS:  # there may be more, and nobody will write the eventfd for them
             self.drain()
+
+    def look_no_more(self) -> None:
+        """Let the next await park at once: a look would keep the GIL from what needs it."""
+        self._looking[1] = int(HOG_SECONDS * 1e9)
 
     def park(
         self, ticket: Ticket[Any], waiters: list[Any], is_over: Callable[[], bool]
@@ -157,6 +168,7 @@ class Port(Submissions):
         """Watch the tickets until cancelled, and read the port where the loop does not (trio)."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
+            tasks.start_soon(self._notice_turns)
             while self.handle and not self._calls_readers:
                 await anyio.wait_readable(self._event_fd)
                 self.drain()
@@ -172,6 +184,18 @@ class Port(Submissions):
                     ticket._expire(OVERDUE, int(seconds * 1e9))
             before = set(self.in_flight)
             await anyio.sleep(seconds)
+
+    async def _notice_turns(self) -> None:
+        """Count anew what tasks look, whenever others had a turn: this task is one of them.
+
+        Without it a server that awaits one ticket in each request would come to `HOG_SECONDS` after
+        a few requests, and park, although its loop slept between them.
+        """
+        while self.handle:
+            await self._turn.wait()
+            self._turn = anyio.Event()
+            if self.handle:
+                self._looking[1] = 0
 
     def drain(self) -> None:
         """Settle every ticket that is done, and wake who waits for it."""

@@ -223,7 +223,9 @@ class Device(DeviceMemory):
         check_no_coroutine(function)
         call = functools.partial(function, *args) if args else function
         port, thread = self._port, self._thread
-        outcome = await (await port.patiently(lambda: thread.call(port, call)))
+        ticket = await port.patiently(lambda: thread.call(port, call))
+        port.look_no_more()
+        outcome = await ticket
         return outcome()
 
     # --- life -----------------------------------------------------------------------------------

@@ -91,13 +91,20 @@ static void take(struct ajit_port *port)
     *end = oldest;
 }
 
-/* An exponential average over about eight tickets: recent, and, since a sample is capped, not upset by
+/* An exponential average over about eight samples: recent, and, since a sample is capped, not upset by
  * one that was interrupted for milliseconds. */
-static void learn(struct ajit_port *port, uint64_t nanoseconds)
+static void mix(const struct ajit_port *port, uint64_t *average, uint64_t sample)
 {
-    if (nanoseconds > 4 * port->spin_ns)
-        nanoseconds = 4 * port->spin_ns;
-    port->average_ns += (nanoseconds >> 3) - (port->average_ns >> 3);
+    uint64_t most = 4 * port->hog_ns;
+    *average += ((sample < most ? sample : most) >> 3) - (*average >> 3);
+}
+
+/* What parking costs: from the end of a ticket until the loop, which was asleep, has it. */
+static void learn_lateness(struct ajit_port *port)
+{
+    const struct ajit_note *note = port->pending;
+    if (note && note->flags & AJIT_SETTLED)
+        mix(port, &port->late_ns, ajit_now_ns() - atomic_load(&note->ticket->finished_ns));
 }
 
 static void write_step(struct ajit_note *note, struct ajit_record *record)
@@ -129,7 +136,7 @@ static bool write_record(struct ajit_port *port, struct ajit_note *note, struct 
         .nanoseconds = atomic_load(&ticket->finished_ns) - ticket->submitted_ns,
     };
     if (note->flags & AJIT_SETTLED)
-        learn(port, record->nanoseconds);
+        mix(port, &port->average_ns, record->nanoseconds);
     ajit_ticket_drop(ticket);
     return wanted;
 }
@@ -156,16 +163,24 @@ uint32_t ajit_port_drain(struct ajit_port *port)
     ssize_t got = read(port->event_fd, &ignored, sizeof ignored);
     (void)got;
     take(port);
+    learn_lateness(port);
     return hand_over(port, 0, &found);
+}
+
+/* For how long to look. Beside a busy Python thread a task that parks comes back up to 5 ms late, for that
+ * thread has the GIL: then a longer look is the lesser evil, for the loop's other tasks as well. */
+static uint64_t look_ns(const struct ajit_port *port)
+{
+    return port->late_ns > port->spin_ns ? port->hog_ns : port->spin_ns;
 }
 
 /* Tickets are slow when the driver's threads sleep, and those sleep when nobody keeps them busy: without a
  * try now and then, beside a busy Python thread, slow would stay slow for ever. */
 static bool worth_spinning(struct ajit_port *port)
 {
-    if (!port->wanted || port->hogged_ns >= port->hog_ns)
+    if (!port->spin_ns || !port->wanted || port->hogged_ns >= port->hog_ns)
         return false;
-    if (port->average_ns > port->spin_ns && ++port->skipped < TRY_AFTER)
+    if (port->average_ns > look_ns(port) && ++port->skipped < TRY_AFTER)
         return false;
     port->skipped = 0;
     return true;
@@ -174,8 +189,8 @@ static bool worth_spinning(struct ajit_port *port)
 static uint32_t spin(struct ajit_port *port, bool *found)
 {
     uint32_t count = 0;
-    uint64_t began = ajit_now_ns(), now = began;
-    while (!*found && count < AJIT_RECORDS && now - began < port->spin_ns) {
+    uint64_t began = ajit_now_ns(), now = began, limit = look_ns(port);
+    while (!*found && count < AJIT_RECORDS && now - began < limit) {
         if (atomic_load_explicit(&port->head, memory_order_relaxed)) {
             take(port);
             count = hand_over(port, count, found);
@@ -189,7 +204,7 @@ static uint32_t spin(struct ajit_port *port, bool *found)
 }
 
 /* Called by a task that is about to wait for the ticket `wanted`. Spins until that one is settled, at
- * most for `spin_ns`; hardly ever when tickets have been taking longer, and not at all when other tasks have
+ * most for `look_ns`; hardly ever when tickets have been taking longer, and not at all when other tasks have
  * not had a turn for long. Returns like drain. */
 uint32_t ajit_port_wait(struct ajit_port *port)
 {

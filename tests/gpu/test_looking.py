@@ -1,0 +1,135 @@
+"""Looking for a ticket before parking: when it is done, for how long, and what it costs."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+
+from ajit._gpu import completion
+from tests.gpu.support import cpu_device, until, until_blocking
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
+
+IDLE_SECONDS = 5.0
+LOOKED = 1
+"""Index of the word of the port that says how long tasks have looked since the last turn, in ns."""
+
+
+@pytest.fixture
+def patient_threads() -> Iterator[None]:
+    """No thread makes another one let the GIL go: who goes on does so because another left."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000.0)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("patient_threads")
+async def test_awaiting_what_is_soon_done_never_lets_the_gil_go(monkeypatch):
+    """Beside a thread that wants the GIL, no await of a quick ticket costs a switch of threads."""
+    turns, stop = 0, False
+
+    def want_the_gil():
+        nonlocal turns
+        while not stop:
+            turns += 1
+            time.sleep(0)  # lets the GIL go, and wants it back
+
+    async with cpu_device() as first:
+        await first.mark()  # the CUDA thread needs the GIL once, to begin
+        monkeypatch.setattr(completion, "SPIN_SECONDS", 30.0)  # no look ends before its ticket
+        monkeypatch.setattr(completion, "HOG_SECONDS", 3000.0)
+        thread = threading.Thread(target=want_the_gil, daemon=True)
+        async with cpu_device() as device:
+            thread.start()
+            before = turns
+            for _ in range(100):
+                await device.mark()
+            after = turns
+        stop = True
+        await anyio.to_thread.run_sync(thread.join)
+
+    assert after == before
+
+
+async def test_a_turn_of_the_loop_ends_the_count_of_hogging(faults):
+    """A server that awaits one ticket per request never parks for what earlier requests looked."""
+    almost_ns = int(completion.HOG_SECONDS * 1e9) - 1
+    async with cpu_device() as device:
+        looked = device._port._looking
+        with faults.held():
+            ticket = device.mark()
+            looked[LOOKED] = almost_ns
+            device._port.look_for(ticket)
+            assert looked[LOOKED] > almost_ns
+            await until(lambda: looked[LOOKED] == 0)
+        await ticket
+
+
+async def test_nobody_looks_for_a_call_that_needs_the_gil_itself(monkeypatch):
+    """The task that waits for a Python function on the CUDA thread lets it have the GIL."""
+    async with cpu_device() as first:
+        await first.mark()
+        monkeypatch.setattr(completion, "SPIN_SECONDS", 30.0)
+        monkeypatch.setattr(completion, "HOG_SECONDS", 30.0)
+        async with cpu_device() as device:
+            with anyio.fail_after(20):
+                actual = await device.run(threading.get_native_id)
+
+    assert actual != threading.get_native_id()
+
+
+async def test_a_task_looks_longer_where_parking_has_cost_much(faults):
+    """After resumptions that came late, a look lasts `HOG_SECONDS`, and no longer."""
+    limit_ns = int(completion.HOG_SECONDS * 1e9)
+    async with cpu_device() as device:
+        port = device._port
+        for _ in range(3):
+            _settle_late(device)
+        looked = port._looking
+        looked[LOOKED] = 0
+        with faults.held():
+            ticket = device.mark()
+            port.look_for(ticket)
+            after_one = looked[LOOKED]
+            port.look_for(ticket)
+            after_two = looked[LOOKED]
+        await ticket
+
+    assert after_one >= limit_ns
+    assert after_two == after_one  # the limit is reached: others first
+
+
+@pytest.mark.slow  # it takes a while to use up hardly any time
+async def test_an_open_device_that_nobody_uses_costs_no_processor_time():
+    """Whatever went before, an idle device takes less than a hundredth of one processor."""
+    async with cpu_device() as device:
+        for _ in range(100):
+            await device.mark()
+        before = time.process_time()
+        await anyio.sleep(IDLE_SECONDS)
+        used = time.process_time() - before
+
+    assert used < IDLE_SECONDS / 100
+
+
+def _settle_late(device):
+    """Let a ticket be done long before the loop takes it."""
+    settled = device.statistics().settled
+    device.mark()
+    until_blocking(lambda: device.statistics().settled > settled)
+    until_blocking(_after(4 * completion.HOG_SECONDS))
+    device._port.drain()
+
+
+def _after(seconds):
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
