@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ajit._gpu.device import Device as Device
     from ajit._gpu.memory import DeviceBuffer as DeviceBuffer
     from ajit._gpu.module import Kernel as Kernel
+    from ajit._gpu.shape import LaunchAttributes as LaunchAttributes
     from ajit._runtime import Runtime as Runtime
     from ajit._runtime import open_runtime as open_runtime
     from ajit.errors import *  # noqa: F403  # the error tree is public as a whole
@@ -30,6 +31,7 @@ _HOMES = {
     "DeviceBuffer": "ajit._gpu.memory",
     "EntryPoint": "ajit._core.spec",
     "Kernel": "ajit._gpu.module",
+    "LaunchAttributes": "ajit._gpu.shape",
     "Runtime": "ajit._runtime",
     "Settings": "ajit.settings",
     "Spec": "ajit._core.spec",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ajit._gpu.completion import Port, Ticket
-    from ajit._gpu.launch import Dimensions
     from ajit._gpu.module import BoundLaunch, Kernel
+    from ajit._gpu.shape import Dimensions
 
 __all__ = ["Batch", "Operations"]
 

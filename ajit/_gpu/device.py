@@ -16,6 +16,7 @@ from ajit._gpu.call import check_no_coroutine
 from ajit._gpu.device_memory import DeviceMemory
 from ajit._gpu.driver import driver_choices
 from ajit._gpu.graph import capture, refuse_in_capture
+from ajit._gpu.shape import whole_number
 from ajit._gpu.statistics import ThreadStatistics
 from ajit._gpu.stream import Event, Stream
 from ajit._gpu.thread import DeviceThread
@@ -136,7 +137,11 @@ class Device(DeviceMemory):
 
         Args:
             priority: Lower numbers go first; what the device does not have is brought into range.
+
+        Raises:
+            ArgumentError: The priority is no whole number; nothing was started.
         """
+        priority = whole_number("make a stream", "priority", priority)
         operation = wire.simple(wire.MAKE_STREAM, priority & wire.ALL_LANES)
         port = self._port
         return await self._patiently(

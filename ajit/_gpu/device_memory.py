@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ajit._gpu import wire
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
 from ajit._gpu.operand import copy_operation, fill_operation
+from ajit._gpu.shape import whole_number
 from ajit._gpu.stream import stream_target
 from ajit._gpu.transfer import Transfers
 from ajit.errors import ArgumentError
@@ -41,6 +42,7 @@ class DeviceMemory:
         """Allocate device memory; its contents are undefined.
 
         Raises:
+            ArgumentError: The size is no whole number, or below 0; nothing was started.
             OutOfMemory: There is not enough, or ``device_memory_limit_bytes`` is reached; nothing
                 was allocated.
         """
@@ -164,7 +166,8 @@ class DeviceMemory:
         return await (await port.patiently(submit))
 
     async def _alloc(self, opcode: int, nbytes: int, kind: Callable[[Port, int, int], T]) -> T:
-        if nbytes < 0:
+        nbytes = whole_number("alloc", "nbytes", nbytes)
+        if not 0 <= nbytes < 1 << 64:
             raise ArgumentError(operation="alloc", detail=f"{nbytes} bytes", index=0)
         port = self._port
         if not nbytes:

@@ -1,4 +1,4 @@
-"""Launches: arguments packed by their declared C types and checked before the driver sees them.
+"""Arguments of launches: packed by their declared C types, checked before the driver sees them.
 
 What can be prepared is prepared when the kernel is made: one `struct.Struct` packs the header, the
 launch and all arguments at once. The quick way through tries that, and looks closer only when it
@@ -8,33 +8,28 @@ fails, to say which argument was wrong.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ajit._core.params import CType, bfloat16_bits, parse_ctype
 from ajit._gpu import wire
 from ajit._gpu.dlpack import foreign_array
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
-from ajit.errors import ArgumentError, LaunchError
+from ajit._gpu.shape import shown
+from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ajit._gpu.thread import DeviceThread
 
-__all__ = ["Dimensions", "ShapeLimits", "Signature", "pack_shape"]
+__all__ = ["Signature"]
 
-Dimensions: TypeAlias = int | Sequence[int]
-"""A grid or a block: a number, or up to three of them, x first."""
-
-_SHAPE = struct.Struct("<7I")
 _OPERATION_BYTES = struct.calcsize("<" + wire.LaunchLayout)
 # A submission of one launch: port, number, stream, deadline, lane, what is the same in every launch
-# of the kernel before the shape, the shape, and what is the same behind it: `wire.LaunchLayout`.
-_SUBMISSION = "<QQQQQ24s28s20s"
-_OPERATION = "<16s28s20s"
-_BEFORE = struct.Struct("<IIIIQ")
-_BEHIND = struct.Struct("<IQQ")
+# of the kernel, and the shape: `wire.SUBMISSION` and `wire.LaunchLayout`.
+_SUBMISSION = "<QQQQQ28s44s"
+_OPERATION = "<20s44s"
+_BEFORE = struct.Struct("<IIIIQI")
 _UNFIT = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
 """What converting a value that does not fit raises."""
 _ALIGNMENT = 16
@@ -49,8 +44,8 @@ class Signature:
     """
 
     __slots__ = (
-        "_before", "_before_operation", "_behind", "_converters", "_mismatch", "_pack",
-        "_pack_operation", "_types", "operation",
+        "_before", "_before_operation", "_converters", "_mismatch", "_pack", "_pack_operation",
+        "_types", "operation",
     )  # fmt: skip
 
     def __init__(
@@ -77,9 +72,9 @@ class Signature:
         if not self._mismatch:
             body = _body_format(self._types, sizes)
             nbytes = _OPERATION_BYTES + struct.calcsize("<" + body)
-            self._before = _BEFORE.pack(1, nbytes, wire.LAUNCH, nbytes, address)
+            argument_bytes = nbytes - _OPERATION_BYTES
+            self._before = _BEFORE.pack(1, nbytes, wire.LAUNCH, nbytes, address, argument_bytes)
             self._before_operation = self._before[8:]  # without the submission's count and bytes
-            self._behind = _BEHIND.pack(nbytes - _OPERATION_BYTES, 0, 0)
             self._pack = struct.Struct(_SUBMISSION + body).pack
             self._pack_operation = struct.Struct(_OPERATION + body).pack
             made = [_converter(*pair, thread) for pair in zip(self._types, sizes, strict=True)]
@@ -92,7 +87,7 @@ class Signature:
 
         Args:
             where: Port, number, stream, deadline in nanoseconds, and lane.
-            shape: From `pack_shape`.
+            shape: From `ajit._gpu.shape`.
             args: Of the kernel.
 
         Raises:
@@ -100,7 +95,7 @@ class Signature:
         """
         values = self._converted(args)
         try:
-            return self._pack(*where, self._before, shape, self._behind, *values)
+            return self._pack(*where, self._before, shape, *values)
         except (struct.error, OverflowError) as error:
             raise self._explained(args, error) from error
 
@@ -108,7 +103,7 @@ class Signature:
         """Return the launch alone, for a batch. Raises what `pack` does."""
         values = self._converted(args)
         try:
-            return self._pack_operation(self._before_operation, shape, self._behind, *values)
+            return self._pack_operation(self._before_operation, shape, *values)
         except (struct.error, OverflowError) as error:
             raise self._explained(args, error) from error
 
@@ -135,7 +130,7 @@ class Signature:
                     struct.pack("<" + ctype.code, converted)
             except _UNFIT as reason:
                 return self._wrong(
-                    f"argument {index} ({ctype.name}) cannot be {_shown(value)}: {reason}", index
+                    f"argument {index} ({ctype.name}) cannot be {shown(value)}: {reason}", index
                 )
         return self._wrong(str(error))
 
@@ -145,54 +140,6 @@ class Signature:
 
     def _wrong(self, detail: str, index: int | None = None) -> ArgumentError:
         return ArgumentError(operation=self.operation, detail=detail, index=index)
-
-
-def pack_shape(
-    operation: str, grid: Dimensions, block: Dimensions, shared_bytes: int, limits: ShapeLimits
-) -> bytes:
-    """Return grid, block and shared memory as the executor wants them.
-
-    Raises:
-        LaunchError: The device cannot run such a launch; the driver saw nothing of it.
-    """
-    grid3, block3 = _three(operation, "grid", grid), _three(operation, "block", block)
-    for what, dims, most in (("grid", grid3, limits.grid), ("block", block3, limits.block)):
-        for axis, value, limit in zip("xyz", dims, most, strict=True):
-            if not 1 <= value <= limit:
-                detail = f"{what}.{axis} is {value}, must be 1 to {limit}"
-                raise LaunchError(operation=operation, detail=detail)
-    threads = block3[0] * block3[1] * block3[2]
-    if threads > limits.threads:
-        detail = f"a block of {threads} threads; the kernel can have {limits.threads}"
-        raise LaunchError(operation=operation, detail=detail)
-    if not 0 <= shared_bytes <= limits.shared_bytes:
-        detail = (
-            f"{shared_bytes} bytes of dynamic shared memory; 0 to {limits.shared_bytes} are left"
-        )
-        raise LaunchError(operation=operation, detail=detail)
-    return _SHAPE.pack(*grid3, *block3, shared_bytes)
-
-
-class ShapeLimits:
-    """What a launch of one kernel may ask for."""
-
-    __slots__ = ("block", "grid", "shared_bytes", "threads")
-
-    def __init__(self, info: wire.DeviceInfo, threads: int, shared_bytes: int) -> None:
-        self.grid = tuple(info.max_grid)
-        self.block = tuple(info.max_block)
-        self.threads = threads
-        self.shared_bytes = shared_bytes
-
-
-def _three(operation: str, what: str, dimensions: Dimensions) -> tuple[int, int, int]:
-    sizes = dimensions if isinstance(dimensions, Sequence) else (dimensions,)
-    try:
-        x, y, z = [size.__index__() for size in (*sizes, 1, 1, 1)[: max(3, len(sizes))]]
-    except (AttributeError, ValueError):
-        detail = f"{what} is {_shown(dimensions)}, must be one to three whole numbers"
-        raise LaunchError(operation=operation, detail=detail) from None
-    return x, y, z
 
 
 def _mismatch(
@@ -278,8 +225,3 @@ def _to_bool(value: Any) -> bool:
 
 def _to_bfloat16(value: Any) -> int:
     return bfloat16_bits(float(value))
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import struct
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
-from ajit._gpu.launch import ShapeLimits, Signature, pack_shape
+from ajit._gpu.launch import Signature
 from ajit._gpu.operand import mark_used
+from ajit._gpu.shape import LaunchAttributes, ShapeLimits, pack_shape
 from ajit._gpu.stream import stream_target
 from ajit._gpu.submission import deadline_ns
-from ajit.errors import AjitError, LoadError, RuntimeClosed
+from ajit.errors import AjitError, LaunchError, LoadError, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from ajit._core.entry import Artifact
     from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.completion import Port, Ticket
-    from ajit._gpu.launch import Dimensions
+    from ajit._gpu.shape import Dimensions
 
 __all__ = ["BoundLaunch", "Kernel", "LoadedModule", "load"]
 
@@ -43,9 +45,11 @@ class Kernel:
         shared_bytes: Static shared memory of a block.
         max_dynamic_shared_bytes: Dynamic shared memory that a launch may ask for.
         registers: Registers of a thread; 0 where the driver does not know.
+        attributes: How it is launched, see `with_attributes`.
         stands_in_for: The spec that was asked for, if this kernel is its fallback; else None.
     """
 
+    attributes = LaunchAttributes()
     stands_in_for: Spec | None = None
 
     def __init__(self, module: LoadedModule, entry: EntryPoint, address: int) -> None:
@@ -111,6 +115,39 @@ class Kernel:
         submission = signature.pack((port.handle, number, 0, 0, 0), shape, args)
         return port.submit(submission, number, signature.operation, (self, args))
 
+    def with_attributes(
+        self,
+        *,
+        cluster: Dimensions | None = None,
+        programmatic: bool = False,
+        priority: int | None = None,
+    ) -> Kernel:
+        """Return the same kernel, launched with attributes, alone and in batches and graphs.
+
+        Args:
+            cluster: Blocks that run together as a cluster: a number, or up to three. The grid must
+                be a multiple of it. Every GPU that has clusters can have 8 blocks in one.
+            programmatic: Whether a launch may begin before what is in front of it in the stream has
+                ended (programmatic dependent launch). The kernel itself must wait, with
+                ``cudaGridDependencySynchronize()`` or PTX's ``griddepcontrol.wait``, before it
+                reads what that writes.
+            priority: Of the launch: lower numbers go first; None takes the stream's.
+
+        Raises:
+            LaunchError: The device has no clusters, or these are no attributes. What only the
+                driver can know, such as too large a cluster, fails the ticket of a launch.
+        """
+        operation = self._signature.operation
+        attributes = LaunchAttributes.checked(
+            operation, cluster=cluster, programmatic=programmatic, priority=priority
+        )
+        if attributes.cluster is not None and not self._port.thread.info.clusters:
+            detail = "the device has no clusters; they need compute capability 9.0"
+            raise LaunchError(operation=operation, detail=detail)
+        kernel = copy.copy(self)
+        kernel.attributes, kernel._shapes = attributes, {}  # noqa: SLF001  # its own copy
+        return kernel
+
     def _launch_in(
         self, stream: object, deadline_seconds: float | None, shape: bytes, args: tuple[Any, ...]
     ) -> Ticket[None]:
@@ -150,7 +187,8 @@ class Kernel:
         return self._signature.pack_operation(shape, args)
 
     def _new_shape(self, grid: Dimensions, block: Dimensions, shared_bytes: int) -> bytes:
-        shape = pack_shape(self._signature.operation, grid, block, shared_bytes, self._limits)
+        operation, limits = self._signature.operation, self._limits
+        shape = pack_shape(operation, (grid, block, shared_bytes), limits, self.attributes)
         if isinstance(grid, int | tuple) and isinstance(block, int | tuple):
             if len(self._shapes) >= _SHAPES_KEPT:
                 self._shapes.clear()

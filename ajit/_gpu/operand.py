@@ -8,6 +8,7 @@ from ajit._gpu import wire
 from ajit._gpu.dlpack import foreign_array
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import BufferSlice, DeviceBuffer, PinnedBuffer
+from ajit._gpu.shape import whole_number
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def fill_operation(
     Raises:
         ArgumentError: The value is no byte, or the memory is not on the device.
     """
-    if not 0 <= value <= 0xFF:
+    if not 0 <= whole_number("fill", "value", value) <= 0xFF:
         raise ArgumentError(operation="fill", detail=f"{value} is not a byte", index=1)
     operand = Operand(buffer, thread, lane, writable=True, operation="fill")
     if not operand.on_device:

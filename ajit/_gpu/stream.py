@@ -6,7 +6,8 @@ unless one waits for the other. Everything still goes through the one CUDA threa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import operator
+from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
 from ajit._gpu.owned import Owned
@@ -174,13 +175,22 @@ def stream_target(stream: object, thread: object) -> tuple[int, int]:
         if stream._thread is not thread:  # noqa: SLF001  # one module
             raise ArgumentError(operation="launch", detail=f"{stream!r} is of another device")
         return stream.handle, stream._lane  # noqa: SLF001  # the same
-    if isinstance(stream, int):
-        return stream, wire.SHARED_LANE
-    protocol = getattr(stream, "__cuda_stream__", None)
-    if protocol is None:
+    return _foreign_handle(stream), wire.SHARED_LANE
+
+
+def _foreign_handle(stream: Any) -> int:
+    if not isinstance(stream, int) and not hasattr(stream, "__cuda_stream__"):
         detail = f"a {type(stream).__name__} is no stream: it has no __cuda_stream__"
         raise ArgumentError(operation="launch", detail=detail)
-    return int(protocol()[1]), wire.SHARED_LANE
+    try:
+        given = stream if isinstance(stream, int) else stream.__cuda_stream__()[1]
+        handle = operator.index(given)
+    except (TypeError, LookupError) as error:
+        detail = f"__cuda_stream__ of a {type(stream).__name__} tells no handle: {error}"
+        raise ArgumentError(operation="launch", detail=detail) from error
+    if isinstance(stream, bool) or not 0 <= handle < 1 << 64:
+        raise ArgumentError(operation="launch", detail=f"{stream!r} is no stream's handle")
+    return handle
 
 
 def _seconds(nanoseconds: int) -> float:

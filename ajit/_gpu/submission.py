@@ -15,7 +15,7 @@ import anyio
 from ajit._gpu import wire
 from ajit._gpu.results import device_error
 from ajit._gpu.ticket import Ticket
-from ajit.errors import AjitError, OutOfMemory, WouldBlock
+from ajit.errors import AjitError, ArgumentError, OutOfMemory, WouldBlock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,10 +175,14 @@ def deadline_ns(seconds: float | None) -> int:
     """Return a deadline as the executor wants it; 0 means what the settings say.
 
     Raises:
-        ValueError: It is not above 0.
+        ArgumentError: It is no number above 0, or more than 500 years.
     """
     if seconds is None:
         return 0
-    if not seconds > 0:
-        raise ValueError(f"a deadline of {seconds} s")
-    return max(1, int(seconds * 1e9))
+    try:
+        nanoseconds = max(1, int(seconds * 1e9)) if seconds > 0 else 0
+    except (TypeError, ValueError, OverflowError):
+        nanoseconds = 0
+    if not 0 < nanoseconds < 1 << 64:
+        raise ArgumentError(operation="submit", detail=f"a deadline of {seconds!r} s")
+    return nanoseconds

@@ -55,8 +55,12 @@ SHARED_LANE: Final = 63
 
 SUBMISSION: Final = struct.Struct("<QQQQQII")
 """Port, number, stream, deadline in nanoseconds, lane, count of operations, their bytes."""
-LaunchLayout: Final = "IIQ28sIQQ"
-"""Opcode, bytes, function, grid, block and shared bytes as packed before, argument bytes, 0, 0."""
+LaunchLayout: Final = "IIQI44s"
+"""Opcode, bytes, function, argument bytes, and the shape as packed before, see `SHAPE`."""
+SHAPE: Final = struct.Struct("<10IHh")
+"""Grid, block, shared bytes, cluster, flags, priority."""
+CLUSTERED, PROGRAMMATIC, PRIORITISED = 1, 2, 4
+"""Flags of a shape; 0: a plain launch."""
 COPY: Final = struct.Struct("<IIQQQ")
 """Opcode, bytes, target, source, size."""
 FillLayout: Final = struct.Struct("<IIQQQ")
@@ -95,7 +99,7 @@ class DeviceInfo(ctypes.Structure):
         ("name", ctypes.c_char * 256), ("total_memory_bytes", _u64), ("driver_version", _i32),
         ("major", _i32), ("minor", _i32), ("max_threads", _i32), ("max_block", _i32 * 3),
         ("max_grid", _i32 * 3), ("shared_bytes", _i32), ("shared_optin_bytes", _i32),
-        ("warp_size", _i32), ("multiprocessors", _i32),
+        ("warp_size", _i32), ("multiprocessors", _i32), ("clusters", _i32), ("memory_pools", _i32),
     )  # fmt: skip
 
 
@@ -118,7 +122,7 @@ class Function(ctypes.Structure):
     _fields_ = (
         ("handle", ctypes.c_void_p), ("param_count", _u32), ("param_bytes", _u32),
         ("max_threads", _i32), ("shared_bytes", _i32), ("local_bytes", _i32), ("registers", _i32),
-        ("max_dynamic_shared_bytes", _i32), ("reserved", _i32),
+        ("max_dynamic_shared_bytes", _i32), ("large_clusters", _i32),
         ("param_offsets", ctypes.POINTER(_u32)),
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ __attribute__((used)) void shim_check(void)
     DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)       \
     DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                     \
     DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)               \
-    DO(cuGraphExecDestroy)
+    DO(cuGraphExecDestroy) DO(cuLaunchKernelEx)
 
 ALL(STUB)
 

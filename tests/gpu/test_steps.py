@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from ajit.errors import DeadlineExceeded, LaunchError
+from ajit.errors import ArgumentError, DeadlineExceeded, LaunchError
 from tests.gpu.support import cpu_device, kernels
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
@@ -154,7 +154,7 @@ async def test_a_ticket_has_a_deadline_of_its_own(faults):
                     await ticket
             assert not patient.done
         await patient
-        with pytest.raises(ValueError, match="deadline"):
+        with pytest.raises(ArgumentError, match="deadline"):
             nothing.launch(1, 1, deadline_seconds=0.0)
 
 

@@ -45,6 +45,7 @@ static const int attributes[] = {
     [106] = 16,       /* MAX_BLOCKS_PER_MULTIPROCESSOR */
     [111] = 1024,     /* RESERVED_SHARED_MEMORY_PER_BLOCK */
     [115] = 1,        /* MEMORY_POOLS_SUPPORTED */
+    [120] = 1,        /* CLUSTER_LAUNCH */
     [144] = 1,        /* HOST_MEMORY_POOLS_SUPPORTED */
     [147] = 0,        /* the last one CUDA 13.0 knows */
 };

@@ -226,6 +226,7 @@ struct CUfunc_st {
     CUmodule module;
     const struct ajit_cpu_kernel *kernel;
     int max_dynamic_shared;
+    bool large_clusters; /* allowed by CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED */
 };
 
 CUresult cpu_elf_size(const void *image, size_t *bytes);

@@ -59,6 +59,7 @@ CUresult cpu_function_attribute(int *value, unsigned attribute, CUfunction funct
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = AJIT_CPU_MAX_THREADS; break;
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: *value = function->max_dynamic_shared; break;
+    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED: *value = function->large_clusters; break;
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = BINARY_VERSION; break;
     default: *value = 0; /* registers, local, constant and static shared memory: not known */
@@ -75,6 +76,10 @@ CUresult cpu_function_set_attribute(CUfunction function, unsigned attribute, int
     if (result != CUDA_SUCCESS) return result;
     if (attribute == CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT) /* a hint */
         return value >= -1 && value <= 100 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    if (attribute == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED) {
+        function->large_clusters = value != 0;
+        return CUDA_SUCCESS;
+    }
     if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
     if (value < 0 || (unsigned)value > AJIT_CPU_MAX_SHARED_BYTES) return CUDA_ERROR_INVALID_VALUE;
     function->max_dynamic_shared = value > SHARED_WITHOUT_OPT_IN ? value : SHARED_WITHOUT_OPT_IN;

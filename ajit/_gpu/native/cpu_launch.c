@@ -8,7 +8,8 @@
 #include <string.h>
 
 enum { MAX_BLOCK_Z = 64, MAX_GRID_YZ = 65535, MAX_GRID_X = 2147483647 };
-enum { MAX_CLUSTER = 8 }; /* blocks; what every GPU that has clusters allows */
+/* Blocks: what every GPU that has clusters allows, and what one may have for a function that says so. */
+enum { MAX_PORTABLE_CLUSTER = 8, MAX_CLUSTER = 16 };
 
 typedef struct launch_op {
     cpu_op op;
@@ -37,21 +38,22 @@ static bool grid_fits(const unsigned *grid) {
 
 /* A kernel cannot see its cluster here (what it would use for that is an error when it is compiled),
  * so the shape is checked as NVIDIA's driver does and changes nothing. */
-static CUresult check_cluster(const unsigned *cluster, const unsigned *grid) {
+static CUresult check_cluster(const unsigned *cluster, const unsigned *grid, unsigned limit) {
     uint64_t blocks = 1;
     for (int i = 0; i < 3; i++) {
-        if (cluster[i] == 0 || cluster[i] > MAX_CLUSTER || grid[i] % cluster[i] != 0)
+        if (cluster[i] == 0 || cluster[i] > limit || grid[i] % cluster[i] != 0)
             return CUDA_ERROR_INVALID_CLUSTER_SIZE;
         blocks *= cluster[i];
     }
-    return blocks <= MAX_CLUSTER ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    return blocks <= limit ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CLUSTER_SIZE;
 }
 
-static CUresult check_attribute(const CUlaunchAttribute *attribute, const unsigned *grid) {
+static CUresult check_attribute(const CUlaunchAttribute *attribute, const unsigned *grid,
+                                unsigned max_cluster) {
     switch (attribute->id) {
     case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
     case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
-        return check_cluster(&attribute->value.clusterDim.x, grid);
+        return check_cluster(&attribute->value.clusterDim.x, grid, max_cluster);
     case CU_LAUNCH_ATTRIBUTE_COOPERATIVE: /* blocks do not wait for each other here */
         return attribute->value.cooperative == 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
     case CU_LAUNCH_ATTRIBUTE_IGNORE:
@@ -73,8 +75,9 @@ static CUresult check(const CUlaunchConfig *config, CUfunction function) {
     if (config->sharedMemBytes > (unsigned)function->max_dynamic_shared)
         return CUDA_ERROR_INVALID_VALUE;
     if (config->numAttrs > 0 && config->attrs == NULL) return CUDA_ERROR_INVALID_VALUE;
+    unsigned max_cluster = function->large_clusters ? MAX_CLUSTER : MAX_PORTABLE_CLUSTER;
     for (unsigned i = 0; i < config->numAttrs && result == CUDA_SUCCESS; i++)
-        result = check_attribute(&config->attrs[i], &config->gridDimX);
+        result = check_attribute(&config->attrs[i], &config->gridDimX, max_cluster);
     return result;
 }
 

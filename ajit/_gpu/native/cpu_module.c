@@ -77,7 +77,7 @@ static CUresult read_table(CUmodule module) {
     if (module->functions == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
     for (unsigned i = 0; i < count; i++)
         module->functions[i] = (struct CUfunc_st){FUNCTION_MAGIC, module, &module->image->kernels[i],
-                                                  SHARED_WITHOUT_OPT_IN};
+                                                  SHARED_WITHOUT_OPT_IN, false};
     return CUDA_SUCCESS;
 }
 

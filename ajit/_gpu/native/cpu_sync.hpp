@@ -52,6 +52,10 @@ static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     ajit_cpu::warp(AJIT_CPU_WARP_SYNC, mask, 0, 0);
 }
 
+// A stream begins a launch when what is in front of it has ended: there is nothing left to wait for.
+static inline void cudaGridDependencySynchronize() {}
+static inline void cudaTriggerProgrammaticLaunchCompletion() {}
+
 static inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

@@ -142,6 +142,7 @@ void ajit_port_drop(struct ajit_port *);
 void ajit_perform(struct ajit_executor *, struct ajit_ticket *);
 int ajit_operate_all(struct ajit_executor *, struct ajit_ticket *, uint32_t first, bool *enqueued);
 int ajit_copy(struct ajit_executor *, struct ajit_ticket *, const struct ajit_operation *);
+int ajit_launch_kernel(struct ajit_executor *, struct ajit_ticket *, const struct ajit_launch *);
 
 int ajit_stream_make(struct ajit_executor *, struct ajit_ticket *, int64_t priority);
 int ajit_stream_join(struct ajit_executor *, struct ajit_ticket *, uint64_t other);

@@ -26,6 +26,8 @@ static int read_device(struct ajit_executor *executor)
         {CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, &info->shared_optin_bytes},
         {CU_DEVICE_ATTRIBUTE_WARP_SIZE, &info->warp_size},
         {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, &info->multiprocessors},
+        {CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH, &info->clusters},
+        {CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, &info->memory_pools},
     };
     int code = driver->device_name(info->name, sizeof info->name, executor->device);
     if (!code)

@@ -61,6 +61,7 @@ static const struct symbol SYMBOLS[] = {
     OPTIONAL(graph_instantiate, "cuGraphInstantiateWithFlags"),
     OPTIONAL(graph_launch, "cuGraphLaunch"),
     OPTIONAL(graph_exec_destroy, "cuGraphExecDestroy"),
+    OPTIONAL(launch_with, "cuLaunchKernelEx"),
 };
 
 int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error, size_t error_bytes)

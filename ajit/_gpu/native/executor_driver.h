@@ -54,11 +54,37 @@ struct ajit_copy_attributes {
 };
 
 enum {
+    CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6,
+    CU_LAUNCH_ATTRIBUTE_PRIORITY = 8,
+};
+
+/* CUlaunchAttribute of cuda.h: its value is a union of 64 bytes, of which these are used. */
+struct ajit_launch_attribute {
+    int32_t id, padding;
+    union {
+        uint32_t cluster[3];
+        int32_t number;
+        uint64_t bytes[8];
+    } value;
+};
+
+/* CUlaunchConfig of cuda.h. */
+struct ajit_launch_config {
+    uint32_t grid[3], block[3];
+    uint32_t shared_bytes;
+    CUstream stream;
+    struct ajit_launch_attribute *attributes;
+    uint32_t attribute_count;
+};
+
+enum {
     CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK = 0,
     CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES = 1,
     CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES = 3,
     CU_FUNC_ATTRIBUTE_NUM_REGS = 4,
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8,
+    CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14,
 };
 
 enum {
@@ -71,6 +97,8 @@ enum {
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
     CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN = 97,
+    CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED = 115,
+    CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH = 120,
 };
 
 struct ajit_driver {
@@ -121,6 +149,7 @@ struct ajit_driver {
     CUresult (*graph_instantiate)(CUgraphExec *, CUgraph, unsigned long long);
     CUresult (*graph_launch)(CUgraphExec, CUstream);
     CUresult (*graph_exec_destroy)(CUgraphExec);
+    CUresult (*launch_with)(const struct ajit_launch_config *, CUfunction, void **, void **);
 };
 
 /* Opens the library and fills the table. Returns 0, or -1 with one line of text in `error`. */

@@ -58,14 +58,22 @@ struct ajit_operation {
     uint32_t bytes; /* with this header; a multiple of 16 */
 };
 
+enum ajit_launch_flag {
+    AJIT_CLUSTERED = 1,
+    AJIT_PROGRAMMATIC = 2, /* may begin before what is in front of it in the stream has ended */
+    AJIT_PRIORITISED = 4,
+};
+
 struct ajit_launch {
     struct ajit_operation header;
     uint64_t function;
+    uint32_t argument_bytes;
     uint32_t grid[3];
     uint32_t block[3];
     uint32_t shared_bytes;
-    uint32_t argument_bytes;
-    uint64_t reserved[2]; /* the arguments follow at a multiple of 16 */
+    uint32_t cluster[3]; /* blocks */
+    uint16_t flags;      /* enum ajit_launch_flag; 0: an ordinary launch */
+    int16_t priority;    /* the arguments follow at a multiple of 16 */
 };
 
 struct ajit_copy {
@@ -149,7 +157,7 @@ struct ajit_function {
     uint32_t param_count;
     uint32_t param_bytes;
     int32_t max_threads, shared_bytes, local_bytes, registers, max_dynamic_shared_bytes;
-    int32_t reserved;
+    int32_t large_clusters; /* whether it may be launched in clusters that not every GPU has */
     uint32_t *param_offsets; /* param_count offsets, then as many sizes */
 };
 
@@ -163,6 +171,8 @@ struct ajit_device_info {
     int32_t max_grid[3];
     int32_t shared_bytes, shared_optin_bytes;
     int32_t warp_size, multiprocessors;
+    int32_t clusters; /* whether blocks can be launched in clusters */
+    int32_t memory_pools;
 };
 
 /* Written by the CUDA thread, read by anybody: each number is right by itself. */

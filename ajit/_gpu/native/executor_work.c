@@ -7,20 +7,6 @@
 
 #define POINTER(type, address) ((type)(uintptr_t)(address))
 
-static int launch(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                  const struct ajit_launch *op)
-{
-    const struct ajit_function *function = POINTER(const struct ajit_function *, op->function);
-    unsigned char *arguments = (unsigned char *)(op + 1);
-    void *params[AJIT_MAX_PARAMS];
-    for (uint32_t i = 0; i < function->param_count; i++)
-        params[i] = arguments + function->param_offsets[2 * i];
-    atomic_fetch_add_explicit(&executor->counters.launches, 1, memory_order_relaxed);
-    return executor->driver.launch(function->handle, op->grid[0], op->grid[1], op->grid[2],
-                                   op->block[0], op->block[1], op->block[2], op->shared_bytes,
-                                   ticket->stream, params, NULL);
-}
-
 static int fill(struct ajit_executor *executor, struct ajit_ticket *ticket,
                 const struct ajit_fill *op)
 {
@@ -56,7 +42,7 @@ static int enqueue(struct ajit_executor *executor, struct ajit_ticket *ticket,
     uint64_t number = ((const struct ajit_alloc *)op)->size;
     switch (op->opcode) {
     case AJIT_LAUNCH:
-        return launch(executor, ticket, (const struct ajit_launch *)op);
+        return ajit_launch_kernel(executor, ticket, (const struct ajit_launch *)op);
     case AJIT_FILL:
         return fill(executor, ticket, (const struct ajit_fill *)op);
     case AJIT_MARK:
