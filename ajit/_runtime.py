@@ -12,113 +12,48 @@ their own; they share the flights, so that a key is still compiled once.
 
 from __future__ import annotations
 
-import copy
 import importlib
 import os
 import threading
 import warnings
 import weakref
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ajit._bridge import LoopHandle
-from ajit._cache.disk import DiskStatistics
 from ajit._cache.flight import flights
-from ajit._compile.pool import PoolStatistics
-from ajit._core.events import Emitter, FallbackUsed
-from ajit._core.spec import Spec, is_cpu_arch, validate_arch
+from ajit._core.events import Emitter
+from ajit._core.spec import Spec
+from ajit._kernels import Kernels
 from ajit._log import LogLines
 from ajit._parts import keep_cache_small, open_parts, shielded
-from ajit._perform import Resolution, Urgency
 from ajit._resolve import Resolver
-from ajit._works import Works
 from ajit.errors import (
-    AjitError,
     AjitWarning,
     ForkedRuntime,
-    NoDevice,
     RuntimeClosed,
     SpecError,
     WouldBlock,
     WrongLoop,
 )
 from ajit.settings import Settings
-from ajit.warmup import Ready, WarmupReport, run_warmup
+from ajit.warmup import run_warmup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
-
-    from anyio.abc import TaskGroup
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from ajit._core.entry import Artifact
-    from ajit._core.events import Subscriber, Tier, Waiting, WarmupProgress
-    from ajit._core.spec import EntryPoint
+    from ajit._core.events import Subscriber, WarmupProgress
     from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
-    from ajit._gpu.statistics import ThreadStatistics
+    from ajit._perform import Resolution
+    from ajit._statistics import RuntimeStatistics
+    from ajit.warmup import Ready, WarmupReport
 
-__all__ = ["Runtime", "RuntimeStatistics", "open_runtime"]
-
-T = TypeVar("T")
-
-DEVICE_HINT = (
-    "this runtime was opened with device='none': it compiles, but has nothing to load or launch on"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeStatistics:
-    """What a runtime has done and is doing.
-
-    Attributes:
-        from_memory: Requests for kernels and modules that were loaded already.
-        from_disk: Resolutions that found the entry on disk, verified.
-        compiled: Resolutions that ended with a compile, of this runtime or one of this process.
-        failed: Resolutions that ended with an error.
-        waited: Resolutions that waited for another process.
-        in_progress: Specs that are being resolved or loaded now.
-        waiting: Whom resolutions wait for at this moment: holder, phase, age.
-        loaded_modules: Modules on the device.
-        disk: The cache's own counts.
-        pool: The compile pool.
-        device: The device and its CUDA thread; None without one.
-    """
-
-    from_memory: int
-    from_disk: int
-    compiled: int
-    failed: int
-    waited: int
-    in_progress: int
-    waiting: tuple[Waiting, ...]
-    loaded_modules: int
-    disk: DiskStatistics
-    pool: PoolStatistics
-    device: ThreadStatistics | None
-
-
-@dataclass(slots=True)
-class _Counts:
-    memory: int = 0
-    disk: int = 0
-    compiled: int = 0
-    failed: int = 0
-    waited: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """A module on the device, and where its artifact came from.
-
-    Not the artifact itself: the device has its code, and a server keeps this for ever.
-    """
-
-    module: LoadedModule
-    tier: Tier
+__all__ = ["Runtime", "open_runtime"]
 
 
 class Runtime:
@@ -132,26 +67,15 @@ class Runtime:
         settings: The settings that are in force.
     """
 
-    def __init__(
-        self,
-        resolver: Resolver,
-        emitter: Emitter,
-        device: Device | None,
-        group: TaskGroup,
-    ) -> None:
-        self.settings = resolver.parts.settings
-        self._resolver = resolver
-        self._emitter = emitter
-        self._device = device
-        self._works = Works(group, cancel_abandoned=self.settings.abandoned == "cancel")
+    def __init__(self, kernels: Kernels) -> None:
+        self.settings = kernels.parts.settings
+        self._kernels = kernels
+        self._emitter = kernels.parts.emitter
         self._loop = LoopHandle.current()
         self._state = "open"
-        self._counts = _Counts()
+        self._counts = kernels.counts
         # The hot path is one look into this dictionary, so closing and forking empty it.
-        self._kernels: dict[Spec, Kernel] = {}
-        self._modules: dict[Spec, _Loaded] = {}
-        self._urgencies: dict[Spec, Urgency] = {}
-        self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
+        self._ready = kernels.ready
         _runtimes.add(self)
 
     # --- what users call ---
@@ -193,7 +117,7 @@ class Runtime:
         ``abandoned`` says otherwise.
         """
         if entry is None and not recache and self._loop.thread_id == threading.get_ident():
-            kernel = self._kernels.get(spec)
+            kernel = self._ready.get(spec)
             if kernel is not None:
                 self._counts.memory += 1
                 return kernel
@@ -201,14 +125,15 @@ class Runtime:
         self._check_usable()
         _check_spec(spec)
         point = spec.entry(entry)
-        stand_in = None if fallback is None else self._stand_in(spec, fallback, entry)
-        if stand_in is not None:
-            return stand_in
+        if fallback is not None:
+            stand_in = self._kernels.stand_in(spec, fallback, entry)
+            if stand_in is not None:
+                return stand_in
         with anyio.fail_after(timeout):
-            kernel = (await self.module(spec, recache=recache)).kernel(point.name)
+            kernel = (await self._kernels.module(spec, recache=recache)).kernel(point.name)
         # The runtime may have closed between the end of the work and this task's turn.
         if entry is None and self._state == "open":
-            self._kernels[spec] = kernel
+            self._ready[spec] = kernel
         return kernel
 
     def kernel_nowait(self, spec: Spec, *, entry: str | None = None) -> Kernel:
@@ -219,22 +144,17 @@ class Runtime:
         """
         self._check_usable()
         point = spec.entry(entry)
-        loaded = self._modules.get(spec)
-        if loaded is None:
+        module = self._kernels.loaded(spec)
+        if module is None:
             raise WouldBlock(f"kernel {point.name!r} of spec {spec.name!r} is not loaded")
         self._counts.memory += 1
-        return loaded.module.kernel(point.name)
+        return module.kernel(point.name)
 
     async def module(self, spec: Spec, *, recache: bool = False) -> LoadedModule:
         """Return a loaded module with all entry points of a spec. As `kernel` in all else."""
         self._check_usable()
         _check_spec(spec)
-        loaded = self._modules.get(spec)
-        if loaded is not None and not recache:
-            self._counts.memory += 1
-            return loaded.module
-        self._hurry(spec)
-        return (await self._works.join(*self._loading(spec, recache=recache))).module
+        return await self._kernels.module(spec, recache=recache)
 
     async def compile(
         self, spec: Spec, *, arch: str | None = None, recache: bool = False
@@ -259,7 +179,9 @@ class Runtime:
         self, spec: Spec, *, arch: str | None = None, recache: bool = False
     ) -> Resolution:
         """As `compile`, and says which tier answered, how long it took and who was waited for."""
-        return await self._resolve_one(spec, arch, recache=recache, urgency=Urgency())
+        self._check_usable()
+        _check_spec(spec)
+        return await self._kernels.resolve(spec, arch, recache=recache)
 
     async def warmup(
         self,
@@ -297,9 +219,7 @@ class Runtime:
             NoDevice: The runtime was opened without one.
         """
         self._check_usable()
-        if self._device is None:
-            raise NoDevice(operation="use a device", detail=DEVICE_HINT)
-        return self._device
+        return self._kernels.device
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Hand every event to a function, in the event loop. Call what is returned to stop.
@@ -310,125 +230,16 @@ class Runtime:
 
     def statistics(self) -> RuntimeStatistics:
         """Return what the runtime has done and is doing."""
-        return RuntimeStatistics(
-            from_memory=self._counts.memory,
-            from_disk=self._counts.disk,
-            compiled=self._counts.compiled,
-            failed=self._counts.failed,
-            waited=self._counts.waited,
-            in_progress=len(self._works),
-            waiting=tuple(self._resolver.parts.waits.values()),
-            loaded_modules=len(self._modules_by_key),
-            disk=self._resolver.parts.store.statistics(),
-            pool=self._resolver.parts.pool.statistics(),
-            device=self._device.statistics() if self._device else None,
-        )
+        return self._kernels.statistics()
 
     def __repr__(self) -> str:
-        device = self._device.name if self._device else "none"
-        return (
-            f"<Runtime {self._state} device={device} modules={len(self._modules_by_key)} "
-            f"in_progress={len(self._works)}>"
-        )
+        return f"<Runtime {self._state} {self._kernels!r}>"
 
-    # --- one spec at a time ---
-
-    async def _resolve_one(
-        self, spec: Spec, arch: str | None, *, recache: bool, urgency: Urgency
-    ) -> Resolution:
-        self._check_usable()
-        _check_spec(spec)
-        target = spec.with_(arch=self._arch_for(spec, arch))
-        if urgency.foreground:
-            self._hurry(target)
-        resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
-        return await self._works.join(("resolve", target, recache), resolve)
-
-    def _hurry(self, target: Spec) -> None:
-        """Somebody awaits now what a warm-up may be at."""
-        urgency = self._urgencies.get(target)
-        if urgency is not None:
-            urgency.hurry(self._resolver.parts)
-
-    async def _resolve(self, spec: Spec, *, recache: bool, urgency: Urgency) -> Resolution:
-        self._urgencies[spec] = urgency
-        try:
-            resolution = await self._resolver.resolve(
-                spec, self._arch_for(spec, None), recache=recache, urgency=urgency
-            )
-        except AjitError:
-            self._counts.failed += 1
-            raise
-        finally:
-            self._urgencies.pop(spec, None)
-        if resolution.tier == "disk":
-            self._counts.disk += 1
-        else:
-            self._counts.compiled += 1
-        self._counts.waited += resolution.waited_for is not None
-        return resolution
-
-    def _loading(
-        self, spec: Spec, *, recache: bool = False, foreground: bool = True
-    ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
-        """Name and function of the work that loads a spec."""
-        urgency = Urgency(foreground)
-        return ("load", spec, recache), partial(self._load, spec, recache=recache, urgency=urgency)
-
-    def _stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
-        """Return the fallback if it is ready and the wanted one is not, and go for that."""
-        self._check_usable()
-        ready = self._modules.get(fallback)
-        if ready is None or spec in self._modules:
-            return None
-        self._works.begin(*self._loading(spec))
-        if self._emitter.listening:
-            self._emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
-        kernel = copy.copy(ready.module.kernel(fallback.entry(entry).name))
-        kernel.stands_in_for = spec
-        return kernel
-
-    async def _load(self, spec: Spec, *, recache: bool, urgency: Urgency) -> _Loaded:
-        device = self.device
-        arch = self._arch_for(spec, None)
-        if is_cpu_arch(arch) != is_cpu_arch(device.arch):
-            raise SpecError(
-                f"spec {spec.name!r} is for arch {arch}, and the device {device.name} is "
-                f"{device.arch}; leave the spec's arch open, or use compile()"
-            )
-        self._urgencies[spec] = urgency
-        try:
-            resolution = await self._resolve_one(spec, arch, recache=recache, urgency=urgency)
-        finally:
-            self._urgencies.pop(spec, None)
-        # Specs that differ in their declared parameters only have one key and two modules.
-        name = (resolution.artifact.key, spec.entries)
-        if name not in self._modules_by_key or recache:
-            load = partial(device.load, resolution.artifact, spec.entries)
-            # Specs that differ in their labels only share a module.
-            self._modules_by_key[name] = await self._works.join(("module", name), load)
-            if recache:
-                self._forget_loaded(resolution.artifact.key)
-        loaded = self._modules[spec] = _Loaded(self._modules_by_key[name], resolution.tier)
-        return loaded
-
-    def _forget_loaded(self, key: str) -> None:
-        """A key was loaded anew: no spec gets its former module any more."""
-        for spec in [spec for spec, known in self._modules.items() if known.module.key == key]:
-            del self._modules[spec]
-            self._kernels.pop(spec, None)
+    # --- warm-up ---
 
     async def _warm(self, spec: Spec) -> Ready:
-        if self._device is None:
-            resolution = await self._resolve_one(
-                spec, None, recache=False, urgency=Urgency(foreground=False)
-            )
-            return Ready(resolution.artifact.key, resolution.tier)
-        known = self._modules.get(spec)
-        if known is not None:
-            return Ready(known.module.key, "memory")
-        loaded = await self._works.join(*self._loading(spec, foreground=False))
-        return Ready(loaded.module.key, loaded.tier)
+        self._check_usable()
+        return await self._kernels.warm(spec)
 
     def _progress(
         self, on_progress: Callable[[WarmupProgress], None] | None, event: WarmupProgress
@@ -440,22 +251,11 @@ class Runtime:
                 _report_subscriber(on_progress, exc)
         self._emitter.emit(event)
 
-    def _arch_for(self, spec: Spec, arch: str | None) -> str:
-        wanted = spec.arch if arch is None else arch
-        if wanted is not None:
-            return validate_arch(wanted)
-        if self._device is None:
-            raise SpecError(
-                f"spec {spec.name!r} names no arch, and this runtime has no device to take it "
-                f"from; give arch='sm_90a' or the like"
-            )
-        return self._device.arch
-
     # --- life ---
 
     def _refuse_requests(self) -> None:
         self._state = "closed"
-        self._kernels.clear()
+        self._ready.clear()
 
     def _check_usable(self) -> None:
         if self._state == "forked":
@@ -469,7 +269,7 @@ class Runtime:
 
     def _poison(self) -> None:
         self._state = "forked"
-        self._kernels = {}
+        self._ready = {}
 
 
 @asynccontextmanager
@@ -513,7 +313,7 @@ async def open_runtime(
             parts = await open_parts(stack, settings, emitter)
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(keep_cache_small, parts)
-            runtime = Runtime(Resolver(parts, flights), emitter, device, group)
+            runtime = Runtime(Kernels(Resolver(parts, flights), device, group))
             try:
                 yield runtime
             except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001  # raised below

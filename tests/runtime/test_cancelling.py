@@ -44,7 +44,7 @@ async def test_callers_cancelled_at_any_await_leave_the_others_served(
 ):
     """Whoever leaves and whenever: the compile goes on, once, and who stays gets the kernel."""
     async with ajit.open_runtime(**with_device) as rt:
-        for sequencer in every_await(monkeypatch, ON_THE_WAY | {"_runtime:_load"}):
+        for sequencer in every_await(monkeypatch, ON_THE_WAY | {"_kernels:_load"}):
             spec = saxpy(sequencer.at)
             before = compiler.started
             served: list[int] = []
@@ -78,7 +78,7 @@ async def test_runtime_cancelled_at_any_await_leaves_nothing(
     No lease (another process says so), no flight, no temporary file, no build folder, no compiler.
     """
     counts = []
-    for sequencer in every_await(monkeypatch, ON_THE_WAY | {"_runtime:_load"}):
+    for sequencer in every_await(monkeypatch, ON_THE_WAY | {"_kernels:_load"}):
         spec = saxpy(sequencer.at)
 
         async def whole_life(spec=spec, points=sequencer.points):

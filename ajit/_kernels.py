@@ -1,0 +1,268 @@
+"""The kernels of one runtime: what is loaded, and the way of one spec to there.
+
+Each step of that way is a piece of work in the runtime's task group, one for all who want it
+(`ajit._works`): resolving a spec, loading it, and loading the module of a key, which specs that
+differ in their labels only share. What somebody awaits hurries the work that a warm-up has begun.
+
+Belongs to the runtime's event loop. Whether the runtime may be used at all is its own to check.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ajit._core.events import FallbackUsed
+from ajit._core.spec import is_cpu_arch, validate_arch
+from ajit._perform import Urgency
+from ajit._statistics import Counts, RuntimeStatistics
+from ajit._works import Works
+from ajit.errors import AjitError, NoDevice, SpecError
+from ajit.warmup import Ready
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from anyio.abc import TaskGroup
+
+    from ajit._core.events import Tier
+    from ajit._core.spec import EntryPoint, Spec
+    from ajit._gpu.device import Device
+    from ajit._gpu.module import Kernel, LoadedModule
+    from ajit._parts import Parts
+    from ajit._perform import Resolution
+    from ajit._resolve import Resolver
+
+__all__ = ["Kernels"]
+
+DEVICE_HINT = (
+    "this runtime was opened with device='none': it compiles, but has nothing to load or launch on"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A module on the device, and where its artifact came from.
+
+    Not the artifact itself: the device has its code, and a server keeps this for ever.
+    """
+
+    module: LoadedModule
+    tier: Tier
+
+
+class Kernels:
+    """Finds, compiles and loads what specs ask for, one spec at a time.
+
+    Args:
+        resolver: Finds artifacts.
+        device: What to load on, if anything.
+        group: Where the work runs.
+
+    Attributes:
+        counts: How requests ended.
+        ready: By spec, the kernel of its one entry point, for `Runtime.kernel` to look at first.
+    """
+
+    def __init__(self, resolver: Resolver, device: Device | None, group: TaskGroup) -> None:
+        abandoned = resolver.parts.settings.abandoned
+        self._resolver = resolver
+        self._device = device
+        self._works = Works(group, cancel_abandoned=abandoned == "cancel")
+        self.counts = Counts()
+        self.ready: dict[Spec, Kernel] = {}
+        self._modules: dict[Spec, _Loaded] = {}
+        self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
+        self._urgencies: dict[Spec, Urgency] = {}
+
+    @property
+    def parts(self) -> Parts:
+        """What specs are resolved with."""
+        return self._resolver.parts
+
+    @property
+    def device(self) -> Device:
+        """The device.
+
+        Raises:
+            NoDevice: There is none.
+        """
+        if self._device is None:
+            raise NoDevice(operation="use a device", detail=DEVICE_HINT)
+        return self._device
+
+    def loaded(self, spec: Spec) -> LoadedModule | None:
+        """Return the module of a spec if it is loaded."""
+        loaded = self._modules.get(spec)
+        return None if loaded is None else loaded.module
+
+    async def module(self, spec: Spec, *, recache: bool) -> LoadedModule:
+        """Return the loaded module of a spec, from whichever tier has it.
+
+        Raises:
+            AjitError: As `Runtime.module`.
+
+        Cancelling only leaves.
+        """
+        loaded = self.loaded(spec)
+        if loaded is not None and not recache:
+            self.counts.memory += 1
+            return loaded
+        self._hurry(spec)
+        return (await self._works.join(*self._loading(spec, recache=recache))).module
+
+    async def resolve(
+        self, spec: Spec, arch: str | None, *, recache: bool = False, urgency: Urgency | None = None
+    ) -> Resolution:
+        """Return the artifact of a spec, from whichever tier has it.
+
+        Args:
+            spec: What to find.
+            arch: For which architecture; None takes the spec's, else the device's.
+            recache: Compile it again, whatever is cached, and replace that.
+            urgency: Whether somebody awaits it; None: somebody does.
+
+        Raises:
+            AjitError: As `Runtime.compile`.
+
+        Cancelling only leaves.
+        """
+        urgency = urgency or Urgency()
+        target = spec.with_(arch=self._arch_for(spec, arch))
+        if urgency.foreground:
+            self._hurry(target)
+        resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
+        return await self._works.join(("resolve", target, recache), resolve)
+
+    async def warm(self, spec: Spec) -> Ready:
+        """Make a spec ready in the background: loaded if there is a device, else compiled."""
+        if self._device is None:
+            resolution = await self.resolve(spec, None, urgency=Urgency(foreground=False))
+            return Ready(resolution.artifact.key, resolution.tier)
+        module = self.loaded(spec)
+        if module is not None:
+            return Ready(module.key, "memory")
+        loaded = await self._works.join(*self._loading(spec, foreground=False))
+        return Ready(loaded.module.key, loaded.tier)
+
+    def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
+        """Return the fallback if it is loaded and the wanted one is not, and go for that."""
+        ready = self.loaded(fallback)
+        if ready is None or spec in self._modules:
+            return None
+        self._works.begin(*self._loading(spec))
+        emitter = self.parts.emitter
+        if emitter.listening:
+            emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
+        kernel = copy.copy(ready.kernel(fallback.entry(entry).name))
+        kernel.stands_in_for = spec
+        return kernel
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return what was done and is going on."""
+        counts, parts = self.counts, self.parts
+        return RuntimeStatistics(
+            from_memory=counts.memory,
+            from_disk=counts.disk,
+            compiled=counts.compiled,
+            failed=counts.failed,
+            waited=counts.waited,
+            in_progress=len(self._works),
+            waiting=tuple(parts.waits.values()),
+            loaded_modules=len(self._modules_by_key),
+            disk=parts.store.statistics(),
+            pool=parts.pool.statistics(),
+            device=self._device.statistics() if self._device else None,
+        )
+
+    def __repr__(self) -> str:
+        device = self._device.name if self._device else "none"
+        modules, works = len(self._modules_by_key), len(self._works)
+        return f"<Kernels device={device} modules={modules} in_progress={works}>"
+
+    # --- in tasks of the group ---
+
+    async def _resolve(self, spec: Spec, *, recache: bool, urgency: Urgency) -> Resolution:
+        self._urgencies[spec] = urgency
+        try:
+            resolution = await self._resolver.resolve(
+                spec, self._arch_for(spec, None), recache=recache, urgency=urgency
+            )
+        except AjitError:
+            self.counts.failed += 1
+            raise
+        finally:
+            self._urgencies.pop(spec, None)
+        if resolution.tier == "disk":
+            self.counts.disk += 1
+        else:
+            self.counts.compiled += 1
+        self.counts.waited += resolution.waited_for is not None
+        return resolution
+
+    def _loading(
+        self, spec: Spec, *, recache: bool = False, foreground: bool = True
+    ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
+        """Name and function of the work that loads a spec."""
+        urgency = Urgency(foreground)
+        return ("load", spec, recache), partial(self._load, spec, recache=recache, urgency=urgency)
+
+    async def _load(self, spec: Spec, *, recache: bool, urgency: Urgency) -> _Loaded:
+        arch = self._arch_to_load(spec)
+        self._urgencies[spec] = urgency
+        try:
+            resolution = await self.resolve(spec, arch, recache=recache, urgency=urgency)
+        finally:
+            self._urgencies.pop(spec, None)
+        module = await self._load_artifact(spec, resolution, recache=recache)
+        loaded = self._modules[spec] = _Loaded(module, resolution.tier)
+        return loaded
+
+    async def _load_artifact(
+        self, spec: Spec, resolution: Resolution, *, recache: bool
+    ) -> LoadedModule:
+        # Specs that differ in their declared parameters only have one key and two modules.
+        name = (resolution.artifact.key, spec.entries)
+        if name not in self._modules_by_key or recache:
+            load = partial(self.device.load, resolution.artifact, spec.entries)
+            # Specs that differ in their labels only share a module.
+            self._modules_by_key[name] = await self._works.join(("module", name), load)
+            if recache:
+                self._forget_loaded(resolution.artifact.key)
+        return self._modules_by_key[name]
+
+    # --- helpers ---
+
+    def _hurry(self, spec: Spec) -> None:
+        """Somebody awaits now what a warm-up may be at."""
+        urgency = self._urgencies.get(spec)
+        if urgency is not None:
+            urgency.hurry(self.parts)
+
+    def _forget_loaded(self, key: str) -> None:
+        """A key was loaded anew: no spec gets its former module any more."""
+        for spec in [spec for spec, known in self._modules.items() if known.module.key == key]:
+            del self._modules[spec]
+            self.ready.pop(spec, None)
+
+    def _arch_to_load(self, spec: Spec) -> str:
+        device, arch = self.device, self._arch_for(spec, None)
+        if is_cpu_arch(arch) != is_cpu_arch(device.arch):
+            raise SpecError(
+                f"spec {spec.name!r} is for arch {arch}, and the device {device.name} is "
+                f"{device.arch}; leave the spec's arch open, or use compile()"
+            )
+        return arch
+
+    def _arch_for(self, spec: Spec, arch: str | None) -> str:
+        wanted = spec.arch if arch is None else arch
+        if wanted is not None:
+            return validate_arch(wanted)
+        if self._device is None:
+            raise SpecError(
+                f"spec {spec.name!r} names no arch, and this runtime has no device to take it "
+                f"from; give arch='sm_90a' or the like"
+            )
+        return self._device.arch
