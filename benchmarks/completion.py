@@ -1,143 +1,160 @@
-"""From submitting device work to the task that goes on, beside a hop through a thread.
+"""From submitting device work to the task that goes on, beside threads and polling.
 
-On the CPU driver: what is measured is ajit's own way there and back, and a driver that does next to
-nothing. A GPU adds its own microseconds.
+``python -m benchmarks.completion [--json FILE] [--effort full|brief|quick] [--device cpu|cuda]``
+measures all, and ``python -m benchmarks.completion_page FILE`` makes tables and plots of that.
+
+On the CPU driver what is measured is ajit's own way there and back, and a driver that does next to
+nothing. A GPU adds its own microseconds. Each loop, with 0, 1 and 2 busy Python threads beside it,
+is a process of its own, and so are the peers that call the driver themselves.
 """
 
 from __future__ import annotations
 
-import asyncio  # the peer is asyncio.to_thread itself
+import argparse
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
 import tempfile
-import threading
-import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import anyio
 
 import ajit
-from benchmarks.harness import Row, Sample, seconds
+from ajit._gpu.driver import CPU_LIBRARY
+from ajit._gpu.wire import NATIVE
+from benchmarks.completion_work import LOOPS, PAUSED, SINGLE, SOURCE
+from benchmarks.harness import ROOT, Row, console, environment, seconds
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-SOURCE = 'extern "C" __global__ void nothing(float* x, int n) {}'
-RUNS = 3000
-HOPS = 500
-BUSY_RUNS = 150
-PAUSE_SECONDS = 0.001
-"""Before each measurement beside a busy thread. Back to back, the loop and its helper thread pass
-the GIL to one another many times before the busy thread gets it again, and nearly all hops look
-free; a server's requests come to a loop that was asleep, with the busy thread at work."""
-BATCH = 64
-BACKENDS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("asyncio", "asyncio", {"use_uvloop": False}),
-    ("uvloop", "asyncio", {"use_uvloop": True}),
-    ("trio", "trio", {}),
-)
+BUSY = (0, 1, 2)
+HOP = "a hop through a thread"
+CELL_SECONDS = 600.0
+WHERE = {
+    "cpu": "the CPU driver: a model of NVIDIA's that runs on this processor, no GPU",
+    "cuda": "NVIDIA's driver",
+}
 
 
-def rows() -> list[Row]:
-    """Measure on every loop."""
-    made = []
-    for name, backend, options in BACKENDS:
-        made += anyio.run(_measure, name, backend=backend, backend_options=options)
+def measure(device: str, effort: str, *, busy: tuple[int, ...] = BUSY, peers: bool = True) -> Any:
+    """Run every cell, and return one object with all that was measured."""
+    with tempfile.TemporaryDirectory(prefix="ajit-bench-") as folder:
+        image = anyio.run(_compile, device, Path(folder)) if peers else None
+        cells = [
+            {"loop": loop, "busy": threads, **measured}
+            for loop in LOOPS
+            for threads in busy
+            for measured in _measure(loop, threads, device, effort, image)
+        ]
+    return {
+        "machine": environment(),
+        "driver": WHERE[device],
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "effort": effort,
+        "cells": cells,
+    }
+
+
+def _measure(
+    loop: str, busy: int, device: str, effort: str, image: Path | None
+) -> list[dict[str, Any]]:
+    console.print(f"[dim]{loop}, {busy} busy threads ...[/dim]")
+    made = _cell("benchmarks.completion_ajit", loop, str(busy), device, effort)
+    if image is not None:
+        found = {"LD_LIBRARY_PATH": str(image.parent)} if device == "cpu" else {}
+        made += _cell("benchmarks.completion_peers", loop, str(busy), str(image), effort, **found)
     return made
 
 
-async def _measure(name: str) -> list[Row]:
+def _cell(module: str, *arguments: str, **environ: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, check=True,
+        timeout=CELL_SECONDS,
+    )  # fmt: skip
+    measured: list[dict[str, Any]] = json.loads(done.stdout)
+    return measured
+
+
+async def _compile(device: str, folder: Path) -> Path:
+    """Leave the kernel for the peers and, on the CPU, the driver under the name they look for."""
     spec = ajit.Spec.of(SOURCE, "nothing", "float* x, int n")
-    with tempfile.TemporaryDirectory(prefix="ajit-bench-") as cache_dir:
-        async with ajit.open_runtime(device="cpu", cache_dir=cache_dir) as rt:
-            kernel = await rt.kernel(spec)
-            buffer = await rt.device.alloc(4)
-
-            async def launch() -> None:
-                await kernel.launch(1, 1, buffer, 1)
-
-            hop: Callable[[], Awaitable[object]] = anyio.to_thread.run_sync
-            hop_name = "anyio.to_thread" if name == "trio" else "asyncio.to_thread"
-
-            async def to_thread() -> None:
-                await (hop(int) if name == "trio" else asyncio.to_thread(int))  # type: ignore[call-arg]
-
-            idle, hops = await _times(launch, RUNS), await _times(to_thread, HOPS)
-            with _busy_thread():
-                busy = await _times(launch, BUSY_RUNS, PAUSE_SECONDS)
-                busy_hops = await _times(to_thread, BUSY_RUNS, PAUSE_SECONDS)
-            made = [
-                _row(f"submit to resume, idle, {name}", idle, hops, hop_name, 8),
-                _row(f"the same beside a busy thread, {name}", busy, busy_hops, hop_name, 100),
-            ]
-            if name == "asyncio":
-                made += await _submitting(rt.device, kernel, buffer)
-            return made
+    async with ajit.open_runtime(device=device, cache_dir=folder / "cache") as rt:
+        image = folder / "image"
+        image.write_bytes((await rt.compile(spec)).data)
+    if device == "cpu":
+        (folder / "libcuda.so.1").symlink_to(NATIVE / CPU_LIBRARY)
+    return image
 
 
-def _row(what: str, sample: Sample, hops: Sample, hop_name: str, factor: int) -> Row:
-    ratio = hops.median / sample.median
+def rows() -> list[Row]:
+    """Measure what has a budget, for the table of budgets."""
+    result = measure("cpu", "brief", busy=(0, 1), peers=False)
+    made = []
+    for loop in LOOPS:
+        idle, hop = (_find(result, loop, 0, who, SINGLE) for who in ("ajit", HOP))
+        made.append(_row(f"submit to resume, idle, {loop}", idle, hop, 8))
+        busy, hop = (_find(result, loop, 1, who, PAUSED) for who in ("ajit", HOP))
+        made.append(_row(f"the same beside a busy thread, {loop}", busy, hop, 100))
+    return [*made, *_others(result)]
+
+
+def _row(what: str, measured: Any, hop: Any, factor: int) -> Row:
+    ratio = hop["median"] / measured["median"]
     asked = f"{factor} times faster"
     met = ratio >= factor
-    if factor == 8 and "asyncio" in what:
-        asked, met = f"10 µs median, {asked}", met and sample.median <= 10e-6
-    return Row(what, str(sample), asked, met, f"{hop_name}: {hops}: {ratio:.3g} times ajit's")
+    if measured["loop"] == "asyncio" and not measured["busy"]:
+        asked, met = f"10 µs median, {asked}", met and measured["median"] <= 10e-6
+    return Row(what, _text(measured), asked, met, f"{HOP}: {_text(hop)}: {ratio:.3g} times ajit's")
 
 
-async def _times(
-    operation: Callable[[], Awaitable[object]], runs: int, pause_seconds: float = 0.0
-) -> Sample:
-    for _ in range(runs // 10):
-        await operation()
-    values = []
-    for _ in range(runs):
-        if pause_seconds:
-            await anyio.sleep(pause_seconds)
-        begun = time.perf_counter()
-        await operation()
-        values.append(time.perf_counter() - begun)
-    return Sample(tuple(values))
+def _others(result: Any) -> list[Row]:
+    batch, bound, alone, idle = (
+        _find(result, "asyncio", 0, "ajit", what)
+        for what in (
+            "submitting launches in a batch", "submitting bound launches in a batch",
+            "submitting one launch", "processor seconds per second, open and unused",
+        )
+    )  # fmt: skip
+    each = batch["median"] / batch["count"]
+    beside = f"bound launches: {seconds(bound['median'] / bound['count'])}; one launch by itself: "
+    beside += seconds(alone["median"])
+    what = f"one launch in a batch of {batch['count']}, submitting side"
+    used = idle["median"]
+    return [
+        Row(what, seconds(each), "1 µs", each <= 1e-6, beside),
+        Row("processor time of an open, unused runtime", f"{used:.3%}", "1 %", used <= 0.01),
+    ]
 
 
-async def _submitting(device: Any, kernel: Any, buffer: Any) -> list[Row]:
-    launched, added, single = [], [], []
-    bound = kernel.bind(1, 1, buffer, 1)
-    for _ in range(200):
-        batch = device.batch()
-        begun = time.perf_counter()
-        for _ in range(BATCH):
-            batch.launch(kernel, 1, 1, buffer, 1)
-        ticket = batch.submit()
-        launched.append((time.perf_counter() - begun) / BATCH)
-        await ticket
-        begun = time.perf_counter()
-        for _ in range(BATCH):
-            batch.add(bound)
-        ticket = batch.submit()
-        added.append((time.perf_counter() - begun) / BATCH)
-        await ticket
-        begun = time.perf_counter()
-        ticket = kernel.launch(1, 1, buffer, 1)
-        single.append(time.perf_counter() - begun)
-        await ticket
-    batched = Sample(tuple(launched))
-    beside = f"bound launches: {seconds(Sample(tuple(added)).median)}; "
-    beside += f"one launch by itself: {seconds(Sample(tuple(single)).median)}"
-    what = f"one launch in a batch of {BATCH}, submitting side"
-    return [Row(what, str(batched), "1 µs", batched.median <= 1e-6, beside)]
+def _find(result: Any, loop: str, busy: int, who: str, what: str) -> Any:
+    return next(
+        cell
+        for cell in result["cells"]
+        if (cell["loop"], cell["busy"], cell["who"], cell["what"]) == (loop, busy, who, what)
+    )
 
 
-@contextmanager
-def _busy_thread() -> Iterator[None]:
-    stop = threading.Event()
+def _text(measured: Any) -> str:
+    least, p99 = seconds(measured["least"]), seconds(measured["p99"])
+    return f"{seconds(measured['median'])} (min {least}, p99 {p99})"
 
-    def work() -> None:
-        while not stop.is_set():
-            sum(range(1000))
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def main(arguments: list[str]) -> int:
+    """Measure, and write or print the result."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.completion", description=__doc__)
+    parser.add_argument("--json", type=Path, help="where to write it; default: standard output")
+    parser.add_argument("--effort", choices=("full", "brief", "quick"), default="full")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args(arguments)
+    text = json.dumps(measure(options.device, options.effort), indent=1) + "\n"
+    if options.json:
+        options.json.write_text(text)
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
