@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ajit.errors import CompileError
     from ajit.settings import Settings
 
-__all__ = ["Look", "Parts", "keep_cache_small", "open_parts", "shielded"]
+__all__ = ["Look", "Parts", "keep_cache_small", "look_ahead", "open_parts", "shielded"]
 
 T = TypeVar("T")
 
@@ -159,6 +159,16 @@ async def keep_cache_small(parts: Parts) -> None:
         with suppress(OSError):
             await parts.in_thread(collect)
         await anyio.sleep(COLLECT_EVERY_SECONDS)
+
+
+async def look_ahead(parts: Parts) -> None:
+    """Look for NVRTC before the first kernel is asked for: no key is made without it.
+
+    The other compilers are not looked for, since they are run for that.
+    """
+    # Whoever wants it looks for it again, and gets the error.
+    with suppress(Exception):
+        await parts.in_thread(parts.toolchains.find, "nvrtc")
 
 
 async def shielded(close: Callable[[], Awaitable[None]]) -> None:

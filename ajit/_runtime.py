@@ -26,10 +26,10 @@ import anyio
 from ajit._bridge import LoopHandle
 from ajit._cache.flight import flights
 from ajit._core.events import Emitter
-from ajit._core.spec import Spec
+from ajit._core.spec import Spec, is_cpu_arch
 from ajit._kernels import Kernels
 from ajit._log import LogLines
-from ajit._parts import keep_cache_small, open_parts, shielded
+from ajit._parts import keep_cache_small, look_ahead, open_parts, shielded
 from ajit._resolve import Resolver
 from ajit.errors import (
     AjitWarning,
@@ -313,6 +313,8 @@ async def open_runtime(
             parts = await open_parts(stack, settings, emitter)
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(keep_cache_small, parts)
+            if device is None or not is_cpu_arch(device.arch):
+                group.start_soon(look_ahead, parts)
             runtime = Runtime(Kernels(Resolver(parts, flights), device, group))
             try:
                 yield runtime

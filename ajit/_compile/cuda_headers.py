@@ -55,18 +55,25 @@ def find_cuda_headers(compiler: tuple[int, int]) -> CudaHeaders:
     Args:
         compiler: Major and minor version of the compiler they are for.
     """
-    found = [
-        headers for headers in _installed() if headers.runtime and headers.runtime[0] == compiler[0]
-    ]
-    if not found:
-        return CudaHeaders((), None, "")
-    # min() keeps the first of equals: the places are in the order of preference.
-    return min(found, key=lambda headers: (_distance(headers, compiler), not headers.cccl))
+    best, best_rank = CudaHeaders((), None, ""), None
+    for headers in _installed():
+        rank = _rank(headers, compiler)
+        # The first of equals: the places are in the order of preference.
+        if rank is not None and (best_rank is None or rank < best_rank):
+            best, best_rank = headers, rank
+        if best_rank == _BEST_RANK:
+            break  # none can be better, and looking on is slow (see `places`)
+    return best
 
 
-def _distance(headers: CudaHeaders, compiler: tuple[int, int]) -> int:
-    assert headers.runtime is not None
-    return abs(headers.runtime[1] - compiler[1])
+_BEST_RANK = (0, False)
+
+
+def _rank(headers: CudaHeaders, compiler: tuple[int, int]) -> tuple[int, bool] | None:
+    """How far headers are from a compiler, the lower the better; None if they are of no use."""
+    if headers.runtime is None or headers.runtime[0] != compiler[0]:
+        return None
+    return abs(headers.runtime[1] - compiler[1]), not headers.cccl
 
 
 def _installed() -> Iterator[CudaHeaders]:

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from ajit._compile.cuda_headers import find_cuda_headers
@@ -37,12 +38,7 @@ Digests = FileCache[str]
 
 def find_nvrtc(digests: Digests) -> Toolchain:
     """Find the NVRTC library in wheels, conda, toolkits and the loader's directories."""
-    places = [os.path.join(place, NVRTC_LIBRARY) for place in library_dirs()]
-    path = next(filter(os.path.isfile, places), None)
-    if path is None:
-        install = "pip install 'nvidia-cuda-nvrtc>=13,<14'"
-        raise CompilerNotFound(compiler="nvrtc", searched=places, install=install)
-    path = os.path.realpath(path)
+    path = _nvrtc_library()
     version, digest = _nvrtc_wheel(path) or (_version_of_name(path), digests.get(path) or "")
     release = _release(version)
     headers = find_cuda_headers(release)
@@ -61,13 +57,7 @@ def find_nvrtc(digests: Digests) -> Toolchain:
 
 def find_nvcc(digests: Digests, setting: str) -> Toolchain:
     """Find nvcc: the setting, PATH, then the bin directory of every CUDA root."""
-    places = [setting] if setting else [*_on_path("nvcc"), *_in_roots("bin/nvcc")]
-    said = _first_that_answers(places, "--version")
-    if said is None:
-        install = "install the CUDA toolkit, or pip install 'ajit[nvcc]'"
-        searched = places if setting else ["nvcc on PATH", *places]
-        raise CompilerNotFound(compiler="nvcc", searched=searched, install=install)
-    path, text = said
+    path, text = _nvcc_program(setting)
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     version = found.group(1) if found else "unknown"
     host = _host_compiler_of(path)
@@ -158,6 +148,30 @@ def _native_headers(digests: Digests) -> Iterator[str]:
                 yield digests.get(path) or ""
 
 
+def _nvrtc_library() -> str:
+    searched = []
+    for place in library_dirs():
+        path = os.path.join(place, NVRTC_LIBRARY)
+        if os.path.isfile(path):
+            return os.path.realpath(path)
+        searched.append(path)
+    install = "pip install 'nvidia-cuda-nvrtc>=13,<14'"
+    raise CompilerNotFound(compiler="nvrtc", searched=searched, install=install)
+
+
+def _nvcc_program(setting: str) -> tuple[str, str]:
+    """Path of the first nvcc that runs, and what it says of its version."""
+    places = iter([setting]) if setting else chain(_on_path("nvcc"), _in_roots("bin/nvcc"))
+    searched = [] if setting else ["nvcc on PATH"]
+    for path in places:
+        text = _ask([path, "--version"])
+        if text is not None:
+            return path, text
+        searched.append(path)
+    install = "install the CUDA toolkit, or pip install 'ajit[nvcc]'"
+    raise CompilerNotFound(compiler="nvcc", searched=searched, install=install)
+
+
 def _nvrtc_wheel(path: str) -> tuple[str, str] | None:
     """Version and recorded digests of the wheel that the library belongs to.
 
@@ -194,8 +208,8 @@ def _on_path(name: str) -> list[str]:
     return [path] if path else []
 
 
-def _in_roots(relative: str) -> list[str]:
-    return [os.path.join(root, relative) for root in cuda_roots()]
+def _in_roots(relative: str) -> Iterator[str]:
+    return (os.path.join(root, relative) for root in cuda_roots())
 
 
 def _zig() -> list[tuple[str, ...]]:
@@ -210,14 +224,6 @@ def _host_compiler_of(nvcc: str) -> str:
         return (_ask([path, "--version"]) or "").partition("\n")[0]
     install = f"nvcc at {nvcc} needs a host compiler (gcc) to preprocess with: install gcc"
     raise CompilerNotFound(compiler="host", searched=["gcc on PATH"], install=install)
-
-
-def _first_that_answers(places: list[str], question: str) -> tuple[str, str] | None:
-    for path in places:
-        text = _ask([path, question])
-        if text is not None:
-            return path, text
-    return None
 
 
 def _ask(command: list[str]) -> str | None:

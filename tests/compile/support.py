@@ -148,3 +148,16 @@ def fake_compiler(folder: Path, behaviour: str) -> str:
 def _group_of(pid: int) -> int:
     # The fifth field; the second, the name, may hold spaces and brackets.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[2])
+
+
+def install_cuda(root: Path, version: int, *, cccl: bool = True) -> str:
+    """Make a root that looks like an installation of CUDA's headers."""
+    include = root / "include"
+    (include / "cccl" / "cub").mkdir(parents=True)
+    (include / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {version}\n")
+    if cccl:
+        text = "#define CUB_VERSION 300102 // macro"
+        (include / "cccl" / "cub" / "version.cuh").write_text(text)
+    else:
+        (include / "cccl" / "cub").rmdir()
+    return str(root)

@@ -8,9 +8,10 @@ import pytest
 
 from ajit._compile import cuda_headers
 from ajit._compile.cuda_headers import find_cuda_headers
-from tests.compile.support import Bench, job
+from tests.compile.support import Bench, install_cuda, job
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from ajit._compile.toolchain import Toolchains
@@ -56,19 +57,6 @@ def test_cub_is_found(bench: Bench, cuda_compiler: dict[str, Any]) -> None:
     assert bench.compile(job(CUB, **cuda_compiler)).data
 
 
-def install(root: Path, version: int, *, cccl: bool = True) -> str:
-    """Make a root that looks like an installation of CUDA's headers."""
-    include = root / "include"
-    (include / "cccl" / "cub").mkdir(parents=True)
-    (include / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {version}\n")
-    if cccl:
-        text = "#define CUB_VERSION 300102 // macro"
-        (include / "cccl" / "cub" / "version.cuh").write_text(text)
-    else:
-        (include / "cccl" / "cub").rmdir()
-    return str(root)
-
-
 @pytest.fixture
 def roots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The places that are searched, to be filled by the test."""
@@ -79,7 +67,7 @@ def roots(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_release_of_the_compiler_is_preferred(tmp_path: Path, roots: list[str]) -> None:
     """A newer wheel beside an older toolkit does not win by its place."""
-    roots += [install(tmp_path / "a", 13050), install(tmp_path / "b", 13000)]
+    roots += [install_cuda(tmp_path / "a", 13050), install_cuda(tmp_path / "b", 13000)]
     found = find_cuda_headers((13, 0))
 
     assert found.runtime == (13, 0)
@@ -92,7 +80,7 @@ def test_another_minor_release_is_used_with_cccls_check_off(
     tmp_path: Path, roots: list[str]
 ) -> None:
     """The nearest one; compiling usually works, refusing never does."""
-    roots += [install(tmp_path / "a", 13000), install(tmp_path / "b", 13040)]
+    roots += [install_cuda(tmp_path / "a", 13000), install_cuda(tmp_path / "b", 13040)]
     found = find_cuda_headers((13, 5))
 
     assert found.runtime == (13, 4)
@@ -101,15 +89,30 @@ def test_another_minor_release_is_used_with_cccls_check_off(
 
 def test_another_major_release_is_never_used(tmp_path: Path, roots: list[str]) -> None:
     """CUDA 12's headers do not work with CUDA 13's compiler."""
-    roots += [install(tmp_path / "a", 12090)]
+    roots += [install_cuda(tmp_path / "a", 12090)]
     found = find_cuda_headers((13, 5))
 
     assert found.dirs == ()
     assert str(found) == "cudart none, cccl none"
 
 
+def test_who_finds_the_best_headers_looks_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking on imports cuda-pathfinder, which costs more than all the rest."""
+
+    def places() -> Iterator[str]:
+        yield install_cuda(tmp_path / "a", 13050, cccl=False)
+        yield install_cuda(tmp_path / "b", 13050)
+        pytest.fail("looked on")
+
+    monkeypatch.setattr(cuda_headers, "cuda_roots", places)
+
+    assert find_cuda_headers((13, 5)).dirs[0] == f"{tmp_path}/b/include"
+
+
 def test_headers_without_cccl_do(tmp_path: Path, roots: list[str]) -> None:
     """The runtime's wheel alone serves all but CUB and libcu++."""
-    roots += [install(tmp_path / "a", 13050, cccl=False)]
+    roots += [install_cuda(tmp_path / "a", 13050, cccl=False)]
 
     assert find_cuda_headers((13, 5)).dirs == (f"{tmp_path}/a/include",)
