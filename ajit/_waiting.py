@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LeaseWaiter", "WaitEnd"]
 
-WATCH_SECONDS = 0.25
-"""How often a waiter looks for the entry and the holder's beat. The lease itself is not polled."""
+WATCH_SECONDS = 0.9
+"""How often a waiter looks for the entry and the holder's beat, and says whom it waits for.
+
+The holder beats, and the waiter reports, every second; patience ends with a look. The lease itself
+is not polled: what is seen here only is an entry whose holder hangs before it gives the lease back.
+A look costs 0.7 ms of CPU, which 31 waiters on 2 cores take from the compiler that they wait for.
+"""
 
 WATCH_SECONDS_EACH = 0.01
 """With many waiters each looks less often, so that all of them together look 100 times a second."""
-
-REPORT_SECONDS = 0.75
-"""How often a waiter says whom it waits for; with the watch's period, within every second."""
 
 
 class WaitEnd(NamedTuple):
@@ -125,7 +127,7 @@ class LeaseWaiter:
 
     async def _watch(self, begun: float, *, look_too: bool) -> WaitEnd:
         """Report the holder every second, look for the entry, and measure the holder's silence."""
-        silent_since = reported = begun
+        silent_since = begun
         beat: object = None
         if self.holder is None:
             # It had the lock and had not yet written who it is; by now it has.
@@ -144,9 +146,7 @@ class LeaseWaiter:
                     beat, silent_since = record.beat, now
             if self._is_out_of_patience(now - silent_since, now - begun):
                 return WaitEnd("patience")
-            if now - reported >= REPORT_SECONDS:
-                reported = now
-                self._report(begun)
+            self._report(begun)
 
     def _look(self, look_too: bool) -> tuple[HolderRecord | None, Look | None]:  # noqa: FBT001
         record = self._parts.leases.read_holder(self._key)
