@@ -202,6 +202,15 @@ class Settings:
         "device memory that this process may allocate through ajit; 0: what the device has",
         least=0,
     )
+    device_memory_idle_seconds: float = number(
+        10.0,
+        "time without work after which device memory that is kept for reuse is given back; "
+        "0: never",
+        least=0,
+    )
+    plain_device_memory: bool = switch(
+        "allocate device memory apart from any pool, for other GPUs, RDMA or other processes"
+    )
     stall_seconds: float = number(
         30.0,
         "time in one operation after which the CUDA thread counts as stuck, "

@@ -29,7 +29,9 @@ class ThreadStatistics:
         copies: Copies.
         allocations: Allocations so far.
         loads: Modules loaded so far.
-        live_memory_bytes: Device memory that is allocated now.
+        live_memory_bytes: Device memory that is in use now.
+        reserved_memory_bytes: Device memory that is taken now: what is in use, and what the pool
+            keeps for the next allocations.
         live_resources: Allocations and modules that the driver has now.
         deferred_frees: Frees that wait for an idle moment.
         lost_callbacks: Tickets whose host function never came.
@@ -53,6 +55,7 @@ class ThreadStatistics:
     allocations: int
     loads: int
     live_memory_bytes: int
+    reserved_memory_bytes: int
     live_resources: int
     deferred_frees: int
     lost_callbacks: int
@@ -69,6 +72,10 @@ def read_statistics(
 ) -> ThreadStatistics:
     """Return the counters: each is right by itself, together they are not one instant."""
     values = {field: int(getattr(counters, field)) for field in wire.COUNTERS}
+    # Without a pool nothing is kept, and the executor counts no reserve.
+    values["reserved_memory_bytes"] = max(
+        values["reserved_memory_bytes"], values["live_memory_bytes"]
+    )
     return ThreadStatistics(
         name=name,
         loops=loops,

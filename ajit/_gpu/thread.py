@@ -71,6 +71,8 @@ class DeviceThread:
             deadline_ns=int(settings.ticket_deadline_seconds * 1e9),
             memory_limit_bytes=settings.device_memory_limit_bytes,
             stall_ns=int(settings.stall_seconds * 1e9),
+            pool_idle_ns=int(settings.device_memory_idle_seconds * 1e9),
+            plain_memory=settings.plain_device_memory,
             dump_signal=dump_signal() if settings.stall_seconds else 0,
             ordinal=choice.ordinal,
         )

@@ -87,8 +87,8 @@ class Options(ctypes.Structure):
 
     _fields_ = (
         ("capacity", _u64), ("spin_ns", _u64), ("deadline_ns", _u64),
-        ("memory_limit_bytes", _u64), ("stall_ns", _u64),
-        ("ordinal", _i32), ("dump_signal", _i32),
+        ("memory_limit_bytes", _u64), ("stall_ns", _u64), ("pool_idle_ns", _u64),
+        ("ordinal", _i32), ("dump_signal", _i32), ("plain_memory", _i32), ("reserved", _i32),
     )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class DeviceInfo(ctypes.Structure):
 COUNTERS = (
     "dispatched", "settled", "failed", "launches", "copies", "allocations", "loads", "in_flight",
     "live_memory_bytes", "live_resources", "deferred_frees", "lost_callbacks", "expired", "sleeps",
-    "stalls",
+    "stalls", "reserved_memory_bytes",
 )  # fmt: skip
 
 

@@ -42,7 +42,9 @@ __attribute__((used)) void shim_check(void)
     DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)       \
     DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                     \
     DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)               \
-    DO(cuGraphExecDestroy) DO(cuLaunchKernelEx)
+    DO(cuGraphExecDestroy) DO(cuLaunchKernelEx) DO(cuMemPoolCreate) DO(cuMemPoolDestroy)      \
+    DO(cuMemPoolTrimTo) DO(cuMemPoolSetAttribute) DO(cuMemPoolGetAttribute)                   \
+    DO(cuMemAllocFromPoolAsync) DO(cuMemFreeAsync)
 
 ALL(STUB)
 

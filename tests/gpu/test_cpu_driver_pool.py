@@ -70,6 +70,32 @@ def test_a_pool_counts_what_is_taken_from_it(cpu: Cpu) -> None:
     cpu.ok("cuMemPoolDestroy", pool)
 
 
+def test_a_pool_keeps_bytes_up_to_its_threshold(cpu: Cpu) -> None:
+    """They are used again first, and go back to the device by trimming or with the pool."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    info = (ctypes.byref(free), ctypes.byref(total))
+    cpu.ok("cuMemGetInfo_v2", *info)
+    before, reserved = free.value, []
+    pool, stream = pool_of(cpu), cpu.stream()
+    cpu.ok("cuMemPoolSetAttribute", pool, THRESHOLD, ctypes.byref(ctypes.c_uint64(4096)))
+    for size in (1024, 2048, 8192):
+        pointer = cpu.get("cuMemAllocFromPoolAsync", ctypes.c_uint64, SIZE(size), pool, stream)
+        reserved.append(ask(cpu, pool, RESERVED))
+        cpu.ok("cuMemFreeAsync", pointer, stream)
+        cpu.ok("cuStreamSynchronize", stream)
+        reserved.append(ask(cpu, pool, RESERVED))
+    cpu.ok("cuMemGetInfo_v2", *info)
+    held = before - free.value
+    cpu.ok("cuMemPoolTrimTo", pool, SIZE(512))
+    reserved.append(ask(cpu, pool, RESERVED))
+    cpu.ok("cuMemPoolDestroy", pool)
+    cpu.ok("cuMemGetInfo_v2", *info)
+
+    assert reserved == [1024, 1024, 2048, 2048, 8192, 4096, 512]
+    assert held == 4096
+    assert free.value == before
+
+
 def test_a_pool_has_its_own_limit(cpu: Cpu) -> None:
     """One byte more is error 2, and frees in the stream make room."""
     pool, stream, pointer = pool_of(cpu, limit=1024), cpu.stream(), ctypes.c_uint64()

@@ -198,7 +198,7 @@ async def test_a_blocking_driver_blocks_nobody_else(faults):
 @pytest.mark.parametrize(
     ("function", "use"),
     [
-        ("cuMemAlloc_v2", lambda device, _: device.alloc(8)),
+        ("cuMemAllocFromPoolAsync", lambda device, _: device.alloc(8)),
         ("cuMemHostAlloc", lambda device, _: device.alloc_pinned(8)),
         ("cuMemcpyHtoDAsync_v2", lambda device, buffer: device.copy_to(buffer, bytes(8))),
         ("cuMemcpyDtoHAsync_v2", lambda device, buffer: device.download(buffer)),
@@ -219,7 +219,7 @@ async def test_each_call_that_fails_is_told(faults: Faults, function, use):
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("function", ["cuMemFree_v2", "cuModuleUnload", "cuStreamDestroy_v2"])
+@pytest.mark.parametrize("function", ["cuMemFreeAsync", "cuModuleUnload", "cuStreamDestroy_v2"])
 async def test_a_call_that_fails_while_tidying_up_is_no_error(faults, function):
     """Nobody waits for a free or an unload: a refusal is no reason not to close."""
     faults.inject(function, 999)

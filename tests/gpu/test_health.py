@@ -75,7 +75,7 @@ async def test_another_process_reads_the_heartbeat(faults):
     )
     async with cpu_device() as device:
         path = device.statistics().heartbeat_path
-        faults.inject("cuMemAlloc_v2", delay=2.0)
+        faults.inject("cuMemAllocFromPoolAsync", delay=2.0)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(device.alloc, 4)
             await until(lambda: device.health().operation == "allocate")

@@ -170,7 +170,7 @@ async def test_a_finalizer_never_enters_the_driver(faults):
     """Collecting buffers costs nothing even while the driver blocks in every free (R3)."""
     async with cpu_device() as device:
         buffers = [await device.alloc(64) for _ in range(50)]
-        faults.inject("cuMemFree_v2", count=50, delay=0.02)
+        faults.inject("cuMemFreeAsync", count=50, delay=0.02)
         began = anyio.current_time()
         buffers.clear()
         gc.collect()
@@ -193,7 +193,7 @@ async def test_running_out_of_memory(faults):
         faults.hold()
         device.fill(buffer, 1)
         buffer.free()
-        faults.inject("cuMemAlloc_v2", OUT_OF_MEMORY, count=3)
+        faults.inject("cuMemAllocFromPoolAsync", OUT_OF_MEMORY, count=3)
         async with anyio.create_task_group() as tasks:
 
             async def allocate():

@@ -48,6 +48,8 @@ OTHER_VALUES = {
     "ring_capacity": ("64", 64),
     "pinned_pool_bytes": ("65536", 65536),
     "device_memory_limit_bytes": ("1048576", 1048576),
+    "device_memory_idle_seconds": ("0", 0.0),
+    "plain_device_memory": ("1", True),
     "stall_seconds": ("0", 0.0),
 }
 

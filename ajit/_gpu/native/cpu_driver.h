@@ -208,6 +208,8 @@ CUresult cpu_memory_add(CUcontext context, enum cpu_kind kind, uintptr_t address
 CUresult cpu_memory_delete(uintptr_t address, enum cpu_kind kind);
 void cpu_memory_delete_all(CUcontext context);
 uint64_t cpu_memory_used(CUcontext context);
+/* Charges bytes to a device that no range has: what a pool keeps. Below 0: no longer. */
+void cpu_memory_hold(int device, int64_t bytes);
 CUresult cpu_submit_delete(CUstream stream, uintptr_t address, enum cpu_kind kind);
 
 /* ---- memory pools (cpu_pool.c), under the driver lock ---- */

@@ -110,6 +110,8 @@ void cpu_memory_delete_all(CUcontext context) {
 
 uint64_t cpu_memory_used(CUcontext context) { return used[context->device]; }
 
+void cpu_memory_hold(int device, int64_t bytes) { used[device] += (uint64_t)bytes; }
+
 /* ---- freeing in stream order ---- */
 
 typedef struct delete_op {

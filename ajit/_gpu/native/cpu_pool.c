@@ -1,10 +1,11 @@
 /* Memory pools: an account over ordinary allocations, with a limit and high-water marks.
  *
- * A pool keeps nothing back: memory that is freed is gone, so what is reserved is what is used and
- * trimming has nothing to do. The reuse attributes and the release threshold are kept and change
- * nothing. Each place (a device, or the host) has a default pool and a current
- * one; cuMemAllocAsync takes a device's. A destroyed pool goes when its last allocation does. Sharing pools with other processes is not
- * supported: a handle type other than none is refused. Everything is guarded by the driver lock.
+ * The memory of what is freed is gone at once. Up to the release threshold, 0 unless it is set, its
+ * bytes stay charged to the device, as if the pool kept them, until they are allocated again, trimmed
+ * or the pool is destroyed. The reuse attributes are kept and change nothing. Each place (a device, or
+ * the host) has a default pool and a current one; cuMemAllocAsync takes a device's. A destroyed pool
+ * goes when its last allocation does. Sharing pools with other processes is not supported: a handle
+ * type other than none is refused. Everything is guarded by the driver lock.
  */
 #include "cpu_driver.h"
 
@@ -20,6 +21,7 @@ struct CUmemPoolHandle_st {
     int place;
     size_t max_bytes; /* 0: only the device's own limit */
     uint64_t used, used_high, reserved_high;
+    uint64_t kept; /* bytes that are reserved and not used */
     uint64_t settings[SETTABLE + 1];
     unsigned access[CPU_MAX_DEVICES];
     uint64_t allocations;
@@ -67,6 +69,17 @@ static CUresult find_place(const CUmemLocation *location, unsigned type, int *pl
     }
 }
 
+/* ---- what is kept ---- */
+
+/* Keeps what may be kept of what is reserved, the first `most` bytes. */
+static void keep(CUmemoryPool pool, uint64_t reserved, uint64_t most) {
+    uint64_t limit = pool->max_bytes > 0 && pool->max_bytes < most ? pool->max_bytes : most;
+    uint64_t kept = reserved < limit ? reserved : limit;
+    kept = kept > pool->used ? kept - pool->used : 0;
+    if (pool->place != HOST) cpu_memory_hold(pool->place, (int64_t)(kept - pool->kept));
+    pool->kept = kept;
+}
+
 /* ---- allocations ---- */
 
 CUresult cpu_pool_allocate(CUmemoryPool pool, size_t bytes, uintptr_t *address) {
@@ -76,17 +89,25 @@ CUresult cpu_pool_allocate(CUmemoryPool pool, size_t bytes, uintptr_t *address) 
     bool host = pool->place == HOST;
     CUcontext context = cpu_context(host ? 0 : pool->place); /* the host's belongs to the first */
     enum cpu_kind kind = host ? CPU_PINNED_MEMORY : CPU_DEVICE_MEMORY;
+    uint64_t reserved = pool->used + pool->kept;
+    keep(pool, reserved, reserved - (bytes < pool->kept ? bytes : pool->kept));
     result = cpu_memory_new_in(pool, context, kind, bytes, address);
-    if (result != CUDA_SUCCESS) return result;
+    if (result != CUDA_SUCCESS) {
+        keep(pool, reserved, reserved);
+        return result;
+    }
     pool->allocations++;
     pool->used += bytes;
     if (pool->used > pool->used_high) pool->used_high = pool->used;
-    if (pool->used > pool->reserved_high) pool->reserved_high = pool->used;
+    reserved = pool->used + pool->kept;
+    if (reserved > pool->reserved_high) pool->reserved_high = reserved;
     return CUDA_SUCCESS;
 }
 
 void cpu_pool_release(CUmemoryPool pool, size_t bytes) {
+    uint64_t reserved = pool->used + pool->kept;
     pool->used -= bytes;
+    if (pool->magic != 0) keep(pool, reserved, pool->settings[CU_MEMPOOL_ATTR_RELEASE_THRESHOLD]);
     if (--pool->allocations == 0 && pool->magic == 0) free(pool);
 }
 
@@ -180,6 +201,7 @@ static CUresult destroy(CUmemoryPool pool) {
     CUresult result = find(pool);
     if (result != CUDA_SUCCESS || pool == &defaults[pool->place]) return CUDA_ERROR_INVALID_VALUE;
     if (chosen[pool->place] == pool) chosen[pool->place] = NULL;
+    keep(pool, 0, 0);
     pool->magic = 0;
     if (pool->allocations == 0) free(pool);
     return CUDA_SUCCESS;
@@ -187,9 +209,14 @@ static CUresult destroy(CUmemoryPool pool) {
 
 CUresult cuMemPoolDestroy(CUmemoryPool pool) { CPU_CALL(CPU_LOCKED, destroy(pool)); }
 
+static CUresult trim(CUmemoryPool pool, size_t bytes) {
+    CUresult result = find(pool);
+    if (result == CUDA_SUCCESS) keep(pool, pool->used + pool->kept, bytes);
+    return result;
+}
+
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep) {
-    (void)minBytesToKeep;
-    CPU_CALL(CPU_LOCKED, find(pool));
+    CPU_CALL(CPU_LOCKED, trim(pool, minBytesToKeep));
 }
 
 /* ---- attributes ---- */
@@ -203,7 +230,7 @@ static CUresult set_attribute(CUmemoryPool pool, unsigned attribute, void *value
     } else if (attribute >= CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES && attribute < SETTABLE) {
         pool->settings[attribute] = *(int *)value != 0;
     } else if (attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH && *(uint64_t *)value == 0) {
-        pool->reserved_high = pool->used;
+        pool->reserved_high = pool->used + pool->kept;
     } else if (attribute == CU_MEMPOOL_ATTR_USED_MEM_HIGH && *(uint64_t *)value == 0) {
         pool->used_high = pool->used;
     } else {
@@ -226,7 +253,7 @@ static CUresult get_attribute(CUmemoryPool pool, unsigned attribute, void *value
         *(int *)value = (int)pool->settings[attribute];
         break;
     case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD: *(uint64_t *)value = pool->settings[attribute]; break;
-    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT:
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT: *(uint64_t *)value = pool->used + pool->kept; break;
     case CU_MEMPOOL_ATTR_USED_MEM_CURRENT: *(uint64_t *)value = pool->used; break;
     case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH: *(uint64_t *)value = pool->reserved_high; break;
     case CU_MEMPOOL_ATTR_USED_MEM_HIGH: *(uint64_t *)value = pool->used_high; break;

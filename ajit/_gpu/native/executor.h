@@ -52,7 +52,10 @@ struct ajit_executor {
     char library[512], error[512];
     CUdevice device;
     CUcontext context;
-    CUstream stream, capture_stream;
+    CUstream stream, capture_stream, memory_stream;
+    CUmemoryPool pool; /* NULL: memory is allocated without one, see executor_pool.c */
+    uint64_t memory_lane;
+    bool pool_trimmed; /* since memory was last taken or given back */
     CUevent join_event;
     struct ajit_heartbeat *heartbeat;
     int heartbeat_fd; /* -1: the heartbeat is in memory of this process only */
@@ -157,9 +160,18 @@ void ajit_heartbeat_leave(struct ajit_executor *);
 void ajit_watchdog_start(struct ajit_executor *);
 void ajit_watchdog_end(struct ajit_executor *);
 
+void ajit_pool_open(struct ajit_executor *);
+void ajit_pool_close(struct ajit_executor *);
+int ajit_pool_alloc(struct ajit_executor *, CUdeviceptr *, size_t size);
+int ajit_pool_free(struct ajit_executor *, CUdeviceptr);
+int ajit_pool_follow(struct ajit_executor *, struct ajit_ticket *, bool *enqueued);
+void ajit_pool_give_back(struct ajit_executor *);
+uint64_t ajit_pool_idle_ns(const struct ajit_executor *);
+
 struct ajit_resource *ajit_resource_make(struct ajit_executor *, struct ajit_ticket *, uint64_t kind);
 void ajit_resource_unmake(struct ajit_executor *, struct ajit_ticket *);
-int ajit_resource_alloc(struct ajit_executor *, struct ajit_ticket *, uint64_t kind, uint64_t size);
+int ajit_resource_alloc(struct ajit_executor *, struct ajit_ticket *, uint64_t kind, uint64_t size,
+                        bool *enqueued);
 int ajit_resource_load(struct ajit_executor *, struct ajit_ticket *, const struct ajit_load *);
 void ajit_resource_defer(struct ajit_executor *, struct ajit_resource *);
 void ajit_resource_free_now(struct ajit_executor *, struct ajit_resource *);

@@ -53,6 +53,8 @@ static int open_context(struct ajit_executor *executor)
         code = driver->exchange_capture_mode(&mode);
     if (code)
         driver->context_release(executor->device);
+    else
+        ajit_pool_open(executor);
     return code;
 }
 
@@ -60,6 +62,7 @@ static int open_context(struct ajit_executor *executor)
 void ajit_device_close(struct ajit_executor *executor)
 {
     struct ajit_driver *driver = &executor->driver;
+    ajit_pool_close(executor);
     if (executor->join_event)
         driver->event_destroy(executor->join_event);
     if (executor->capture_stream)

@@ -61,6 +61,13 @@ static const struct symbol SYMBOLS[] = {
     OPTIONAL(graph_instantiate, "cuGraphInstantiateWithFlags"),
     OPTIONAL(graph_launch, "cuGraphLaunch"),
     OPTIONAL(graph_exec_destroy, "cuGraphExecDestroy"),
+    OPTIONAL(pool_create, "cuMemPoolCreate"),
+    OPTIONAL(pool_destroy, "cuMemPoolDestroy"),
+    OPTIONAL(pool_trim, "cuMemPoolTrimTo"),
+    OPTIONAL(pool_set, "cuMemPoolSetAttribute"),
+    OPTIONAL(pool_get, "cuMemPoolGetAttribute"),
+    OPTIONAL(pool_alloc, "cuMemAllocFromPoolAsync"),
+    OPTIONAL(pool_free, "cuMemFreeAsync"),
     OPTIONAL(launch_with, "cuLaunchKernelEx"),
 };
 

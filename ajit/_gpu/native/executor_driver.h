@@ -19,6 +19,7 @@ typedef struct CUstream_st *CUstream;
 typedef struct CUevent_st *CUevent;
 typedef struct CUgraph_st *CUgraph;
 typedef struct CUgraphExec_st *CUgraphExec;
+typedef struct CUmemPoolHandle_st *CUmemoryPool;
 typedef void (*CUhostFn)(void *);
 
 enum {
@@ -51,6 +52,23 @@ struct ajit_copy_attributes {
     uint32_t source_order;
     uint32_t source_hint[2], target_hint[2]; /* kind and number of a location */
     uint32_t flags;
+};
+
+enum {
+    CU_MEM_ALLOCATION_TYPE_PINNED = 1,
+    CU_MEM_LOCATION_TYPE_DEVICE = 1,
+    CU_MEMPOOL_ATTR_RELEASE_THRESHOLD = 4,
+    CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT = 5,
+};
+
+/* CUmemPoolProps of cuda.h. */
+struct ajit_pool_properties {
+    uint32_t allocation_type, handle_types;
+    int32_t location_type, location;
+    void *security;
+    size_t max_bytes;
+    uint16_t usage;
+    uint8_t reserved[54];
 };
 
 enum {
@@ -149,6 +167,13 @@ struct ajit_driver {
     CUresult (*graph_instantiate)(CUgraphExec *, CUgraph, unsigned long long);
     CUresult (*graph_launch)(CUgraphExec, CUstream);
     CUresult (*graph_exec_destroy)(CUgraphExec);
+    CUresult (*pool_create)(CUmemoryPool *, const struct ajit_pool_properties *);
+    CUresult (*pool_destroy)(CUmemoryPool);
+    CUresult (*pool_trim)(CUmemoryPool, size_t);
+    CUresult (*pool_set)(CUmemoryPool, int, void *);
+    CUresult (*pool_get)(CUmemoryPool, int, void *);
+    CUresult (*pool_alloc)(CUdeviceptr *, size_t, CUmemoryPool, CUstream);
+    CUresult (*pool_free)(CUdeviceptr, CUstream);
     CUresult (*launch_with)(const struct ajit_launch_config *, CUfunction, void **, void **);
 };
 

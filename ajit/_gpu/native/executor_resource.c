@@ -4,7 +4,7 @@
  * without a system call while the CUDA thread is awake. A free must not overtake a launch that was
  * submitted before it, and must not stop the thread: cuMemFree waits for the device. So a posted
  * resource first waits until the ring has passed the place where it stood at the time, then until
- * everything dispatched by then has retired, then for an idle moment.
+ * everything dispatched by then has retired, then, unless it goes to a pool, for an idle moment.
  */
 #include "executor.h"
 
@@ -98,7 +98,8 @@ static int allocate(struct ajit_executor *executor, struct ajit_resource *resour
         CUdeviceptr pointer = 0;
         if (above_limit(executor, size))
             return CUDA_ERROR_OUT_OF_MEMORY;
-        int code = driver->memory_alloc(&pointer, size);
+        int code = executor->pool ? ajit_pool_alloc(executor, &pointer, size)
+                                  : driver->memory_alloc(&pointer, size);
         resource->pointer = pointer;
         return code;
     }
@@ -115,18 +116,25 @@ static bool may_wait(struct ajit_executor *executor, struct ajit_ticket *ticket)
            ajit_now_ns() - ticket->submitted_ns < executor->options.deadline_ns;
 }
 
-int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t kind,
-                        uint64_t size)
+/* Memory that was given back but not freed yet is no reason to fail. */
+static int allocate_patiently(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                              struct ajit_resource *resource, uint64_t size)
 {
-    struct ajit_resource *resource = ajit_resource_make(executor, ticket, kind);
-    if (!resource)
-        return CUDA_ERROR_OUT_OF_MEMORY;
     int code = allocate(executor, resource, size);
-    /* Memory that was given back but not freed yet is no reason to fail. */
     while (code == CUDA_ERROR_OUT_OF_MEMORY && ajit_resource_tidy(executor, AJIT_WHEN_SAFE))
         code = allocate(executor, resource, size);
     if (code == CUDA_ERROR_OUT_OF_MEMORY && may_wait(executor, ticket))
         code = AJIT_LATER;
+    return code;
+}
+
+int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t kind,
+                        uint64_t size, bool *enqueued)
+{
+    struct ajit_resource *resource = ajit_resource_make(executor, ticket, kind);
+    if (!resource)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    int code = allocate_patiently(executor, ticket, resource, size);
     if (code) {
         ajit_resource_unmake(executor, ticket); /* its size is still 0 */
         return code;
@@ -135,6 +143,8 @@ int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *tick
     if (kind == AJIT_MEMORY)
         atomic_fetch_add_explicit(&executor->counters.live_memory_bytes, size, memory_order_relaxed);
     atomic_fetch_add_explicit(&executor->counters.allocations, 1, memory_order_relaxed);
+    if (kind == AJIT_MEMORY && executor->pool)
+        return ajit_pool_follow(executor, ticket, enqueued);
     return CUDA_SUCCESS;
 }
 
@@ -143,7 +153,8 @@ static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *
     struct ajit_driver *driver = &executor->driver;
     switch (resource->kind) {
     case AJIT_MEMORY:
-        return driver->memory_free(resource->pointer);
+        return executor->pool ? ajit_pool_free(executor, resource->pointer)
+                              : driver->memory_free(resource->pointer);
     case AJIT_HOST_MEMORY:
         return driver->host_free((void *)(uintptr_t)resource->pointer);
     case AJIT_STREAM:
@@ -209,6 +220,13 @@ static void release_held(struct ajit_executor *executor)
     }
 }
 
+/* Whether the driver waits for all of the device to free it: memory of no pool, and modules. */
+static bool waits_for_device(const struct ajit_executor *executor,
+                             const struct ajit_resource *resource)
+{
+    return resource->kind < AJIT_STREAM && !(resource->kind == AJIT_MEMORY && executor->pool);
+}
+
 static bool may_free(const struct ajit_executor *executor, const struct ajit_resource *resource,
                      enum ajit_urgency urgency)
 {
@@ -216,8 +234,7 @@ static bool may_free(const struct ajit_executor *executor, const struct ajit_res
         return true;
     if (ajit_flight_uses(executor, resource))
         return false;
-    /* Only memory and modules make the driver wait for all of the device. */
-    if (urgency == AJIT_WHEN_SAFE || resource->kind >= AJIT_STREAM)
+    if (urgency == AJIT_WHEN_SAFE || !waits_for_device(executor, resource))
         return true;
     return ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
 }

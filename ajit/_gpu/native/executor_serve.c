@@ -88,10 +88,17 @@ static void rest(struct ajit_executor *executor)
     if (ajit_resource_tidy(executor, AJIT_WHEN_IDLE))
         return;
     bool busy = executor->busy_lanes || executor->deferred || executor->held;
-    uint64_t limit_ns = executor->starved ? STARVED_NS : busy ? SWEEP_NS : 0;
+    uint64_t limit_ns = executor->starved ? STARVED_NS
+                        : busy            ? SWEEP_NS
+                                          : ajit_pool_idle_ns(executor);
     bool woken = ajit_ring_wait(executor, limit_ns);
     if (!woken)
         look_after(executor);
+    if (woken || busy)
+        return;
+    ajit_heartbeat_enter(executor, AJIT_FREEING, 0);
+    ajit_pool_give_back(executor);
+    ajit_heartbeat_leave(executor);
 }
 
 /* Serves until Python has to act. Returns AJIT_CALL (the callable of ticket `number` is next) or

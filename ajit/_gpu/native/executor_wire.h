@@ -180,6 +180,7 @@ struct ajit_counters {
     _Atomic uint64_t dispatched, settled, failed, launches, copies, allocations, loads;
     _Atomic uint64_t in_flight, live_memory_bytes, live_resources, deferred_frees;
     _Atomic uint64_t lost_callbacks, expired, sleeps, stalls;
+    _Atomic uint64_t reserved_memory_bytes; /* by the pool, what is in use included; 0: no pool */
 };
 
 /* The heartbeat: in a file that other processes may map. Written by the CUDA thread. */
@@ -202,8 +203,11 @@ struct ajit_options {
     uint64_t deadline_ns;
     uint64_t memory_limit_bytes; /* of device memory; 0: what the device has */
     uint64_t stall_ns;           /* in one operation, after which the watchdog speaks up; 0: never */
+    uint64_t pool_idle_ns;       /* without work, after which the pool gives back; 0: never */
     int32_t ordinal;
     int32_t dump_signal; /* makes the process print its stacks; 0: none */
+    int32_t plain_memory; /* no pool: memory that others than this device may use */
+    int32_t reserved;
 };
 
 #endif

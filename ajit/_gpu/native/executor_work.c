@@ -15,14 +15,14 @@ static int fill(struct ajit_executor *executor, struct ajit_ticket *ticket,
 
 /* Makes something for Python, or answers it, on the second lane. */
 static int make(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                const struct ajit_operation *op)
+                const struct ajit_operation *op, bool *enqueued)
 {
     const struct ajit_alloc *simple = (const struct ajit_alloc *)op;
     switch (op->opcode) {
     case AJIT_ALLOC:
-        return ajit_resource_alloc(executor, ticket, AJIT_MEMORY, simple->size);
+        return ajit_resource_alloc(executor, ticket, AJIT_MEMORY, simple->size, enqueued);
     case AJIT_ALLOC_HOST:
-        return ajit_resource_alloc(executor, ticket, AJIT_HOST_MEMORY, simple->size);
+        return ajit_resource_alloc(executor, ticket, AJIT_HOST_MEMORY, simple->size, enqueued);
     case AJIT_LOAD:
         return ajit_resource_load(executor, ticket, (const struct ajit_load *)op);
     case AJIT_MAKE_STREAM:
@@ -68,7 +68,7 @@ static int operate(struct ajit_executor *executor, struct ajit_ticket *ticket,
                    const struct ajit_operation *op, bool *enqueued)
 {
     if (op->opcode >= AJIT_ALLOC)
-        return make(executor, ticket, op);
+        return make(executor, ticket, op, enqueued);
     int code = enqueue(executor, ticket, op);
     if (!code)
         *enqueued = true;

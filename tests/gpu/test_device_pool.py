@@ -1,0 +1,205 @@
+"""Device memory from a pool of ajit's own."""
+
+from __future__ import annotations
+
+import ctypes
+
+import anyio
+import pytest
+
+from ajit._gpu.driver import CPU_LIBRARY
+from ajit._gpu.wire import NATIVE
+from ajit.errors import DeviceError, OutOfMemory
+from tests.gpu.support import cpu_device, kernels, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
+
+OUT_OF_MEMORY, NOT_SUPPORTED, UNKNOWN = 2, 801, 999
+RESERVED = 5
+
+DRIVER = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
+
+
+def free_bytes():
+    """What the device has left; on the CUDA thread."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    assert DRIVER.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
+    return free.value
+
+
+def reserved_by_the_current_pool():
+    """What the pool holds that everybody else in the process allocates from."""
+    pool, bytes_ = ctypes.c_void_p(), ctypes.c_uint64(1)
+    assert DRIVER.cuDeviceGetMemPool(ctypes.byref(pool), 0) == 0
+    assert DRIVER.cuMemPoolGetAttribute(pool, RESERVED, ctypes.byref(bytes_)) == 0
+    return bytes_.value
+
+
+async def given_back(device):
+    """Everything was given back to the pool, in the order of its stream."""
+    await until(lambda: device.statistics().live_resources == 0)
+
+
+async def freed(device):
+    """The same, and the stream is there."""
+    await given_back(device)
+    assert await device.run(DRIVER.cuCtxSynchronize) == 0
+
+
+async def test_what_is_freed_is_kept_for_the_next_allocation():
+    """The device is not asked again for what was given back; the statistics tell both numbers."""
+    async with cpu_device() as device:
+        before = await device.run(free_bytes)
+        (await device.alloc(1 << 20)).free()
+        await freed(device)
+        kept = device.statistics()
+        left = await device.run(free_bytes)
+        buffer = await device.alloc(1 << 20)
+        used = device.statistics()
+
+        assert (kept.live_memory_bytes, kept.reserved_memory_bytes) == (0, 1 << 20)
+        assert (used.live_memory_bytes, used.reserved_memory_bytes) == (1 << 20, 1 << 20)
+        assert await device.run(free_bytes) == left == before - (1 << 20)
+        buffer.free()
+
+
+async def test_what_is_kept_goes_back_after_a_time_without_work_and_in_the_end():
+    """Other programs get the memory of a server that rests, and of one that ended."""
+    async with cpu_device(device_memory_idle_seconds=0.05) as device:
+        before = await device.run(free_bytes)
+        (await device.alloc(1 << 20)).free()
+        await until(lambda: device.statistics().reserved_memory_bytes == 0)
+
+        assert await device.run(free_bytes) == before
+    async with cpu_device(device_memory_idle_seconds=0.0) as device:
+        (await device.alloc(1 << 20)).free()
+        await freed(device)
+        kept = device.statistics().reserved_memory_bytes
+    async with cpu_device() as device:
+        assert kept == 1 << 20
+        assert await device.run(free_bytes) == before
+
+
+async def test_the_limit_holds_for_what_is_kept_as_well():
+    """In use and kept together never come to more than the limit."""
+    async with cpu_device(device_memory_limit_bytes=1000) as device:
+        for size in (600, 900, 300, 1000):
+            buffer = await device.alloc(size)
+            used = device.statistics().reserved_memory_bytes
+            buffer.free()
+            await freed(device)
+
+            assert used <= 1000
+            assert device.statistics().reserved_memory_bytes <= 1000
+
+
+async def test_what_is_kept_is_given_up_when_memory_is_short(faults):
+    """An allocation that fails is tried once more when the pool has given back; then it fails."""
+    async with cpu_device() as device:
+        (await device.alloc(1 << 20)).free()
+        await freed(device)
+        faults.inject("cuMemAllocFromPoolAsync", OUT_OF_MEMORY)
+        buffer = await device.alloc(4096)
+
+        assert device.statistics().reserved_memory_bytes == 4096
+        faults.inject("cuMemAllocFromPoolAsync", OUT_OF_MEMORY, count=2)
+        with pytest.raises(OutOfMemory, match="4096 bytes of device memory in use"):
+            await device.alloc(64)
+        buffer.free()
+
+
+async def test_the_pool_of_everybody_else_is_left_alone():
+    """The device's current pool, which other libraries share, holds nothing of ajit's."""
+    async with cpu_device() as device:
+        buffer = await device.alloc(1 << 20)
+
+        assert await device.run(reserved_by_the_current_pool) == 0
+        buffer.free()
+
+
+async def test_a_free_does_not_wait_for_the_device(faults):
+    """What nobody uses any more is free while another stream is at its work."""
+    async with cpu_device() as device:
+        slow = await device.stream()
+        busy, idle = await device.alloc(64), await device.alloc(4096)
+        faults.inject("device:copy", delay=1.0)
+        ticket = device.copy(busy[0:32], busy[32:64], stream=slow)
+        await device.fill(idle, 1)
+        idle.free()
+        await until(lambda: device.statistics().live_memory_bytes == 64)
+
+        assert not ticket.done
+        await ticket
+
+
+async def test_an_allocation_is_told_when_it_can_be_used_in_every_stream(faults):
+    """While the pool's stream is busy, allocations wait for it; cancelling leaks nothing."""
+    async with cpu_device() as device:
+        first = await device.alloc(64)
+        faults.hold()
+        first.free()
+        await given_back(device)  # submitted, and the stream stands still
+        done = []
+
+        async def use():
+            buffer, uploaded = await device.alloc(64), await device.upload(bytes(64))
+            done.append(await device.download(uploaded))
+            del buffer
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(use)
+            with anyio.move_on_after(0.05) as scope:
+                await device.alloc(64)
+
+            assert scope.cancelled_caught
+            assert not done
+            faults.let_go()
+        assert done == [bytes(64)]
+        await given_back(device)
+
+
+@pytest.mark.parametrize("function", ["cuStreamQuery", "cuEventRecord", "cuStreamWaitEvent"])
+async def test_an_allocation_that_cannot_be_followed_is_told_and_freed(faults, function):
+    """Whichever call behind the allocation fails, the upload fails and keeps no memory."""
+    async with cpu_device() as device:
+        first = await device.alloc(64)
+        with faults.held():
+            first.free()
+            await given_back(device)
+            faults.inject(function, UNKNOWN)
+            async with anyio.create_task_group() as tasks:
+
+                async def upload():
+                    with pytest.raises(DeviceError, match="UNKNOWN"):
+                        await device.upload(bytes(64))
+
+                tasks.start_soon(upload)
+                await until(lambda: device.statistics().allocations == 2)
+                faults.let_go()
+        await given_back(device)
+
+
+@pytest.mark.parametrize(
+    ("function", "code"),
+    [
+        ("cuMemPoolCreate", NOT_SUPPORTED),
+        ("cuMemPoolSetAttribute", UNKNOWN),
+        ("nothing", 0),
+    ],
+)
+async def test_without_a_pool_memory_is_allocated_plainly(faults, function, code):
+    """Where the device has no pools, or the settings want none, everything works as well."""
+    faults.inject(function, code)
+    async with cpu_device(plain_device_memory=not code) as device:
+        add_one = (await kernels(device))("add_one")
+        buffer = await device.upload(bytes(8))
+        await add_one.launch(1, 2, buffer, 2)
+        statistics = device.statistics()
+        faults.inject("cuMemAlloc_v2", UNKNOWN)
+        with pytest.raises(DeviceError, match="UNKNOWN"):
+            await device.alloc(8)
+
+        assert statistics.reserved_memory_bytes == statistics.live_memory_bytes == 8
+        assert await device.download(buffer) == bytes([1, 0, 0, 0] * 2)
+        buffer.free()
+        await until(lambda: device.statistics().live_memory_bytes == 0)
