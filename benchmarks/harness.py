@@ -107,11 +107,17 @@ class Racers:
     wall_seconds: float
 
 
-def race(module: str, count: int, *arguments: str) -> Racers:
+def race(module: str, count: int, *arguments: str, asked: int | None = None) -> Racers:
     """Run ``python -m module`` in several processes that begin at the same moment.
 
     Each prints ``ready`` once it has imported and opened everything, waits for a line, does its
     work, prints one JSON object, and ends.
+
+    Args:
+        module: What each of them runs.
+        count: How many there are.
+        *arguments: Their arguments.
+        asked: How many are raced; the others are there, and do their work afterwards. None: all.
     """
     command = [sys.executable, "-m", module, *arguments]
     processes = [
@@ -126,11 +132,11 @@ def race(module: str, count: int, *arguments: str) -> Racers:
             if line.strip() != "ready":
                 raise RuntimeError(f"{module} did not become ready: {line!r}")
         begun = time.perf_counter()
-        for process in processes:
+        for process in processes[:asked]:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        reports = [json.loads(_stdout(process).readline()) for process in processes]
+        reports = [json.loads(_stdout(process).readline()) for process in processes[:asked]]
         wall = time.perf_counter() - begun
         for process in processes:
             process.communicate(timeout=RACER_SECONDS)
