@@ -19,10 +19,12 @@ TEST_SECONDS := 480
 SLOW_SECONDS := 1800
 # Test files that run at once in `make test`. The slow tests run one by one.
 JOBS ?= 2
+# The Python of `make gpu`: it needs no network and no .venv, see benchmarks/gpu/__main__.py.
+GPU_PYTHON ?= python3
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test test-slow crash lint format bench chaos wheel check-zig clean
+.PHONY: help setup demo test test-slow crash lint format bench gpu chaos wheel check-zig clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +59,9 @@ format: setup ## let ruff format and fix what it safely can
 
 bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side with peers
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+gpu: ## what only an NVIDIA GPU can tell, into docs/measurements/ (an hour at most); with the Python that has PyTorch
+	@$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed and stopped at random on a damaged cache, 10 minutes
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)

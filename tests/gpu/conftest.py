@@ -8,11 +8,36 @@ import pytest
 
 from ajit._gpu.thread import running_threads
 from tests.gpu.cpu_driver import Cpu, build_driver
-from tests.gpu.support import Faults, until_blocking
+from tests.gpu.support import ON_GPU, Faults, until_blocking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+BOTH = frozenset(
+    ["test_batch", "test_completion", "test_graph", "test_launch", "test_looking", "test_memory",
+     "test_pressure", "test_staging", "test_steps", "test_stream", "test_thread"]
+)  # fmt: skip
+"""Files of tests that hold on a GPU as well, but for those below."""
+ONLY_CPU = frozenset(["faults", "cpu", "driver_library", "monkeypatch"])
+"""Fixtures of tests that only the CPU driver can pass: it fails and stops on demand."""
+ABOUT_CPU = frozenset(
+    ["test_memory_of_the_cpu_driver_is_no_cuda_array", "test_buffers_are_offered_by_dlpack",
+     "test_arrays_of_other_libraries_are_taken_by_dlpack"]
+)  # fmt: skip
+"""Tests of what memory of the CPU driver is to other libraries."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that hold on a GPU as well."""
+    for item in items:
+        fixtures: list[str] = getattr(item, "fixturenames", [])
+        about_cpu = getattr(item, "originalname", "") in ABOUT_CPU or ONLY_CPU.intersection(
+            fixtures
+        )
+        if item.path.stem in BOTH and not about_cpu:
+            item.add_marker(pytest.mark.both)
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +57,8 @@ def cpu(driver_library: Path) -> Iterator[Cpu]:
 @pytest.fixture
 def faults() -> Iterator[Faults]:
     """Faults on demand, forgotten after the test."""
+    if ON_GPU:
+        pytest.skip("only the CPU driver fails on demand")
     faults = Faults()
     faults.reset()
     yield faults

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+import ajit
 from ajit._core.entry import Artifact
 from ajit._core.spec import EntryPoint
 from ajit._gpu.device import Device, open_device
@@ -26,6 +29,8 @@ from ajit.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+ON_GPU = os.environ.get("AJIT_TEST_DEVICE") == "cuda"
+"""Whether tests marked `both` run on a GPU this time: `python -m benchmarks.gpu` does so."""
 GRACE_SECONDS = 10.0
 POLL_SECONDS = 0.005
 
@@ -100,15 +105,28 @@ def artifact(data: bytes, entries: tuple[EntryPoint, ...] = ENTRIES) -> Artifact
 
 @asynccontextmanager
 async def cpu_device(**settings: Any) -> AsyncIterator[Device]:
-    """The CPU driver's device, opened for this loop."""
-    async with open_device(Settings.load(environ={}, device="cpu", **settings)) as device:
+    """The CPU driver's device, opened for this loop; with `ON_GPU`, the first GPU in its place."""
+    kind = "cuda" if ON_GPU else "cpu"
+    async with open_device(Settings.load(environ={}, device=kind, **settings)) as device:
         yield device
 
 
 async def kernels(device: Device) -> Callable[[str], Any]:
     """The kernels above, loaded."""
-    module = await device.load(compiled(), ENTRIES)
-    return module.kernel
+    artifact = await _compiled_for_gpu(device.arch) if ON_GPU else compiled()
+    return (await device.load(artifact, ENTRIES)).kernel
+
+
+@functools.cache
+def _gpu_cache() -> str:
+    folder = tempfile.mkdtemp(prefix="ajit-tests-")
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
+async def _compiled_for_gpu(arch: str) -> Artifact:
+    async with ajit.open_runtime(device="none", cache_dir=_gpu_cache()) as rt:
+        return await rt.compile(ajit.Spec.of(SOURCE, ENTRIES), arch=arch)
 
 
 class Faults:
