@@ -85,6 +85,7 @@ struct ajit_executor {
     struct ajit_ticket *call;       /* the AJIT_CALL that Python runs now */
     uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
+    uint64_t turn_ns; /* when the second lane may go before work */
     bool starved;  /* the first of the second lane waits for memory */
     bool stopping; /* nothing waits any more */
 };

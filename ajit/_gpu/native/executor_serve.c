@@ -1,9 +1,11 @@
 /* The serve loop: what the CUDA thread does all its life.
  *
  * It takes everything from one ring, so there is one order. Work goes to the driver at once. Loads and
- * allocations step aside to a second queue that is served while no work waits: no work can depend on
- * them, for nobody has their result yet. Frees come by the post box and wait for an idle moment. A Python
- * callable is a barrier: all that was submitted before it, second lane included, is performed first.
+ * allocations step aside to a second queue, the second lane: no work can depend on them, for nobody has
+ * their result yet. It is served while no work waits; where work never pauses, it has turns, so that a
+ * server under full load still gets its next kernel. Frees come by the post box and wait for an idle
+ * moment. A Python callable is a barrier: all that was submitted before it, second lane included, is
+ * performed first.
  */
 #include "executor.h"
 
@@ -14,8 +16,13 @@
 enum { SWEEP_NS = 50 * 1000 * 1000 };
 /* The same while memory is used up and only a finishing ticket can make room. */
 enum { STARVED_NS = 1000 * 1000 };
-/* Under unbroken load, how many submissions pass between two looks at frees and overdue tickets. */
+/* Under unbroken load, how many submissions pass between two looks at frees and overdue tickets. A look
+ * frees as many as there were submissions: each had to be made by one, so they cannot pile up. */
 enum { BUSY_LOOKS = 256 };
+/* Under unbroken work, how long the second lane waits for a turn. A turn is one load or allocation, and
+ * afterwards work goes first for four times as long as that took: the second lane has a fifth of the
+ * thread at most. Arbitrary: a server does not feel the wait, nor do its launches the turns. */
+enum { TURN_NS = 1000 * 1000, WORK_SHARE = 4 };
 
 static void look_after(struct ajit_executor *executor)
 {
@@ -41,11 +48,32 @@ static void close_port(struct ajit_executor *executor, struct ajit_ticket *ticke
     finish(executor, ticket, 0);
 }
 
+static uint64_t later(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+static void wait_for_turn(struct ajit_executor *executor, struct ajit_ticket *ticket)
+{
+    if (!executor->service.first)
+        executor->turn_ns = later(executor->turn_ns, ajit_now_ns() + TURN_NS);
+    ajit_queue_push(&executor->service, ticket);
+}
+
+static bool has_turn(const struct ajit_executor *executor)
+{
+    return executor->service.first && !executor->starved && ajit_now_ns() >= executor->turn_ns;
+}
+
 static void serve_second_lane(struct ajit_executor *executor)
 {
     struct ajit_ticket *ticket = ajit_queue_pop(&executor->service);
-    if (ticket)
-        ajit_perform(executor, ticket);
+    if (!ticket)
+        return;
+    uint64_t began = ajit_now_ns();
+    ajit_perform(executor, ticket);
+    uint64_t ended = ajit_now_ns();
+    executor->turn_ns = ended + later(TURN_NS, WORK_SHARE * (ended - began));
 }
 
 /* Takes one submission. Returns its opcode if Python has to act on it, else 0. */
@@ -57,7 +85,7 @@ static int take(struct ajit_executor *executor, struct ajit_ticket *ticket, uint
         return 0;
     }
     if (opcode < AJIT_CLOSE_PORT) {
-        ajit_queue_push(&executor->service, ticket);
+        wait_for_turn(executor, ticket);
         return 0;
     }
     executor->stopping = opcode == AJIT_STOP;
@@ -106,7 +134,7 @@ static void rest(struct ajit_executor *executor)
 int ajit_serve(struct ajit_executor *executor, uint64_t *number)
 {
     for (;;) {
-        struct ajit_ticket *ticket = ajit_ring_pop(executor);
+        struct ajit_ticket *ticket = has_turn(executor) ? NULL : ajit_ring_pop(executor);
         if (ticket) {
             int opcode = take(executor, ticket, number);
             if (opcode)
@@ -118,7 +146,8 @@ int ajit_serve(struct ajit_executor *executor, uint64_t *number)
         }
         if (++executor->unlooked > BUSY_LOOKS) {
             look_after(executor);
-            ajit_resource_tidy(executor, AJIT_WHEN_IDLE);
+            for (int i = 0; i < BUSY_LOOKS && ajit_resource_tidy(executor, AJIT_WHEN_IDLE); i++)
+                continue;
         }
     }
 }
