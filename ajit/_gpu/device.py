@@ -250,7 +250,9 @@ class Device(DeviceMemory):
         """Wait for tickets in flight, free everything of this loop, and leave the CUDA thread.
 
         Waits for at most `CLOSE_SECONDS`. What the device is still at then is abandoned: its memory
-        is not freed, for that could wait for ever. May be called more than once.
+        is not freed, for that could wait for ever. While other loops have work in flight, what is
+        to be freed goes after that work, and closing does not wait for it. May be called more than
+        once.
         """
         if self._port.closed:
             return

@@ -37,12 +37,14 @@ struct ajit_resource {
     struct ajit_port *port;
     struct ajit_resource *previous, *next;
     struct ajit_resource *posted;
+    struct ajit_resource *behind; /* in the list of those to be freed; only if `deferred` */
     uint64_t after; /* dispatch number up to which tickets must have retired before this is freed */
     _Atomic uint64_t lanes; /* bit i: tickets of lane i may be using it */
     _Atomic int holds;      /* Python's, and one of each tensor; the last one to go posts it */
     uint64_t deferred_ns;
     bool alive;     /* the driver still has it */
     bool released;  /* Python has given it back: free the record too */
+    bool deferred;
 };
 
 /* --- tickets --------------------------------------------------------------------------------- */

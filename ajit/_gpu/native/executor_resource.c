@@ -187,14 +187,18 @@ void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource
         discard_record(resource);
 }
 
-/* Frees the resource once everything dispatched so far in its lanes has retired. */
+/* Frees the resource once everything dispatched so far in its lanes has retired. One that was deferred
+ * when its loop left may be given back by Python before that. */
 void ajit_resource_defer(struct ajit_executor *executor, struct ajit_resource *resource)
 {
     resource->after = executor->next_sequence;
+    if (resource->deferred)
+        return;
+    resource->deferred = true;
     resource->deferred_ns = ajit_now_ns();
-    resource->posted = NULL;
+    resource->behind = NULL;
     *executor->deferred_end = resource;
-    executor->deferred_end = &resource->posted;
+    executor->deferred_end = &resource->behind;
     atomic_fetch_add_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
 }
 
@@ -244,7 +248,7 @@ static bool may_free(const struct ajit_executor *executor, const struct ajit_res
 static struct ajit_resource **find_free(struct ajit_executor *executor, enum ajit_urgency urgency)
 {
     struct ajit_resource **place = &executor->deferred;
-    for (int looked = 0; *place && looked < DEFERRED_LOOKS; looked++, place = &(*place)->posted)
+    for (int looked = 0; *place && looked < DEFERRED_LOOKS; looked++, place = &(*place)->behind)
         if (may_free(executor, *place, urgency))
             return place;
     return NULL;
@@ -260,23 +264,29 @@ bool ajit_resource_tidy(struct ajit_executor *executor, enum ajit_urgency urgenc
     if (!place)
         return false;
     struct ajit_resource *resource = *place;
-    *place = resource->posted;
-    if (executor->deferred_end == &resource->posted)
+    *place = resource->behind;
+    if (executor->deferred_end == &resource->behind)
         executor->deferred_end = place;
+    resource->deferred = false;
     atomic_fetch_sub_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
     ajit_resource_free_now(executor, resource);
     return true;
 }
 
-/* A loop leaves: its resources go, whether or not Python has given their records back. */
+/* A loop leaves: its resources go, whether or not Python has given their records back. Work of another
+ * loop may be in flight, and may be using them: then they go after it. */
 void ajit_resource_close_port(struct ajit_executor *executor, struct ajit_port *port)
 {
-    struct ajit_resource *resource = executor->resources.next, *next;
-    for (; resource != &executor->resources; resource = next) {
-        next = resource->next;
-        if (resource->port == port && !executor->busy_lanes && !executor->deferred)
-            ajit_resource_free_now(executor, resource);
+    struct ajit_resource *resource = executor->resources.next;
+    for (; resource != &executor->resources; resource = resource->next) {
+        if (resource->port != port)
+            continue;
+        resource->port = NULL; /* another port may come to stand at its address */
+        atomic_store(&resource->lanes, ~(uint64_t)0);
+        ajit_resource_defer(executor, resource);
     }
+    while (ajit_resource_tidy(executor, AJIT_WHEN_IDLE))
+        continue;
 }
 
 /* The thread ends. With an unusable driver only the records go. */

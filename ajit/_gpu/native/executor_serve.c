@@ -42,8 +42,6 @@ static void finish(struct ajit_executor *executor, struct ajit_ticket *ticket, i
 static void close_port(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
     ajit_flight_retire(executor);
-    while (ajit_resource_tidy(executor, AJIT_WHEN_SAFE))
-        continue;
     ajit_resource_close_port(executor, ticket->port);
     finish(executor, ticket, 0);
 }
