@@ -61,8 +61,8 @@ async def test_the_second_lane_gets_its_turn_while_work_never_pauses(faults, wha
 async def test_the_second_lane_has_a_fifth_of_the_thread_at_most(faults):
     """Between two allocations that take long, work goes on for four times as long."""
     async with cpu_device(ring_capacity=1024) as device:
-        faults.inject("cuMemAlloc_v2", count=3, delay=0.02)
-        done = await submit_work_behind(device, faults, [lambda: device.alloc(64)] * 3)
+        faults.inject("cuMemHostAlloc", count=3, delay=0.02)
+        done = await submit_work_behind(device, faults, [lambda: device.alloc_pinned(64)] * 3)
         between = [later - earlier for earlier, later in zip(done, done[1:], strict=False)]
 
         assert all(0.08 / WORK_SECONDS / 4 < works < WORK / 2 for works in between), between
