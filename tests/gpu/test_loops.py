@@ -41,7 +41,7 @@ def other_loop(body):
 
 
 async def test_a_loop_leaves_nothing_while_another_has_work_in_flight(faults):
-    """All that it made goes when the other loop's work is done, though Python still refers to it."""
+    """All that it made goes when the other loop is done, though Python still refers to it."""
     kept = []
 
     async def make_all_kinds(device):

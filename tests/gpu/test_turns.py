@@ -1,6 +1,8 @@
-"""Launches go first, and yet a load, an allocation or a free gets its turn while they never pause."""
+"""Launches go first, and yet a load, an allocation or a free gets its turn meanwhile."""
 
 from __future__ import annotations
+
+import itertools
 
 import anyio
 import pytest
@@ -63,7 +65,7 @@ async def test_the_second_lane_has_a_fifth_of_the_thread_at_most(faults):
     async with cpu_device(ring_capacity=1024) as device:
         faults.inject("cuMemHostAlloc", count=3, delay=0.02)
         done = await submit_work_behind(device, faults, [lambda: device.alloc_pinned(64)] * 3)
-        between = [later - earlier for earlier, later in zip(done, done[1:], strict=False)]
+        between = [later - earlier for earlier, later in itertools.pairwise(done)]
 
         assert all(0.08 / WORK_SECONDS / 4 < works < WORK / 2 for works in between), between
 
