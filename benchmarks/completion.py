@@ -50,6 +50,7 @@ def measure(device: str, effort: str, *, busy: tuple[int, ...] = BUSY, peers: bo
     return {
         "machine": environment(),
         "driver": WHERE[device],
+        "load": os.getloadavg()[0],
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "effort": effort,
         "cells": cells,
@@ -90,7 +91,7 @@ async def _compile(device: str, folder: Path) -> Path:
 
 def rows() -> list[Row]:
     """Measure what has a budget, for the table of budgets."""
-    result = measure("cpu", "brief", busy=(0, 1), peers=False)
+    result = measure("cpu", "budgets", busy=(0, 1), peers=False)
     made = []
     for loop in LOOPS:
         idle, hop = (_find(result, loop, 0, who, SINGLE) for who in ("ajit", HOP))
@@ -137,8 +138,8 @@ def _find(result: Any, loop: str, busy: int, who: str, what: str) -> Any:
 
 
 def _text(measured: Any) -> str:
-    least, p99 = seconds(measured["least"]), seconds(measured["p99"])
-    return f"{seconds(measured['median'])} (min {least}, p99 {p99})"
+    least, p90, p99 = (seconds(measured[which]) for which in ("least", "p90", "p99"))
+    return f"{seconds(measured['median'])} (min {least}, p90 {p90}, p99 {p99})"
 
 
 def main(arguments: list[str]) -> int:

@@ -32,7 +32,8 @@ class Result:
     """What was measured, to be asked."""
 
     def __init__(self, measured: dict[str, Any]) -> None:
-        self.about = f"{measured['machine']}; on {measured['driver']}; {measured['date']}"
+        load = f"load average {measured['load']:.1f} before it"
+        self.about = f"{measured['machine']}; on {measured['driver']}; {measured['date']}, {load}"
         self.cells: list[dict[str, Any]] = measured["cells"]
         self.loops = list(dict.fromkeys(cell["loop"] for cell in self.cells))
 

@@ -87,6 +87,7 @@ class Effort:
         return {
             "full": cls(2.0),
             "brief": cls(1.5, (64,)),
+            "budgets": cls(1.0, ()),
             "quick": cls(0.05, (1, 16)),
         }[name]
 
