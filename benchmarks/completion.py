@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import json
 import os
 import subprocess
@@ -31,6 +32,8 @@ from benchmarks.harness import ROOT, Row, console, environment, seconds
 BUSY = (0, 1, 2)
 HOP = "a hop through a thread"
 CELL_SECONDS = 600.0
+IMAGE = "image"
+AJIT, PEERS = "benchmarks.completion_ajit", "benchmarks.completion_peers"
 WHERE = {
     "cpu": "the CPU driver: a model of NVIDIA's that runs on this processor, no GPU",
     "cuda": "NVIDIA's driver",
@@ -38,61 +41,60 @@ WHERE = {
 
 
 def measure(device: str, effort: str, *, busy: tuple[int, ...] = BUSY, peers: bool = True) -> Any:
-    """Run every cell, and return one object with all that was measured."""
-    with tempfile.TemporaryDirectory(prefix="ajit-bench-") as folder:
-        image = anyio.run(_compile, device, Path(folder)) if peers else None
-        cells = [
-            {"loop": loop, "busy": threads, **measured}
-            for loop in LOOPS
-            for threads in busy
-            for measured in _measure(loop, threads, device, effort, image)
-        ]
+    """Run every cell, and return one object with all that was measured, and which cells failed."""
+    cells: list[dict[str, Any]] = []
+    failures: list[str] = []
+    load = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory(prefix="ajit-bench-") as name:
+        folder = Path(name)
+        programs = [[AJIT, device]]
+        if peers:
+            anyio.run(_compile, device, folder)
+            programs.append([PEERS, str(folder / IMAGE)])
+        for loop, threads, (module, argument) in itertools.product(LOOPS, busy, programs):
+            console.print(f"[dim]{module}: {loop}, {threads} busy threads ...[/dim]")
+            found = {"LD_LIBRARY_PATH": name} if module == PEERS and device == "cpu" else {}
+            try:
+                made = _cell([module, loop, str(threads), argument, effort], found)
+            except subprocess.SubprocessError as error:
+                failures.append(str(error))
+            else:
+                cells += [{"loop": loop, "busy": threads, **measured} for measured in made]
     return {
         "machine": environment(),
         "driver": WHERE[device],
-        "load": os.getloadavg()[0],
+        "load": load,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "effort": effort,
         "cells": cells,
+        "failures": failures,
     }
 
 
-def _measure(
-    loop: str, busy: int, device: str, effort: str, image: Path | None
-) -> list[dict[str, Any]]:
-    console.print(f"[dim]{loop}, {busy} busy threads ...[/dim]")
-    made = _cell("benchmarks.completion_ajit", loop, str(busy), device, effort)
-    if image is not None:
-        found = {"LD_LIBRARY_PATH": str(image.parent)} if device == "cpu" else {}
-        made += _cell("benchmarks.completion_peers", loop, str(busy), str(image), effort, **found)
-    return made
-
-
-def _cell(module: str, *arguments: str, **environ: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", module, *arguments]
+def _cell(arguments: list[str], environ: dict[str, str]) -> list[dict[str, Any]]:
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environ, stdout=subprocess.PIPE, check=True,
-        timeout=CELL_SECONDS,
+        [sys.executable, "-m", *arguments], cwd=ROOT, env=os.environ | environ,
+        stdout=subprocess.PIPE, check=True, timeout=CELL_SECONDS,
     )  # fmt: skip
     measured: list[dict[str, Any]] = json.loads(done.stdout)
     return measured
 
 
-async def _compile(device: str, folder: Path) -> Path:
+async def _compile(device: str, folder: Path) -> None:
     """Leave the kernel for the peers and, on the CPU, the driver under the name they look for."""
     spec = ajit.Spec.of(SOURCE, "nothing", "float* x, int n")
     async with ajit.open_runtime(device=device, cache_dir=folder / "cache") as rt:
-        image = folder / "image"
-        image.write_bytes((await rt.compile(spec)).data)
+        (folder / IMAGE).write_bytes((await rt.compile(spec)).data)
     if device == "cpu":
         (folder / "libcuda.so.1").symlink_to(NATIVE / CPU_LIBRARY)
-    return image
 
 
 def rows() -> list[Row]:
     """Measure what has a budget, for the table of budgets."""
     result = measure("cpu", "budgets", busy=(0, 1), peers=False)
     made = []
+    if result["failures"]:
+        raise OSError("; ".join(result["failures"]))
     for loop in LOOPS:
         idle, hop = (_find(result, loop, 0, who, SINGLE) for who in ("ajit", HOP))
         made.append(_row(f"submit to resume, idle, {loop}", idle, hop, 8))
@@ -149,12 +151,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--effort", choices=("full", "brief", "quick"), default="full")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
-    text = json.dumps(measure(options.device, options.effort), indent=1) + "\n"
+    result = measure(options.device, options.effort)
+    text = json.dumps(result, indent=1) + "\n"
     if options.json:
         options.json.write_text(text)
     else:
         print(text)
-    return 0
+    return 1 if result["failures"] else 0
 
 
 if __name__ == "__main__":

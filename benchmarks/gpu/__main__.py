@@ -181,7 +181,8 @@ def main(arguments: list[str]) -> int:
     build()
     report = measure(options.driver, options.effort, options.only)
     if isinstance(report, int):
-        console.print("no device to measure on: nothing is written")
+        what = "no device" if report == NO_DEVICE else "no working ajit"
+        console.print(f"{what} to measure on: nothing is written")
         return report
     path = options.report or MEASUREMENTS / _file_name(report)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,11 @@ async def _ajit(part: Part) -> dict[str, Any]:
 
 def _cuda_core(part: Part) -> tuple[Callable[[], object], Callable[[], object]]:
     import numpy as np
-    from cuda.core import Device, LaunchConfig, ObjectCode, launch
+
+    try:
+        from cuda.core import Device, LaunchConfig, ObjectCode, launch
+    except ImportError:  # before 1.0
+        from cuda.core.experimental import Device, LaunchConfig, ObjectCode, launch
 
     device = Device()
     device.set_current()

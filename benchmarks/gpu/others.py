@@ -24,15 +24,15 @@ def measure(part: Part) -> dict[str, Any]:
 
 
 def _completion(part: Part) -> dict[str, Any]:
-    if importlib.util.find_spec("trio") is None:
-        completion.LOOPS.pop("trio")
-    if importlib.util.find_spec("uvloop") is None:
-        completion.LOOPS.pop("uvloop")
+    for loop in ("trio", "uvloop"):
+        if not _is_there(loop):
+            completion.LOOPS.pop(loop)
     effort = "quick" if part.quick else "brief"
-    peers = importlib.util.find_spec("cuda.bindings") is not None
+    peers = _is_there("cuda") and _is_there("cuda.bindings") and _is_there("numpy")
     busy = (0,) if part.quick else completion.BUSY
     result: dict[str, Any] = completion.measure(part.driver, effort, busy=busy, peers=peers)
-    return result
+    failures = result["failures"]
+    return {**result, "failed": f"{len(failures)} cells failed"} if failures else result
 
 
 def _inversion(part: Part) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _inversion(part: Part) -> dict[str, Any]:
 
 
 def _tests(part: Part) -> dict[str, Any]:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if not _is_there(name)]
     if missing:
         raise Skip(f"the tests need {', '.join(missing)}")
     report = part.folder / "tests.xml"
@@ -60,6 +60,10 @@ def _tests(part: Part) -> dict[str, Any]:
     result = {"tests": len(cases), "skipped": len(_names(cases, "skipped")), "failures": bad}
     problem = f"{len(bad)} tests failed" if bad else "" if cases else "there were no tests"
     return {**result, "failed": problem} if problem else result
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _names(cases: list[ET.Element], kind: str) -> list[str]:

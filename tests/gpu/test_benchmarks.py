@@ -35,8 +35,10 @@ def test_every_way_of_waiting_is_measured(measured):
         "ajit", "a hop through a thread", "threads with cuda.bindings", "polling every 1 ms",
         "polling every 5 ms",
     }  # fmt: skip
-    cells = json.loads(measured.read_text())["cells"]
+    result = json.loads(measured.read_text())
+    cells = result["cells"]
 
+    assert result["failures"] == []
     for what in (completion.SINGLE, completion.PAUSED, "tasks in flight"):
         assert {cell["who"] for cell in cells if cell["what"] == what} == expected
     assert all(0 < c["least"] <= c["median"] <= c["p99"] <= c["most"] for c in cells)
@@ -77,3 +79,13 @@ def test_an_unknown_effort_is_a_mistake_of_the_command_line():
 
     assert done.returncode == 2
     assert "--effort" in done.stderr
+
+
+def test_a_cell_that_fails_leaves_the_others(monkeypatch):
+    """What the others measured is there, and the result says which failed."""
+    monkeypatch.setattr(completion, "LOOPS", ("asyncio", "no such loop"))
+    actual = completion.measure("cpu", "quick", busy=(0,), peers=False)
+
+    assert {cell["loop"] for cell in actual["cells"]} == {"asyncio"}
+    assert len(actual["failures"]) == 1
+    assert "no such loop" in actual["failures"][0]
