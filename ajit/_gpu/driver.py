@@ -10,9 +10,9 @@ import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ajit._gpu.results import code_name
+from ajit._gpu.results import STICKY, code_name
 from ajit._gpu.wire import NATIVE
-from ajit.errors import DeviceError, NoDevice
+from ajit.errors import DeviceError, DeviceLost, NoDevice
 
 if TYPE_CHECKING:
     from ajit._gpu.wire import DeviceInfo
@@ -60,9 +60,11 @@ class DriverChoice:
         """Return the exception for a driver that did not start."""
         operation = f"open device {self.kind}:{self.ordinal}"
         if code not in _THERE_IS_NONE:
-            return DeviceError(
-                operation=operation, code=code, code_name=code_name(code), detail=text
-            )
+            # The process keeps a lost context where the driver, or another library, does.
+            kind, detail = DeviceError, text
+            if code in STICKY:
+                kind, detail = DeviceLost, "the device was lost in this process: end the process"
+            return kind(operation=operation, code=code, code_name=code_name(code), detail=detail)
         way_out = WAYS_OUT if self.kind == "cuda" else "build it with `make setup`"
         return NoDevice(
             operation=operation,

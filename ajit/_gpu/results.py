@@ -15,9 +15,12 @@ from ajit.errors import (
     OutOfMemory,
 )
 
-__all__ = ["OUT_OF_MEMORY", "code_name", "device_error", "overdue"]
+__all__ = ["OUT_OF_MEMORY", "STICKY", "code_name", "device_error", "overdue"]
 
 OUT_OF_MEMORY = 2
+
+STICKY = frozenset({4, 214, 220, 226, 700, 702, 709, 710, *range(714, 720), 721, 810, 911})
+"""Codes of a context that cannot be used any more: those of ``ajit_driver_is_sticky``."""
 
 _NAMES = {
     1: "INVALID_VALUE", 2: "OUT_OF_MEMORY", 3: "NOT_INITIALIZED", 4: "DEINITIALIZED",
@@ -73,7 +76,10 @@ def device_error(operation: str, code: int, *, lost: bool = False, detail: str =
     kind = DeviceError
     if lost:
         kind = DeviceLost
-        detail = detail or "the device's context is unusable; close the runtime and open another"
+        detail = detail or (
+            "the device's context is unusable; close the runtime and open another, and if that "
+            "fails in the same way, end the process"
+        )
     elif code == OUT_OF_MEMORY:
         kind = OutOfMemory
     elif operation.startswith("launch"):

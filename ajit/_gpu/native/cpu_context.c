@@ -40,6 +40,7 @@ static CUresult activate(CUcontext context, int device) {
         return result;
     }
     context->id = ++ids;
+    context->active = true;
     return CUDA_SUCCESS;
 }
 
@@ -47,7 +48,7 @@ static CUresult retain(CUcontext *pctx, CUdevice dev) {
     if (pctx == NULL) return CUDA_ERROR_INVALID_VALUE;
     if (dev < 0 || dev >= cpu_device_count()) return CUDA_ERROR_INVALID_DEVICE;
     CUcontext context = &contexts[dev];
-    if (context->retained == 0) {
+    if (!context->active) {
         CUresult result = activate(context, dev);
         if (result != CUDA_SUCCESS) return result;
     }
@@ -61,16 +62,18 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
 }
 
 /* Called and left with the driver lock held, but waits for the device without it. */
-static void destroy(CUcontext context) {
+static void destroy(CUcontext context, bool is_reset) {
     cpu_forget_owner();
     cpu_unlock();
     cpu_context_wait(context);
     cpu_lock();
-    cpu_modules_unload(context);
-    cpu_streams_close_all(context);
+    /* Somebody else was faster, or has retained it meanwhile. */
+    if (!context->active || (!is_reset && context->retained > 0)) return;
+    cpu_modules_unload(context, is_reset);
+    cpu_streams_close_all(context, is_reset);
     cpu_memory_delete_all(context);
     context->legacy = context->per_thread = NULL;
-    context->retained = 0;
+    context->active = false;
     atomic_store(&context->lost, CUDA_SUCCESS);
 }
 
@@ -78,16 +81,19 @@ static CUresult release(CUdevice dev) {
     if (dev < 0 || dev >= cpu_device_count()) return CUDA_ERROR_INVALID_DEVICE;
     CUcontext context = &contexts[dev];
     if (context->retained == 0) return CUDA_ERROR_INVALID_CONTEXT;
-    if (context->retained == 1) destroy(context);
-    else context->retained--;
+    if (--context->retained == 0 && context->active) destroy(context, false);
     return CUDA_SUCCESS;
 }
 
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev) { CPU_CALL(CPU_LOCKED, release(dev)); }
 
+/* Releases nothing: who retained the context still has to release it. */
 static CUresult reset(CUdevice dev) {
     if (dev < 0 || dev >= cpu_device_count()) return CUDA_ERROR_INVALID_DEVICE;
-    if (contexts[dev].retained > 0) destroy(&contexts[dev]);
+    CUcontext context = &contexts[dev];
+    if (!context->active) return CUDA_SUCCESS;
+    cpu_lose(context, CUDA_ERROR_CONTEXT_IS_DESTROYED); /* what is queued never runs */
+    destroy(context, true);
     return CUDA_SUCCESS;
 }
 
@@ -97,7 +103,7 @@ static CUresult get_state(CUdevice dev, unsigned *flags, int *active) {
     if (dev < 0 || dev >= cpu_device_count()) return CUDA_ERROR_INVALID_DEVICE;
     if (flags == NULL || active == NULL) return CUDA_ERROR_INVALID_VALUE;
     *flags = contexts[dev].flags;
-    *active = contexts[dev].retained > 0;
+    *active = contexts[dev].active;
     return CUDA_SUCCESS;
 }
 
@@ -162,7 +168,7 @@ CUresult cuCtxGetDevice(CUdevice *device) { CPU_CALL(CPU_CONTEXT, get_device(dev
 static CUresult choose(CUcontext *context) {
     if (*context == NULL) *context = cpu_current();
     if (*context == NULL || !is_context(*context)) return CUDA_ERROR_INVALID_CONTEXT;
-    return (*context)->retained > 0 ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    return (*context)->active ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
 
 static CUresult get_device_of(CUdevice *device, CUcontext context) {

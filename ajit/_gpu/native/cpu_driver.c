@@ -38,7 +38,7 @@ static CUresult check_state(unsigned needs) {
     if (needs & CPU_CONTEXT) {
         CUcontext context = cpu_current();
         if (context == NULL) return CUDA_ERROR_INVALID_CONTEXT;
-        if (context->retained == 0) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+        if (!context->active) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
         if ((needs & CPU_ALIVE) && cpu_lost(context) != CUDA_SUCCESS) return cpu_lost(context);
     }
     return CUDA_SUCCESS;
@@ -53,7 +53,9 @@ CUresult cpu_enter(const char *function, unsigned needs) {
     if (result == CUDA_SUCCESS) result = cpu_injected(function);
     if (result != CUDA_SUCCESS || !(needs & (CPU_LOCKED | CPU_UNSAFE))) return result;
     cpu_lock();
-    if ((needs & CPU_UNSAFE) && cpu_capture_forbids()) result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    result = check_state(needs); /* somebody may have reset the device meanwhile */
+    if (result == CUDA_SUCCESS && (needs & CPU_UNSAFE) && cpu_capture_forbids())
+        result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (result != CUDA_SUCCESS || !(needs & CPU_LOCKED)) cpu_unlock();
     return result;
 }

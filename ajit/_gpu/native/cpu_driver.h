@@ -75,7 +75,8 @@ enum { CPU_MAX_DEVICES = 8 };
 
 struct CUctx_st {
     int device;
-    unsigned retained; /* 0: not active */
+    unsigned retained; /* by how many; a reset changes nothing about it */
+    bool active;       /* set up by the first retain after the start, a last release or a reset */
     unsigned flags;
     uint64_t id;
     _Atomic int lost;          /* the sticky CUresult, 0 while the device is well */
@@ -142,7 +143,8 @@ struct CUstream_st {
 CUresult cpu_stream_find(CUstream handle, CUstream *stream);
 CUresult cpu_stream_new(CUcontext context, unsigned flags, int priority, CUstream *stream);
 void cpu_stream_close(CUstream stream);
-void cpu_streams_close_all(CUcontext context);
+/* With `bury` their handles stay known, as invalid ones. */
+void cpu_streams_close_all(CUcontext context, bool bury);
 CUstream cpu_stream_share(CUstream stream);
 void cpu_stream_drop(CUstream stream);
 /* Takes ownership of `op` in every case. */
@@ -241,7 +243,7 @@ CUresult cpu_function_set_attribute(CUfunction function, unsigned attribute, int
 /* A module of a context, or of a library and no context. */
 CUresult cpu_module_load(CUmodule *module, const void *image, CUcontext context, CUlibrary library);
 void cpu_module_unload(CUmodule module);
-void cpu_modules_unload(CUcontext context);
+void cpu_modules_unload(CUcontext context, bool bury);
 CUlibrary cpu_module_library(CUmodule module);
 CUresult cpu_module_function(CUfunction *function, CUmodule module, const char *name);
 CUresult cpu_module_count(unsigned *count, CUmodule module);

@@ -157,10 +157,24 @@ static CUresult unload(CUmodule module) {
 
 CUresult cuModuleUnload(CUmodule hmod) { CPU_CALL(CPU_FREE | CPU_UNSAFE, unload(hmod)); }
 
-void cpu_modules_unload(CUcontext context) {
+/* As with streams: the handles of functions must be told from valid ones after a reset. */
+static CUmodule buried;
+
+static void bury_listed(CUmodule *link) {
+    CUmodule module = *link;
+    *link = module->next;
+    for (unsigned i = 0; i < module->image->kernel_count; i++) module->functions[i].magic = 0;
+    dlclose(module->library);
+    module->magic = 0;
+    module->next = buried;
+    buried = module;
+}
+
+void cpu_modules_unload(CUcontext context, bool bury) {
     CUmodule *link = &modules;
     while (*link != NULL) {
-        if ((*link)->context == context) unload_listed(link);
+        if ((*link)->context == context && bury) bury_listed(link);
+        else if ((*link)->context == context) unload_listed(link);
         else link = &(*link)->next;
     }
 }

@@ -11,7 +11,7 @@ static CUresult change(CUcontext peer, bool allow, CUresult already) {
     CUcontext own = cpu_current();
     bool is_peer = false;
     for (int device = 0; device < cpu_device_count(); device++)
-        is_peer |= peer == cpu_context(device) && peer->retained > 0;
+        is_peer |= peer == cpu_context(device) && peer->active;
     if (!is_peer) return CUDA_ERROR_INVALID_CONTEXT;
     if (peer == own) return CUDA_ERROR_INVALID_DEVICE;
     if (granted[own->device][peer->device] == allow) return already;

@@ -74,12 +74,22 @@ void cpu_stream_close(CUstream stream) {
     cpu_stream_drop(stream);
 }
 
-void cpu_streams_close_all(CUcontext context) {
+/* Streams that a reset took from programs which still have their handles. Never freed: resets are rare,
+ * and a handle that is looked at must be told from a valid one. */
+static CUstream buried;
+
+static void bury_stream(CUstream stream) {
+    stream->next = buried;
+    buried = stream;
+}
+
+void cpu_streams_close_all(CUcontext context, bool bury) {
     while (context->streams != NULL) {
         CUstream stream = cpu_stream_share(context->streams);
         cpu_stream_close(stream);
         unlist(stream);
-        cpu_stream_drop(stream);
+        if (bury) bury_stream(stream);
+        else cpu_stream_drop(stream);
     }
 }
 

@@ -134,6 +134,7 @@ int ajit_ticket_step(struct ajit_executor *, struct ajit_ticket *, uint64_t inde
 void ajit_flight_add(struct ajit_executor *, struct ajit_ticket *);
 void ajit_flight_retire(struct ajit_executor *);
 void ajit_flight_sweep(struct ajit_executor *);
+int ajit_flight_judge(struct ajit_executor *, int code);
 void ajit_flight_lose(struct ajit_executor *, int code);
 bool ajit_flight_uses(const struct ajit_executor *, const struct ajit_resource *);
 int ajit_flight_count(const struct ajit_executor *);

@@ -130,6 +130,18 @@ static void check(struct ajit_executor *executor, struct ajit_ticket *ticket, CU
     }
 }
 
+/* What a code means for the context. An own stream that the driver does not know, or no context: then
+ * somebody has reset the device, and perhaps set it up anew, without what was made before. */
+int ajit_flight_judge(struct ajit_executor *executor, int code)
+{
+    if (code != CUDA_ERROR_INVALID_CONTEXT && code != CUDA_ERROR_INVALID_HANDLE)
+        return code;
+    int says = executor->driver.stream_query(executor->stream);
+    bool gone = says == CUDA_ERROR_INVALID_CONTEXT || says == CUDA_ERROR_INVALID_HANDLE ||
+                says == CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    return gone ? CUDA_ERROR_CONTEXT_IS_DESTROYED : code;
+}
+
 /* Asks the driver once per run of tickets of one stream, not once per ticket. Returns false if the
  * context turned out to be lost. */
 static bool sweep_lane(struct ajit_executor *executor, int lane, uint64_t now)
@@ -142,7 +154,7 @@ static bool sweep_lane(struct ajit_executor *executor, int lane, uint64_t now)
         if (ticket->stream != asked) {
             asked = ticket->stream;
             ajit_heartbeat_enter(executor, AJIT_ASKING, ticket->number);
-            says = executor->driver.stream_query(asked);
+            says = ajit_flight_judge(executor, executor->driver.stream_query(asked));
             ajit_heartbeat_leave(executor);
             if (ajit_driver_is_sticky(says)) {
                 ajit_flight_lose(executor, says);

@@ -119,6 +119,7 @@ static void follow(struct ajit_executor *executor, struct ajit_ticket *ticket)
     /* The work is on its way and will not say when it is done: the sweep asks the stream. */
     ticket->has_callback = false;
     ajit_ticket_drop(ticket);
+    code = ajit_flight_judge(executor, code);
     if (ajit_driver_is_sticky(code))
         ajit_flight_lose(executor, code);
 }
@@ -133,6 +134,7 @@ static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
     if (!code)
         code = opcode == AJIT_CAPTURE ? ajit_graph_make(executor, ticket)
                                       : ajit_operate_all(executor, ticket, 0, &enqueued);
+    code = ajit_flight_judge(executor, code);
     if (code == AJIT_LATER) {
         executor->starved = true;
         ajit_queue_push_front(&executor->service, ticket);
