@@ -184,6 +184,9 @@ class Settings:
     ticket_deadline_seconds: float = number(
         60.0, "time after which device work counts as stuck", above=0
     )
+    time_tickets: bool = switch(
+        "let the device time all work, for ticket.device_seconds; two events of the driver for each"
+    )
     spin_seconds: float = number(
         50e-6, "how long the CUDA thread spins for work before it sleeps", least=0, most=1
     )

@@ -110,7 +110,7 @@ class Batch(Operations):
         ticket: Of the last submission; None before.
     """
 
-    __slots__ = ("_deadline_seconds", "_steps", "_stream", "ticket")
+    __slots__ = ("_deadline_seconds", "_steps", "_stream", "_timed", "ticket")
 
     def __init__(
         self,
@@ -119,9 +119,11 @@ class Batch(Operations):
         steps: bool = False,
         stream: object = None,
         deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> None:
         super().__init__(port)
         self._steps, self._stream, self._deadline_seconds = steps, stream, deadline_seconds
+        self._timed = timed
         self.ticket: Ticket[None] | None = None
 
     def submit(self, *, stream: object = None) -> Ticket[None]:
@@ -144,8 +146,9 @@ class Batch(Operations):
         number = next(port.thread.numbers)
         due = deadline_ns(self._deadline_seconds)
         submission = wire.submission(
-            port.handle, number, body, count=count, target=target, deadline_ns=due
-        )
+            port.handle, number, body, count=count, target=target, deadline_ns=due,
+            timed=self._timed,
+        )  # fmt: skip
         name = f"launch a batch of {len(self)} operations"
         steps = len(self) if self._steps else 0
         ticket: Ticket[None] = port.submit(

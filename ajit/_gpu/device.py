@@ -114,6 +114,7 @@ class Device(DeviceMemory):
         steps: bool = False,
         stream: object = None,
         deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> Batch:
         """Return an empty batch: many operations, submitted as one.
 
@@ -122,8 +123,15 @@ class Device(DeviceMemory):
                 a host function of the driver for each.
             stream: Where to submit it; None takes the device's own.
             deadline_seconds: Time after which its ticket is overdue; None: as the settings say.
+            timed: Whether the device tells how long it worked on all of it, see `Kernel.launch`.
         """
-        return Batch(self._port, steps=steps, stream=stream, deadline_seconds=deadline_seconds)
+        return Batch(
+            self._port,
+            steps=steps,
+            stream=stream,
+            deadline_seconds=deadline_seconds,
+            timed=timed,
+        )
 
     def capture(self) -> AbstractAsyncContextManager[Capture]:
         """Collect operations in an ``async with`` block, and make a graph of them at its end.

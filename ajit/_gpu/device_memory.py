@@ -99,6 +99,7 @@ class DeviceMemory:
         *,
         stream: object = None,
         deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> Ticket[None]:
         """Submit a copy, to the device, from it, or on it.
 
@@ -112,14 +113,17 @@ class DeviceMemory:
             source: The same, of the same size.
             stream: Any stream, see `Kernel.launch`; None takes the device's own.
             deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timed: Whether the device tells how long it worked, see `Kernel.launch`.
 
         Raises:
             ArgumentError: A side cannot be used, the sizes differ, or both are host memory.
             WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
         """
         where = stream_target(stream, self._thread)
-        operation, keep = copy_operation(target, source, self._thread, where[1])
-        return self._submit(operation, "copy", keep, stream, where, deadline_seconds)
+        packed = copy_operation(target, source, self._thread, where[1])
+        return self._submit(
+            "copy", packed, stream, where, deadline_seconds=deadline_seconds, timed=timed
+        )
 
     def fill(
         self,
@@ -128,25 +132,27 @@ class DeviceMemory:
         *,
         stream: object = None,
         deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> Ticket[None]:
         """Submit the filling of device memory with a byte. Takes and raises what `copy` does."""
         where = stream_target(stream, self._thread)
-        operation, keep = fill_operation(buffer, value, self._thread, where[1])
-        return self._submit(operation, "fill", keep, stream, where, deadline_seconds)
+        packed = fill_operation(buffer, value, self._thread, where[1])
+        return self._submit(
+            "fill", packed, stream, where, deadline_seconds=deadline_seconds, timed=timed
+        )
 
     def _submit(
         self,
-        operation: bytes,
         name: str,
-        keep: object,
+        packed: tuple[bytes, tuple[object, ...]],
         stream: object,
         where: tuple[int, int],
-        deadline_seconds: float | None,
+        **how: Any,
     ) -> Ticket[None]:
+        operation, keep = packed
         ticket: Ticket[None] = self._port.submit_operations(
-            operation or wire.simple(wire.MARK), name, (keep, stream), None,
-            stream=where, deadline_seconds=deadline_seconds,
-        )  # fmt: skip
+            operation or wire.simple(wire.MARK), name, (keep, stream), None, stream=where, **how
+        )
         ticket.stream = stream
         return ticket
 

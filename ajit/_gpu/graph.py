@@ -72,13 +72,18 @@ class Capture(Operations):
         return _Graph(self._port, resource, wire.ALL_LANES)
 
     def launch_graph(
-        self, *, stream: object = None, deadline_seconds: float | None = None
+        self,
+        *,
+        stream: object = None,
+        deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> Ticket[None]:
         """Submit the whole graph as one operation.
 
         Args:
             stream: Any stream, see `Kernel.launch`; None takes the device's own.
             deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timed: Whether the device tells how long it worked, see `Kernel.launch`.
 
         Raises:
             ArgumentError: It was not captured, was freed, or a buffer of it was.
@@ -95,6 +100,7 @@ class Capture(Operations):
         ticket: Ticket[None] = port.submit_operations(
             wire.simple(wire.LAUNCH_GRAPH, graph.handle), "launch a graph",
             (graph, self._keep, stream), None, stream=target, deadline_seconds=deadline_seconds,
+            timed=timed,
         )  # fmt: skip
         ticket.stream = stream
         return ticket

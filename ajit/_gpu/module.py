@@ -77,6 +77,7 @@ class Kernel:
         shared_bytes: int = 0,
         stream: object = None,
         deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> Ticket[None]:
         """Submit the kernel at once, and return without waiting for it.
 
@@ -90,6 +91,9 @@ class Kernel:
             stream: A `Stream`, or that of another library (``__cuda_stream__`` or its handle); None
                 takes the device's own, in which everything runs in the order of submission.
             deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timed: Whether the device tells how long it worked: ``ticket.device_seconds``. Costs two
+                events of the driver, and the ticket is settled some microseconds later, perhaps
+                after others that the device finished meanwhile.
 
         Returns:
             The ticket; await it to wait for the device. It keeps kernel and arguments alive.
@@ -109,8 +113,8 @@ class Kernel:
         if self.module.unloaded:
             raise self.module.unloaded_error()
         port, signature = self._port, self._signature
-        if stream is not None or deadline_seconds is not None:
-            return self._launch_in(stream, deadline_seconds, shape, args)
+        if stream is not None or deadline_seconds is not None or timed:
+            return self._launch_in(stream, deadline_seconds, shape, args, wire.TIME if timed else 0)
         number = next(port.thread.numbers)
         submission = signature.pack((port.handle, number, 0, 0, 0), shape, args)
         return port.submit(submission, number, signature.operation, (self, args))
@@ -149,12 +153,17 @@ class Kernel:
         return kernel
 
     def _launch_in(
-        self, stream: object, deadline_seconds: float | None, shape: bytes, args: tuple[Any, ...]
+        self,
+        stream: object,
+        deadline_seconds: float | None,
+        shape: bytes,
+        args: tuple[Any, ...],
+        time: int,
     ) -> Ticket[None]:
         port, signature = self._port, self._signature
         number = next(port.thread.numbers)
         handle, lane = stream_target(stream, port.thread)
-        where = (port.handle, number, handle, deadline_ns(deadline_seconds), lane)
+        where = (port.handle, number, handle, deadline_ns(deadline_seconds), lane + time)
         submission = signature.pack(where, shape, args)
         mark_used(args, lane)
         ticket: Ticket[None] = port.submit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
 
@@ -29,6 +29,9 @@ class ThreadStatistics:
         copies: Copies.
         allocations: Allocations so far.
         loads: Modules loaded so far.
+        behind_loads: Submissions that came while a module was being loaded, and stood behind that.
+        behind_loads_seconds: How long they stood there, added up.
+        longest_behind_load_seconds: And the longest of them.
         live_memory_bytes: Device memory that is in use now.
         reserved_memory_bytes: Device memory that is taken now: what is in use, and what the pool
             keeps for the next allocations.
@@ -54,6 +57,9 @@ class ThreadStatistics:
     copies: int
     allocations: int
     loads: int
+    behind_loads: int
+    behind_loads_seconds: float
+    longest_behind_load_seconds: float
     live_memory_bytes: int
     reserved_memory_bytes: int
     live_resources: int
@@ -71,7 +77,9 @@ def read_statistics(
     counters: Counters, health: DeviceHealth, name: str, loops: int, heartbeat_path: str
 ) -> ThreadStatistics:
     """Return the counters: each is right by itself, together they are not one instant."""
-    values = {field: int(getattr(counters, field)) for field in wire.COUNTERS}
+    values: dict[str, Any] = {field: int(getattr(counters, field)) for field in wire.COUNTERS}
+    for name_ns in ("behind_loads_ns", "longest_behind_load_ns"):
+        values[name_ns.replace("_ns", "_seconds")] = values.pop(name_ns) / 1e9
     # Without a pool nothing is kept, and the executor counts no reserve.
     values["reserved_memory_bytes"] = max(
         values["reserved_memory_bytes"], values["live_memory_bytes"]

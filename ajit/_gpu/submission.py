@@ -98,6 +98,7 @@ class Submissions:
         count: int = 1,
         stream: tuple[int, int] = (0, 0),
         deadline_seconds: float | None = None,
+        timed: bool = False,
     ) -> Ticket[T]:
         """Submit packed operations. Takes and raises what `submit` does.
 
@@ -109,13 +110,14 @@ class Submissions:
             count: How many operations there are.
             stream: From `stream_target`.
             deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timed: Whether the device tells how long it worked.
         """
         if self._refusal is not None:
             raise self._refusal()
         number = next(self.thread.numbers)
         submission = wire.submission(
             self.handle, number, operations, count=count, target=stream,
-            deadline_ns=deadline_ns(deadline_seconds),
+            deadline_ns=deadline_ns(deadline_seconds), timed=timed,
         )  # fmt: skip
         ticket = self.submit(submission, number, operation, keep, finish)
         return ticket.due_in(deadline_seconds)

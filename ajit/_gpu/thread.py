@@ -72,6 +72,7 @@ class DeviceThread:
             memory_limit_bytes=settings.device_memory_limit_bytes,
             stall_ns=int(settings.stall_seconds * 1e9),
             pool_idle_ns=int(settings.device_memory_idle_seconds * 1e9),
+            time_tickets=settings.time_tickets,
             plain_memory=settings.plain_device_memory,
             dump_signal=dump_signal() if settings.stall_seconds else 0,
             ordinal=choice.ordinal,

@@ -102,6 +102,18 @@ class Ticket(Generic[T]):
         """From submission to the end of the work on the device; None while it is not done."""
         return self._nanoseconds / 1e9 if self._state != PENDING else None
 
+    @property
+    def device_seconds(self) -> float | None:
+        """How long the device worked, by its own clock, from the first operation to the last.
+
+        None while it is not done, if nobody asked for it (``timed=True``, or ``time_tickets`` in
+        the settings), or if the driver did not tell. Other work that the device does meanwhile, in
+        other streams, takes its time as well.
+        """
+        if self._state != DONE or not self._flags & wire.TIMED:
+            return None
+        return self._detail / 1e9
+
     def __await__(self) -> Generator[Any, Any, T]:
         """Wait for the device.
 

@@ -20,9 +20,9 @@ __all__ = [
     "EXPIRED", "FILL", "FULL", "HEARTBEAT", "HEARTBEAT_MAGIC", "IS_LOST", "JOIN", "LAUNCH",
     "LAUNCH_GRAPH", "LOAD", "LOST", "MAKE_EVENT", "MAKE_STREAM", "MARK", "NATIVE", "NO_MEMORY",
     "OPERATIONS", "RECORD", "RECORDS", "RECORD_EVENT", "RETIRED", "SETTLED", "SHARED_LANE",
-    "SIMPLE", "STEP", "STEPPED", "STOP", "STOPPED", "SUBMISSION", "WAIT", "Counters", "DeviceInfo",
-    "FillLayout", "Function", "LaunchLayout", "Library", "LoadLayout", "Options", "Resource",
-    "library", "simple", "submission",
+    "SIMPLE", "STEP", "STEPPED", "STOP", "STOPPED", "SUBMISSION", "TIME", "TIMED", "WAIT",
+    "Counters", "DeviceInfo", "FillLayout", "Function", "LaunchLayout", "Library", "LoadLayout",
+    "Options", "Resource", "library", "simple", "submission",
 ]  # fmt: skip
 
 NATIVE: Final = Path(__file__).parent / "native"
@@ -47,14 +47,16 @@ OPERATIONS: Final = {
 # Answers of submit.
 ACCEPTED, FULL, STOPPED, LOST, NO_MEMORY = 0, 1, 2, 3, 4
 # Flags of a record.
-SETTLED, RETIRED, IS_LOST, EXPIRED, STEPPED = 1, 2, 4, 8, 16
+SETTLED, RETIRED, IS_LOST, EXPIRED, STEPPED, TIMED = 1, 2, 4, 8, 16, 32
 
 ALL_LANES: Final = (1 << 64) - 1
 SHARED_LANE: Final = 63
 """Of streams that the executor did not make."""
 
 SUBMISSION: Final = struct.Struct("<QQQQQII")
-"""Port, number, stream, deadline in nanoseconds, lane, count of operations, their bytes."""
+"""Port, number, stream, deadline in nanoseconds, lane and `TIME`, operations, their bytes."""
+TIME: Final = 1 << 32
+"""Added to the lane of a submission: the device tells how long it worked."""
 LaunchLayout: Final = "IIQI44s"
 """Opcode, bytes, function, argument bytes, and the shape as packed before, see `SHAPE`."""
 SHAPE: Final = struct.Struct("<10IHh")
@@ -88,7 +90,7 @@ class Options(ctypes.Structure):
     _fields_ = (
         ("capacity", _u64), ("spin_ns", _u64), ("deadline_ns", _u64),
         ("memory_limit_bytes", _u64), ("stall_ns", _u64), ("pool_idle_ns", _u64),
-        ("ordinal", _i32), ("dump_signal", _i32), ("plain_memory", _i32), ("reserved", _i32),
+        ("ordinal", _i32), ("dump_signal", _i32), ("plain_memory", _i32), ("time_tickets", _i32),
     )  # fmt: skip
 
 
@@ -106,7 +108,7 @@ class DeviceInfo(ctypes.Structure):
 COUNTERS = (
     "dispatched", "settled", "failed", "launches", "copies", "allocations", "loads", "in_flight",
     "live_memory_bytes", "live_resources", "deferred_frees", "lost_callbacks", "expired", "sleeps",
-    "stalls", "reserved_memory_bytes",
+    "stalls", "behind_loads", "behind_loads_ns", "longest_behind_load_ns", "reserved_memory_bytes",
 )  # fmt: skip
 
 
@@ -183,13 +185,13 @@ def submission(
     count: int = 1,
     target: tuple[int, int] = (0, 0),
     deadline_ns: int = 0,
+    timed: bool = False,
 ) -> bytes:
     """Return a submission of operations. `target` is a stream's handle and its lane."""
     handle, lane = target
-    return (
-        SUBMISSION.pack(port, number, handle, deadline_ns, lane, count, len(operations))
-        + operations
-    )
+    how = lane + TIME if timed else lane
+    header = SUBMISSION.pack(port, number, handle, deadline_ns, how, count, len(operations))
+    return header + operations
 
 
 def simple(opcode: int, value: int = 0) -> bytes:

@@ -44,6 +44,7 @@ OTHER_VALUES = {
     "mode": ("frozen", "frozen"),
     "failure_seconds": ("0", 0.0),
     "ticket_deadline_seconds": ("5", 5.0),
+    "time_tickets": ("1", True),
     "spin_seconds": ("0", 0.0),
     "ring_capacity": ("64", 64),
     "pinned_pool_bytes": ("65536", 65536),

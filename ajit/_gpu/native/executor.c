@@ -57,6 +57,7 @@ static struct ajit_ticket *make_ticket(const struct ajit_submission *submission)
     ticket->number = submission->number;
     ticket->stream = (CUstream)(uintptr_t)submission->stream;
     ticket->lane = submission->lane;
+    ticket->timed = submission->timed;
     ticket->deadline_ns = submission->deadline_ns;
     ticket->count = submission->count;
     ticket->bytes = submission->bytes;

@@ -73,6 +73,7 @@ struct ajit_executor {
     alignas(64) _Atomic uint64_t head; /* the CUDA thread */
     alignas(64) _Atomic uint32_t asleep;
     _Atomic(struct ajit_resource *) posts;
+    _Atomic(struct ajit_ticket *) timed; /* done, and not asked yet how long they took */
     /* Below: the CUDA thread only. */
     struct ajit_queue service;
     struct ajit_lane lanes[AJIT_LANES];
@@ -86,6 +87,8 @@ struct ajit_executor {
     uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
     uint64_t turn_ns; /* when the second lane may go before work */
+    struct ajit_timer *timers; /* that nobody uses */
+    uint64_t load_began_ns, load_ended_ns; /* the last one */
     bool starved;  /* the first of the second lane waits for memory */
     bool stopping; /* nothing waits any more */
 };
@@ -127,6 +130,7 @@ struct ajit_ticket *ajit_queue_pop(struct ajit_queue *);
 void ajit_ticket_drop(struct ajit_ticket *);
 void ajit_ticket_settle(struct ajit_executor *, struct ajit_ticket *, int code);
 void ajit_ticket_on_done(void *ticket);
+void ajit_ticket_finish(struct ajit_ticket *, uint64_t now, uint32_t flags);
 bool ajit_ticket_retired(struct ajit_ticket *);
 void ajit_ticket_expire(struct ajit_executor *, struct ajit_ticket *, uint64_t now);
 int ajit_ticket_step(struct ajit_executor *, struct ajit_ticket *, uint64_t index);
@@ -140,6 +144,13 @@ bool ajit_flight_uses(const struct ajit_executor *, const struct ajit_resource *
 int ajit_flight_count(const struct ajit_executor *);
 uint64_t ajit_lane_take(struct ajit_executor *);
 void ajit_lane_leave(struct ajit_executor *, uint64_t lane);
+
+int ajit_timer_begin(struct ajit_executor *, struct ajit_ticket *);
+void ajit_timer_end(struct ajit_executor *, struct ajit_ticket *);
+void ajit_timer_hand_over(struct ajit_executor *, struct ajit_ticket *);
+void ajit_timer_collect(struct ajit_executor *);
+void ajit_timer_leave(struct ajit_executor *, struct ajit_ticket *);
+void ajit_timer_close(struct ajit_executor *, bool driver_usable);
 
 void ajit_port_push(struct ajit_port *, struct ajit_note *, uint32_t flags);
 void ajit_port_drop(struct ajit_port *);

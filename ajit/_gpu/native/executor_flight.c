@@ -54,6 +54,7 @@ static void retire_lane(struct ajit_executor *executor, int lane)
     struct ajit_ticket *ticket;
     while ((ticket = oldest(executor, lane)) && ajit_ticket_retired(ticket)) {
         atomic_fetch_sub_explicit(&executor->counters.in_flight, 1, memory_order_relaxed);
+        ajit_timer_leave(executor, ticket);
         ajit_ticket_drop(ajit_queue_pop(&executor->lanes[lane].flight));
     }
     if (!ticket)
@@ -119,6 +120,8 @@ static void check(struct ajit_executor *executor, struct ajit_ticket *ticket, CU
                   uint64_t now)
 {
     uint64_t limit = ticket->deadline_ns ? ticket->deadline_ns : executor->options.deadline_ns;
+    if (stream_says == CUDA_SUCCESS && ticket->timed)
+        ajit_timer_collect(executor); /* its host function may have been here just now */
     if (ajit_ticket_retired(ticket))
         return;
     if (stream_says == CUDA_SUCCESS) {

@@ -80,8 +80,8 @@ static int load_functions(struct ajit_executor *executor, struct ajit_ticket *ti
     return CUDA_SUCCESS;
 }
 
-int ajit_resource_load(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                       const struct ajit_load *load)
+static int load(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                const struct ajit_load *load)
 {
     struct ajit_resource *resource = ajit_resource_make(executor, ticket, AJIT_MODULE);
     if (!resource)
@@ -103,4 +103,13 @@ int ajit_resource_load(struct ajit_executor *executor, struct ajit_ticket *ticke
     }
     atomic_fetch_add_explicit(&executor->counters.loads, 1, memory_order_relaxed);
     return CUDA_SUCCESS;
+}
+
+int ajit_resource_load(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                       const struct ajit_load *op)
+{
+    executor->load_began_ns = ajit_now_ns();
+    int code = load(executor, ticket, op);
+    executor->load_ended_ns = ajit_now_ns();
+    return code;
 }

@@ -57,6 +57,7 @@ enum ajit_state {
 };
 
 struct ajit_ticket;
+struct ajit_timer;
 
 struct ajit_note { /* one message to an event loop */
     struct ajit_note *next;
@@ -78,12 +79,16 @@ struct ajit_ticket {
     uint64_t sequence; /* dispatch number */
     CUstream stream;
     uint64_t lane, deadline_ns;
+    struct ajit_timer *timer; /* the CUDA thread only */
+    struct ajit_ticket *next_timed;
+    uint64_t done_ns; /* of one that is timed: when its host function ran */
     uint64_t detail;
     uint64_t submitted_ns;
     _Atomic uint64_t finished_ns; /* the host function and the deadline may write at once */
     int32_t code;
     uint32_t count, bytes;
     bool has_callback;
+    bool timed;
     _Atomic int state;
     _Atomic int references;
     alignas(16) unsigned char operations[];

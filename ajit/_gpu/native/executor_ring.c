@@ -83,7 +83,7 @@ void ajit_ring_wake(struct ajit_executor *executor)
 
 static bool something_to_do(struct ajit_executor *executor)
 {
-    return next_slot(executor) || atomic_load(&executor->posts);
+    return next_slot(executor) || atomic_load(&executor->posts) || atomic_load(&executor->timed);
 }
 
 static bool spin(struct ajit_executor *executor)
@@ -103,7 +103,7 @@ static bool spin(struct ajit_executor *executor)
     return false;
 }
 
-/* Waits until there is a submission or a post: spins, then sleeps for at most `sleep_ns` (0: with no
+/* Waits until there is a submission, a post or a ticket to be timed: spins, then sleeps for at most `sleep_ns` (0: with no
  * limit). Returns false when the time ran out. */
 bool ajit_ring_wait(struct ajit_executor *executor, uint64_t sleep_ns)
 {

@@ -132,6 +132,7 @@ static void rest(struct ajit_executor *executor)
 int ajit_serve(struct ajit_executor *executor, uint64_t *number)
 {
     for (;;) {
+        ajit_timer_collect(executor);
         struct ajit_ticket *ticket = has_turn(executor) ? NULL : ajit_ring_pop(executor);
         if (ticket) {
             int opcode = take(executor, ticket, number);
@@ -181,6 +182,7 @@ int ajit_serve_end(struct ajit_executor *executor)
     int left = ajit_flight_count(executor);
     bool usable = !left && !atomic_load(&executor->lost);
     ajit_resource_end(executor, usable);
+    ajit_timer_close(executor, usable);
     if (usable)
         ajit_device_close(executor);
     if (!left)

@@ -34,24 +34,33 @@ static void count(_Atomic uint64_t *counter)
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-/* The host function, on a thread of the driver (R2). A failing device never calls it. */
-void ajit_ticket_on_done(void *argument)
+/* The device is done with it. Takes over a reference: the host function's. */
+void ajit_ticket_finish(struct ajit_ticket *ticket, uint64_t now, uint32_t flags)
 {
-    struct ajit_ticket *ticket = argument;
     struct ajit_counters *counters = &ticket->port->executor->counters;
     /* Before the state moves, for the note is read at once. */
     if (atomic_load(&ticket->state) == AJIT_IN_FLIGHT) {
-        atomic_store(&ticket->finished_ns, ajit_now_ns());
+        atomic_store(&ticket->finished_ns, now);
         if (move(ticket, AJIT_IN_FLIGHT, AJIT_FINISHED)) {
             count(&counters->settled);
             if (ticket->code)
                 count(&counters->failed);
-            note(ticket, &ticket->settled, AJIT_SETTLED | AJIT_RETIRED);
+            note(ticket, &ticket->settled, AJIT_SETTLED | AJIT_RETIRED | flags);
         }
     }
     if (move(ticket, AJIT_OVERDUE, AJIT_OVERDUE_ENDED))
         note(ticket, &ticket->retired, AJIT_RETIRED);
     ajit_ticket_drop(ticket);
+}
+
+/* The host function, on a thread of the driver (R2). A failing device never calls it. */
+void ajit_ticket_on_done(void *argument)
+{
+    struct ajit_ticket *ticket = argument;
+    if (ticket->timed)
+        ajit_timer_hand_over(ticket->port->executor, ticket);
+    else
+        ajit_ticket_finish(ticket, ajit_now_ns(), 0);
 }
 
 /* The CUDA thread settles a ticket itself: one that needs no device, that failed before it reached

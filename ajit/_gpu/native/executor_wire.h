@@ -48,7 +48,8 @@ struct ajit_submission {
     uint64_t number;
     uint64_t stream;      /* 0: the executor's own */
     uint64_t deadline_ns; /* after its submission; 0: as the options say */
-    uint64_t lane;        /* of the stream, see executor_flight.c */
+    uint32_t lane;        /* of the stream, see executor_flight.c */
+    uint32_t timed;       /* whether the device tells how long it worked */
     uint32_t count;  /* operations that follow */
     uint32_t bytes;  /* of all of them */
 };
@@ -133,6 +134,7 @@ enum ajit_flag {
     AJIT_RETIRED = 2, /* the device does not touch the ticket's memory any more */
     AJIT_IS_LOST = 4, /* the code is that of a context that is unusable from now on */
     AJIT_EXPIRED = 8,  /* past the deadline, and the device is still at it */
+    AJIT_TIMED = 32,   /* `detail` is how long the device worked, in nanoseconds */
     AJIT_STEPPED = 16, /* `detail` is the index of a step that is done; the ticket goes on */
 };
 
@@ -142,7 +144,7 @@ struct ajit_record {
     uint32_t flags;
     uint64_t value;  /* address of the resource that was made */
     uint64_t detail; /* index of the operation that failed; for a load, 1 + index of the name; what
-                      * AJIT_ELAPSED found, in nanoseconds */
+                      * AJIT_ELAPSED found, or the device took, in nanoseconds */
     uint64_t nanoseconds; /* from submission to the end of the work on the device */
 };
 
@@ -180,6 +182,8 @@ struct ajit_counters {
     _Atomic uint64_t dispatched, settled, failed, launches, copies, allocations, loads;
     _Atomic uint64_t in_flight, live_memory_bytes, live_resources, deferred_frees;
     _Atomic uint64_t lost_callbacks, expired, sleeps, stalls;
+    _Atomic uint64_t behind_loads; /* tickets that were submitted while a module was being loaded */
+    _Atomic uint64_t behind_loads_ns, longest_behind_load_ns; /* how long they stood behind it */
     _Atomic uint64_t reserved_memory_bytes; /* by the pool, what is in use included; 0: no pool */
 };
 
@@ -207,7 +211,7 @@ struct ajit_options {
     int32_t ordinal;
     int32_t dump_signal; /* makes the process print its stacks; 0: none */
     int32_t plain_memory; /* no pool: memory that others than this device may use */
-    int32_t reserved;
+    int32_t time_tickets; /* all of them, asked or not */
 };
 
 #endif

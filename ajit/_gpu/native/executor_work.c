@@ -124,6 +124,22 @@ static void follow(struct ajit_executor *executor, struct ajit_ticket *ticket)
         ajit_flight_lose(executor, code);
 }
 
+/* A load cannot be broken off: what is submitted meanwhile stands behind it, and it is told how long. */
+static void count_behind_load(struct ajit_executor *executor, const struct ajit_ticket *ticket)
+{
+    struct ajit_counters *counters = &executor->counters;
+    uint64_t from = ticket->submitted_ns, until = executor->load_ended_ns;
+    if (until <= from)
+        return;
+    if (from < executor->load_began_ns)
+        from = executor->load_began_ns;
+    uint64_t stood_ns = until - from;
+    atomic_fetch_add_explicit(&counters->behind_loads, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&counters->behind_loads_ns, stood_ns, memory_order_relaxed);
+    if (stood_ns > atomic_load_explicit(&counters->longest_behind_load_ns, memory_order_relaxed))
+        atomic_store_explicit(&counters->longest_behind_load_ns, stood_ns, memory_order_relaxed);
+}
+
 static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
     uint32_t opcode = ((const struct ajit_operation *)ticket->operations)->opcode;
@@ -131,6 +147,10 @@ static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
     int code = atomic_load(&executor->lost);
     if (!ticket->stream)
         ticket->stream = executor->stream;
+    bool timed = opcode < AJIT_ALLOC && (ticket->timed || executor->options.time_tickets);
+    ticket->timed = false; /* until there is something to tell */
+    if (!code && timed)
+        code = ajit_timer_begin(executor, ticket);
     if (!code)
         code = opcode == AJIT_CAPTURE ? ajit_graph_make(executor, ticket)
                                       : ajit_operate_all(executor, ticket, 0, &enqueued);
@@ -140,6 +160,8 @@ static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
         ajit_queue_push_front(&executor->service, ticket);
         return;
     }
+    if (opcode < AJIT_ALLOC)
+        count_behind_load(executor, ticket);
     ticket->sequence = ++executor->next_sequence;
     atomic_fetch_add_explicit(&executor->counters.dispatched, 1, memory_order_relaxed);
     if (ajit_driver_is_sticky(code))
@@ -148,9 +170,12 @@ static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
         unmake(executor, ticket);
     if (enqueued && !atomic_load(&executor->lost)) {
         ticket->code = code;
+        if (timed)
+            ajit_timer_end(executor, ticket);
         follow(executor, ticket);
         return;
     }
+    ajit_timer_leave(executor, ticket);
     ajit_ticket_settle(executor, ticket, code);
     ajit_ticket_drop(ticket);
 }

@@ -1,0 +1,246 @@
+"""How long the device worked on a ticket, and how long work stood behind a load."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import anyio
+import pytest
+
+from ajit.errors import DeadlineExceeded, DeviceError, DeviceLost
+from tests.gpu.support import compiled, cpu_device, kernels, until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
+
+UNKNOWN, LAUNCH_FAILED = 999, 719
+
+
+async def _batch(device, kernel, _buffer):
+    async with device.batch(timed=True, steps=True) as batch:
+        batch.launch(kernel, 1, 1)
+        batch.launch(kernel, 1, 1)
+    return batch.ticket
+
+
+async def _graph(device, kernel, _buffer):
+    async with device.capture() as graph:
+        graph.launch(kernel, 1, 1)
+    return graph.launch_graph(timed=True)
+
+
+async def _stream(device, kernel, _buffer):
+    return kernel.launch(1, 1, stream=await device.stream(), timed=True)
+
+
+async def _copy(device, _kernel, buffer):
+    return device.copy(buffer[0:8], buffer[8:16], timed=True)
+
+
+@pytest.mark.parametrize("submit", [_batch, _graph, _stream, _copy])
+async def test_a_timed_ticket_ends_when_the_device_is_done(faults, submit):
+    """The time is the device's own: no shorter than its work, no longer than the ticket's."""
+    async with cpu_device() as device:
+        kernel, buffer = (await kernels(device))("nothing"), await device.alloc(16)
+        faults.inject("device:copy" if submit is _copy else "device:launch", delay=0.05)
+        ticket = await submit(device, kernel, buffer)
+        await ticket
+
+        assert 0.05 <= ticket.device_seconds <= ticket.seconds
+
+
+async def test_time_in_the_queue_is_not_the_devices_work(faults):
+    """What stands before a ticket in its stream counts for its seconds, not for the device's."""
+    async with cpu_device() as device:
+        buffer = await device.alloc(16)
+        faults.inject("device:copy", delay=0.2)
+        slow = device.copy(buffer[0:8], buffer[8:16], timed=True)
+        quick = device.copy(buffer[0:8], buffer[8:16], timed=True)
+        await quick
+
+        assert quick.device_seconds < 0.2 <= slow.device_seconds
+        assert quick.seconds > slow.device_seconds - 0.01  # from one submission to the other
+
+
+async def test_only_who_asks_is_timed():
+    """Without asking there is no time; nor while the ticket is not done. A setting asks for all."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        ticket = kernel.launch(1, 1)
+        await ticket
+
+        assert ticket.device_seconds is None
+    async with cpu_device(time_tickets=True) as device:
+        ticket = (await kernels(device))("nothing").launch(1, 1)
+        await ticket
+        buffer = await device.upload(bytes(8))
+        copied = device.copy_to(buffer, bytes(8))
+        await copied
+
+        assert ticket.device_seconds is not None
+        assert copied.device_seconds is not None
+
+
+async def test_a_ticket_in_flight_has_no_time_yet(faults):
+    """While the device is at it, nothing is told."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        with faults.held():
+            ticket = kernel.launch(1, 1, timed=True)
+
+            assert ticket.device_seconds is None
+        await ticket
+        assert ticket.device_seconds is not None
+
+
+@pytest.mark.parametrize("function", ["cuEventCreate", "cuEventRecord"])
+async def test_what_cannot_be_timed_is_not_begun(faults, function):
+    """Without the first event the ticket fails, and the device got nothing of it."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        faults.inject(function, UNKNOWN)
+        with pytest.raises(DeviceError, match="UNKNOWN"):
+            await kernel.launch(1, 1, timed=True)
+
+        assert device.statistics().launches == 0
+        ticket = kernel.launch(1, 1, timed=True)
+        await ticket
+        assert ticket.device_seconds is not None
+
+
+async def test_a_time_that_the_driver_does_not_tell_fails_nothing(faults):
+    """The work was done: only its time is not known."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        faults.inject("cuEventElapsedTime_v2", UNKNOWN)
+        ticket = kernel.launch(1, 1, timed=True)
+        await ticket
+
+        assert ticket.done
+        assert ticket.device_seconds is None
+
+
+async def test_events_are_used_again(faults):
+    """Two events serve any number of tickets, one after the other."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        await kernel.launch(1, 1, timed=True)
+        await device.synchronize()
+        await until(lambda: device.statistics().in_flight == 0)
+        faults.inject("cuEventCreate", UNKNOWN)
+        for _ in range(20):
+            await kernel.launch(1, 1, timed=True)
+            await until(lambda: device.statistics().in_flight == 0)
+
+
+async def test_a_lost_callback_of_a_timed_ticket_is_found(faults):
+    """A timed ticket whose host function never comes is settled like any other."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        faults.lose_callbacks(1)
+        ticket = kernel.launch(1, 1, timed=True)
+        await ticket
+
+        assert ticket.device_seconds is None
+        assert device.statistics().lost_callbacks == 1
+        await kernel.launch(1, 1, timed=True)
+
+
+async def test_python_on_the_cuda_thread_does_not_count_as_time():
+    """The ticket is settled after it, with the time at which the device was done."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        ticket = kernel.launch(1, 1, timed=True)
+        await device.run(time.sleep, 0.5)
+        await ticket
+
+        assert ticket.device_seconds <= ticket.seconds < 0.5
+
+
+async def test_many_timed_tickets_are_all_told_and_none_taken_for_lost():
+    """From several streams at once, while the thread looks after overdue tickets."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        streams = [None, await device.stream(), await device.stream()]
+        began = anyio.current_time()
+        while anyio.current_time() < began + 0.2:  # some of the CUDA thread's looks
+            tickets = [kernel.launch(1, 1, stream=s, timed=True) for s in streams * 10]
+            for ticket in tickets:
+                await ticket
+
+            assert all(ticket.device_seconds is not None for ticket in tickets)
+        assert device.statistics().lost_callbacks == 0
+
+
+async def test_an_overdue_timed_ticket_is_retired_later(faults):
+    """A deadline settles it; what it keeps goes when the device is done."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        with faults.held():
+            ticket = kernel.launch(1, 1, timed=True, deadline_seconds=0.05)
+            with pytest.raises(DeadlineExceeded):
+                await ticket
+        await until(lambda: device.statistics().in_flight == 0)
+
+        assert ticket.device_seconds is None
+
+
+async def test_a_lost_device_tells_no_time(faults):
+    """Timed tickets fail like all others."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        faults.inject("device:launch", LAUNCH_FAILED)
+        ticket = kernel.launch(1, 1, timed=True)
+        with pytest.raises(DeviceLost):
+            await ticket
+
+        assert ticket.device_seconds is None
+    faults.reset()
+
+
+# --- behind a load -----------------------------------------------------------------------------
+
+
+async def test_a_load_does_not_delay_what_was_submitted_with_it(faults):
+    """Launches go first, also those that came after the load while the thread was busy."""
+    async with cpu_device() as device:
+        kernel, go, order = (await kernels(device))("nothing"), threading.Event(), []
+        faults.inject("cuModuleLoadData", delay=0.05)
+
+        async def note(name, awaitable):
+            await awaitable
+            order.append(name)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(device.run, go.wait)
+            await until(lambda: device.health().operation == "run Python")
+            before = kernel.launch(1, 1)
+            tasks.start_soon(note, "load", device.load(compiled()))
+            await until(lambda: len(device._port.in_flight) == 3)
+            after = kernel.launch(1, 1)
+            go.set()
+            await note("before", before)
+            await note("after", after)
+
+        assert order == ["before", "after", "load"]
+        assert device.statistics().behind_loads == 0
+
+
+async def test_what_stands_behind_a_load_is_counted(faults):
+    """Whoever submits while a module is loaded waits for it, and the statistics tell how long."""
+    async with cpu_device() as device:
+        kernel = (await kernels(device))("nothing")
+        faults.inject("cuModuleLoadData", delay=0.3)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(device.load, compiled())
+            await until(lambda: device.health().operation == "load")
+            tickets = [kernel.launch(1, 1), device.mark()]
+            for ticket in tickets:
+                await ticket
+        statistics = device.statistics()
+        await kernel.launch(1, 1)
+
+        assert statistics.behind_loads == 2
+        assert 0 < statistics.longest_behind_load_seconds <= tickets[0].seconds
+        assert statistics.behind_loads_seconds > statistics.longest_behind_load_seconds
+        assert device.statistics().behind_loads == 2
