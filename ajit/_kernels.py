@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from ajit._core.events import FallbackUsed
 from ajit._core.spec import is_cpu_arch, validate_arch
-from ajit._perform import Urgency
+from ajit._request import Urgency
 from ajit._statistics import Counts, RuntimeStatistics
 from ajit._works import Works
 from ajit.errors import AjitError, NoDevice, SpecError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
     from ajit._parts import Parts
-    from ajit._perform import Resolution
+    from ajit._request import Resolution
     from ajit._resolve import Resolver
 
 __all__ = ["Kernels"]
@@ -136,15 +136,21 @@ class Kernels:
         resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
         return await self._works.join(("resolve", target, recache), resolve)
 
-    async def warm(self, spec: Spec) -> Ready:
-        """Make a spec ready in the background: loaded if there is a device, else compiled."""
+    async def warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
+        """Make a spec ready in the background: loaded if there is a device, else compiled.
+
+        Args:
+            spec: What to make ready.
+            on_wait: Called when it begins to wait for somebody else's compile.
+        """
+        urgency = Urgency(foreground=False, on_wait=on_wait)
         if self._device is None:
-            resolution = await self.resolve(spec, None, urgency=Urgency(foreground=False))
+            resolution = await self.resolve(spec, None, urgency=urgency)
             return Ready(resolution.artifact.key, resolution.tier)
         module = self.loaded(spec)
         if module is not None:
             return Ready(module.key, "memory")
-        loaded = await self._works.join(*self._loading(spec, foreground=False))
+        loaded = await self._works.join(*self._loading(spec, urgency=urgency))
         return Ready(loaded.module.key, loaded.tier)
 
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
@@ -174,6 +180,7 @@ class Kernels:
             loaded_modules=len(self._modules_by_key),
             disk=parts.store.statistics(),
             pool=parts.pool.statistics(),
+            credits=parts.credits.statistics(),
             device=self._device.statistics() if self._device else None,
         )
 
@@ -203,11 +210,11 @@ class Kernels:
         return resolution
 
     def _loading(
-        self, spec: Spec, *, recache: bool = False, foreground: bool = True
+        self, spec: Spec, *, recache: bool = False, urgency: Urgency | None = None
     ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
         """Name and function of the work that loads a spec."""
-        urgency = Urgency(foreground)
-        return ("load", spec, recache), partial(self._load, spec, recache=recache, urgency=urgency)
+        load = partial(self._load, spec, recache=recache, urgency=urgency or Urgency())
+        return ("load", spec, recache), load
 
     async def _load(self, spec: Spec, *, recache: bool, urgency: Urgency) -> _Loaded:
         arch = self._arch_to_load(spec)

@@ -25,6 +25,7 @@ from ajit._cache.secret import load_secret
 from ajit._compile.includes import HeaderIndex
 from ajit._compile.pool import CompilePool
 from ajit._compile.toolchain import Toolchains
+from ajit._credits import Credits
 from ajit.errors import AjitWarning
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Parts:
     toolchains: Toolchains
     headers: HeaderIndex
     pool: CompilePool
+    credits: Credits
     emitter: events.Emitter
     _threads: anyio.CapacityLimiter = field(
         default_factory=partial(anyio.CapacityLimiter, IO_THREADS)
@@ -87,6 +89,11 @@ class Parts:
         publish or a beat, or everybody would lose patience with everybody.
         """
         return await anyio.to_thread.run_sync(function, *args, limiter=self._watch_threads)
+
+    def hurry(self, key: str) -> None:
+        """Somebody awaits a key now: wherever its resolution stands in line, it goes forward."""
+        self.credits.promote(key)
+        self.pool.promote(key)
 
     def look(self, key: str) -> Look:
         """Look for the entry of a key and, where there is no good one, for its failure. Blocks."""
@@ -135,6 +142,7 @@ def _assemble(settings: Settings, emitter: events.Emitter) -> Parts:
         toolchains=toolchains,
         headers=HeaderIndex(),
         pool=CompilePool(settings, toolchains, admission=permits),
+        credits=Credits(settings.compile_slots),
         emitter=emitter,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +21,7 @@ from ajit._core import events
 from ajit._core.entry import Artifact
 from ajit._core.job import CompileJob
 from ajit._core.plan import Action, Happening, PlanError, start, step
+from ajit._request import Resolution, WaitedFor
 from ajit._waiting import LeaseWaiter, WaitEnd
 from ajit.errors import AjitError, CompileError
 
@@ -29,13 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._cache.lock import HolderRecord
-    from ajit._compile.identity import Toolchain
-    from ajit._core.job import CompileOutput, CompilerName
-    from ajit._core.key import Key
-    from ajit._core.spec import Spec
+    from ajit._core.job import CompileOutput
     from ajit._parts import Look, Parts
+    from ajit._request import Request
 
-__all__ = ["Performer", "Request", "Resolution", "Urgency", "WaitedFor"]
+__all__ = ["Performer"]
 
 T = TypeVar("T")
 
@@ -47,79 +45,6 @@ _OUTCOMES = {
 """What `events.WaitEnded` calls the end of a wait; anything else is ``lease``."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WaitedFor:
-    """Whom a resolution waited for, and how long.
-
-    Attributes:
-        host: Host name of the lease's holder.
-        pid: Its process id.
-        seconds: Time spent waiting.
-    """
-
-    host: str
-    pid: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
-    """The answer to a spec.
-
-    Attributes:
-        artifact: Verified bytes with their metadata.
-        tier: Where they came from.
-        seconds: From the request to the answer.
-        waited_for: The holder that was waited for, if any.
-    """
-
-    artifact: Artifact
-    tier: events.Tier
-    seconds: float
-    waited_for: WaitedFor | None = None
-
-
-@dataclass(slots=True)
-class Urgency:
-    """Whether somebody awaits a resolution, or only a warm-up wants it. Belongs to the loop.
-
-    Attributes:
-        foreground: Whether somebody awaits it.
-        key: Its hex key, once its compile is in the pool's queue.
-    """
-
-    foreground: bool = True
-    key: str = ""
-
-    def hurry(self, parts: Parts) -> None:
-        """Somebody awaits it now: its compile goes before those of the warm-up."""
-        if not self.foreground:
-            self.foreground = True
-            if self.key:
-                parts.pool.promote(self.key)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A spec joined with what this machine has.
-
-    Attributes:
-        note: What to add to a `CompileError`, such as includes that were not found.
-        first_look: What the disk had when the key was made.
-        recache: Whether what is cached, a failure included, is to be compiled again and replaced.
-    """
-
-    spec: Spec
-    key: Key
-    compiler: CompilerName
-    arch: str
-    toolchain: Toolchain
-    note: str | None
-    first_look: Look
-    recache: bool = False
-    urgency: Urgency = field(default_factory=Urgency)
-
-
 class Performer:
     """One walk through the plan, for one key. Belongs to the task that runs it."""
 
@@ -128,6 +53,7 @@ class Performer:
         self._request = request
         self._begun = begun
         self._first_look: Look | None = request.first_look
+        self._has_credit = False
         self._lease: Lease | None = None
         self._waiter: LeaseWaiter | None = None
         self._holder: HolderRecord | None = None
@@ -146,6 +72,13 @@ class Performer:
 
     async def run(self) -> Resolution:
         """Walk to an end and return it, or raise what the compile raised."""
+        self._request.urgency.key = self._key
+        try:
+            return await self._walk()
+        finally:
+            self._give_credit_back()
+
+    async def _walk(self) -> Resolution:
         plan, actions = start()
         try:
             while not plan.ended:
@@ -235,6 +168,8 @@ class Performer:
     # --- the lease ---
 
     async def _try_lease(self) -> Happening:
+        await self._parts.credits.take(self._key, self._request.urgency.priority)
+        self._has_credit = True
         compiler = str(self._request.toolchain.identity)
         name = self._request.spec.name
         take = partial(self._parts.leases.try_acquire, self._key, compiler, name=name)
@@ -244,9 +179,15 @@ class Performer:
             return Happening.LEASE_TAKEN
         if isinstance(taken, Busy):
             self._holder = taken.holder
+            self._give_credit_back()
             return Happening.LEASE_HELD
         self._emit(events.LocksUnavailable, reason=taken.reason)
         return Happening.LEASE_UNAVAILABLE
+
+    def _give_credit_back(self) -> None:
+        if self._has_credit:
+            self._has_credit = False
+            self._parts.credits.give_back()
 
     async def _release(self) -> None:
         lease, self._lease = self._lease, None
@@ -254,6 +195,7 @@ class Performer:
             await self._in_thread(lease.release)
 
     async def _wait_for_lease(self) -> Happening:
+        self._request.urgency.on_wait()
         compiler = str(self._request.toolchain.identity)
         name = self._request.spec.name
         waiter = self._waiter = LeaseWaiter(self._parts, name, self._key, compiler, self._holder)
@@ -298,13 +240,11 @@ class Performer:
         self._emit(events.CompileStarted, compiler=compiler, arch=self._request.arch)
         begun = time.monotonic()
         try:
-            urgency = self._request.urgency
-            urgency.key = self._key
             output = await self._parts.pool.compile(
                 self._job(),
                 on_beat=self._beat,
                 toolchain=self._request.toolchain,
-                priority="foreground" if urgency.foreground else "background",
+                priority=self._request.urgency.priority,
             )
         except AjitError as exc:
             if self._request.note and isinstance(exc, CompileError):

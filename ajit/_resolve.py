@@ -20,7 +20,8 @@ from ajit._core import events
 from ajit._core.key import make_key
 from ajit._core.spec import is_cpu_arch
 from ajit._frozen import forbidden
-from ajit._perform import Performer, Request, Resolution, Urgency
+from ajit._perform import Performer
+from ajit._request import Request, Resolution, Urgency
 from ajit.errors import AjitError, UnknownArch
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Resolver:
             raise await self.parts.in_thread(forbidden, self.parts.store, request.spec, request.key)
         cache = (self.parts.store.directory.identity, request.recache)
         with self._flights.join(cache, request.key.hex) as membership:
+            if not membership.leading:
+                request.urgency.on_wait()
             resolution = await membership.wait()
             if resolution is None:  # we lead
                 try:

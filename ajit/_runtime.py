@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from ajit._core.events import Subscriber, WarmupProgress
     from ajit._gpu.device import Device
     from ajit._gpu.module import Kernel, LoadedModule
-    from ajit._perform import Resolution
+    from ajit._request import Resolution
     from ajit._statistics import RuntimeStatistics
     from ajit.warmup import Ready, WarmupReport
 
@@ -237,9 +237,9 @@ class Runtime:
 
     # --- warm-up ---
 
-    async def _warm(self, spec: Spec) -> Ready:
+    async def _warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
         self._check_usable()
-        return await self._kernels.warm(spec)
+        return await self._kernels.warm(spec, on_wait)
 
     def _progress(
         self, on_progress: Callable[[WarmupProgress], None] | None, event: WarmupProgress

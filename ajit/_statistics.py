@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ajit._cache.disk import DiskStatistics
     from ajit._compile.pool import PoolStatistics
     from ajit._core.events import Waiting
+    from ajit._credits import CreditStatistics
     from ajit._gpu.statistics import ThreadStatistics
 
 __all__ = ["Counts", "RuntimeStatistics"]
@@ -40,6 +41,7 @@ class RuntimeStatistics:
         loaded_modules: Modules on the device.
         disk: The cache's own counts.
         pool: The compile pool.
+        credits: Lease credits: who may go for a lease, and who waits until it may.
         device: The device and its CUDA thread; None without one.
     """
 
@@ -53,4 +55,5 @@ class RuntimeStatistics:
     loaded_modules: int
     disk: DiskStatistics
     pool: PoolStatistics
+    credits: CreditStatistics
     device: ThreadStatistics | None

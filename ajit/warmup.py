@@ -8,7 +8,6 @@ the others: the report says what failed and why.
 from __future__ import annotations
 
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,50 +64,54 @@ class WarmupReport:
 
 async def run_warmup(
     specs: Iterable[Spec],
-    prepare: Callable[[Spec], Awaitable[Ready]],
+    prepare: Callable[[Spec, Callable[[], None]], Awaitable[Ready]],
     *,
     at_once: int,
     on_progress: Callable[[WarmupProgress], None],
 ) -> WarmupReport:
     """Make specs ready, ``at_once`` at a time.
 
+    A spec that waits for somebody else's compile is not worked on here, so the next one begins: of
+    several processes that warm up the same specs, each does a part.
+
     Args:
         specs: What to make ready; repeated specs are done once.
-        prepare: Makes one spec ready.
+        prepare: Makes one spec ready; calls the function that it is given when it begins to wait
+            for somebody else.
         at_once: How many are worked on at a time.
         on_progress: Called in this task's loop after each spec.
 
     Cancelling stops the queue; what was made ready stays ready.
     """
     begun = time.monotonic()
-    queue = deque(dict.fromkeys(specs))
+    queue = dict.fromkeys(specs)
     total = len(queue)
+    hands = anyio.Semaphore(at_once)
     tiers: list[str] = []
     failures: list[WarmupFailure] = []
 
-    async def work() -> None:
-        while queue:
-            spec = queue.popleft()
-            key, error = "", ""
-            tier: Tier | None = None
-            try:
-                ready = await prepare(spec)
-            except AjitError as exc:
-                failures.append(WarmupFailure(spec, exc))
-                error = str(exc)
-            else:
-                key, tier = ready.key, ready.tier
-                tiers.append(tier)
-            done = len(tiers) + len(failures)
-            on_progress(
-                WarmupProgress(
-                    name=spec.name, key=key, done=done, total=total, tier=tier, error=error
-                )
-            )
+    async def work(spec: Spec, hand: _Hand) -> None:
+        key, error = "", ""
+        tier: Tier | None = None
+        try:
+            ready = await prepare(spec, hand.free)
+        except AjitError as exc:
+            failures.append(WarmupFailure(spec, exc))
+            error = str(exc)
+        else:
+            key, tier = ready.key, ready.tier
+            tiers.append(tier)
+        finally:
+            hand.free()
+        done = len(tiers) + len(failures)
+        on_progress(
+            WarmupProgress(name=spec.name, key=key, done=done, total=total, tier=tier, error=error)
+        )
 
     async with anyio.create_task_group() as group:
-        for _ in range(min(at_once, total)):
-            group.start_soon(work)
+        for spec in queue:
+            await hands.acquire()
+            group.start_soon(work, spec, _Hand(hands))
     return WarmupReport(
         total=total,
         from_disk=tiers.count("disk"),
@@ -117,3 +120,15 @@ async def run_warmup(
         failures=tuple(failures),
         seconds=time.monotonic() - begun,
     )
+
+
+class _Hand:
+    """One of the few that work at a time; freed once."""
+
+    def __init__(self, hands: anyio.Semaphore) -> None:
+        self._hands: anyio.Semaphore | None = hands
+
+    def free(self) -> None:
+        hands, self._hands = self._hands, None
+        if hands is not None:
+            hands.release()

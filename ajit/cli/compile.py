@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ajit._core.events import Event, Waiting
     from ajit._core.spec import CompilerKind, Spec
-    from ajit._perform import Resolution
+    from ajit._request import Resolution
 
 __all__ = ["command"]
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._core.job import CompileJob
-    from ajit._perform import Resolution
+    from ajit._request import Resolution
 
 PR_SET_PTRACER = 0x59616D61
 ANY_PROCESS = ctypes.c_ulong(-1)

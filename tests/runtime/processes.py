@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.runtime.sources import ARCH, SAXPY_SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["PROJECT", "Peer"]
 
@@ -36,15 +36,28 @@ class Peer:
     def __init__(
         self, settings: dict[str, Any], backend: str = "asyncio", source: str = SAXPY_SOURCE
     ) -> None:
-        order = {
-            "backend": backend,
-            "settings": settings,
-            "spec": {"source": source, "entry": "saxpy", "name": "saxpy"},
-            "arch": ARCH,
-        }
+        spec = {"source": source, "entry": "saxpy", "name": "saxpy"}
+        order = {"backend": backend, "settings": settings, "spec": spec, "arch": ARCH}
+        self._start("tests.runtime.program", order)
+
+    @classmethod
+    def wanting(
+        cls,
+        settings: dict[str, Any],
+        backend: str,
+        warm: Iterable[int] = (),
+        awaited: Iterable[int] = (),
+    ) -> Self:
+        """Start a process that wants many variants of saxpy (see ``many_main.py``)."""
+        peer = cls.__new__(cls)
+        order = {"backend": backend, "settings": settings, "warm": [*warm], "awaited": [*awaited]}
+        peer._start("tests.runtime.many_main", order)
+        return peer
+
+    def _start(self, module: str, order: dict[str, Any]) -> None:
         self.lines: list[Line] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.runtime.program", json.dumps(order)],
+            [sys.executable, "-m", module, json.dumps(order)],
             cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
