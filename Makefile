@@ -19,8 +19,8 @@ TEST_SECONDS := 480
 SLOW_SECONDS := 1800
 # Test files that run at once in `make test`. The slow tests run one by one.
 JOBS ?= 2
-# The Python of `make gpu`: it needs no network and no .venv, see benchmarks/gpu/__main__.py.
-GPU_PYTHON ?= python3
+# The Python of `make gpu`, which needs no network and no .venv: best the one that has PyTorch.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
@@ -60,7 +60,7 @@ format: setup ## let ruff format and fix what it safely can
 bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side with peers
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-gpu: ## what only an NVIDIA GPU can tell, into docs/measurements/ (an hour at most); with the Python that has PyTorch
+gpu: ## what only an NVIDIA GPU can tell, into docs/measurements/ (up to an hour)
 	@$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed and stopped at random on a damaged cache, 10 minutes

@@ -100,11 +100,11 @@ class Port(Submissions):
             raise WrongLoop(f"{ticket!r} belongs to another event loop; await it there")
         if self._refusal is not None:
             self._check_fork()
-        if self._looking[1] >= _ASK_NS:
-            self._turn.set()
         # With more in flight there are other tasks to run, and parking costs nothing.
         self._looking[0] = ticket._number if len(self.in_flight) == 1 else 0
         count = self._library.port_wait(self.handle)
+        if self._looking[1] >= _ASK_NS:
+            self._turn.set()
         if count:
             self._dispatch(count)
         if count == wire.RECORDS:  # there may be more, and nobody will write the eventfd for them

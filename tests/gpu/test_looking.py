@@ -74,6 +74,20 @@ async def test_a_turn_of_the_loop_ends_the_count_of_hogging(faults):
         await ticket
 
 
+async def test_a_look_that_took_too_long_by_itself_is_forgotten_as_well(faults, monkeypatch):
+    """A thread that was off its processor while it looked does not park at the next ticket."""
+    monkeypatch.setattr(completion, "SPIN_SECONDS", 2 * completion.HOG_SECONDS)
+    async with cpu_device() as device:
+        looked = device._port._looking
+        looked[LOOKED] = 0
+        with faults.held():
+            ticket = device.mark()
+            device._port.look_for(ticket)
+            assert looked[LOOKED] > completion.HOG_SECONDS * 1e9
+            await until(lambda: looked[LOOKED] == 0)
+        await ticket
+
+
 async def test_nobody_looks_for_a_call_that_needs_the_gil_itself(monkeypatch):
     """The task that waits for a Python function on the CUDA thread lets it have the GIL."""
     async with cpu_device() as first:

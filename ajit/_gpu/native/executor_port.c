@@ -92,10 +92,9 @@ static void take(struct ajit_port *port)
 }
 
 /* An exponential average over about eight samples: recent, and, since a sample is capped, not upset by
- * one that was interrupted for milliseconds. */
-static void mix(const struct ajit_port *port, uint64_t *average, uint64_t sample)
+ * some that were interrupted for milliseconds. */
+static void mix(uint64_t *average, uint64_t sample, uint64_t most)
 {
-    uint64_t most = 4 * port->hog_ns;
     *average += ((sample < most ? sample : most) >> 3) - (*average >> 3);
 }
 
@@ -104,7 +103,15 @@ static void learn_lateness(struct ajit_port *port)
 {
     const struct ajit_note *note = port->pending;
     if (note && note->flags & AJIT_SETTLED)
-        mix(port, &port->late_ns, ajit_now_ns() - atomic_load(&note->ticket->finished_ns));
+        mix(&port->late_ns, ajit_now_ns() - atomic_load(&note->ticket->finished_ns),
+            4 * port->hog_ns);
+}
+
+/* For how long to look. Beside a busy Python thread a task that parks comes back up to 5 ms late, for that
+ * thread has the GIL: then a longer look is the lesser evil, for the loop's other tasks as well. */
+static uint64_t look_ns(const struct ajit_port *port)
+{
+    return port->late_ns > port->spin_ns ? port->hog_ns : port->spin_ns;
 }
 
 static void write_step(struct ajit_note *note, struct ajit_record *record)
@@ -136,7 +143,7 @@ static bool write_record(struct ajit_port *port, struct ajit_note *note, struct 
         .nanoseconds = atomic_load(&ticket->finished_ns) - ticket->submitted_ns,
     };
     if (note->flags & AJIT_SETTLED)
-        mix(port, &port->average_ns, record->nanoseconds);
+        mix(&port->average_ns, record->nanoseconds, 2 * look_ns(port)); /* half of them slow: too slow */
     ajit_ticket_drop(ticket);
     return wanted;
 }
@@ -165,13 +172,6 @@ uint32_t ajit_port_drain(struct ajit_port *port)
     take(port);
     learn_lateness(port);
     return hand_over(port, 0, &found);
-}
-
-/* For how long to look. Beside a busy Python thread a task that parks comes back up to 5 ms late, for that
- * thread has the GIL: then a longer look is the lesser evil, for the loop's other tasks as well. */
-static uint64_t look_ns(const struct ajit_port *port)
-{
-    return port->late_ns > port->spin_ns ? port->hog_ns : port->spin_ns;
 }
 
 /* Tickets are slow when the driver's threads sleep, and those sleep when nobody keeps them busy: without a
