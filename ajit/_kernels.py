@@ -130,7 +130,8 @@ class Kernels:
         Cancelling only leaves.
         """
         urgency = urgency or Urgency()
-        target = spec.with_(arch=self._arch_for(spec, arch))
+        target_arch = self._arch_for(spec, arch)
+        target = spec if spec.arch == target_arch else spec.with_(arch=target_arch)
         if urgency.foreground:
             self._hurry(target)
         resolve = partial(self._resolve, target, recache=recache, urgency=urgency)

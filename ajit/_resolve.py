@@ -1,8 +1,9 @@
 """From a spec to its key, and from the key to its flight.
 
 `Resolver.resolve` finds the toolchain, follows the includes, makes the key and looks at the disk,
-all in one visit to a thread. On a miss it joins the one flight of that key in this process: the
-first to join leads and walks the plan (`ajit._perform`), the others wait for what it finds.
+all in one visit to a thread, with other specs of the same moment (`ajit._visits`). On a miss it
+joins the one flight of that key in this process: the first to join leads and walks the plan
+(`ajit._perform`), the others wait for what it finds.
 
 It relies on being run in a task of the runtime and never in a caller's, so that a cancelled caller
 only leaves.
@@ -22,6 +23,7 @@ from ajit._core.spec import is_cpu_arch
 from ajit._frozen import forbidden
 from ajit._perform import Performer
 from ajit._request import Request, Resolution, Urgency
+from ajit._visits import Visits
 from ajit.errors import AjitError, UnknownArch
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Resolver:
     def __init__(self, parts: Parts, flights: Flights[Resolution]) -> None:
         self.parts = parts
         self._flights = flights
+        self._visits = Visits(parts.in_thread)
 
     async def resolve(
         self, spec: Spec, arch: str, *, recache: bool = False, urgency: Urgency | None = None
@@ -76,8 +79,9 @@ class Resolver:
         process that waits for the same key take over.
         """
         begun = time.monotonic()
-        prepare = partial(self._prepare, recache=recache, urgency=urgency or Urgency())
-        request = await self.parts.in_thread(prepare, spec, arch)
+        urgency = urgency or Urgency()
+        prepare = partial(self._prepare, spec, arch, recache=recache, urgency=urgency)
+        request = await self._visits.call(prepare)
         if isinstance(request.first_look, Found) and not recache:
             artifact, seconds = request.first_look.artifact, time.monotonic() - begun
             resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
@@ -87,7 +91,7 @@ class Resolver:
         return resolution
 
     def _prepare(self, spec: Spec, arch: str, *, recache: bool, urgency: Urgency) -> Request:
-        """Find toolchain, closure and key, and look at the disk: one visit to a thread."""
+        """Find toolchain, closure and key, and look at the disk. In a thread."""
         compiler = compiler_for(spec, arch)
         toolchain = self.parts.toolchains.find(compiler)
         closure = self.parts.headers.closure(spec, toolchain.include_dirs)
