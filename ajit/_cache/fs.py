@@ -163,8 +163,10 @@ def close_unwritten(fd: int) -> None:
     """Close a descriptor through which nothing was written."""
     # Linux frees the number whatever close() reports, and here it has nothing to report that
     # matters: what was read is in our hands, and verified by content.
-    with suppress(OSError):
+    try:  # noqa: SIM105  # ten times as fast as suppress(), for each entry that is read
         os.close(fd)
+    except OSError:
+        pass
 
 
 def now(directory: CacheDirectory) -> float:

@@ -36,6 +36,11 @@ _TOKEN = re.compile(
 )
 
 
+_MARK = re.compile(rb'#|%:|/\*|R"')
+_WORDS = (b"include", b"import", b"embed", b"__has_")
+_CONTINUED = re.compile(rb"\\\r?\n")
+
+
 @dataclass(frozen=True, slots=True)
 class Directive:
     """One ``#include``, ``#embed`` or ``__has_include``.
@@ -57,12 +62,22 @@ class Directive:
 
 def scan(source: bytes) -> Iterator[Directive]:
     """Yield the directives of a source in order."""
+    if _has_none(source):
+        return
     terminator = b""
     for number, line in _logical_lines(source.removeprefix(b"\xef\xbb\xbf")):
-        if not terminator and not any(mark in line for mark in (b"#", b"%:", b"/*", b'R"')):
+        if not terminator and _MARK.search(line) is None:
             continue
         code, terminator = _without_comments(line, terminator)
         yield from _directives(code, number)
+
+
+def _has_none(source: bytes) -> bool:
+    """Whether no directive can be in a source, as in most kernels that are generated.
+
+    Each has one of these words in it, in one piece unless a line continues in the next.
+    """
+    return not any(word in source for word in _WORDS) and _CONTINUED.search(source) is None
 
 
 def _directives(code: bytes, number: int) -> Iterator[Directive]:

@@ -46,6 +46,7 @@ _DIGEST_BYTES = 32
 _MINIMUM_BYTES = _HEADER.size + _DIGEST_BYTES
 _CODE_SECTION = "code"
 _MAC_MAGIC = b"AJITMAC\0"
+_TRAILER_BYTES = len(_MAC_MAGIC) + _DIGEST_BYTES
 _MAC_DOMAIN = b"ajit entry\0"
 """Goes before what is authenticated: the HMAC of anything else is of no use here."""
 
@@ -158,27 +159,20 @@ def decode_manifest(data: bytes | memoryview, secret: bytes | None = None) -> tu
 
 
 def _verified(data: memoryview, secret: bytes | None) -> tuple[_Stored, memoryview]:
-    view, trailer = _split(data)
-    manifest_bytes = _check_frame(view)
+    manifest_bytes, total = _check_frame(data)
     # Before anything in it is decoded.
     if secret is not None:
-        _authenticate(view, trailer, secret)
+        _authenticate(data[:total], data[total:], secret)
     end = _HEADER.size + manifest_bytes
     try:
-        stored = _decoder.decode(view[_HEADER.size : end])
+        stored = _decoder.decode(data[_HEADER.size : end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise EntryInvalid(f"manifest does not decode: {exc}") from None
-    return stored, _code_section(stored, view[end : len(view) - _DIGEST_BYTES])
+    return stored, _code_section(stored, data[end : total - _DIGEST_BYTES])
 
 
-def _split(data: memoryview) -> tuple[memoryview, memoryview]:
-    """Return the entry and its trailer, which is empty if what follows the entry is none."""
-    if len(data) < _MINIMUM_BYTES:
-        return data, data[:0]
-    total = _HEADER.unpack_from(data)[3]
-    trailer = data[total:]
-    whole = len(trailer) == len(_MAC_MAGIC) + _DIGEST_BYTES and trailer[:8] == _MAC_MAGIC
-    return (data[:total], trailer) if whole else (data, data[:0])
+def _is_trailer(rest: memoryview) -> bool:
+    return len(rest) == _TRAILER_BYTES and rest[: len(_MAC_MAGIC)] == _MAC_MAGIC
 
 
 def _authenticate(view: memoryview, trailer: memoryview, secret: bytes) -> None:
@@ -218,20 +212,20 @@ def _manifest_fields(stored: _Stored) -> dict[str, Any]:
     return fields
 
 
-def _check_frame(view: memoryview) -> int:
-    """Check magic, version, lengths and digest; return the length of the manifest."""
-    if len(view) < _MINIMUM_BYTES:
-        raise EntryInvalid(f"only {len(view)} bytes")
-    magic, version, manifest_bytes, total = _HEADER.unpack_from(view)
+def _check_frame(data: memoryview) -> tuple[int, int]:
+    """Check magic, version, lengths and digest; return the lengths of manifest and entry."""
+    if len(data) < _MINIMUM_BYTES:
+        raise EntryInvalid(f"only {len(data)} bytes")
+    magic, version, manifest_bytes, total = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise EntryInvalid("not an entry: wrong magic")
     if version != FORMAT_VERSION:
         raise EntryInvalid(f"format version {version}, not {FORMAT_VERSION}")
-    if total != len(view):
-        raise EntryInvalid(f"{len(view)} bytes, should be {total}")
+    if total != len(data) and not _is_trailer(data[total:]):
+        raise EntryInvalid(f"{len(data)} bytes, should be {total}")
     if manifest_bytes > total - _MINIMUM_BYTES:
         raise EntryInvalid("manifest longer than the file")
-    body = len(view) - _DIGEST_BYTES
-    if hashlib.sha256(view[:body]).digest() != view[body:]:
+    body = total - _DIGEST_BYTES
+    if hashlib.sha256(data[:body]).digest() != data[body:total]:
         raise EntryInvalid("checksum does not match")
-    return int(manifest_bytes)
+    return int(manifest_bytes), int(total)

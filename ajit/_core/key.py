@@ -93,15 +93,13 @@ def make_key(
         closure: Label and content digest of every header reached, in any order. A label says in
             which include directory it lies, and not where that is.
     """
-    digest = hashlib.sha256()
+    pieces: list[bytes] = []
     fields: list[tuple[str, str]] = []
     for label, value in _parts(spec, toolchain, arch, closure):
-        raw = value.encode()
-        for piece in (label.encode(), raw):
-            digest.update(len(piece).to_bytes(8, "little"))
-            digest.update(piece)
+        name, raw = label.encode(), value.encode()
+        pieces += (len(name).to_bytes(8, "little"), name, len(raw).to_bytes(8, "little"), raw)
         fields.append((label, _short(value, raw)))
-    return Key(digest.hexdigest(), tuple(fields))
+    return Key(hashlib.sha256(b"".join(pieces)).hexdigest(), tuple(fields))
 
 
 def explain(
