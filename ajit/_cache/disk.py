@@ -22,7 +22,7 @@ from ajit._core.entry import Artifact, EntryInvalid, Manifest, decode, decode_ma
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from ajit._cache.directory import CacheDirectory
 
@@ -174,11 +174,6 @@ class DiskStore:
         lookup = self._read(key, used=True)
         self._count(_COUNTED[type(lookup)])
         return lookup
-
-    def read_many(self, keys: Iterable[str]) -> Iterator[tuple[str, Lookup]]:
-        """Read entries one after another, as `read` does."""
-        for key in keys:
-            yield key, self.read(key)
 
     def publish(self, artifact: Artifact, *, replace: bool = False) -> PublishResult:
         """Put an artifact on disk under its key. On every return the artifact is as good as before.

@@ -198,7 +198,7 @@ def test_statistics_count_what_came_of_each_call(store: DiskStore, entry: Path):
     store.read(KEY)
     store.publish(an_artifact(KEY))
     entry.write_bytes(b"broken")
-    lookups = dict(store.read_many([KEY, a_key("missing"), a_key("missing, too")]))
+    lookups = {key: store.read(key) for key in (KEY, a_key("missing"), a_key("missing, too"))}
 
     expected = DiskStatistics(found=1, missing=2, rejected=1, published=1, lost=1)
     assert isinstance(lookups[KEY], Rejected)
