@@ -69,6 +69,7 @@ class Device(DeviceMemory):
         self.max_grid = tuple(thread.info.max_grid)
         self.max_shared_bytes = int(thread.info.shared_optin_bytes)
         self.warp_size = int(thread.info.warp_size)
+        self.has_clusters = bool(thread.info.clusters)
         self.multiprocessors = int(thread.info.multiprocessors)
         self.driver_version = int(thread.info.driver_version)
 

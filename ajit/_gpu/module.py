@@ -92,8 +92,8 @@ class Kernel:
                 takes the device's own, in which everything runs in the order of submission.
             deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked: ``ticket.device_seconds``. Costs two
-                events of the driver, and the ticket is settled some microseconds later, perhaps
-                after others that the device finished meanwhile.
+                events of the driver. The CUDA thread settles such a ticket, so after what it is at:
+                mostly some microseconds later, but behind a load when the load is over.
 
         Returns:
             The ticket; await it to wait for the device. It keeps kernel and arguments alive.

@@ -114,6 +114,7 @@ async def test_a_device_without_clusters_says_so(monkeypatch):
     """The message names what a GPU needs for them; everything else still works."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
+        assert device.has_clusters
         monkeypatch.setattr(device._thread.info, "clusters", 0)
         with pytest.raises(LaunchError, match=r"no clusters; they need compute capability 9\.0"):
             kernel.with_attributes(cluster=2)

@@ -117,6 +117,21 @@ async def test_what_is_kept_is_given_up_when_memory_is_short(faults):
         buffer.free()
 
 
+async def test_a_load_that_finds_no_memory_is_tried_again_without_what_is_kept(faults):
+    """Code needs device memory as well; when there is none left after that, the load fails."""
+    async with cpu_device() as device:
+        (await device.alloc(1 << 20)).free()
+        await freed(device)
+        faults.inject("cuModuleLoadData", OUT_OF_MEMORY)
+        module = await kernels(device)
+
+        assert device.statistics().reserved_memory_bytes == 0
+        await module("nothing").launch(1, 1)
+        faults.inject("cuModuleLoadData", OUT_OF_MEMORY, count=2)
+        with pytest.raises(OutOfMemory):
+            await kernels(device)
+
+
 async def test_the_pool_of_everybody_else_is_left_alone():
     """The device's current pool, which other libraries share, holds nothing of ajit's."""
     async with cpu_device() as device:

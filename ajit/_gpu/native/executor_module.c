@@ -80,21 +80,31 @@ static int load_functions(struct ajit_executor *executor, struct ajit_ticket *ti
     return CUDA_SUCCESS;
 }
 
+static int load_image(struct ajit_executor *executor, CUmodule *module, const void *image)
+{
+    int code = executor->driver.module_load(module, image);
+    if (code == CUDA_ERROR_OUT_OF_MEMORY) {
+        ajit_pool_give_back(executor); /* code needs device memory as well */
+        code = executor->driver.module_load(module, image);
+    }
+    return code;
+}
+
 static int load(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                const struct ajit_load *load)
+                const struct ajit_load *op)
 {
     struct ajit_resource *resource = ajit_resource_make(executor, ticket, AJIT_MODULE);
     if (!resource)
         return CUDA_ERROR_OUT_OF_MEMORY;
     CUmodule module = NULL;
-    int code = executor->driver.module_load(&module, (const void *)(uintptr_t)load->image);
+    int code = load_image(executor, &module, (const void *)(uintptr_t)op->image);
     ticket->detail = 0;
     if (code) {
         ajit_resource_unmake(executor, ticket);
         return code;
     }
     resource->pointer = (uint64_t)(uintptr_t)module;
-    code = load_functions(executor, ticket, load);
+    code = load_functions(executor, ticket, op);
     if (code) {
         resource->released = true; /* Python never sees it */
         ticket->made = NULL;
