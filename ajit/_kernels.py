@@ -213,7 +213,13 @@ class Kernels:
     def _loading(
         self, spec: Spec, *, recache: bool = False, urgency: Urgency | None = None
     ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
-        """Name and function of the work that loads a spec."""
+        """Name and function of the work that loads a spec.
+
+        Raises:
+            CaptureMiss: The current task is in a block that captures. Neither compiled nor awaited.
+        """
+        if self._device is not None:
+            self._device.check_may_load(spec.name)
         load = partial(self._load, spec, recache=recache, urgency=urgency or Urgency())
         return ("load", spec, recache), load
 

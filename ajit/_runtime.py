@@ -110,6 +110,8 @@ class Runtime:
             CompilerError: No compiler, or it could not do its work; trying again is safe.
             CompileForbidden: It is not cached, and the runtime is frozen; nothing was compiled.
             LoadError: The device did not take the artifact, which stays in the cache.
+            CaptureMiss: It is not loaded, and this is a block of `Device.capture`; nothing was
+                started, a `fallback` is not recorded either.
             NoDevice: The runtime has no device.
             TimeoutError: The time is over; otherwise as if cancelled.
 

@@ -212,10 +212,21 @@ class Device(DeviceMemory):
             LoadError: The driver does not take it; the artifact itself stays in the cache.
             CaptureMiss: This is a block of `capture`. Nothing was started.
         """
-        refuse_in_capture(artifact.name)
+        self.check_may_load(artifact.name)
         loaded = entries or [EntryPoint(name) for name in artifact.entries]
         port = self._port
         return await (await port.patiently(lambda: module.load(port, artifact, loaded)))
+
+    def check_may_load(self, name: str) -> None:
+        """Raise what `load` would raise before it starts anything, for who has to compile first.
+
+        Args:
+            name: What is to be loaded, for the message.
+
+        Raises:
+            CaptureMiss: This is a block of `capture`.
+        """
+        refuse_in_capture(name)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on the CUDA thread, after everything that was submitted before it.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import anyio
 import numpy as np
 import pytest
 
 import ajit
-from tests.runtime.sources import ARCH, SAXPY, SAXPY_SOURCE
+from ajit.errors import CaptureMiss
+from tests.runtime.sources import ARCH, SAXPY, SAXPY_SOURCE, saxpy
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +34,36 @@ async def test_source_text_in_verified_result_out(with_device):
         await rt.device.download(device_y, actual)
 
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
+
+
+async def test_kernel_that_is_not_loaded_is_refused_in_a_capture(with_device, compiler):
+    """Before anything is compiled; a fallback is not recorded in its stead; afterwards it loads."""
+    wanted, loaded = saxpy(1), saxpy(2)
+    compiles = []
+    async with ajit.open_runtime(**with_device) as rt:
+        ready = await rt.kernel(loaded)
+        x = await rt.device.upload(np.ones(8, np.float32))
+        compiles.append(compiler.started)
+        async with rt.device.capture() as graph:
+            for ask in (
+                partial(rt.kernel, wanted),
+                partial(rt.kernel, wanted, fallback=loaded),
+                partial(rt.kernel, loaded, recache=True),
+                partial(rt.module, wanted),
+            ):
+                with pytest.raises(CaptureMiss, match="not loaded"):
+                    await ask()
+            report = await rt.warmup([wanted, loaded])
+            graph.launch(await rt.kernel(loaded), 1, 8, 1.0, x, x, 8)
+        compiles.append(compiler.started)
+        in_progress = rt.statistics().in_progress
+        late = await rt.kernel(wanted)
+
+    assert compiles == [1, 1]
+    assert in_progress == 0
+    assert [type(failure.error) for failure in report.failures] == [CaptureMiss]
+    assert report.from_memory == 1
+    assert (ready.name, late.name) == ("saxpy", "saxpy")
 
 
 async def test_module_gives_every_entry_point(with_device):
