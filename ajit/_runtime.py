@@ -53,11 +53,11 @@ if TYPE_CHECKING:
     from ajit._statistics import RuntimeStatistics
     from ajit.warmup import Ready, WarmupReport
 
-__all__ = ["Runtime", "open_runtime"]
+__all__ = ["Runtime", "open_here"]
 
 
 class Runtime:
-    """An open runtime. Get one from `open_runtime`.
+    """An open runtime. Get one from `ajit.open_runtime`.
 
     Its coroutines may be awaited by any task of the event loop that opened it. None of them blocks
     the loop. All raise `RuntimeClosed`, `ForkedRuntime` or `WrongLoop` where the runtime cannot be
@@ -275,28 +275,10 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(
-    settings: Settings | None = None,
-    *,
-    subscribers: Iterable[Subscriber] = (),
-    **arguments: Any,
+async def open_here(
+    settings: Settings | None, subscribers: Iterable[Subscriber], arguments: dict[str, Any]
 ) -> AsyncIterator[Runtime]:
-    """Open a runtime in this event loop.
-
-    Args:
-        settings: Settings made beforehand; None makes them from the arguments and the environment.
-        subscribers: Functions that get every event, from the first on.
-        **arguments: Any setting by name, such as ``device="auto"`` or ``cache_dir=...``.
-
-    Raises:
-        SettingsError: A setting cannot be used; nothing was started.
-        CacheError: The cache directory is a file, or others could put code there; nothing is left.
-        NoDevice: There is no GPU here, and none of the ways around it was chosen; nothing is left.
-
-    Leaving the context, also by cancellation, ends compiles and compilers, gives leases back, waits
-    for the device work in flight and ends the CUDA thread. Waiters of unfinished requests get
-    `RuntimeClosed`.
-    """
+    """Do what `ajit.open_runtime` says, once this module is imported."""
     if settings is None:
         # In a thread: it reads the limits of the process's cgroup from files.
         settings = await anyio.to_thread.run_sync(partial(Settings.load, **arguments))

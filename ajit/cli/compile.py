@@ -98,7 +98,7 @@ def command(  # one parameter per option
 
 
 async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolution:
-    from ajit._runtime import open_runtime  # noqa: PLC0415  # command-line start-up
+    from ajit._open import open_runtime  # noqa: PLC0415  # command-line start-up
     from ajit.errors import NoDevice  # noqa: PLC0415  # command-line start-up
 
     try:
