@@ -8,6 +8,7 @@ import pytest
 
 from ajit._gpu.thread import running_threads
 from tests.gpu.cpu_driver import Cpu, build_driver
+from tests.gpu.shim import Journal, build_shim
 from tests.gpu.support import ON_GPU, Faults, until_blocking
 
 if TYPE_CHECKING:
@@ -52,6 +53,19 @@ def cpu(driver_library: Path) -> Iterator[Cpu]:
     cpu = Cpu(driver_library).start()
     yield cpu
     cpu.stop()
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A driver that notes the calls that enter it, and counts those made with the GIL held."""
+    return build_shim(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def journal(shim: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """What enters the driver of the devices that are opened in the test."""
+    monkeypatch.setattr("ajit._gpu.driver.CPU_LIBRARY", shim)
+    return Journal(shim)
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
-/* A driver between the executor and the CPU driver that counts calls made with the GIL held.
+/* A driver between the executor and the CPU driver that counts calls made with the GIL held, and keeps
+ * their names in order.
  *
  * Every function of the table is a stub that saves the argument registers, asks Python whether the
  * calling thread holds the GIL, restores them, and jumps on to the real function.
@@ -10,21 +11,27 @@ static _Atomic int calls, violations;
 int shim_calls(void) { return calls; }
 int shim_violations(void) { return violations; }
 
-__attribute__((used)) void shim_check(void)
+/* The last ones; what is asked for is never that old. */
+enum { JOURNAL = 4096 };
+static const char *_Atomic journal[JOURNAL];
+const char *shim_call(int number) { return journal[number % JOURNAL]; }
+
+__attribute__((used)) void shim_check(const char *name)
 {
     static int (*holds_gil)(void);
     if (!holds_gil)
         holds_gil = (int (*)(void))dlsym(RTLD_DEFAULT, "PyGILState_Check");
-    calls++;
+    journal[calls++ % JOURNAL] = name;
     if (!holds_gil || holds_gil())
         violations++;
 }
 
 #define STUB(name)                                                                           \
     __attribute__((used)) void *shim_to_##name;                                               \
+    __attribute__((used)) const char shim_name_##name[] = #name;                              \
     __asm__(".globl " #name "\n.type " #name ", @function\n" #name ":\n"                      \
             "push %rdi\npush %rsi\npush %rdx\npush %rcx\npush %r8\npush %r9\nsub $8, %rsp\n"  \
-            "call shim_check@PLT\nadd $8, %rsp\n"                                             \
+            "mov shim_name_" #name "@GOTPCREL(%rip), %rdi\ncall shim_check@PLT\nadd $8, %rsp\n"                                             \
             "pop %r9\npop %r8\npop %rcx\npop %rdx\npop %rsi\npop %rdi\n"                      \
             "mov shim_to_" #name "@GOTPCREL(%rip), %r11\njmp *(%r11)\n");
 #define FILL(name) shim_to_##name = dlsym(driver, #name);

@@ -55,6 +55,7 @@ async def lose_everything(device, buffer, kernel):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["reset", "reset_and_used"])
+@pytest.mark.usefixtures("faults")  # the CPU driver only
 async def test_a_reset_fails_what_comes_after_it(again):
     """With the driver's code, also where somebody has set the device up again; closing is clean."""
     somebody = Somebody()
