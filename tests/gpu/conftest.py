@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import ajit
 from ajit._gpu.thread import running_threads
+from ajit.errors import NoDevice
 from tests.gpu.cpu_driver import Cpu, build_driver
 from tests.gpu.shim import Journal, build_shim
 from tests.gpu.support import ON_GPU, Faults, until_blocking
@@ -84,3 +86,15 @@ def no_device_left() -> Iterator[None]:
     """Fail the test if a CUDA thread outlives it."""
     yield
     until_blocking(lambda: not running_threads())
+
+
+@pytest.fixture
+async def runtime(anyio_backend, tmp_path):
+    """A runtime on the first GPU."""
+    opened = ajit.open_runtime(device="cuda", cache_dir=tmp_path / "cache")
+    try:
+        rt = await opened.__aenter__()
+    except NoDevice as error:
+        pytest.skip(str(error))
+    yield rt
+    await opened.__aexit__(None, None, None)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import ajit
-from ajit.errors import NoDevice
 from tests.gpu.support import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.gpu, pytest.mark.usefixtures("no_device_left")]
@@ -19,18 +18,6 @@ extern "C" __global__ void saxpy(float a, const float* x, float* y, int n) {
     if (i < n) y[i] += a * x[i];
 }
 """
-
-
-@pytest.fixture
-async def runtime(anyio_backend, tmp_path):
-    """A runtime on the first GPU."""
-    opened = ajit.open_runtime(device="cuda", cache_dir=tmp_path / "cache")
-    try:
-        rt = await opened.__aenter__()
-    except NoDevice as error:
-        pytest.skip(str(error))
-    yield rt
-    await opened.__aexit__(None, None, None)
 
 
 async def test_a_kernel_on_the_gpu_computes_what_numpy_does(runtime):
