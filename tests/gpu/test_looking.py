@@ -135,6 +135,28 @@ async def test_an_open_device_that_nobody_uses_costs_no_processor_time():
     assert used < IDLE_SECONDS / 100
 
 
+async def test_nobody_looks_for_tickets_that_have_been_slow(faults):
+    """Where looks would have found none, there is one in sixteen, to see what has changed."""
+    async with cpu_device() as device:
+        looked = device._port._looking
+        with faults.held():
+            tickets = [device.mark() for _ in range(40)]
+            until_blocking(_after(4 * completion.HOG_SECONDS))
+        for ticket in tickets:
+            await ticket
+        looks = []
+        with faults.held():
+            ticket = device.mark()
+            for _ in range(32):
+                looked[LOOKED] = 0
+                device._port.look_for(ticket)
+                looks.append(looked[LOOKED] > 0)
+        await ticket
+
+    assert sum(looks) == 2
+    assert looks.index(True) + 16 == len(looks) - looks[::-1].index(True) - 1
+
+
 def _settle_late(device):
     """Let a ticket be done long before the loop takes it."""
     settled = device.statistics().settled

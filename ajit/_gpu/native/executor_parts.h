@@ -107,7 +107,7 @@ struct ajit_port {
     uint64_t wanted;           /* the ticket that `ajit_port_wait` spins for, or 0; set by Python */
     uint64_t hogged_ns;        /* spun since other tasks had a turn; Python sets it to 0 */
     uint64_t spin_ns, hog_ns;  /* limits of one wait, and of all since the last turn */
-    uint64_t average_ns;       /* recent time from submission to completion */
+    uint64_t quick;            /* share of recent tickets that a look would have found */
     uint64_t late_ns;          /* recent time from completion to a loop that had parked */
     uint32_t skipped;          /* waits since the last that spun */
     struct ajit_record records[AJIT_RECORDS];

@@ -18,6 +18,9 @@ static struct ajit_note CLOSED;
 
 /* After how many waits that did not spin, because tickets have been slow, one spins anyway. Arbitrary. */
 enum { TRY_AFTER = 16 };
+/* Shares of tickets. A look is worth while if it finds every second one; and, where parking costs many
+ * times what a look does, every eighth. */
+enum { EVERY = 1 << 16, EVERY_SECOND = EVERY / 2, EVERY_EIGHTH = EVERY / 8 };
 
 struct ajit_port *ajit_port_create(struct ajit_executor *executor, uint64_t spin_ns,
                                    uint64_t hog_ns)
@@ -33,6 +36,7 @@ struct ajit_port *ajit_port_create(struct ajit_executor *executor, uint64_t spin
     port->executor = executor;
     port->spin_ns = spin_ns;
     port->hog_ns = hog_ns;
+    port->quick = EVERY;
     atomic_init(&port->references, 1);
     return port;
 }
@@ -91,27 +95,33 @@ static void take(struct ajit_port *port)
     *end = oldest;
 }
 
-/* An exponential average over about eight samples: recent, and, since a sample is capped, not upset by
- * some that were interrupted for milliseconds. */
-static void mix(uint64_t *average, uint64_t sample, uint64_t most)
+/* An exponential average over about eight samples. */
+static void mix(uint64_t *average, uint64_t sample)
 {
-    *average += ((sample < most ? sample : most) >> 3) - (*average >> 3);
+    *average += (sample >> 3) - (*average >> 3);
 }
 
-/* What parking costs: from the end of a ticket until the loop, which was asleep, has it. */
+/* What parking costs: from the end of a ticket until the loop, which was asleep, has it. Capped, so that
+ * it is soon forgotten. */
 static void learn_lateness(struct ajit_port *port)
 {
     const struct ajit_note *note = port->pending;
-    if (note && note->flags & AJIT_SETTLED)
-        mix(&port->late_ns, ajit_now_ns() - atomic_load(&note->ticket->finished_ns),
-            4 * port->hog_ns);
+    if (!note || !(note->flags & AJIT_SETTLED))
+        return;
+    uint64_t late_ns = ajit_now_ns() - atomic_load(&note->ticket->finished_ns);
+    mix(&port->late_ns, late_ns < 4 * port->hog_ns ? late_ns : 4 * port->hog_ns);
+}
+
+static bool parking_costs_much(const struct ajit_port *port)
+{
+    return port->late_ns > port->spin_ns;
 }
 
 /* For how long to look. Beside a busy Python thread a task that parks comes back up to 5 ms late, for that
  * thread has the GIL: then a longer look is the lesser evil, for the loop's other tasks as well. */
 static uint64_t look_ns(const struct ajit_port *port)
 {
-    return port->late_ns > port->spin_ns ? port->hog_ns : port->spin_ns;
+    return parking_costs_much(port) ? port->hog_ns : port->spin_ns;
 }
 
 static void write_step(struct ajit_note *note, struct ajit_record *record)
@@ -143,7 +153,7 @@ static bool write_record(struct ajit_port *port, struct ajit_note *note, struct 
         .nanoseconds = atomic_load(&ticket->finished_ns) - ticket->submitted_ns,
     };
     if (note->flags & AJIT_SETTLED)
-        mix(&port->average_ns, record->nanoseconds, 2 * look_ns(port)); /* half of them slow: too slow */
+        mix(&port->quick, record->nanoseconds <= look_ns(port) ? EVERY : 0);
     ajit_ticket_drop(ticket);
     return wanted;
 }
@@ -180,7 +190,8 @@ static bool worth_spinning(struct ajit_port *port)
 {
     if (!port->spin_ns || !port->wanted || port->hogged_ns >= port->hog_ns)
         return false;
-    if (port->average_ns > look_ns(port) && ++port->skipped < TRY_AFTER)
+    uint64_t wanted = parking_costs_much(port) ? EVERY_EIGHTH : EVERY_SECOND;
+    if (port->quick < wanted && ++port->skipped < TRY_AFTER)
         return false;
     port->skipped = 0;
     return true;
