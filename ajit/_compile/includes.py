@@ -2,7 +2,8 @@
 
 `HeaderIndex.closure` follows ``#include`` from the source and the spec's virtual headers through
 the user's include directories. The toolchain's own headers are covered by its fingerprint and not
-followed.
+followed, unless a file of the user's has the path of one of them, and may be taken in its place
+(`ajit._compile.own_headers`).
 
 Three rules keep a key honest without a preprocessor:
 
@@ -22,9 +23,11 @@ key. What is included by an absolute path has a digest of its directory in its l
 finds beside a source in memory, that is in its worker's directory, begins with ``worker``. No
 absolute path leaves this module.
 
-Not seen: a user's header that only a header of the toolchain includes, such as a ``math.h`` in an
-include directory that stands in for the C library's under ``<cmath>``, and files that inline
-assembly reads (``.incbin``). Such a spec wants an ``extra_digest``.
+Not seen: a user's header that only a header of the toolchain includes and that the toolchain has
+none of, such as a ``user_config.h`` that it asks for in case there is one (looking for those would
+take the 0.4 s that following CUB takes, in every process, for every user of it); what the
+toolchain's headers include by a macro; and files that inline assembly reads (``.incbin``). Such a
+spec wants an ``extra_digest``.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.digests import FileCache
 from ajit._compile.flags import option_paths
+from ajit._compile.own_headers import OwnHeaders
 from ajit._compile.scanner import Directive, scan
 from ajit.errors import IncludeError, SpecError
 
@@ -162,6 +166,7 @@ class HeaderIndex:
 
     def __init__(self) -> None:
         self._files = FileCache(_read)
+        self._own_headers = OwnHeaders()
 
     @property
     def reads(self) -> int:
@@ -180,19 +185,29 @@ class HeaderIndex:
                 stands for it. Nothing was compiled.
             SpecError: The same of an option that names a file which is not followed.
         """
-        return _Walk(self._files, spec, toolchain_include_dirs).run()
+        return _Walk(self._files, self._own_headers, spec, toolchain_include_dirs).run()
 
 
 class _Walk:
     """One closure in the making. Used by one thread."""
 
-    def __init__(self, files: FileCache[_Text], spec: Spec, own_dirs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        files: FileCache[_Text],
+        own_headers: OwnHeaders,
+        spec: Spec,
+        own_dirs: Sequence[str],
+    ) -> None:
         self._files = files
+        self._own_headers = own_headers
         self._spec = spec
         self._options = option_paths(spec.options)
         self._searched = (*spec.include_dirs, *self._options.dirs)
         self._dirs = tuple(os.path.abspath(path) for path in self._searched)
         self._own_dirs = own_dirs
+        self._shadowed = own_headers.are_shadowed(self._dirs, own_dirs)
+        self._own_followed: set[str] = set()
+        self._reached: set[str] = set()
         self._virtual = dict(spec.headers)
         self._parts: set[tuple[str, str]] = set()
         self._missing: dict[str, MissingInclude] = {}
@@ -233,6 +248,9 @@ class _Walk:
             if self._spec.extra_digest is None:
                 raise IncludeError(include=directive.text, file=unit.shown, line=directive.line)
             return
+        if self._shadowed and name not in self._own_followed:
+            self._own_followed.add(name)
+            self._follow_own(name)
         found = False
         for candidate in self._candidates(directive, unit):
             if there := self._look(candidate):
@@ -245,6 +263,19 @@ class _Walk:
                 missing = MissingInclude(directive.text, unit.shown, directive.line)
                 self._missing.setdefault(name, missing)
 
+    def _follow_own(self, name: str) -> None:
+        """Follow what the toolchain's header of that name may take from the user's directories."""
+        reached = self._own_headers.reached(name, self._own_dirs) - self._reached
+        self._reached |= reached
+        for taken in sorted(reached):
+            directive = Directive("include", taken, False, f"<{taken}>", 0)  # noqa: FBT003
+            for place in self._in_dirs(taken):
+                if there := self._look(place):
+                    self._found(directive, _Unit(there[0], there[0].name, there[1]))
+
+    def _in_dirs(self, name: str) -> Iterable[_Place]:
+        return (_Place(str(ordinal), folder, name) for ordinal, folder in enumerate(self._dirs))
+
     def _candidates(self, directive: Directive, unit: _Unit) -> Iterable[_Place]:
         """Every place that some compiler would take the file from."""
         name = directive.name or ""
@@ -255,8 +286,7 @@ class _Walk:
             return
         if directive.quoted:
             yield unit.place.beside(name)
-        for ordinal, folder in enumerate(self._dirs):
-            yield _Place(str(ordinal), folder, name)
+        yield from self._in_dirs(name)
 
     def _look(self, place: _Place) -> tuple[_Place, _Text] | None:
         """What lies in a place, looked at once for all the includes that mean it."""
