@@ -152,7 +152,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     options = parser.parse_args(arguments)
     result = measure(options.device, options.effort)
-    text = json.dumps(result, indent=1) + "\n"
+    cells = ",\n  ".join(json.dumps(cell) for cell in result["cells"])  # one in a line, for diffs
+    text = json.dumps({**result, "cells": []}, indent=1) + "\n"
+    text = text.replace('"cells": []', f'"cells": [\n  {cells}\n ]')
     if options.json:
         options.json.write_text(text)
     else:

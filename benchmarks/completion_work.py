@@ -67,7 +67,11 @@ class Measured:
         )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """With four digits of each time: a fifth would mean nothing."""
+        return {
+            name: float(f"{value:.4g}") if isinstance(value, float) else value
+            for name, value in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True)

@@ -28,3 +28,18 @@ def test_settings_that_the_cache_page_names_exist():
 
     assert len(named) > 10
     assert named <= set(setting_names())
+
+
+def test_links_between_documents_lead_somewhere():
+    """A page, picture or folder that is moved has to be moved in what refers to it."""
+    pages = [*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+        if not link.startswith(("http:", "https:", "mailto:"))
+    ]
+    dead = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+
+    assert len(links) > 10
+    assert dead == []
