@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import time
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +29,7 @@ from ajit.errors import AjitError, CompileError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from ajit._cache.disk import PublishResult
     from ajit._cache.lock import HolderRecord
     from ajit._core.job import CompileOutput
     from ajit._parts import Look, Parts
@@ -155,15 +157,17 @@ class Performer:
         return await self._put(replace=True)
 
     async def _put(self, *, replace: bool) -> Happening:
-        if self._lease is not None:
-            await self._in_thread(self._lease.beat, "publishing")
-        publish = partial(self._parts.store.publish, self._made(), replace=replace)
-        result = await self._in_thread(publish)
+        result = await self._in_thread(self._put_beating, self._lease, replace)
         if isinstance(result, Failed):
             self._emit(events.CacheUnwritable, reason=result.reason)
             self._parts.warn_unwritable(result.reason)
             return Happening.PUBLISH_FAILED
         return Happening.PUBLISHED
+
+    def _put_beating(self, lease: Lease | None, replace: bool) -> PublishResult:  # noqa: FBT001 - private
+        """Publish, in a thread that may hang in it: another one beats meanwhile."""
+        with lease.publishing() if lease is not None else nullcontext():
+            return self._parts.store.publish(self._made(), replace=replace)
 
     # --- the lease ---
 
@@ -268,7 +272,7 @@ class Performer:
         """Called in a thread of the compile pool, once a second."""
         lease = self._lease
         if lease is not None:
-            lease.beat("queued" if phase == "queued" else "compiling")
+            lease.post_beat("queued" if phase == "queued" else "compiling")
 
     def _job(self) -> CompileJob:
         spec = self._request.spec

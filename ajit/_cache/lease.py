@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 import msgspec
 
 from ajit._bridge import Promise
+from ajit._cache.beats import Poster, beats_during
 from ajit._cache.holder import (
     COMPILER_CHARACTERS,
     HOST_CHARACTERS,
@@ -23,6 +24,7 @@ from ajit._cache.process import this_process
 from ajit._cache.threads import DaemonThreads
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import TracebackType
 
     from ajit._cache.slot import Slot
@@ -82,13 +84,15 @@ class Lease:
     def __init__(self, slot: Slot, compiler: str, name: str = "") -> None:
         process, now = this_process(), time.time()
         self._slot = slot
+        self._phase: Phase = "queued"
+        self._poster = Poster(self.beat)
         self.key = slot.key
         self.record = HolderRecord(
             host=process.host[:HOST_CHARACTERS],
             boot_id=process.boot_id,
             pid=process.pid,
             start_ticks=process.start_ticks,
-            phase="queued",
+            phase=self._phase,
             compiler=compiler[:COMPILER_CHARACTERS],
             name=name[:NAME_CHARACTERS],
             namespace=process.namespace,
@@ -105,19 +109,37 @@ class Lease:
     def beat(self, phase: Phase | None = None) -> None:
         """Tell waiters that we are at work, and in which phase. Does nothing once released.
 
-        To be called every second by the process or thread that does the work. One small write.
+        One small write, which hangs if the file system does.
         """
         if not self.held:
             return
+        self._phase = phase or self._phase
         with self._slot.io:
             if self.held:
                 self.record = msgspec.structs.replace(
                     self.record,
-                    phase=phase or self.record.phase,
+                    phase=self._phase,
                     beat=self.record.beat + 1,
                     beat_time=time.time(),
                 )
                 write_record(self._slot.fd, self.record)
+
+    def post_beat(self, phase: Phase) -> None:
+        """The same, but another thread writes it: never blocks, whatever the file system does.
+
+        To be called every second by the thread that does the work, so that its silence tells.
+        """
+        if self.held:
+            self._phase = phase
+            self._poster.post()
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Beat as publishing, now and, for a bounded time, every second while the block runs.
+
+        The first beat is the caller's own write; the others hold it up in no case.
+        """
+        self.beat("publishing")
+        return beats_during(self.beat)
 
     def release(self) -> None:
         """Give the lease to the next waiter of this process, else back. Again does nothing."""

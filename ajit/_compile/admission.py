@@ -148,15 +148,20 @@ class Admission:
                 return task
 
     def finish(self, task: Task) -> None:
-        """Give back what a task had: its slot, its memory, its permit."""
-        if task.permit is not None:
-            self._release(task.permit)
+        """Give back what a task had of this process: its slot and its memory. Does no I/O."""
         if task.claim is not None:
             self._ledger.leave(task.claim)
         with self._changed:
             self._running.discard(task)
             task.state = "done"
             self._changed.notify_all()
+
+    def release(self, task: Task) -> None:
+        """Give back its permit, after `finish`. May touch files."""
+        if task.permit is not None:
+            self._release(task.permit)
+            with self._changed:
+                self._changed.notify_all()  # who was refused one just now asks again
 
     def await_queued(self, seconds: float) -> list[Task] | None:
         """Sleep so long, then return the tasks that are queued; None when the pool closes.

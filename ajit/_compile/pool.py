@@ -49,7 +49,7 @@ __all__ = ["CompilePool", "PoolStatistics"]
 BEAT_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
 """How long `CompilePool.aclose` waits for its threads: they end their workers in a second or two,
-unless a beat hangs on a dead file system. Then only the thread is left, a daemon, and a warning."""
+unless a permit's file is on a dead disk. Then only the thread is left, a daemon, and a warning."""
 
 IDLE_SECONDS = 30.0
 """After this time without work a slot ends its worker: NVRTC keeps 100 MB. Pretty arbitrary."""
@@ -102,8 +102,9 @@ class CompilePool:
         Args:
             job: The job.
             on_beat: Called about once a second with the phase, ``queued`` or ``compiling``, from
-                threads of the pool and never from the event loop. It may block; an exception ends
-                the beats, with a warning, and not the compile.
+                threads of the pool and never from the event loop. It must not block: the limits
+                on a compile are looked after by the same thread. An exception ends the beats,
+                with a warning, and not the compile.
             toolchain: The toolchain that the job's key was made with; None takes the current one.
             priority: ``foreground`` if somebody waits for the result, ``background`` for warm-up
                 work, which starts after all foreground jobs and may be promoted (`promote`).
@@ -242,6 +243,7 @@ class CompilePool:
             task.promise.resolve(output)
         elif error is not None:
             task.promise.reject(_closed() if self._admission.closing else error)
+        self._admission.release(task)  # last: it may hang on a dead file system
 
     def _count(self, task: Task, error: BaseException | None) -> None:
         with self._lock:
