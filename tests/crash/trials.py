@@ -61,6 +61,8 @@ class Trials:
             calls = self._calls(scenario)
             while places(calls) != places(again := self._calls(scenario)):
                 calls = again
+            # Else another thread than the one that is traced did the work, and nothing is shown.
+            assert calls, f"{scenario.name}: no call on the cache was seen"
             self._points[scenario.name] = calls
         return self._points[scenario.name]
 

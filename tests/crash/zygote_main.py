@@ -37,7 +37,7 @@ import anyio
 import anyio.to_thread
 
 import ajit
-from ajit import _parts, _waiting
+from ajit import _parts, _runtime, _waiting
 from ajit._cache.lease import lock_threads
 from ajit._compile.identity import Toolchain
 from ajit._core import events
@@ -110,6 +110,11 @@ class StandInPool:
 
     async def aclose(self) -> None:
         """There is nothing to end."""
+
+
+async def look_nowhere(parts: _parts.Parts) -> None:
+    """Look for no toolchain ahead: that would be in the worker's thread, or beside it."""
+    del parts
 
 
 class Talk:
@@ -209,6 +214,7 @@ def main(path: str) -> None:
     warnings.simplefilter("ignore", ajit.AjitWarning)
     _parts.CompilePool = StandInPool  # type: ignore[assignment,misc]
     _parts.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
+    _runtime.look_ahead = look_nowhere
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     anyio.run(anyio.sleep, 0)  # loads the event loop, once and not in each child
     with socket.socket(socket.AF_UNIX) as listener:
