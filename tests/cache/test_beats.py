@@ -172,7 +172,7 @@ async def test_a_holder_beats_while_its_publish_hangs(path: Path, tmp_path: Path
     hanging, goes_on, sync = threading.Event(), threading.Event(), os.fsync
 
     def fsync(fd: int) -> None:
-        if f"{path}/tmp/" in os.readlink(f"/proc/self/fd/{fd}"):
+        if f"{path}/tmp/" in str(Path(f"/proc/self/fd/{fd}").readlink()):
             hanging.set()
             goes_on.wait()
         sync(fd)
