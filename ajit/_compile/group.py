@@ -1,4 +1,4 @@
-"""How much memory a worker and what it has started take."""
+"""A worker and what it has started: how much memory they take, and whether any of them lives."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["group_memory_bytes"]
+__all__ = ["group_lives", "group_memory_bytes"]
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-_GROUP_FIELD = 5 - 3
-"""Field 5 of /proc/<pid>/stat; the fields after the command's closing parenthesis begin at 3."""
+_STATE_FIELD, _GROUP_FIELD = 3 - 3, 5 - 3
+"""Fields 3 and 5 of /proc/<pid>/stat; those after the command's closing parenthesis begin at 3."""
+
+_ENDED = (b"Z", b"X")
 
 
 def group_memory_bytes(leader: int) -> int:
@@ -27,6 +29,20 @@ def group_memory_bytes(leader: int) -> int:
         leader: The group's leader, of which the others descend.
     """
     return sum(map(_resident_bytes, _members(leader)))
+
+
+def group_lives(group: int) -> bool:
+    """Whether any process of a group has not ended. Looks at every process of the machine.
+
+    One that has ended and that nobody reaps, which is a container's first process at fault, is not
+    alive, although a signal can be sent to its group.
+    """
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        fields = _fields(int(name))
+        is_member = len(fields) > _GROUP_FIELD and int(fields[_GROUP_FIELD]) == group
+        if is_member and fields[_STATE_FIELD] not in _ENDED:
+            return True
+    return False
 
 
 def _members(leader: int) -> Iterator[int]:
@@ -53,9 +69,13 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _group_of(pid: int) -> int:
-    # The command's name may hold spaces and parentheses, so count from the last one.
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = _fields(pid)
     return int(fields[_GROUP_FIELD]) if len(fields) > _GROUP_FIELD else 0
+
+
+def _fields(pid: int) -> list[bytes]:
+    # The command's name may hold spaces and parentheses, so count from the last one.
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 
 def _read(path: str) -> bytes:

@@ -23,6 +23,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ajit._compile.environment import compiler_environment
+from ajit._compile.group import group_lives
 from ajit._compile.messages import HEADER_BYTES, LOG_LIMIT_BYTES
 from ajit._compile.text import capped
 
@@ -37,6 +38,10 @@ TICK_SECONDS = 0.2
 
 END_POLL_SECONDS = 0.002
 GROUP_SECONDS = 0.2
+KILLED_SECONDS = 5.0
+"""How long what was killed may take to be gone. A busy machine needs a fraction of a second to take
+back some hundred MB; a process that hangs on a dead disk may never go."""
+
 POLITE_SECONDS = 1.0
 """How long an idle worker may take to end by itself; it needs some 20 ms."""
 
@@ -250,16 +255,19 @@ class WorkerProcess:
     def _await_group(self) -> None:
         """Wait until nobody is left who could still write into the job's folder, within bounds.
 
-        SIGKILL takes effect in a moment, but not at once. In a container whose first process reaps
-        nobody, dead members stay visible for ever; hence the bound.
+        SIGKILL takes effect in a moment, but not at once: a process gives its memory back first.
+        In a container whose first process reaps nobody, dead members stay in the group for ever.
+        So after a while those who live are looked for, which costs more than to ask the kernel.
         """
-        deadline = time.monotonic() + GROUP_SECONDS
-        while time.monotonic() < deadline:
+        looks_from = time.monotonic() + GROUP_SECONDS
+        while (now := time.monotonic()) < looks_from + KILLED_SECONDS:
             try:
                 os.killpg(self.pid, 0)
             except OSError:
                 return
-            time.sleep(END_POLL_SECONDS)
+            if now > looks_from and not group_lives(self.pid):
+                return
+            time.sleep(END_POLL_SECONDS if now < looks_from else TICK_SECONDS / 10)
 
     def _await_end(self, seconds: float | None) -> None:
         """Wait until the worker has ended; leave it unreaped, so that its group can be killed."""

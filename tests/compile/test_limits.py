@@ -15,7 +15,7 @@ import pytest
 from ajit._compile import group as group_module
 from ajit._compile import watch as watch_module
 from ajit._compile.commands import EXPLAIN_SECONDS, explain_rejection
-from ajit._compile.group import group_memory_bytes
+from ajit._compile.group import group_lives, group_memory_bytes
 from ajit._compile.launch import Ran
 from ajit._compile.ledger import Claim
 from ajit._compile.messages import Failed, Request
@@ -117,6 +117,21 @@ def test_memory_is_that_of_the_whole_group(
     assert actual > 50 * MIB
     assert abs(actual - expected) < 5 * MIB
     assert group_memory_bytes(leader.pid) == 0
+
+
+def test_the_dead_whom_nobody_has_reaped_do_not_live() -> None:
+    """A signal still reaches their group, so only a look at them tells."""
+    child = subprocess.Popen(["sleep", "60"], process_group=0)
+    try:
+        lived = group_lives(child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        os.killpg(child.pid, 0)
+        lives = group_lives(child.pid)
+    finally:
+        child.wait()
+
+    assert (lived, lives) == (True, False)
 
 
 # --- whom a failure is blamed on
