@@ -31,7 +31,7 @@ GiB = 1024 * MiB
 HIDDEN = "(hidden)"
 """What is shown of a secret."""
 
-_CUDA_DEVICE = re.compile(r"cuda:[0-9]{1,4}")
+_ONE_DEVICE = re.compile(r"(cuda|cpu):[0-9]{1,4}")
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
@@ -74,7 +74,7 @@ def _directory(path: Any) -> Path:
 
 
 def _is_device(value: str) -> bool:
-    return value in ("cuda", "cpu", "auto", "none") or bool(_CUDA_DEVICE.fullmatch(value))
+    return value in ("cuda", "cpu", "auto", "none") or bool(_ONE_DEVICE.fullmatch(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,8 @@ class Settings:
     )
     device: str = setting(
         "cuda",
-        "cuda, cuda:N, cpu, auto (a GPU if there is one, else the CPU driver), or none",
-        "cuda, cuda:N, cpu, auto or none",
+        "cuda, cuda:N, cpu, cpu:N, auto (a GPU if there is one, else the CPU driver), or none",
+        "cuda, cuda:N, cpu, cpu:N, auto or none",
         holds=_is_device,
     )
     compile_slots: int = number(

@@ -310,8 +310,8 @@ def _poison() -> None:
 
 def _forked() -> AjitError:
     return ForkedRuntime(
-        "this process is a fork of the one that opened the device; the CUDA thread stayed there. "
-        "Open a runtime in this process, or start it with spawn"
+        "this process is a fork of the one that opened the device; the CUDA thread stayed there, "
+        "and the driver works there only. Start processes that need a device with spawn"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
@@ -140,9 +141,11 @@ def check_ending(backend: str, image: Path, program: str) -> None:
     """Run a program in a process of its own, to its end."""
     text, expected_code, expected_end = PROGRAMS[program]
     source = textwrap.dedent(COMMON) + textwrap.dedent(text)
+    environment = os.environ | {"PYTHONMALLOC": "debug"}  # finds what was freed and is used
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore", "-c", source, backend, image],
-        cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True, timeout=SECONDS,
+        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", source, backend, image],
+        cwd=Path(__file__).parents[2], env=environment, check=False, capture_output=True, text=True,
+        timeout=SECONDS,
     )  # fmt: skip
 
     assert done.returncode == expected_code, done.stderr
