@@ -12,7 +12,7 @@ __all__ = ["Line", "plot"]
 # Told apart by people who see colours differently, and in print by their marks (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WIDTH, HEIGHT = 430, 300
-LEFT, TOP, GAP, LEGEND_LINE = 70, 70, 60, 18
+LEFT, TOP, GAP, LEGEND_LINE = 90, 80, 80, 18
 FONT = "font-family='sans-serif'"
 
 
@@ -56,7 +56,7 @@ def plot(
 
 
 class _Axes:
-    """From values to places, by whole decades."""
+    """From values to places. An axis begins with a decade, and ends a little above its values."""
 
     def __init__(self, xs: Sequence[float], ys: Sequence[float]) -> None:
         self.x_range, self.y_range = _decades(xs), _decades(ys)
@@ -69,9 +69,8 @@ class _Axes:
         return across * WIDTH, TOP + HEIGHT - up * HEIGHT
 
 
-def _decades(values: Sequence[float]) -> tuple[int, int]:
-    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return first, max(last, first + 1)
+def _decades(values: Sequence[float]) -> tuple[int, float]:
+    return math.floor(math.log10(min(values))), math.log10(max(values)) + 0.1
 
 
 def _panel(
@@ -79,16 +78,20 @@ def _panel(
     *, x: str, y: str,
 ) -> list[str]:  # fmt: skip
     parts = [_text(left, TOP - 8, title, size=12)]
-    for power in range(axes.x_range[0], axes.x_range[1] + 1):
+    for power in range(axes.x_range[0], math.floor(axes.x_range[1]) + 1):
         at = left + axes.place((10.0**power, 10.0 ** axes.y_range[0]))[0]
         parts.append(_rule(at, TOP, at, TOP + HEIGHT))
         parts.append(_text(at, TOP + HEIGHT + 16, f"{10**power:g}", size=10, anchor="middle"))
-    for power in range(axes.y_range[0], axes.y_range[1] + 1):
+    for power in range(axes.y_range[0], math.floor(axes.y_range[1]) + 1):
         at = axes.place((10.0 ** axes.x_range[0], 10.0**power))[1]
         parts.append(_rule(left, at, left + WIDTH, at))
         parts.append(_text(left - 6, at + 4, f"{10**power:g}", size=10, anchor="end"))
     parts.append(_text(left + WIDTH / 2, TOP + HEIGHT + 32, x, size=11, anchor="middle"))
     parts.append(_text(left - 6, TOP - 8, y, size=10, anchor="end"))
+    parts += [
+        _rule(left, TOP, left, TOP + HEIGHT),
+        _rule(left, TOP + HEIGHT, left + WIDTH, TOP + HEIGHT),
+    ]
     for line in lines:
         number = names.index(line.name)
         places = [(left + px, py) for px, py in map(axes.place, line.points)]

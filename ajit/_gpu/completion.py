@@ -11,7 +11,8 @@ awaits the only ticket in flight first looks for up to `SPIN_SECONDS`, GIL held,
 were that quick. Going to sleep and being woken takes about as long, and beside a busy Python thread
 a thread that lets the GIL go waits up to 5 ms to get it back: where parked tasks came back that
 late, the next ones look for up to `HOG_SECONDS`. To keep the loop alive, no look begins once tasks
-have looked for `HOG_SECONDS` without giving other tasks a turn.
+have looked for `HOG_SECONDS` without giving other tasks a turn, or five times that where a turn
+costs milliseconds.
 
 Owned by the loop's thread: everything but `Port.submit`, which any thread may call.
 """
@@ -51,6 +52,7 @@ CUDA thread and a driver that went to sleep meanwhile."""
 HOG_SECONDS = 200e-6
 """How long tasks may do so in a row before other tasks get a turn, and the longest look. Pretty
 arbitrary."""
+_FOREVER = 1 << 62
 _ASK_NS = int((HOG_SECONDS - SPIN_SECONDS) * 1e9)
 """From this on the next look may use up `HOG_SECONDS`, so the port asks to be told of a turn."""
 GRACE_SECONDS = 0.1
@@ -112,7 +114,7 @@ class Port(Submissions):
 
     def look_no_more(self) -> None:
         """Let the next await park at once: a look would keep the GIL from what needs it."""
-        self._looking[1] = int(HOG_SECONDS * 1e9)
+        self._looking[1] = _FOREVER
 
     def park(
         self, ticket: Ticket[Any], waiters: list[Any], is_over: Callable[[], bool]

@@ -18,6 +18,8 @@ static struct ajit_note CLOSED;
 
 /* After how many waits that did not spin, because tickets have been slow, one spins anyway. Arbitrary. */
 enum { TRY_AFTER = 16 };
+/* How many times `hog_ns` tasks may look without others having a turn, where a turn costs milliseconds. */
+enum { HOGS_WHERE_LATE = 5 };
 /* Shares of tickets. A look is worth while if it finds every second one; and, where parking costs many
  * times what a look does, every eighth. */
 enum { EVERY = 1 << 16, EVERY_SECOND = EVERY / 2, EVERY_EIGHTH = EVERY / 8 };
@@ -184,11 +186,17 @@ uint32_t ajit_port_drain(struct ajit_port *port)
     return hand_over(port, 0, &found);
 }
 
+/* For how long tasks may look before others have a turn. */
+static uint64_t most_ns(const struct ajit_port *port)
+{
+    return parking_costs_much(port) ? HOGS_WHERE_LATE * port->hog_ns : port->hog_ns;
+}
+
 /* Tickets are slow when the driver's threads sleep, and those sleep when nobody keeps them busy: without a
  * try now and then, beside a busy Python thread, slow would stay slow for ever. */
 static bool worth_spinning(struct ajit_port *port)
 {
-    if (!port->spin_ns || !port->wanted || port->hogged_ns >= port->hog_ns)
+    if (!port->spin_ns || !port->wanted || port->hogged_ns >= most_ns(port))
         return false;
     uint64_t wanted = parking_costs_much(port) ? EVERY_EIGHTH : EVERY_SECOND;
     if (port->quick < wanted && ++port->skipped < TRY_AFTER)
