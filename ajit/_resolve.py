@@ -27,7 +27,7 @@ from ajit._visits import Visits
 from ajit.errors import AjitError, UnknownArch
 
 if TYPE_CHECKING:
-    from ajit._cache.flight import Flights
+    from ajit._cache.flight import Flights, Membership
     from ajit._core.job import CompilerName
     from ajit._core.spec import Spec
     from ajit._parts import Parts
@@ -56,6 +56,8 @@ class Resolver:
     def __init__(self, parts: Parts, flights: Flights[Resolution]) -> None:
         self.parts = parts
         self._flights = flights
+        # By key: the urgency of what leads its flight in this runtime.
+        self._led: dict[str, Urgency] = {}
         self._visits = Visits(parts.in_thread)
 
     async def resolve(
@@ -106,16 +108,33 @@ class Resolver:
         cache = (self.parts.store.directory.identity, request.recache)
         with self._flights.join(cache, request.key.hex) as membership:
             if not membership.leading:
-                request.urgency.on_wait()
+                self._follow(request)
             resolution = await membership.wait()
-            if resolution is None:  # we lead
-                try:
-                    resolution = await Performer(self.parts, request, begun).run()
-                except AjitError as exc:
-                    membership.fail(exc)
-                    raise
-                membership.finish(resolution)
+            if resolution is None:
+                resolution = await self._lead(membership, request, begun)
         return resolution
+
+    async def _lead(
+        self, membership: Membership[Resolution], request: Request, begun: float
+    ) -> Resolution:
+        key = request.key.hex
+        self._led[key] = request.urgency
+        try:
+            resolution = await Performer(self.parts, request, begun).run()
+        except AjitError as exc:
+            membership.fail(exc)
+            raise
+        finally:
+            self._led.pop(key, None)
+        membership.finish(resolution)
+        return resolution
+
+    def _follow(self, request: Request) -> None:
+        """Wait for a spec of the same key, or for another runtime of this process."""
+        request.urgency.on_wait()
+        led = self._led.get(request.key.hex)
+        if led is not None and request.urgency.foreground:
+            led.hurry(self.parts)
 
     def _announce(self, spec: Spec, resolution: Resolution) -> None:
         if self.parts.emitter.listening:

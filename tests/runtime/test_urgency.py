@@ -74,3 +74,24 @@ async def test_warm_up_job_that_somebody_awaits_moves_to_the_front(options, comp
         compiler.let_go()
 
     assert finished == [RUNNING.name, AWAITED.name, WAITING.name]
+
+
+async def test_warm_up_job_moves_to_the_front_for_a_spec_of_the_same_key(
+    options, compiler, finished
+):
+    """Two labels, one key: who asks for the one awaits the compile of the other."""
+    compiler.hold()
+    async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
+        group.start_soon(rt.warmup, [RUNNING])
+        await compiler.wait_started()
+        group.start_soon(rt.warmup, [WAITING])
+        await queued(rt, 1)
+        group.start_soon(rt.warmup, [AWAITED])
+        await queued(rt, 2)
+        group.start_soon(rt.compile, AWAITED.with_(name="another label"))
+        with anyio.fail_after(20):
+            while rt.statistics().credits.waiting:  # noqa: ASYNC110  # as above
+                await anyio.sleep(0.005)
+        compiler.let_go()
+
+    assert finished == [RUNNING.name, AWAITED.name, WAITING.name]
