@@ -64,21 +64,21 @@ async def _closed_under(rt):
 
 
 async def test_closing_waits_for_device_work_in_flight(with_device):
-    """A ticket that was submitted before the close is done after it, and its result is there."""
+    """What was submitted before the close and not done by then is done after it."""
     n = 1 << 20
     x = np.ones(n, np.float32)
-    out = np.zeros(n, np.float32)
 
     async with ajit.open_runtime(**with_device) as rt:
         kernel = await rt.kernel(SAXPY)
         device_x = await rt.device.upload(x)
         device_y = await rt.device.upload(x)
-        tickets = [kernel.launch(n // 256, 256, 1.0, device_x, device_y, n) for _ in range(8)]
-        await rt.device.download(device_y, out)
-        last = kernel.launch(n // 256, 256, 1.0, device_x, device_y, n)
+        tickets = [kernel.launch(n // 256, 256, 1.0, device_x, device_y, n) for _ in range(32)]
+        in_flight = not tickets[-1].done
 
-    assert all(ticket.done for ticket in [*tickets, last])
-    np.testing.assert_array_equal(out, np.full(n, 9.0, np.float32))
+    assert in_flight, "the device was too fast for this test"
+    assert all(ticket.done for ticket in tickets)
+    for ticket in tickets:
+        await ticket  # raises, had it failed
 
 
 async def test_runtime_refuses_every_call_after_its_close(with_device):
@@ -129,13 +129,16 @@ async def test_runtime_of_another_loop_is_refused(with_device):
     assert "open one in each loop" in str(outcomes.get())
 
 
-async def test_second_close_of_the_same_kind_is_harmless(options):
-    """A runtime can be opened, closed and opened again as often as one likes."""
+async def test_runtime_can_be_opened_again_as_often_as_one_likes(options):
+    """Each time a new one on the same cache; those that are closed say so."""
+    opened, tiers = [], []
     for _ in range(3):
         async with ajit.open_runtime(**options) as rt:
-            await rt.compile(SAXPY, arch=ARCH)
+            opened.append(rt)
+            tiers.append((await rt.resolve(SAXPY, arch=ARCH)).tier)
 
-    assert "closed" in repr(rt)
+    assert tiers == ["compiled", "disk", "disk"]
+    assert ["<Runtime closed" in repr(rt) for rt in opened] == [True] * 3
 
 
 FORKS = """

@@ -145,6 +145,52 @@ async def test_silent_holder_costs_the_patience_and_one_compile_more(options, lo
     assert published
 
 
+async def test_recache_replaces_the_entry_without_the_lease_as_well(options, lock_peer, place):
+    """Somebody silent holds the lease of a good entry that is to be compiled again."""
+    place.publish()
+    lock_peer.hold(place.lock)
+    async with ajit.open_runtime(**{**options, "patience_seconds": 0.3}) as rt:
+        before = await rt.resolve(SAXPY, arch=ARCH)
+        anew = await rt.resolve(SAXPY, arch=ARCH, recache=True)
+    async with ajit.open_runtime(**options) as rt:
+        after = await rt.resolve(SAXPY, arch=ARCH)
+    lock_peer.drop(place.lock)
+
+    assert (before.tier, anew.tier, after.tier) == ("disk", "compiled", "disk")
+    assert anew.waited_for is None  # the peer writes no record: nobody is named
+    assert after.artifact == anew.artifact
+    assert after.artifact.created > before.artifact.created
+
+
+async def test_good_entry_that_comes_during_the_compile_is_left_in_place(
+    options, lock_peer, place, compiler
+):
+    """A waiter that lost patience keeps its own bytes, and replaces the damaged entry no more."""
+    place.entry.write_bytes(place.kept.read_bytes()[:-1])
+    lock_peer.hold(place.lock)
+    compiler.hold()
+    answers = []
+
+    async def want(rt):
+        answers.append(await rt.resolve(SAXPY, arch=ARCH))
+
+    async with (
+        ajit.open_runtime(**{**options, "patience_seconds": 0.3}) as rt,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(want, rt)
+        await compiler.wait_started(2)  # the first one made the place
+        place.entry.unlink()
+        place.publish()
+        good = place.entry.stat().st_ino
+        compiler.let_go()
+    lock_peer.drop(place.lock)
+
+    assert [answer.tier for answer in answers] == ["compiled"]
+    assert answers[0].artifact != place.artifact
+    assert place.entry.stat().st_ino == good
+
+
 @pytest.mark.slow  # a runtime for each await, and one more to see that it left nothing
 async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
     options, lock_peer, place, nothing_left, monkeypatch
