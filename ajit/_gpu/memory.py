@@ -39,6 +39,9 @@ class _Buffer(Owned):
     def pointer(self) -> int:
         """Its address.
 
+        Whoever asks for it may use the memory in streams that ajit does not know, so from then on
+        it is freed only when the device is done with everything.
+
         Raises:
             ArgumentError: It was freed.
         """

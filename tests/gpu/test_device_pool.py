@@ -156,6 +156,41 @@ async def test_a_free_does_not_wait_for_the_device(faults):
         await ticket
 
 
+async def test_memory_that_others_know_is_freed_behind_their_work(faults):
+    """Who has the address may use it in a stream of its own: freeing waits for that as well."""
+    stream = ctypes.c_void_p()
+
+    def work_of_another_library(address):
+        assert DRIVER.cuStreamCreate(ctypes.byref(stream), 1) == 0
+        assert DRIVER.cuMemsetD8Async(ctypes.c_uint64(address), 1, ctypes.c_size_t(64), stream) == 0
+        faults.inject("device:copy", delay=0.4)
+        half = ctypes.c_uint64(address + 32), ctypes.c_uint64(address), ctypes.c_size_t(32)
+        assert DRIVER.cuMemcpyDtoDAsync_v2(*half, stream) == 0
+
+    async with cpu_device() as device:
+        given = await device.alloc(64)
+        await device.run(work_of_another_library, given.pointer)
+        given.free()
+        await given_back(device)
+
+        assert await device.run(DRIVER.cuStreamQuery, stream) == 0
+        await device.run(DRIVER.cuStreamDestroy_v2, stream)
+
+
+async def test_memory_that_others_may_still_use_is_rather_kept(faults):
+    """Where the device cannot be waited for, nobody gets the memory."""
+    async with cpu_device() as device:
+        given = await device.alloc(4096)
+        assert given.pointer
+        faults.inject("cuMemAlloc_v2", UNKNOWN)
+        given.free()
+        await given_back(device)
+        buffer = await device.alloc(4096)
+
+        assert device.statistics().reserved_memory_bytes == 2 * 4096
+        buffer.free()
+
+
 async def test_an_allocation_is_told_when_it_can_be_used_in_every_stream(faults):
     """While the pool's stream is busy, allocations wait for it; cancelling leaks nothing."""
     async with cpu_device() as device:

@@ -10,6 +10,9 @@
  * stream is there, and a copy that came with it waits on the device (`ajit_pool_follow`). The stream of
  * the executor would do as well, were it not that kernels run there: an allocation would wait for them.
  *
+ * Memory whose address others know may be in use in streams that ajit knows nothing of. Before such is
+ * given back, everything on the device is waited for, in an idle moment: see wait_for_everybody.
+ *
  * The pool keeps what is given back, for a fresh mapping takes as long as a small kernel; the release
  * threshold would else return it whenever anybody in the process waits for a stream. It is given back to
  * the device when memory is short, after a time without work, and in the end.
@@ -94,9 +97,27 @@ int ajit_pool_alloc(struct ajit_executor *executor, CUdeviceptr *pointer, size_t
     return CUDA_SUCCESS;
 }
 
-int ajit_pool_free(struct ajit_executor *executor, CUdeviceptr pointer)
+/* Python sets every bit when it hands an address out. */
+bool ajit_pool_shares(const struct ajit_resource *resource)
 {
-    int code = executor->driver.pool_free(pointer, executor->memory_stream);
+    return atomic_load(&resource->lanes) == ~(uint64_t)0;
+}
+
+/* As a free of plain memory does, and by one: waiting for the context would break other libraries'
+ * captures. */
+static int wait_for_everybody(struct ajit_executor *executor)
+{
+    CUdeviceptr fence = 0;
+    int code = executor->driver.memory_alloc(&fence, 1);
+    return code ? code : executor->driver.memory_free(fence);
+}
+
+/* When it fails the pool has the memory until it goes itself: better than somebody else's numbers. */
+int ajit_pool_free(struct ajit_executor *executor, const struct ajit_resource *resource)
+{
+    int code = ajit_pool_shares(resource) ? wait_for_everybody(executor) : CUDA_SUCCESS;
+    if (!code)
+        code = executor->driver.pool_free(resource->pointer, executor->memory_stream);
     executor->pool_trimmed = false;
     keep_within_limit(executor);
     return code;

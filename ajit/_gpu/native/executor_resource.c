@@ -153,7 +153,7 @@ static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *
     struct ajit_driver *driver = &executor->driver;
     switch (resource->kind) {
     case AJIT_MEMORY:
-        return executor->pool ? ajit_pool_free(executor, resource->pointer)
+        return executor->pool ? ajit_pool_free(executor, resource)
                               : driver->memory_free(resource->pointer);
     case AJIT_HOST_MEMORY:
         return driver->host_free((void *)(uintptr_t)resource->pointer);
@@ -224,11 +224,12 @@ static void release_held(struct ajit_executor *executor)
     }
 }
 
-/* Whether the driver waits for all of the device to free it: memory of no pool, and modules. */
+/* Whether freeing it waits for all of the device: memory of no pool or that others know, and modules. */
 static bool waits_for_device(const struct ajit_executor *executor,
                              const struct ajit_resource *resource)
 {
-    return resource->kind < AJIT_STREAM && !(resource->kind == AJIT_MEMORY && executor->pool);
+    bool pooled = resource->kind == AJIT_MEMORY && executor->pool && !ajit_pool_shares(resource);
+    return resource->kind < AJIT_STREAM && !pooled;
 }
 
 static bool may_free(const struct ajit_executor *executor, const struct ajit_resource *resource,

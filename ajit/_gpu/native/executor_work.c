@@ -102,7 +102,7 @@ static void unmake(struct ajit_executor *executor, struct ajit_ticket *ticket)
     if (!ticket->made)
         return;
     ticket->made->released = true;
-    atomic_store(&ticket->made->lanes, ~(uint64_t)0);
+    atomic_store(&ticket->made->lanes, (uint64_t)1 << ticket->lane);
     ajit_resource_defer(executor, ticket->made);
     ticket->made = NULL;
 }
