@@ -21,6 +21,7 @@ import anyio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 WINDOW = 1000
@@ -113,8 +114,13 @@ def drive(driver: Driver, callback: Any, wait: Callable[[], None], count: int, a
         at(done + 1)
 
 
-async def drive_ajit(path: str, count: int, at: Callable[[int], None]) -> None:
-    """Do operations through ajit's CUDA thread, each with a ticket of its own."""
+async def drive_ajit(
+    path: str,
+    count: int,
+    at: Callable[[int], None],
+    beside: Callable[[str], AbstractContextManager[object]] = foreign_library,
+) -> None:
+    """Do operations through ajit's CUDA thread, each with a ticket of its own, beside a thread."""
     from ajit._gpu.device import open_device
     from ajit.settings import Settings
 
@@ -122,7 +128,7 @@ async def drive_ajit(path: str, count: int, at: Callable[[int], None]) -> None:
     async with open_device(Settings.load(environ={}, device=kind)) as device:
         buffer = await device.alloc(256)
         done = 0
-        with foreign_library(path):
+        with beside(path):
             while done < count:
                 tickets = [device.fill(buffer, 1) for _ in range(min(WINDOW, count - done))]
                 for ticket in tickets:

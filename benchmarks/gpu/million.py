@@ -6,6 +6,7 @@ with the GIL held. A deadlock is a part that does not end: its time limit is kep
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from benchmarks.gpu.part import Part, run
 from benchmarks.inversion_cell import drive_ajit, foreign_library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 OPERATIONS = 1_000_000
 MATRIX = 512
@@ -27,19 +28,19 @@ def measure(part: Part) -> dict[str, Any]:
     """Do them all."""
     count = part.runs(OPERATIONS)
     torch = _torch(part)
-    done: list[int] = [0]
+    done, turns = [0], [0]
     begun = time.perf_counter()
 
     def at(number: int) -> None:
         done[0] = number
 
-    with _busy_torch(torch) if torch else foreign_library(part.library) as turns:
-        anyio.run(drive_ajit, part.library, count, at)
+    beside = functools.partial(_busy_torch, torch, turns) if torch else foreign_library
+    anyio.run(drive_ajit, part.library, count, at, beside)
     return {
         "operations": done[0],
         "seconds": time.perf_counter() - begun,
         "beside": f"PyTorch {torch.__version__}" if torch else "a thread that keeps the GIL",
-        "turns_of_the_other_thread": turns() if turns else None,
+        "products_of_matrices": turns[0],
     }
 
 
@@ -54,24 +55,23 @@ def _torch(part: Part) -> Any:
 
 
 @contextmanager
-def _busy_torch(torch: Any) -> Iterator[Callable[[], int]]:
+def _busy_torch(torch: Any, turns: list[int], _: str) -> Iterator[None]:
     """Products of matrices, and now and then an answer that is waited for."""
-    stop, turns = threading.Event(), 0
+    stop = threading.Event()
 
     def work() -> None:
-        nonlocal turns
         a = torch.ones(MATRIX, MATRIX, device="cuda") / MATRIX
         b = a.clone()
         while not stop.is_set():
             b = b @ a
-            turns += 1
-            if turns % 16 == 0:
+            turns[0] += 1
+            if turns[0] % 16 == 0:
                 b.sum().item()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
     try:
-        yield lambda: turns
+        yield
     finally:
         stop.set()
         thread.join()
