@@ -154,6 +154,23 @@ async def test_an_open_device_that_nobody_uses_costs_no_processor_time():
     assert used < IDLE_SECONDS / 100
 
 
+async def test_on_one_processor_nobody_looks(faults, monkeypatch):
+    """A look would keep the one processor from the device, however late parked tasks come back."""
+    monkeypatch.setattr(completion.os, "sched_getaffinity", lambda _: {0})
+    async with cpu_device() as device:
+        for _ in range(3):
+            _settle_late(device)
+        looked = device._port._looking
+        with faults.held():
+            ticket = device.mark()
+            looked[LOOKED] = 0
+            device._port.look_for(ticket)
+            actual = looked[LOOKED]
+        await ticket
+
+    assert actual == 0
+
+
 async def test_nobody_looks_for_tickets_that_have_been_slow(faults):
     """Where looks would have found none, there is one in sixteen, to see what has changed."""
     async with cpu_device() as device:
