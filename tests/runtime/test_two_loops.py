@@ -162,6 +162,35 @@ def test_loops_with_different_keys_do_not_wait_for_each_other(options, compiler)
     assert len({answer.artifact.key for answer in answers}) == 3
 
 
+def test_two_loops_that_want_the_same_many_kernels_do_not_hang(options, compiler):
+    """Opposite orders, one slot each, one permit for both: flights, credits and leases all meet."""
+    one_at_a_time = {**options, "compile_slots": 1, "node_compile_slots": 1}
+    specs = [saxpy(n, arch=ARCH) for n in range(1, 21)]
+    reports: dict[str, Any] = {}
+
+    async def main(backend, warm, awaited):
+        async with (
+            ajit.open_runtime(**one_at_a_time) as rt,
+            anyio.create_task_group() as group,
+        ):
+            for spec in awaited:
+                group.start_soon(rt.compile, spec)
+            reports[backend] = await rt.warmup(warm)
+
+    threads = [
+        threading.Thread(target=partial(anyio.run, main, *args, backend=args[0]), daemon=True)
+        for args in (("asyncio", specs, specs[::-1]), ("trio", specs[::-1], specs))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(3 * WAIT_SECONDS)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert [len(report.failures) for report in reports.values()] == [0, 0]
+    assert compiler.started == len(specs)
+
+
 def test_two_loops_share_one_device_thread(with_device):
     """Each loop has a runtime of its own, loads for itself, and its tickets wake its own tasks."""
     results: dict[str, float] = {}
