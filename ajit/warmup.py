@@ -8,6 +8,7 @@ the others: the report says what failed and why.
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,34 +85,36 @@ async def run_warmup(
     Cancelling stops the queue; what was made ready stays ready.
     """
     begun = time.monotonic()
-    queue = dict.fromkeys(specs)
+    queue = deque(dict.fromkeys(specs))
     total = len(queue)
-    hands = anyio.Semaphore(at_once)
     tiers: list[str] = []
     failures: list[WarmupFailure] = []
 
-    async def work(spec: Spec, hand: _Hand) -> None:
+    async def do(spec: Spec, on_wait: Callable[[], None]) -> None:
         key, error = "", ""
         tier: Tier | None = None
         try:
-            ready = await prepare(spec, hand.free)
+            ready = await prepare(spec, on_wait)
         except AjitError as exc:
             failures.append(WarmupFailure(spec, exc))
             error = str(exc)
         else:
             key, tier = ready.key, ready.tier
             tiers.append(tier)
-        finally:
-            hand.free()
         done = len(tiers) + len(failures)
         on_progress(
             WarmupProgress(name=spec.name, key=key, done=done, total=total, tier=tier, error=error)
         )
 
+    async def work() -> None:
+        worker = _Worker(lambda: group.start_soon(work))
+        while queue and not worker.replaced:
+            with worker:
+                await do(queue.popleft(), worker.be_replaced)
+
     async with anyio.create_task_group() as group:
-        for spec in queue:
-            await hands.acquire()
-            group.start_soon(work, spec, _Hand(hands))
+        for _ in range(min(at_once, total)):
+            group.start_soon(work)
     return WarmupReport(
         total=total,
         from_disk=tiers.count("disk"),
@@ -122,13 +125,26 @@ async def run_warmup(
     )
 
 
-class _Hand:
-    """One of the few that work at a time; freed once."""
+class _Worker:
+    """Works off the queue, until somebody takes its place because it waits.
 
-    def __init__(self, hands: anyio.Semaphore) -> None:
-        self._hands: anyio.Semaphore | None = hands
+    Args:
+        replace: Starts another one.
+    """
 
-    def free(self) -> None:
-        hands, self._hands = self._hands, None
-        if hands is not None:
-            hands.release()
+    def __init__(self, replace: Callable[[], object]) -> None:
+        self.replaced = False
+        self._replace = replace
+        self._at_work = False
+
+    def be_replaced(self) -> None:
+        # Called by the resolution, which may go on when this worker was cancelled.
+        if self._at_work and not self.replaced:
+            self.replaced = True
+            self._replace()
+
+    def __enter__(self) -> None:
+        self._at_work = True
+
+    def __exit__(self, *_: object) -> None:
+        self._at_work = False

@@ -47,6 +47,12 @@ async def everybody(count: int, take) -> list[int]:
     return served
 
 
+def asked(rt: ajit.Runtime) -> int:
+    """How many resolutions have a credit or wait for one."""
+    given = rt.statistics().credits
+    return given.held + given.waiting
+
+
 def in_use() -> int:
     """Descriptors of this process."""
     return len(list(Path("/proc/self/fd").iterdir()))
@@ -234,9 +240,9 @@ async def test_request_waits_for_no_credit_of_a_warm_up(options, compiler):
         ajit.open_runtime(subscribers=[subscriber], **options) as rt,
         anyio.create_task_group() as group,
     ):
-        for spec in warm:
+        for number, spec in enumerate(warm, 1):
             group.start_soon(rt.warmup, [spec])
-        await until(lambda: rt.statistics().credits.waiting == len(warm) - CREDITS_PER_SLOT)
+            await until(lambda n=number: asked(rt) == n)  # so that the last is the last in line
         await compiler.wait_started()
         group.start_soon(rt.compile, saxpy(7, arch=ARCH, name="awaited"))
         await until(lambda: rt.statistics().pool.queued == CREDITS_PER_SLOT)
