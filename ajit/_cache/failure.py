@@ -123,11 +123,6 @@ class FailureStore:
             return line
         return None
 
-    def forget(self, key: str) -> None:
-        """Remove the record of a key."""
-        with suppress(OSError):
-            fs.remove_file(self._directory, _file_name(key))
-
 
 def _file_name(key: str) -> str:
     return f"failures/{key[:2]}/{key}.json"

@@ -7,7 +7,6 @@ as held if the kernel, or the file server, says that its file is locked.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ class HeldLease:
         kind: Of a ``kernel``, one of the machine's ``permit`` s to compile, or the ``eviction``.
         key: Hex key of a kernel; the name of any other.
         record: Who holds it.
-        age_seconds: Since it was taken, by the holder's clock and ours.
+        age_seconds: Since it was taken; on another host, whose clock is another, to its last beat.
         silent_seconds: Since the last beat, by the file system's clock.
         waiters: Threads of this machine that are blocked in its lock.
     """
@@ -64,7 +63,7 @@ def held_leases(directory: CacheDirectory) -> Iterator[HeldLease]:
                 kind=_kind(key),
                 key=key,
                 record=record,
-                age_seconds=max(0.0, time.time() - record.started),
+                age_seconds=record.age_seconds(),
                 # The record is written at every beat.
                 silent_seconds=max(0.0, now - status.st_mtime),
                 waiters=waiters[status.st_ino],

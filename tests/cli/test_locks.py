@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from ajit._cache.directory import open_cache_directory
 from ajit._cache.gc import EVICTION_LEASE
+from ajit._cache.holder import write_record
 from ajit._cache.lock import LeaseTable
 from ajit._cache.permits import CompilePermits
 from ajit.cli import exits
@@ -48,6 +50,16 @@ def test_silence_is_counted_from_the_last_beat(ajit, table):
         [row] = ajit("locks", "--json").json()["leases"]
 
     assert 100 <= row["silent_seconds"] < 200
+
+
+def test_the_age_of_a_lease_on_another_host_is_by_that_hosts_clock(ajit, table):
+    """Clocks of two hosts are not subtracted: what is known is the age at the last beat."""
+    elsewhere = {"boot_id": "elsewhere", "host": "far", "started": 1000.0, "beat_time": 1042.5}
+    with table.try_acquire(KEY, "nvcc") as lease:
+        write_record(lease._slot.fd, msgspec.structs.replace(lease.record, **elsewhere))
+        [row] = ajit("locks", "--json").json()["leases"]
+
+    assert 42.5 == row["age_seconds"]
 
 
 def test_a_record_without_its_lock_is_nobodys(ajit, table):
