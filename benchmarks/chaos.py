@@ -1,4 +1,4 @@
-"""Chaos: several servers on one cache, killed, stopped, cancelled, with their entries damaged.
+"""Chaos: several servers on one cache, killed, stopped, cancelled, with their files damaged.
 
 ``make chaos``, or ``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes
 down what it asked for, what it got and what ajit said that it did; at the end the journals are

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from benchmarks.chaos_files import SmallFiles
 from benchmarks.chaos_journal import Journal
 
 __all__ = ["Faults", "Fleet"]
@@ -142,6 +143,7 @@ class Faults:
         self._journal = journal
         self._rng = rng
         self._environ = environ
+        self._files = SmallFiles(cache_dir, journal, rng)
         self.done: dict[str, int] = {}
         # Faults a second, for the whole fleet. Arbitrary: some of each within half a minute, and
         # time for most compiles to end.
@@ -154,7 +156,7 @@ class Faults:
             "swap": (0.2, self._swap),
             "remove": (0.6, self._remove),
             "prune": (0.1, self._prune),
-        }
+        } | {name: (0.3, each) for name, each in self._files.kinds.items()}
         self.rate = sum(rate for rate, _ in self._kinds.values())
 
     def one(self) -> None:

@@ -1,8 +1,9 @@
 """Reads the journals of a chaos run and decides: what was served, what was compiled twice and why.
 
 A second compile of a key must have a cause between the compile before it and itself: its entry was
-damaged or removed, who compiled was killed or closed its runtime, who compiles lost patience with a
-silent holder, or the record of a rejected source had expired. One without a cause is a defect.
+damaged or removed, in the cache or while it was written; who compiled was killed or closed its
+runtime; who compiles lost patience while another server was stopped; or the record of a rejected
+source had expired or was damaged. One without a cause is a defect.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ __all__ = ["Verdict", "judge"]
 UNEXPLAINED = "no cause"
 PATIENCE = "patience with a silent holder ended"
 SERVED = frozenset({"disk", "compiled", "rejected"})
+FAILURE_DAMAGED = "the record of its rejection was damaged"
 RECORD_SECONDS = 1.0
+SILENT_SECONDS = 2.0
+"""How long after a holder goes on its silence may still be noticed: its next beat, and a look."""
 NOTICED_SECONDS = 2.0
 COMPILER_CRASHED = "error: CompilerCrashed"
 
@@ -157,7 +161,14 @@ def _judge_compiles(verdict: Verdict, records: list[Record], failure_seconds: fl
         verdict.compiles += len(starts)
         # Who lost patience compiles beside the lease; the others are a chain of its holders.
         impatient = [start for start in starts if causes.lost_patience(key, start)]
-        verdict.duplicates[PATIENCE] += len(impatient)
+        for start in impatient:
+            silent = causes.somebody_was_silent(start)
+            verdict.duplicates[PATIENCE if silent else UNEXPLAINED] += 1
+            if not silent:
+                verdict.unexplained.append(
+                    f"kernel {start['name']}, key {key[:16]}: compiled by {start.pid} at "
+                    f"{start.time:.3f}, out of patience although nobody was stopped"
+                )
         for before, start in pairwise(start for start in starts if start not in impatient):
             cause = causes.of(key, before, start)
             verdict.duplicates[cause] += 1
@@ -179,6 +190,8 @@ class _Causes:
         self._breaks: list[Record] = []  # ends of compiles by kill or close
         self._kills: list[Record] = []  # of compilers
         self._damage: dict[str, list[Record]] = {}
+        self._torn: list[Record] = []  # temporary files, by their owner
+        self._stopped = _intervals(records)
         for record in records:
             self._sort(record)
 
@@ -187,6 +200,8 @@ class _Causes:
             self._breaks.append(record)
         elif record.what == "compiler_killed":
             self._kills.append(record)
+        elif record.what == "temporary_damaged":
+            self._torn.append(record)
         elif record.what == "damaged":
             for key in record["keys"]:
                 self._damage.setdefault(key, []).append(record)
@@ -201,11 +216,23 @@ class _Causes:
         last = mine[-1] if mine else None
         return last is not None and last.what == "WaitEnded" and last["outcome"] == "patience"
 
+    def somebody_was_silent(self, start: Record) -> bool:
+        """Whether another server was stopped, or still had been a while before."""
+        return any(
+            begun <= start.time and end >= start.time - SILENT_SECONDS
+            for server, intervals in self._stopped.items()
+            for begun, end in intervals
+            if server != start.pid
+        )
+
     def of(self, key: str, before: Record, start: Record) -> str:
         """Name why a holder of the lease compiled, although a holder before it had begun to."""
         for damage in self._damage.get(key, ()):
             if damage["begun"] <= start.time and damage.time >= before.time:
-                return "its entry was damaged or removed"
+                of_failure = damage.facts.get("kind") == "failure"
+                return FAILURE_DAMAGED if of_failure else "its entry was damaged or removed"
+        if self._was_torn(key, before):
+            return "its file was damaged while it was written"
         failed = [r for r in self._about[key] if r.what == "CompileFailed" and r.time < start.time]
         # The record is as old as the file system's clock says, which ticks every few milliseconds.
         if failed and start.time - failed[-1].time > self._failure_seconds - 0.1:
@@ -216,6 +243,14 @@ class _Causes:
             if self._broke_off(key, end) and _begun(end) <= start.time and end.time >= before.time:
                 return "who compiled was killed" if end.what == "killed" else "who compiled closed"
         return UNEXPLAINED
+
+    def _was_torn(self, key: str, before: Record) -> bool:
+        """Whether a file was damaged that who compiled was writing: an entry, or a rejection."""
+        mine = [r for r in self._about[key] if r.pid == before.pid and r.time > before.time]
+        told = [r.time for r in mine if r.what in {"KernelReady", "CompileFailed"}]
+        end = told[0] + RECORD_SECONDS if told else float("inf")
+        files = [torn for torn in self._torn if torn["server"] == before.pid]
+        return any(torn["begun"] <= end and torn.time >= before.time for torn in files)
 
     def _was_killed(self, failed: Record, before: Record) -> bool:
         """Whether a compile failed because its compiler was killed."""

@@ -42,8 +42,19 @@ CAUSES = {
         *compile_of(ONE, 1),
         record(4.1, DRIVER, "damaged", keys=[KEY], begun=4.0),
     ],
+    "its file was damaged while it was written": [
+        *compile_of(ONE, 1),
+        record(1.55, DRIVER, "temporary_damaged", server=ONE, begun=1.54),
+    ],
+    "the record of its rejection was damaged": [
+        event(7, ONE, "CompileStarted"),
+        event(7.5, ONE, "CompileFailed"),
+        record(8.1, DRIVER, "damaged", kind="failure", keys=[KEY], begun=8.0),
+    ],
     PATIENCE: [
         event(1, ONE, "CompileStarted"),
+        record(5, DRIVER, "stopped", server=ONE, begun=4.9),
+        record(9.5, DRIVER, "continued", server=ONE),
         event(9, OTHER, "WaitEnded", outcome="patience"),
     ],
     "who compiled was killed": [
@@ -82,8 +93,23 @@ def test_second_compile_with_a_cause_is_explained(cause):
         [record(4, DRIVER, "killed", server=ONE, begun=4)],
         [record(4, ONE, "closing")],
         [event(4, OTHER, "WaitEnded", outcome="entry")],
+        [record(1.55, DRIVER, "temporary_damaged", server=OTHER, begun=1.54)],
+        [record(4, DRIVER, "temporary_damaged", server=ONE, begun=4)],
+        [record(4, DRIVER, "record_damaged", file=KEY, begun=4)],
+        [event(9, OTHER, "WaitEnded", outcome="patience")],
     ],
-    ids=["nothing", "another key", "before both", "killed later", "closed later", "other wait"],
+    ids=[
+        "nothing",
+        "another key",
+        "before both",
+        "killed later",
+        "closed later",
+        "other wait",
+        "another's file",
+        "file of another compile",
+        "holder record",
+        "patience with nobody",
+    ],
 )
 def test_second_compile_without_a_cause_is_found(innocent):
     """What happened to another key, or before, or after the compile was done, explains nothing."""
@@ -158,6 +184,8 @@ def test_holder_that_broke_off_explains_the_next_holder_and_not_the_impatient():
     """One loses patience just after the silent holder has closed: the lease goes to another."""
     verdict = judged(
         event(1, ONE, "CompileStarted"),
+        record(4, DRIVER, "stopped", server=ONE, begun=4),
+        record(8, DRIVER, "continued", server=ONE),
         record(8.5, ONE, "closing"),
         event(9, OTHER, "WaitEnded", outcome="patience"),
         *compile_of(OTHER, 9.1),
