@@ -55,6 +55,7 @@ class Device(DeviceMemory):
         arch: What code must be built for: ``sm_90a``, ..., or ``x86_64``, ``aarch64`` on the CPU.
         name: What the driver calls it.
         kind: ``cuda`` or ``cpu``.
+        has_clusters: Whether kernels can be launched in clusters, see `Kernel.with_attributes`.
     """
 
     def __init__(self, thread: DeviceThread, port: Port) -> None:

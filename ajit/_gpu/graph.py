@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ajit._gpu import wire
 from ajit._gpu.batch import Operations
-from ajit._gpu.owned import Owned
+from ajit._gpu.owned import Handled
 from ajit._gpu.stream import stream_target
 from ajit.errors import ArgumentError, CaptureMiss
 
@@ -115,17 +115,12 @@ class Capture(Operations):
         return f"<Capture of {len(self)} operations: {state}>"
 
 
-class _Graph(Owned):
+class _Graph(Handled):
     """The driver's executable graph."""
 
     __slots__ = ()
 
     _called = "graph"
-
-    @property
-    def handle(self) -> int:
-        self._check()
-        return self._pointer
 
 
 @asynccontextmanager

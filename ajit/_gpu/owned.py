@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ajit._gpu.completion import Port
 
-__all__ = ["Owned"]
+__all__ = ["Handled", "Owned"]
 
 
 class Owned:
@@ -69,3 +69,19 @@ class Owned:
     def __del__(self) -> None:
         if not getattr(self, "_freed", True):
             self.free()
+
+
+class Handled(Owned):
+    """Something of the driver's that has a handle which may be passed on."""
+
+    __slots__ = ()
+
+    @property
+    def handle(self) -> int:
+        """The driver's handle.
+
+        Raises:
+            ArgumentError: It was freed.
+        """
+        self._check()
+        return self._pointer

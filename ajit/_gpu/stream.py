@@ -10,7 +10,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
-from ajit._gpu.owned import Owned
+from ajit._gpu.owned import Handled
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Event", "Stream", "stream_target"]
 
 
-class Stream(Owned):
+class Stream(Handled):
     """A stream of its own, which no default stream waits for. Get it with `Device.stream`.
 
     Attributes:
@@ -36,16 +36,6 @@ class Stream(Owned):
         self._lane = int(wire.Resource.from_address(resource).size)
         super().__init__(port, resource, 1 << self._lane)
         self.priority = priority
-
-    @property
-    def handle(self) -> int:
-        """The driver's handle.
-
-        Raises:
-            ArgumentError: It was freed.
-        """
-        self._check()
-        return self._pointer
 
     def __cuda_stream__(self) -> tuple[int, int]:
         """The stream, for other libraries: version of the protocol, and handle."""
@@ -89,7 +79,7 @@ class Stream(Owned):
         return f"<Stream {where} priority={self.priority}>"
 
 
-class Event(Owned):
+class Event(Handled):
     """A point in a stream's work. Get it with `Device.event`.
 
     Attributes:
@@ -104,16 +94,6 @@ class Event(Owned):
         """Made by `Device.event`."""
         super().__init__(port, resource, wire.ALL_LANES)
         self.timing = timing
-
-    @property
-    def handle(self) -> int:
-        """The driver's handle.
-
-        Raises:
-            ArgumentError: It was freed.
-        """
-        self._check()
-        return self._pointer
 
     def record(self, stream: object = None) -> Ticket[None]:
         """Submit the recording: the event happens when the stream gets there.

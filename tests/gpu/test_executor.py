@@ -116,11 +116,16 @@ async def test_the_driver_is_never_entered_with_the_gil(journal):
         await device.copy(await device.alloc(400), buffer)
         await device.download(buffer)
         (await device.alloc_pinned(10)).free()
+        clustered = get("add_one").with_attributes(cluster=2)
+        await clustered.launch(2, 50, buffer, 100, timed=True)
         await _use_streams_and_graphs(device, buffer)
         await device.run(lambda: None)
         gc.collect()
 
-    assert len(journal.since(0)) > 100
+    calls = journal.since(0)
+    assert len(calls) > 100
+    assert {"cuLaunchKernelEx", "cuMemAllocFromPoolAsync", "cuMemFreeAsync"} <= set(calls)
+    assert {"cuEventElapsedTime_v2", "cuMemPoolDestroy"} <= set(calls)
     assert journal.violations() == 0
 
 
