@@ -225,6 +225,38 @@ async def test_warm_up_goes_on_to_what_nobody_is_at(options, lock_peer, cache_di
     assert len(ready) == len(held + free)
 
 
+async def test_wait_that_begins_after_its_warm_up_was_cancelled_goes_on(
+    options, lock_peer, cache_dir
+):
+    """The resolution stays, for the cache gains; there is no worker left to be replaced."""
+    spec = saxpy(1, arch=ARCH)
+    async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
+        key = (await anyio.to_thread.run_sync(key_of, rt, spec)).hex
+        lock = cache_dir / "locks" / key[:2] / f"{key}.lock"
+        lock_peer.hold(lock)
+        bank = rt._kernels.parts.credits
+        for _ in range(TOTAL):
+            await bank.take("taken", "foreground")
+        scope = anyio.CancelScope()
+
+        async def warm():
+            with scope:
+                await rt.warmup([spec])
+
+        group.start_soon(warm)
+        await until(lambda: bank.statistics().waiting)
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(TOTAL):
+            bank.give_back()
+        await until(lambda: rt.statistics().waiting or not rt.statistics().in_progress)
+        waiting = [item.key for item in rt.statistics().waiting]
+        lock_peer.drop(lock)
+        await rt.compile(spec)
+
+    assert waiting == [key]
+
+
 async def test_request_waits_for_no_credit_of_a_warm_up(options, compiler):
     """All that a warm-up may have is taken, and a request is compiled in between."""
     options["compile_slots"] = 1
