@@ -35,6 +35,44 @@ thread.start()
 thread.join()
 """
 )
+BREAK_R2 = (
+    START
+    + """
+library = ctypes.CDLL(sys.argv[1])
+start(library)
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def done(_):
+    print("called")
+print(library.cuLaunchHostFunc(None, done, None), library.cuCtxSynchronize())
+"""
+)
+# A buffer that frees its memory itself when it is collected, where ajit's own posts.
+BREAK_R3 = """
+import ctypes, gc, sys
+import anyio
+import ajit._gpu.driver as driver
+driver.CPU_LIBRARY = sys.argv[1]
+from tests.gpu.support import cpu_device
+library = ctypes.CDLL(sys.argv[1])
+
+class Buffer:
+    def __init__(self, pointer):
+        self.pointer = ctypes.c_uint64(pointer)
+    def __del__(self):
+        library.cuMemFree_v2(self.pointer)
+
+async def main():
+    async with cpu_device() as device:
+        memory = await device.alloc(64)
+        del memory
+        gc.collect()
+        await device.synchronize()
+        print("posted")
+        if len(sys.argv) > 2:
+            Buffer((await device.alloc(64)).pointer)
+
+anyio.run(main)
+"""
 # ajit's device tests with the library at the given path; it fails if that was never loaded.
 DEVICE_TESTS = """
 import sys, pytest
@@ -77,7 +115,27 @@ def test_a_second_thread_in_the_context_ends_the_process(
     done = run(SECOND_THREAD, library, one_thread=asked)
 
     assert done.returncode == code, done.stderr
-    assert asked == ("cuCtxSynchronize: the rule of one thread is broken" in done.stderr)
+    assert asked == ("cuCtxSynchronize: the rule of one thread (R3) is broken" in done.stderr)
+
+
+def test_a_python_callable_as_a_host_function_ends_the_process(library: Path) -> None:
+    """Rule R2 is named before the callable is ever called."""
+    done = run(BREAK_R2, library, one_thread=False)
+
+    assert done.returncode == -signal.SIGABRT
+    assert "cuLaunchHostFunc: rule R2 is broken" in done.stderr
+    assert "called" not in done.stdout
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 0), (("break",), -signal.SIGABRT)])
+def test_a_finalizer_that_calls_the_driver_ends_the_process(
+    library: Path, arguments: tuple[str, ...], code: int
+) -> None:
+    """Rule R3: ajit's own only post, one that frees by itself is named with its call."""
+    done = run(BREAK_R3, library, *arguments, one_thread=True)
+
+    assert (done.returncode, done.stdout) == (code, "posted\n"), done.stderr
+    assert (code != 0) == ("cuMemFree_v2: the rule of one thread (R3) is broken" in done.stderr)
 
 
 def test_without_the_assertions_nothing_is_checked(driver_library: Path) -> None:
@@ -87,7 +145,7 @@ def test_without_the_assertions_nothing_is_checked(driver_library: Path) -> None
 
 @pytest.mark.slow  # a whole test session of the device layer
 def test_ajits_own_device_tests_break_no_rule(library: Path) -> None:
-    """Memory, batches and launches on the driver that asserts both rules, in one test session."""
+    """Memory, batches and launches on the driver that asserts the rules, in one test session."""
     tests = [ROOT / "tests/gpu" / name for name in ("test_memory.py", "test_batch.py")]
     done = run(DEVICE_TESTS, library, *tests, one_thread=True)
 

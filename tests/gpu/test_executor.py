@@ -36,6 +36,42 @@ def test_the_library_has_no_python_symbol():
     assert re.findall(r"\b_?Py\w*", symbols) == []
 
 
+# What can block the caller, by the C library's names, and the one file that may: its lock is taken
+# by the watchdog and by the CUDA thread's start and end, where the GIL is let go.
+LOCKS = re.compile(
+    r"\b(pthread_(?:mutex|cond|rwlock|spin)_\w*(?:lock|wait)|sem_\w*wait|mtx_lock)\b"
+)
+MAY_LOCK = {"executor_watchdog.c"}
+
+
+def files_with_locks(sources, build):
+    """Compile files of the executor; returns those that refer to anything that blocks."""
+    compiler = shutil.which("cc") or pytest.skip("no C compiler on PATH")
+    nm = shutil.which("nm") or pytest.skip("no nm on PATH")
+    command = [compiler, *WARNINGS, f"-I{NATIVE}", "-c"]
+    subprocess.run([*command, *sources], cwd=build, check=True, timeout=60)
+    found = set()
+    for source in sources:
+        compiled = [nm, "-u", build / f"{source.stem}.o"]
+        if LOCKS.search(
+            subprocess.run(compiled, check=True, capture_output=True, text=True).stdout
+        ):
+            found.add(source.name)
+    return found
+
+
+def test_no_lock_is_taken_where_the_gil_may_be_held(tmp_path):
+    """R4: what Python calls with the GIL refers to no lock, and a file that does is found."""
+    broken = tmp_path / "broken.c"
+    broken.write_text(
+        (NATIVE / "executor_port.c").read_text() + "\nint lock_it(pthread_mutex_t *mutex);\n"
+        "int lock_it(pthread_mutex_t *mutex) { return pthread_mutex_lock(mutex); }\n"
+    )
+
+    assert files_with_locks([*NATIVE.glob("executor*.c")], tmp_path) == MAY_LOCK
+    assert files_with_locks([broken], tmp_path) == {"broken.c"}
+
+
 def test_only_its_own_functions_are_visible():
     """Nothing but ajit_* is exported, and no driver function is linked."""
     nm = shutil.which("nm") or pytest.skip("no nm on PATH")

@@ -40,6 +40,7 @@ enum cpu_need {
 CUresult cpu_enter(const char *function, unsigned needs);
 /* Ends the process if the caller breaks a rule of the CUDA thread (cpu_rules.c); only in test builds. */
 void cpu_check_rules(const char *function, unsigned needs);
+void cpu_check_host_function(const char *function, CUhostFn host_function);
 void cpu_forget_owner(void); /* the next thread that needs a context is the one */
 void cpu_leave(unsigned needs);
 

@@ -156,5 +156,6 @@ static CUresult launch_host_function(CUstream handle, CUhostFn function, void *a
 }
 
 CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData) {
+    cpu_check_host_function(__func__, fn);
     CPU_CALL(CPU_WORK, launch_host_function(hStream, fn, userData));
 }
