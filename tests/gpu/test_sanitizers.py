@@ -75,16 +75,17 @@ def test_threads_that_drive_the_cpu_driver_at_once(sanitizer: str, tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("source", ["executor_stress.c", "executor_stress_streams.c"])
 def test_threads_that_submit_to_the_executor_on_an_instrumented_driver(
-    sanitizer: str, tmp_path: Path
+    sanitizer: str, source: str, tmp_path: Path
 ) -> None:
-    """Submit, drain and free through the CUDA thread, whose driver is watched as well."""
+    """Submit, drain and free, streams, steps and graphs: the driver is watched as well."""
     program = tmp_path / "stress"
     driver_folder = tmp_path / "driver"
     driver_folder.mkdir()
     sources = sorted(NATIVE.glob("executor*.c"))
     compile_c(
-        tmp_path, sanitizer, "-D_GNU_SOURCE", f"-I{NATIVE}", HERE / "executor_stress.c", *sources,
+        tmp_path, sanitizer, "-D_GNU_SOURCE", f"-I{NATIVE}", HERE / source, *sources,
         "-o", program,
     )  # fmt: skip
     driver = build_driver(driver_folder, ["gcc"], [f"-fsanitize={sanitizer}"])
