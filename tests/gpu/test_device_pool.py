@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
+import random
 
 import anyio
+import numpy as np
 import pytest
 
 from ajit._gpu.driver import CPU_LIBRARY
@@ -262,3 +265,64 @@ async def test_without_a_pool_memory_is_allocated_plainly(faults, function, code
         assert await device.download(buffer) == bytes([1, 0, 0, 0] * 2)
         buffer.free()
         await until(lambda: device.statistics().live_memory_bytes == 0)
+
+
+class Storm:
+    """Tasks that upload, launch in streams, read back and give back, all at once."""
+
+    SIZES = (16, 1000, 100_000, 400_000)
+    ROUNDS = 60
+
+    def __init__(self, device, kernel):
+        self.device, self.kernel = device, kernel
+        self.right = self.wrong = self.without_memory = self.left = 0
+
+    async def work(self, seed):
+        """Do all of it, in a stream of its own or the device's."""
+        random_ = random.Random(seed)  # noqa: S311  # the same storm every time
+        stream = await self.device.stream() if seed % 2 else None
+        for _ in range(self.ROUNDS):
+            patience = random_.choice((60, 60, 60, 0.0005))
+            with anyio.move_on_after(patience) as scope:
+                try:
+                    await self.round(random_, stream)
+                except OutOfMemory:
+                    self.without_memory += 1
+            self.left += scope.cancelled_caught
+
+    async def round(self, random_, stream):
+        """One buffer, from the upload to giving it back."""
+        n, value = random_.choice(self.SIZES), random_.randrange(1000)
+        buffer = await self.device.upload(np.full(n, value, np.int32))
+        if random_.random() < 0.3:
+            assert buffer.pointer  # others know the address from now on
+        for _ in range(3):
+            ticket = self.kernel.launch(n // 256 + 1, 256, buffer, n, stream=stream)
+        if random_.random() < 0.3:
+            buffer.free()  # the launches still write to it
+            return
+        await ticket
+        actual = np.frombuffer(await self.device.download(buffer), np.int32)
+        if (actual == value + 3).all():
+            self.right += 1
+        else:
+            self.wrong += 1
+        if random_.random() < 0.5:
+            buffer.free()
+
+
+@pytest.mark.slow  # several seconds on each kind of loop
+async def test_nobody_gets_memory_that_somebody_else_uses():
+    """Under a limit that is always reached, with streams, cancelling and a pool that gives back."""
+    limits = {"device_memory_limit_bytes": 8 << 20, "device_memory_idle_seconds": 0.001}
+    async with cpu_device(time_tickets=True, **limits) as device:
+        storm = Storm(device, (await kernels(device))("add_one"))
+        async with anyio.create_task_group() as tasks:
+            for seed in range(8):
+                tasks.start_soon(storm.work, seed)
+        gc.collect()
+        await until(lambda: device.statistics().live_memory_bytes == 0)
+
+        assert storm.wrong == 0
+        assert min(storm.right, storm.left) > 0
+        assert device.statistics().lost_callbacks == 0

@@ -13,7 +13,7 @@
  * Memory whose address others know may be in use in streams that ajit knows nothing of. Before such is
  * given back, everything on the device is waited for, in an idle moment: see wait_for_everybody.
  *
- * The pool keeps what is given back, for a fresh mapping takes as long as a small kernel; the release
+ * The pool keeps what is given back, so that the next allocation need not ask the device; the release
  * threshold would else return it whenever anybody in the process waits for a stream. It is given back to
  * the device when memory is short, after a time without work, and in the end.
  */
