@@ -25,6 +25,8 @@ def names(source: bytes) -> list[str | None]:
         (b'%:include "a.h"', ["a.h"]),
         (b'#include \\\n  "a.h"', ["a.h"]),
         (b'#include \\\r\n  "a.h"\r\n#include "b.h"\r\n', ["a.h", "b.h"]),
+        (b'#inc\\\nlude "a.h"', ["a.h"]),
+        (b"#if __has_\\\r\ninclude(<a.h>)", ["a.h"]),
         (b'#include_next <a.h>\n#import "b.h"', ["a.h", "b.h"]),
         (b"#embed <weights.bin>", ["weights.bin"]),
         (b'\xef\xbb\xbf#include "a.h"', ["a.h"]),
