@@ -26,7 +26,7 @@ def main(image: bytes) -> None:
     device = ok(driver.cuDeviceGet(0))
     context = ok(driver.cuDevicePrimaryCtxRetain(device))
     ok(driver.cuCtxSetCurrent(context))
-    for step in (devices, errors, memory, graphs):
+    for step in (devices, errors, memory, streams, pools, launches, graphs):
         step(device, image)
         print(step.__name__)  # noqa: T201  # the test reads it
     ok(driver.cuDevicePrimaryCtxRelease(device))
@@ -66,6 +66,69 @@ def memory(device, image) -> None:
     assert ok(driver.cuPointerGetAttribute(POINTER, pointer)) == 2
     ok(driver.cuMemFree(pointer))
     ok(driver.cuStreamDestroy(stream))
+
+
+def streams(device, image) -> None:
+    """Priorities, order by events, queries, contexts on a stack."""
+    least, greatest = ok(driver.cuCtxGetStreamPriorityRange())
+    first = ok(driver.cuStreamCreateWithPriority(1, greatest))
+    second = ok(driver.cuStreamCreateWithPriority(1, least))
+    assert ok(driver.cuStreamGetPriority(first)) == greatest < least
+    event, pinned = ok(driver.cuEventCreate(2)), ok(driver.cuMemHostAlloc(4, 0))
+    ok(driver.cuMemsetD32Async(pinned, 6, 1, first))
+    ok(driver.cuEventRecord(event, first))
+    ok(driver.cuStreamWaitEvent(second, event, 0))
+    ok(driver.cuStreamSynchronize(second))
+    assert driver.cuEventQuery(event)[0] == driver.CUresult.CUDA_SUCCESS
+    assert driver.cuStreamQuery(first)[0] == driver.CUresult.CUDA_SUCCESS
+    context = ok(driver.cuCtxGetCurrent())
+    ok(driver.cuCtxPushCurrent(context))
+    assert int(ok(driver.cuCtxPopCurrent())) == int(context)
+    ok(driver.cuMemFreeHost(pinned))
+    for stream in (first, second):
+        ok(driver.cuStreamDestroy(stream))
+    ok(driver.cuEventDestroy(event))
+
+
+def pools(device, image) -> None:
+    """Memory in stream order, from the device's own pool, copied within the device."""
+    stream, host = ok(driver.cuStreamCreate(1)), np.arange(COUNT, dtype=np.int32)
+    pool = ok(driver.cuDeviceGetDefaultMemPool(device))
+    first = ok(driver.cuMemAllocAsync(host.nbytes, stream))
+    second = ok(driver.cuMemAllocFromPoolAsync(host.nbytes, pool, stream))
+    ok(driver.cuMemcpyHtoDAsync(first, host.ctypes.data, host.nbytes, stream))
+    ok(driver.cuMemcpyDtoDAsync(second, first, host.nbytes, stream))
+    back = np.zeros_like(host)
+    ok(driver.cuMemcpyDtoHAsync(back.ctypes.data, second, host.nbytes, stream))
+    for pointer in (first, second):
+        ok(driver.cuMemFreeAsync(pointer, stream))
+    ok(driver.cuStreamSynchronize(stream))
+    assert back.tolist() == host.tolist()
+    ok(driver.cuMemPoolTrimTo(pool, 0))
+    ok(driver.cuStreamDestroy(stream))
+
+
+def launches(device, image) -> None:
+    """A library's kernel by its handle, its parameters, and a launch with a configuration."""
+    library = ok(driver.cuLibraryLoadData(image, [], [], 0, [], [], 0))
+    scale = ok(driver.cuKernelGetFunction(ok(driver.cuLibraryGetKernel(library, b"scale<float>"))))
+    assert [ok(driver.cuFuncGetParamInfo(scale, index)) for index in range(3)] == [
+        [0, 8], [8, 4], [16, 8],
+    ]  # fmt: skip
+    host, memory = np.ones(COUNT, np.float32), ok(driver.cuMemAlloc(4 * COUNT))
+    ok(driver.cuMemcpyHtoD(memory, host.ctypes.data, host.nbytes))
+    values = [np.array([number], kind) for number, kind in
+              ((int(memory), np.uint64), (5, np.float32), (COUNT, np.uint64))]  # fmt: skip
+    addresses = np.array([value.ctypes.data for value in values], np.uint64)
+    config = driver.CUlaunchConfig()
+    config.gridDimX = config.gridDimY = config.gridDimZ = 1
+    config.blockDimX, config.blockDimY, config.blockDimZ = COUNT, 1, 1
+    ok(driver.cuLaunchKernelEx(config, scale, addresses.ctypes.data, 0))
+    ok(driver.cuCtxSynchronize())
+    ok(driver.cuMemcpyDtoH(host.ctypes.data, memory, host.nbytes))
+    assert host.tolist() == [5] * COUNT
+    ok(driver.cuMemFree(memory))
+    ok(driver.cuLibraryUnload(library))
 
 
 def graphs(device, image) -> None:

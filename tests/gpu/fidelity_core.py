@@ -26,11 +26,23 @@ def main(image: bytes) -> None:
     """Fail with a traceback, or print what was done."""
     device = Device()
     device.set_current()
-    assert device.properties.warp_size == 32
+    query_device(device)
     stream = device.create_stream(options=StreamOptions(nonblocking=True, priority=-1))
     for step in (streams_and_events, memory_resources, copies_and_fills, kernels):
         step(device, stream, image)
         print(step.__name__)  # noqa: T201  # the test reads it
+
+
+def query_device(device) -> None:
+    """Name, number, capability and limits."""
+    properties, capability = device.properties, device.compute_capability
+    assert (device.device_id, properties.warp_size) == (0, 32)
+    assert (capability.major, capability.minor) == (
+        properties.compute_capability_major, properties.compute_capability_minor,
+    )  # fmt: skip
+    assert device.name
+    assert properties.max_threads_per_block >= 1024
+    assert properties.max_grid_dim_x > properties.max_block_dim_z
 
 
 def streams_and_events(device, stream, image) -> None:

@@ -26,7 +26,15 @@ template <class T> __global__ void scale(T *x, T by, size_t n) {
 """
 STEPS = {
     "fidelity_core.py": ["streams_and_events", "memory_resources", "copies_and_fills", "kernels"],
-    "fidelity_bindings.py": ["devices", "errors", "memory", "graphs"],
+    "fidelity_bindings.py": [
+        "devices",
+        "errors",
+        "memory",
+        "streams",
+        "pools",
+        "launches",
+        "graphs",
+    ],
 }
 
 
