@@ -70,6 +70,17 @@ async def test_the_second_lane_has_a_fifth_of_the_thread_at_most(faults):
         assert all(0.08 / WORK_SECONDS / 4 < works < WORK / 2 for works in between), between
 
 
+async def test_a_turn_that_takes_long_does_not_put_off_the_next_for_as_long(faults):
+    """Behind a load of many seconds, an allocation does not wait for four times that."""
+    async with cpu_device(ring_capacity=1024) as device:
+        faults.inject("cuMemHostAlloc", delay=0.2)
+        first, second = await submit_work_behind(
+            device, faults, [lambda: device.alloc_pinned(64)] * 2
+        )
+
+        assert second - first < WORK / 2
+
+
 async def test_frees_do_not_pile_up_while_work_never_pauses(faults):
     """What is given back goes, all of it, while the CUDA thread is never idle."""
     async with cpu_device(ring_capacity=1024) as device:

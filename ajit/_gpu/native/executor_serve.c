@@ -21,8 +21,9 @@ enum { STARVED_NS = 1000 * 1000 };
 enum { BUSY_LOOKS = 256 };
 /* Under unbroken work, how long the second lane waits for a turn. A turn is one load or allocation, and
  * afterwards work goes first for four times as long as that took: the second lane has a fifth of the
- * thread at most. Arbitrary: a server does not feel the wait, nor do its launches the turns. */
-enum { TURN_NS = 1000 * 1000, WORK_SHARE = 4 };
+ * thread at most, unless a turn takes very long: the next is never further away than LONGEST_TURN_NS.
+ * Arbitrary: a server does not feel the wait, nor do its launches the turns. */
+enum { TURN_NS = 1000 * 1000, WORK_SHARE = 4, LONGEST_TURN_NS = 100 * 1000 * 1000 };
 
 static void look_after(struct ajit_executor *executor)
 {
@@ -70,8 +71,8 @@ static void serve_second_lane(struct ajit_executor *executor)
         return;
     uint64_t began = ajit_now_ns();
     ajit_perform(executor, ticket);
-    uint64_t ended = ajit_now_ns();
-    executor->turn_ns = ended + later(TURN_NS, WORK_SHARE * (ended - began));
+    uint64_t ended = ajit_now_ns(), pause = WORK_SHARE * (ended - began);
+    executor->turn_ns = ended + later(TURN_NS, pause < LONGEST_TURN_NS ? pause : LONGEST_TURN_NS);
 }
 
 /* Takes one submission. Returns its opcode if Python has to act on it, else 0. */
