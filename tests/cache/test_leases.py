@@ -14,10 +14,7 @@ from ajit._cache.directory import open_cache_directory
 from ajit._cache.lock import Busy, Lease, LeaseTable
 from ajit._cache.slot import borrow_slot
 from tests.cache.artifacts import a_key
-from tests.cache.helpers import (
-    is_locked_for_others,
-    lock_file,
-)
+from tests.cache.helpers import is_locked_for_others, is_waited_for, lock_file, poll
 
 KEY = a_key()
 
@@ -127,14 +124,30 @@ def test_a_killed_holder_holds_nothing(table: LeaseTable, start_peer):
 
 def test_the_lock_file_stays(table: LeaseTable, path: Path):
     """Released, the lock file is the same as before: waiters never split over two."""
-    inodes = set()
-    for _ in range(3):
-        lease = table.try_acquire(KEY, "nvrtc")
-        inodes.add(lock_file(path).stat().st_ino)
-        lease.release()
+    table.try_acquire(KEY, "nvrtc").release()
+    # Open as long as this test looks, so that a new file cannot have the old one's number.
+    with lock_file(path).open("rb") as first:
+        for _ in range(3):
+            table.try_acquire(KEY, "nvrtc").release()
+        expected, actual = os.fstat(first.fileno()), lock_file(path).stat()
 
-    assert len(inodes) == 1
-    assert lock_file(path).exists()
+    assert os.path.samestat(expected, actual)
+    assert expected.st_nlink == 1
+
+
+def test_who_waited_and_who_comes_later_meet_at_one_file(table: LeaseTable, start_peer):
+    """The lease that a waiter gets by a release is held for everybody who asks after it."""
+    waiter, late = start_peer(), start_peer()
+    lease = table.try_acquire(KEY, "nvrtc")
+    waiter.tell("wait", KEY)
+    waiter.hear("queued")
+    poll(lambda: is_waited_for(waiter.pid))
+    lease.release()
+    won = waiter.hear("wait")["outcome"]
+
+    assert won == "Lease"
+    assert late.ask("acquire", KEY)["outcome"] == "Busy"
+    assert table.try_acquire(KEY, "nvrtc").holder.pid == waiter.pid
 
 
 def test_release_twice_is_release_once(table: LeaseTable, start_peer):
