@@ -78,9 +78,13 @@ class Parts:
     """By key: whom a resolution of this runtime waits for now, as last reported."""
     _warned_unwritable: bool = False
 
-    async def in_thread(self, function: Callable[..., T], *args: object) -> T:
-        """Run a short blocking call in a thread; not abandoned on cancellation."""
-        return await anyio.to_thread.run_sync(function, *args, limiter=self._threads)
+    async def in_thread(
+        self, function: Callable[..., T], *args: object, abandon: bool = False
+    ) -> T:
+        """Run a short blocking call in a thread; wait for it when cancelled, or ``abandon`` it."""
+        return await anyio.to_thread.run_sync(
+            function, *args, limiter=self._threads, abandon_on_cancel=abandon
+        )
 
     async def in_watch_thread(self, function: Callable[..., T], *args: object) -> T:
         """The same, for looks of those who wait.

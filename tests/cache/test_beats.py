@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import ajit
+from ajit import _perform
 from ajit._cache import beats
 from ajit._cache.beats import Poster, beats_during
 from ajit._cache.directory import open_cache_directory
@@ -155,6 +156,37 @@ async def test_a_compile_on_a_dead_disk_still_has_its_limits(
 
     assert hung
     assert not lives
+
+
+@pytest.mark.anyio
+async def test_a_result_does_not_wait_for_a_dead_disk_to_take_the_lease_back(
+    path: Path, disk: StuckDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Who asked hears of the time limit although beat, permit and release hang."""
+    monkeypatch.setattr(_perform, "RELEASE_SECONDS", 0.1)
+    gate, spec = Gate(tmp_path), ajit.Spec.of('extern "C" __global__ void plain() {}', "plain")
+    given = {"cache_dir": str(path), "device": "none", "host_compiler": gate.compiler}
+    async with ajit.open_runtime(**given, compile_timeout_seconds=3.0) as runtime:
+        async with anyio.create_task_group() as group:
+            heard = anyio.Event()
+
+            async def ask() -> None:
+                with pytest.raises(CompileTimeout):
+                    await runtime.compile(spec, arch=os.uname().machine)
+                heard.set()
+
+            group.start_soon(ask)
+            await until(gate.pids)
+            disk.stick()
+            try:
+                with anyio.fail_after(40):
+                    await heard.wait()
+                hanging = disk.hanging
+            finally:
+                disk.go_on()
+        await until(lambda: not LeaseTable.statistics().held)
+
+    assert hanging
 
 
 def _lives(pid: int) -> bool:
