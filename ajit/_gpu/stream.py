@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Event", "Stream", "stream_target"]
 
+LEGACY_STREAM = 1
+"""``CU_STREAM_LEGACY`` of the driver."""
+
 
 class Stream(Handled):
     """A stream of its own, which no default stream waits for. Get it with `Device.stream`.
@@ -170,7 +173,8 @@ def _foreign_handle(stream: Any) -> int:
         raise ArgumentError(operation="launch", detail=detail) from error
     if isinstance(stream, bool) or not 0 <= handle < 1 << 64:
         raise ArgumentError(operation="launch", detail=f"{stream!r} is no stream's handle")
-    return handle
+    # 0 is how others name the legacy default stream; ajit's own default is None.
+    return handle or LEGACY_STREAM
 
 
 def _seconds(nanoseconds: int) -> float:

@@ -48,6 +48,7 @@ __attribute__((used)) void shim_check(const char *name)
     DO(cuThreadExchangeStreamCaptureMode) DO(cuStreamWaitEvent) DO(cuEventCreate)             \
     DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)       \
     DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                     \
+    DO(cuStreamIsCapturing)                                                                   \
     DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)               \
     DO(cuGraphExecDestroy) DO(cuLaunchKernelEx) DO(cuMemPoolCreate) DO(cuMemPoolDestroy)      \
     DO(cuMemPoolTrimTo) DO(cuMemPoolSetAttribute) DO(cuMemPoolGetAttribute)                   \

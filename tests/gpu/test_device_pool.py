@@ -12,12 +12,13 @@ import pytest
 
 from ajit._gpu.driver import CPU_LIBRARY
 from ajit._gpu.wire import NATIVE
-from ajit.errors import DeviceError, OutOfMemory
+from ajit.errors import DeviceError, DeviceLost, OutOfMemory
 from tests.gpu.support import cpu_device, kernels, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
 
 OUT_OF_MEMORY, NOT_SUPPORTED, UNKNOWN = 2, 801, 999
+DESTROYED, ILLEGAL_ADDRESS = 709, 700
 RESERVED = 5
 
 DRIVER = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
@@ -326,3 +327,43 @@ async def test_nobody_gets_memory_that_somebody_else_uses():
         assert storm.wrong == 0
         assert min(storm.right, storm.left) > 0
         assert device.statistics().lost_callbacks == 0
+
+
+async def test_an_allocation_waits_for_frees_that_are_on_their_way(faults):
+    """Until the driver has seen their end there may be no room, although there will be."""
+    async with cpu_device() as device:
+        given = await device.alloc(1 << 20)
+        before = device.statistics().allocations
+        async with anyio.create_task_group() as group:
+            with faults.held():
+                given.free()
+                await given_back(device)
+                # As a driver that does not wait for the stream: a try, and one after a trim.
+                faults.inject("cuMemAllocFromPoolAsync", OUT_OF_MEMORY, count=2)
+                group.start_soon(device.alloc, 64)
+                await until(lambda: device.statistics().allocations == before + 1)
+
+
+@pytest.mark.parametrize("code", [DESTROYED, ILLEGAL_ADDRESS])
+async def test_what_the_pool_kept_is_there_after_the_device_was_lost(faults, code):
+    """A new runtime of the process has all of the device's memory."""
+
+    async def lose(device):
+        if code == DESTROYED:
+            assert await device.run(DRIVER.cuDevicePrimaryCtxReset_v2, 0) == 0
+        else:
+            faults.poison(code)
+        with pytest.raises(DeviceLost):
+            await device.synchronize()
+
+    async with cpu_device() as device:
+        expected = await device.run(free_bytes)
+        given = await device.alloc(1 << 20)
+        given.free()
+        await freed(device)
+        await lose(device)
+    faults.reset()
+    async with cpu_device() as device:
+        actual = await device.run(free_bytes)
+
+    assert actual == expected

@@ -243,3 +243,23 @@ async def test_what_stands_behind_a_load_is_counted(faults):
         assert 0 < statistics.longest_behind_load_seconds <= tickets[0].seconds
         assert statistics.behind_loads_seconds > statistics.longest_behind_load_seconds
         assert device.statistics().behind_loads == 2
+
+
+async def test_a_barrier_settles_what_is_done_and_timed(faults):
+    """Memory that a timed ticket used is there for an allocation that a barrier waits for."""
+    async with cpu_device(device_memory_limit_bytes=1 << 20) as device:
+        kernel = (await kernels(device))("nothing")
+        used = await device.alloc(700 << 10)
+        with faults.held():
+            first = device.fill(used, 1, timed=True)
+            used.free()
+            async with anyio.create_task_group() as group:
+                group.start_soon(device.alloc, 800 << 10)
+                await until(lambda: device.statistics().deferred_frees == 1)
+                faults.inject("device:launch", delay=2.0)
+                slow = kernel.launch(1, 1)
+                group.start_soon(device.run, str)
+                faults.let_go()
+        assert first.done
+        assert not slow.done
+        await slow

@@ -72,6 +72,7 @@ static void destroy(CUcontext context, bool is_reset) {
     cpu_modules_unload(context, is_reset);
     cpu_streams_close_all(context, is_reset);
     cpu_memory_delete_all(context);
+    cpu_pools_empty(context->device);
     context->legacy = context->per_thread = NULL;
     context->active = false;
     atomic_store(&context->lost, CUDA_SUCCESS);

@@ -216,6 +216,7 @@ void cpu_memory_hold(int device, int64_t bytes);
 CUresult cpu_submit_delete(CUstream stream, uintptr_t address, enum cpu_kind kind);
 
 /* ---- memory pools (cpu_pool.c), under the driver lock ---- */
+void cpu_pools_empty(int device);
 
 CUresult cpu_memory_new_in(CUmemoryPool pool, CUcontext context, enum cpu_kind kind, size_t bytes,
                            uintptr_t *address);

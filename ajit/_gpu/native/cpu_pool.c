@@ -25,7 +25,10 @@ struct CUmemPoolHandle_st {
     uint64_t settings[SETTABLE + 1];
     unsigned access[CPU_MAX_DEVICES];
     uint64_t allocations;
+    CUmemoryPool next; /* in the list of those that were created */
 };
+
+static CUmemoryPool created;
 
 static struct CUmemPoolHandle_st defaults[PLACES];
 static CUmemoryPool chosen[PLACES];
@@ -78,6 +81,13 @@ static void keep(CUmemoryPool pool, uint64_t reserved, uint64_t most) {
     kept = kept > pool->used ? kept - pool->used : 0;
     if (pool->place != HOST) cpu_memory_hold(pool->place, (int64_t)(kept - pool->kept));
     pool->kept = kept;
+}
+
+/* The device was reset, or nobody uses it any more: its memory is gone, and what was kept of it. */
+void cpu_pools_empty(int device) {
+    for (CUmemoryPool pool = created; pool != NULL; pool = pool->next)
+        if (pool->place == device) keep(pool, 0, 0);
+    keep(default_pool(device), 0, 0);
 }
 
 /* ---- allocations ---- */
@@ -188,6 +198,8 @@ static CUresult create(CUmemoryPool *result_pool, const CUmemPoolProps *props) {
     CUmemoryPool pool = malloc(sizeof *pool);
     if (pool == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
     set_up(pool, place, props->maxSize);
+    pool->next = created;
+    created = pool;
     *result_pool = pool;
     return CUDA_SUCCESS;
 }
@@ -202,6 +214,9 @@ static CUresult destroy(CUmemoryPool pool) {
     if (result != CUDA_SUCCESS || pool == &defaults[pool->place]) return CUDA_ERROR_INVALID_VALUE;
     if (chosen[pool->place] == pool) chosen[pool->place] = NULL;
     keep(pool, 0, 0);
+    CUmemoryPool *link = &created;
+    while (*link != pool) link = &(*link)->next;
+    *link = pool->next;
     pool->magic = 0;
     if (pool->allocations == 0) free(pool);
     return CUDA_SUCCESS;

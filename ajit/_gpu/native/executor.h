@@ -66,7 +66,7 @@ struct ajit_executor {
     _Atomic int lost; /* the sticky code, or 0 */
     _Atomic int stopped;
     _Atomic int tensors;    /* that other libraries have */
-    _Atomic int submitting; /* threads inside ajit_submit */
+    _Atomic int submitting; /* threads inside ajit_submit or ajit_timer_hand_over */
     /* The ring. */
     struct ajit_slot *slots;
     alignas(64) _Atomic uint64_t tail; /* producers */
@@ -137,6 +137,7 @@ int ajit_ticket_step(struct ajit_executor *, struct ajit_ticket *, uint64_t inde
 
 void ajit_flight_add(struct ajit_executor *, struct ajit_ticket *);
 void ajit_flight_retire(struct ajit_executor *);
+int ajit_flight_refuses(struct ajit_executor *, CUstream);
 void ajit_flight_sweep(struct ajit_executor *);
 int ajit_flight_judge(struct ajit_executor *, int code);
 void ajit_flight_lose(struct ajit_executor *, int code);
@@ -175,6 +176,8 @@ void ajit_watchdog_end(struct ajit_executor *);
 
 void ajit_pool_open(struct ajit_executor *);
 void ajit_pool_close(struct ajit_executor *);
+void ajit_pool_abandon(struct ajit_executor *);
+bool ajit_pool_owes(struct ajit_executor *);
 int ajit_pool_alloc(struct ajit_executor *, CUdeviceptr *, size_t size);
 int ajit_pool_free(struct ajit_executor *, const struct ajit_resource *);
 bool ajit_pool_shares(const struct ajit_resource *);

@@ -39,7 +39,8 @@ static int copy_many(struct ajit_executor *executor, struct ajit_ticket *ticket,
     struct ajit_copy_attributes attributes = {.source_order = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
     atomic_fetch_add_explicit(&executor->counters.copies, op->count, memory_order_relaxed);
     int code = CUDA_ERROR_NOT_SUPPORTED;
-    if (driver->copy_batch)
+    /* The driver takes no batch in the legacy stream. */
+    if (driver->copy_batch && ticket->stream != CU_STREAM_LEGACY)
         code = driver->copy_batch(targets, sources, sizes, op->count, &attributes, &of_all, 1,
                                   ticket->stream);
     if (code == CUDA_ERROR_NOT_SUPPORTED)

@@ -54,6 +54,7 @@ static const struct symbol SYMBOLS[] = {
     SYMBOL(event_record, "cuEventRecord"),
     SYMBOL(event_elapsed, "cuEventElapsedTime_v2"),
     SYMBOL(copy_anywhere, "cuMemcpyAsync"),
+    SYMBOL(stream_is_capturing, "cuStreamIsCapturing"),
     SYMBOL(stream_begin_capture, "cuStreamBeginCapture_v2"),
     SYMBOL(stream_end_capture, "cuStreamEndCapture"),
     SYMBOL(graph_destroy, "cuGraphDestroy"),

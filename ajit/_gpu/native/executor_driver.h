@@ -43,8 +43,12 @@ enum {
     CUDA_ERROR_TENSOR_MEMORY_LEAK = 721,
     CUDA_ERROR_NOT_SUPPORTED = 801,
     CUDA_ERROR_MPS_CLIENT_TERMINATED = 810,
+    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
     CUDA_ERROR_EXTERNAL_DEVICE = 911,
 };
+
+/* Stands for the legacy default stream, which no other handle names but 0. */
+#define CU_STREAM_LEGACY ((CUstream)0x1)
 
 enum { CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2, CU_EVENT_DISABLE_TIMING = 2 };
 enum { CU_MEMCPY_SRC_ACCESS_ORDER_STREAM = 1 };
@@ -160,6 +164,7 @@ struct ajit_driver {
     CUresult (*event_record)(CUevent, CUstream);
     CUresult (*event_elapsed)(float *, CUevent, CUevent);
     CUresult (*copy_anywhere)(CUdeviceptr, CUdeviceptr, size_t, CUstream);
+    CUresult (*stream_is_capturing)(CUstream, int *);
     CUresult (*stream_begin_capture)(CUstream, int);
     CUresult (*stream_end_capture)(CUstream, CUgraph *);
     CUresult (*graph_destroy)(CUgraph);

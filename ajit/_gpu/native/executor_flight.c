@@ -145,6 +145,25 @@ int ajit_flight_judge(struct ajit_executor *executor, int code)
     return gone ? CUDA_ERROR_CONTEXT_IS_DESTROYED : code;
 }
 
+/* Whether a stream takes no work of ours now: somebody else captures it. The host function that says that
+ * a ticket is done would be in the graph, and would say so at every launch of it. Asking is allowed during
+ * a capture; a query would break it. */
+int ajit_flight_refuses(struct ajit_executor *executor, CUstream stream)
+{
+    int status = 0;
+    int code = executor->driver.stream_is_capturing(stream, &status);
+    return code ? code : status ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+}
+
+/* Whether a stream has no work left. */
+static CUresult ask(struct ajit_executor *executor, int lane, CUstream stream)
+{
+    int code = lane == SHARED_LANE ? ajit_flight_refuses(executor, stream) : CUDA_SUCCESS;
+    if (code == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
+        return CUDA_ERROR_NOT_READY; /* another time */
+    return code ? code : executor->driver.stream_query(stream);
+}
+
 /* Asks the driver once per run of tickets of one stream, not once per ticket. Returns false if the
  * context turned out to be lost. */
 static bool sweep_lane(struct ajit_executor *executor, int lane, uint64_t now)
@@ -157,7 +176,7 @@ static bool sweep_lane(struct ajit_executor *executor, int lane, uint64_t now)
         if (ticket->stream != asked) {
             asked = ticket->stream;
             ajit_heartbeat_enter(executor, AJIT_ASKING, ticket->number);
-            says = ajit_flight_judge(executor, executor->driver.stream_query(asked));
+            says = ajit_flight_judge(executor, ask(executor, lane, asked));
             ajit_heartbeat_leave(executor);
             if (ajit_driver_is_sticky(says)) {
                 ajit_flight_lose(executor, says);

@@ -60,6 +60,15 @@ void ajit_pool_close(struct ajit_executor *executor)
     executor->pool = NULL;
 }
 
+/* The same where the context is lost. After a reset the driver does not know the pool any more; after
+ * any other error what the pool keeps would be missing to whoever opens the device next. */
+void ajit_pool_abandon(struct ajit_executor *executor)
+{
+    if (executor->pool && atomic_load(&executor->lost) != CUDA_ERROR_CONTEXT_IS_DESTROYED)
+        executor->driver.pool_destroy(executor->pool);
+    executor->pool = NULL;
+}
+
 static uint64_t look(struct ajit_executor *executor)
 {
     uint64_t reserved = 0;
@@ -148,6 +157,14 @@ void ajit_pool_give_back(struct ajit_executor *executor)
     executor->driver.pool_trim(executor->pool, 0);
     executor->pool_trimmed = all;
     look(executor);
+}
+
+/* Whether there are frees on their way of which the driver has not seen the end: until then an allocation
+ * may find no room although there will be. */
+bool ajit_pool_owes(struct ajit_executor *executor)
+{
+    return executor->pool && !executor->pool_trimmed &&
+           executor->driver.stream_query(executor->memory_stream) == CUDA_ERROR_NOT_READY;
 }
 
 /* How long the thread sleeps before the pool gives back; 0: it has nothing to give. */

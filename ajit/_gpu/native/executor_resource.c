@@ -109,10 +109,10 @@ static int allocate(struct ajit_executor *executor, struct ajit_resource *resour
     return code;
 }
 
-/* Whether tickets in flight hold back frees that could make room, and there is time to wait. */
+/* Whether there are frees to come that could make room, and there is time to wait. */
 static bool may_wait(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
-    return executor->deferred && !executor->stopping &&
+    return (executor->deferred || ajit_pool_owes(executor)) && !executor->stopping &&
            ajit_now_ns() - ticket->submitted_ns < executor->options.deadline_ns;
 }
 

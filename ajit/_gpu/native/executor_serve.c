@@ -29,6 +29,7 @@ static void look_after(struct ajit_executor *executor)
 {
     executor->unlooked = 0;
     executor->starved = false;
+    ajit_timer_collect(executor); /* what is done and timed holds memory that a barrier may wait for */
     ajit_flight_retire(executor);
     if (executor->busy_lanes && ajit_now_ns() - executor->swept_ns > SWEEP_NS)
         ajit_flight_sweep(executor);
@@ -42,6 +43,7 @@ static void finish(struct ajit_executor *executor, struct ajit_ticket *ticket, i
 
 static void close_port(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
+    ajit_timer_collect(executor);
     ajit_flight_retire(executor);
     ajit_resource_close_port(executor, ticket->port);
     finish(executor, ticket, 0);
@@ -162,12 +164,18 @@ void ajit_serve_called(struct ajit_executor *executor, int code)
         finish(executor, ticket, code);
 }
 
+/* Threads that are inside of the executor: submitting, or handing over what is done. Microseconds. */
+static void wait_for_others(struct ajit_executor *executor)
+{
+    while (atomic_load(&executor->submitting))
+        sched_yield();
+}
+
 static void refuse_the_rest(struct ajit_executor *executor)
 {
     struct ajit_ticket *ticket;
     atomic_store(&executor->stopped, 1);
-    while (atomic_load(&executor->submitting))
-        sched_yield();
+    wait_for_others(executor);
     while ((ticket = ajit_ring_pop(executor)))
         finish(executor, ticket, CUDA_ERROR_DEINITIALIZED);
 }
@@ -177,6 +185,7 @@ static void refuse_the_rest(struct ajit_executor *executor)
 int ajit_serve_end(struct ajit_executor *executor)
 {
     refuse_the_rest(executor);
+    ajit_timer_collect(executor);
     ajit_flight_retire(executor);
     if (executor->busy_lanes)
         ajit_flight_sweep(executor);
@@ -186,9 +195,12 @@ int ajit_serve_end(struct ajit_executor *executor)
     ajit_timer_close(executor, usable);
     if (usable)
         ajit_device_close(executor);
+    else if (!left)
+        ajit_pool_abandon(executor);
     if (!left)
         executor->driver.context_release(executor->device);
     ajit_watchdog_end(executor);
+    wait_for_others(executor);
     /* The host function of a ticket that is left may still come: its memory stays. */
     return left;
 }

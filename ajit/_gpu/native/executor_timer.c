@@ -68,11 +68,14 @@ void ajit_timer_end(struct ajit_executor *executor, struct ajit_ticket *ticket)
 void ajit_timer_hand_over(struct ajit_executor *executor, struct ajit_ticket *ticket)
 {
     ticket->done_ns = ajit_now_ns();
+    /* The ticket holds the executor until it is on the list; from then on this does. */
+    atomic_fetch_add(&executor->submitting, 1);
     struct ajit_ticket *head = atomic_load(&executor->timed);
     do
         ticket->next_timed = head;
     while (!atomic_compare_exchange_weak(&executor->timed, &head, ticket));
     ajit_ring_wake(executor);
+    atomic_fetch_sub(&executor->submitting, 1);
 }
 
 static uint32_t ask(struct ajit_executor *executor, struct ajit_ticket *ticket)
