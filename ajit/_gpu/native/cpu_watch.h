@@ -26,12 +26,15 @@ typedef struct cpu_watch {
 
 #if defined(__SANITIZE_ADDRESS__)
 
-/* A fiber begins here: whatever an earlier one left on this stack is forgotten. */
-static inline void cpu_watch_begin(cpu_watch *watch) {
-    watch->token = NULL;
+/* Fibers end in the middle of functions. What these left on the stack is forgotten when the next fiber
+ * begins there, and when the stack goes: its addresses will be somebody else's. */
+static inline void cpu_watch_end(cpu_watch *watch) {
     __asan_unpoison_memory_region(watch->bottom, watch->bytes);
 }
-static inline void cpu_watch_end(cpu_watch *watch) { (void)watch; }
+static inline void cpu_watch_begin(cpu_watch *watch) {
+    watch->token = NULL;
+    cpu_watch_end(watch);
+}
 static inline void cpu_watch_leave(cpu_watch *from, cpu_watch *to) {
     __sanitizer_start_switch_fiber(&from->token, to->bottom, to->bytes);
 }
