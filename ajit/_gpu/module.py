@@ -134,7 +134,8 @@ class Kernel:
             programmatic: Whether a launch may begin before what is in front of it in the stream has
                 ended (programmatic dependent launch). The kernel itself must wait, with
                 ``cudaGridDependencySynchronize()`` or PTX's ``griddepcontrol.wait``, before it
-                reads what that writes.
+                reads what that writes. Of use behind another launch of the same batch or graph: a
+                ticket ends with a host function, and nothing overtakes that.
             priority: Of the launch: lower numbers go first; None takes the stream's.
 
         Raises:

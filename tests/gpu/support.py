@@ -111,9 +111,14 @@ async def cpu_device(**settings: Any) -> AsyncIterator[Device]:
         yield device
 
 
+async def image_for(device: Device) -> Artifact:
+    """The kernels above, compiled for the device that a test has."""
+    return await _compiled_for_gpu(device.arch) if ON_GPU else compiled()
+
+
 async def kernels(device: Device) -> Callable[[str], Any]:
     """The kernels above, loaded."""
-    artifact = await _compiled_for_gpu(device.arch) if ON_GPU else compiled()
+    artifact = await image_for(device)
     return (await device.load(artifact, ENTRIES)).kernel
 
 

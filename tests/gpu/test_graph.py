@@ -6,10 +6,10 @@ import ctypes
 
 import pytest
 
-from ajit._gpu.driver import CPU_LIBRARY
+from ajit._gpu.driver import CPU_LIBRARY, CUDA_LIBRARY
 from ajit._gpu.wire import NATIVE
 from ajit.errors import ArgumentError, CaptureMiss, LaunchError, RuntimeClosed
-from tests.gpu.support import cpu_device, kernels, until
+from tests.gpu.support import ON_GPU, cpu_device, kernels, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
 
@@ -81,7 +81,7 @@ async def test_a_graph_with_a_freed_buffer_is_not_launched():
 
 async def test_loads_and_frees_do_not_kill_the_captures_of_other_threads():
     """While another thread captures in global mode, ajit loads, allocates and frees."""
-    library = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
+    library = ctypes.CDLL(CUDA_LIBRARY if ON_GPU else str(NATIVE / CPU_LIBRARY))
     context, stream, graph = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
     async with cpu_device() as device:
         assert library.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ajit._core.params import bfloat16_bits, parse_ctype
 from ajit._core.spec import EntryPoint
 from ajit.errors import ArgumentError, LaunchError, LoadError, RuntimeClosed
-from tests.gpu.support import ENTRIES, artifact, compiled, cpu_device, kernels
+from tests.gpu.support import ENTRIES, artifact, cpu_device, image_for, kernels
 
 INVALID_VALUE = 1
 INVALID_IMAGE = 200
@@ -189,7 +189,7 @@ async def test_undeclared_and_misdeclared_parameters():
         EntryPoint("add_one", ("int*", "long")),
     ]
     async with cpu_device() as device:
-        module = await device.load(compiled(), entries)
+        module = await device.load(await image_for(device), entries)
         with pytest.raises(ArgumentError, match=r"not declared.*params="):
             module.kernel("nothing").launch(1, 1)
         with pytest.raises(ArgumentError, match="3 parameters, but the compiled kernel has 4"):
@@ -229,8 +229,8 @@ async def test_the_drivers_refusal_is_a_launch_error(faults):
 @pytest.mark.parametrize("start", [b"", b"not an image"])
 async def test_what_is_not_an_image_is_a_load_error(start, length):
     """Bytes that are no module, or the beginning of one, are refused, and nothing stays behind."""
-    data = start or compiled().data[:length]
     async with cpu_device() as device:
+        data = start or (await image_for(device)).data[:length]
         with pytest.raises(LoadError):
             await device.load(artifact(data))
 
@@ -257,8 +257,9 @@ async def test_a_load_that_fails_on_the_way_leaves_nothing(faults, function):
 async def test_an_entry_point_that_the_image_lacks_is_named():
     """The message says which entry point the driver did not find."""
     async with cpu_device() as device:
+        image = await image_for(device)
         with pytest.raises(LoadError, match="no_such_kernel") as caught:
-            await device.load(compiled(), [*ENTRIES, EntryPoint("no_such_kernel")])
+            await device.load(image, [*ENTRIES, EntryPoint("no_such_kernel")])
 
         assert caught.value.code == NOT_FOUND
 
@@ -267,7 +268,7 @@ async def test_an_entry_point_that_the_image_lacks_is_named():
 async def test_modules_are_unloaded_when_nobody_has_them():
     """A kernel keeps its module; unloading refuses later launches and lets earlier ones run."""
     async with cpu_device() as device:
-        module = await device.load(compiled(), ENTRIES)
+        module = await device.load(await image_for(device), ENTRIES)
         kernel = module.kernel("nothing")
         del module
         await kernel.launch(1, 1)
