@@ -75,7 +75,6 @@ class Kernels:
         self.ready: dict[Spec, Kernel] = {}
         self._modules: dict[Spec, _Loaded] = {}
         self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
-        self._urgencies: dict[Spec, Urgency] = {}
 
     @property
     def parts(self) -> Parts:
@@ -110,8 +109,7 @@ class Kernels:
         if loaded is not None and not recache:
             self.counts.memory += 1
             return loaded
-        self._hurry(spec)
-        return (await self._works.join(*self._loading(spec, recache=recache))).module
+        return (await self._works.join(*self._loading(spec, Urgency(), recache=recache))).module
 
     async def resolve(
         self, spec: Spec, arch: str | None, *, recache: bool = False, urgency: Urgency | None = None
@@ -132,10 +130,10 @@ class Kernels:
         urgency = urgency or Urgency()
         target_arch = self._arch_for(spec, arch)
         target = spec if spec.arch == target_arch else spec.with_(arch=target_arch)
-        if urgency.foreground:
-            self._hurry(target)
+        name = ("resolve", target, recache)
+        self._follow(name, urgency)
         resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
-        return await self._works.join(("resolve", target, recache), resolve)
+        return await self._works.join(name, resolve, urgency)
 
     async def warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
         """Make a spec ready in the background: loaded if there is a device, else compiled.
@@ -151,7 +149,7 @@ class Kernels:
         module = self.loaded(spec)
         if module is not None:
             return Ready(module.key, "memory")
-        loaded = await self._works.join(*self._loading(spec, urgency=urgency))
+        loaded = await self._works.join(*self._loading(spec, urgency))
         return Ready(loaded.module.key, loaded.tier)
 
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
@@ -159,7 +157,7 @@ class Kernels:
         ready = self.loaded(fallback)
         if ready is None or spec in self._modules:
             return None
-        self._works.begin(*self._loading(spec))
+        self._works.begin(*self._loading(spec, Urgency()))
         emitter = self.parts.emitter
         if emitter.listening:
             emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
@@ -193,7 +191,6 @@ class Kernels:
     # --- in tasks of the group ---
 
     async def _resolve(self, spec: Spec, *, recache: bool, urgency: Urgency) -> Resolution:
-        self._urgencies[spec] = urgency
         try:
             resolution = await self._resolver.resolve(
                 spec, self._arch_for(spec, None), recache=recache, urgency=urgency
@@ -201,8 +198,6 @@ class Kernels:
         except AjitError:
             self.counts.failed += 1
             raise
-        finally:
-            self._urgencies.pop(spec, None)
         if resolution.tier == "disk":
             self.counts.disk += 1
         else:
@@ -211,25 +206,22 @@ class Kernels:
         return resolution
 
     def _loading(
-        self, spec: Spec, *, recache: bool = False, urgency: Urgency | None = None
-    ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]]]:
-        """Name and function of the work that loads a spec.
+        self, spec: Spec, urgency: Urgency, *, recache: bool = False
+    ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]], Urgency]:
+        """Name, function and urgency of the work that loads a spec, for `Works` to begin or join.
 
         Raises:
             CaptureMiss: The current task is in a block that captures. Neither compiled nor awaited.
         """
         if self._device is not None:
             self._device.check_may_load(spec.name)
-        load = partial(self._load, spec, recache=recache, urgency=urgency or Urgency())
-        return ("load", spec, recache), load
+        name = ("load", spec, recache)
+        self._follow(name, urgency)
+        return name, partial(self._load, spec, recache=recache, urgency=urgency), urgency
 
     async def _load(self, spec: Spec, *, recache: bool, urgency: Urgency) -> _Loaded:
         arch = self._arch_to_load(spec)
-        self._urgencies[spec] = urgency
-        try:
-            resolution = await self.resolve(spec, arch, recache=recache, urgency=urgency)
-        finally:
-            self._urgencies.pop(spec, None)
+        resolution = await self.resolve(spec, arch, recache=recache, urgency=urgency)
         module = await self._load_artifact(spec, resolution, recache=recache)
         loaded = self._modules[spec] = _Loaded(module, resolution.tier)
         return loaded
@@ -249,11 +241,11 @@ class Kernels:
 
     # --- helpers ---
 
-    def _hurry(self, spec: Spec) -> None:
-        """Somebody awaits now what a warm-up may be at."""
-        urgency = self._urgencies.get(spec)
-        if urgency is not None:
-            urgency.hurry(self.parts)
+    def _follow(self, name: Hashable, urgency: Urgency) -> None:
+        """Where others have begun that work, it is what this one waits for."""
+        ahead = self._works.urgency(name)
+        if ahead is not None:
+            urgency.follow(ahead, self.parts)
 
     def _forget_loaded(self, key: str) -> None:
         """A key was loaded anew: no spec gets its former module any more."""

@@ -60,11 +60,13 @@ class Urgency:
         foreground: Whether somebody awaits it.
         key: Its hex key, once that is known and the disk does not have it.
         on_wait: Called, in the event loop, when it begins to wait for somebody else's compile.
+        ahead: That of the work whose outcome it waits for, if others had begun that.
     """
 
     foreground: bool = True
     key: str = ""
     on_wait: Callable[[], None] = lambda: None
+    ahead: Urgency | None = None
 
     @property
     def priority(self) -> Priority:
@@ -72,11 +74,20 @@ class Urgency:
         return "foreground" if self.foreground else "background"
 
     def hurry(self, parts: Parts) -> None:
-        """Somebody awaits it now: it goes before what a warm-up wants."""
+        """Somebody awaits it now: it goes before what a warm-up wants, with what is ahead of it."""
         if not self.foreground:
             self.foreground = True
             if self.key:
                 parts.hurry(self.key)
+            if self.ahead is not None:
+                self.ahead.hurry(parts)
+
+    def follow(self, ahead: Urgency, parts: Parts) -> None:
+        """It waits for work that others have begun: that is awaited if it is, now or later."""
+        self.ahead = ahead
+        self.on_wait()
+        if self.foreground:
+            ahead.hurry(parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ class Resolver:
     def __init__(self, parts: Parts, flights: Flights[Resolution]) -> None:
         self.parts = parts
         self._flights = flights
-        # By key: the urgency of what leads its flight in this runtime.
-        self._led: dict[str, Urgency] = {}
+        # By key, and whether it recaches: the urgency of what leads its flight in this runtime.
+        self._led: dict[tuple[str, bool], Urgency] = {}
         self._visits = Visits(parts.in_thread)
 
     async def resolve(
@@ -117,24 +117,37 @@ class Resolver:
     async def _lead(
         self, membership: Membership[Resolution], request: Request, begun: float
     ) -> Resolution:
-        key = request.key.hex
-        self._led[key] = request.urgency
+        place = (request.key.hex, request.recache)
+        self._set_urgency(request)
+        self._led[place] = request.urgency
         try:
             resolution = await Performer(self.parts, request, begun).run()
         except AjitError as exc:
             membership.fail(exc)
             raise
         finally:
-            self._led.pop(key, None)
+            del self._led[place]
         membership.finish(resolution)
         return resolution
 
+    def _set_urgency(self, request: Request) -> None:
+        """Lead: as urgently as who led before, and before or after a recache of the same key."""
+        urgency = request.urgency
+        if urgency.ahead is not None and urgency.ahead.foreground:
+            # Who led was cancelled, and who awaited that awaits us.
+            urgency.hurry(self.parts)
+        other = self._led.get((request.key.hex, not request.recache))
+        if other is not None:
+            # Another flight, but the same lease: this one waits for that of the other.
+            urgency.follow(other, self.parts)
+
     def _follow(self, request: Request) -> None:
         """Wait for a spec of the same key, or for another runtime of this process."""
-        request.urgency.on_wait()
-        led = self._led.get(request.key.hex)
-        if led is not None and request.urgency.foreground:
-            led.hurry(self.parts)
+        led = self._led.get((request.key.hex, request.recache))
+        if led is None:
+            request.urgency.on_wait()
+        else:
+            request.urgency.follow(led, self.parts)
 
     def _announce(self, spec: Spec, resolution: Resolution) -> None:
         if self.parts.emitter.listening:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from ajit._request import Urgency
+
 __all__ = ["Works"]
 
 T = TypeVar("T")
@@ -31,10 +33,12 @@ class _Work(Generic[T]):
     """A piece of work.
 
     Attributes:
+        urgency: Whether somebody awaits it, if that matters.
         kept: Whether it goes on without waiters whatever the setting.
         waiters: Tasks that wait for it.
     """
 
+    urgency: Urgency | None
     kept: bool
     waiters: int = 0
     done: anyio.Event = field(default_factory=anyio.Event)
@@ -62,19 +66,28 @@ class Works:
     def __contains__(self, name: Hashable) -> bool:
         return name in self._works
 
-    def begin(self, name: Hashable, do: Callable[[], Awaitable[T]]) -> None:
+    def urgency(self, name: Hashable) -> Urgency | None:
+        """Return what the work of that name was begun with, from that moment to its end."""
+        work = self._works.get(name)
+        return None if work is None else work.urgency
+
+    def begin(
+        self, name: Hashable, do: Callable[[], Awaitable[T]], urgency: Urgency | None = None
+    ) -> None:
         """Start the work of that name, if nobody has, without waiting. It is never abandoned."""
-        work = self._works.get(name) or self._start(name, do)
+        work = self._works.get(name) or self._start(name, do, urgency)
         work.kept = True
 
-    async def join(self, name: Hashable, do: Callable[[], Awaitable[T]]) -> T:
+    async def join(
+        self, name: Hashable, do: Callable[[], Awaitable[T]], urgency: Urgency | None = None
+    ) -> T:
         """Wait for the work of that name; start it if nobody has. Cancelling only leaves.
 
         Raises:
             RuntimeClosed: The task group was cancelled meanwhile.
             Exception: What the work raised; each waiter gets its own copy.
         """
-        work: _Work[T] = self._works.get(name) or self._start(name, do)
+        work: _Work[T] = self._works.get(name) or self._start(name, do, urgency)
         work.waiters += 1
         try:
             await work.done.wait()
@@ -85,8 +98,10 @@ class Works:
             raise copy_of(work.error)
         return cast("T", work.value)
 
-    def _start(self, name: Hashable, do: Callable[[], Awaitable[T]]) -> _Work[T]:
-        work: _Work[T] = _Work(kept=not self._cancel_abandoned)
+    def _start(
+        self, name: Hashable, do: Callable[[], Awaitable[T]], urgency: Urgency | None
+    ) -> _Work[T]:
+        work: _Work[T] = _Work(urgency, kept=not self._cancel_abandoned)
         self._works[name] = work
         self._group.start_soon(self._run, name, work, do)
         return work

@@ -225,6 +225,31 @@ async def test_warm_up_goes_on_to_what_nobody_is_at(options, lock_peer, cache_di
     assert len(ready) == len(held + free)
 
 
+async def test_warm_up_goes_on_where_a_request_waits_for_somebody_already(
+    options, lock_peer, cache_dir
+):
+    """It joins the request's work, which says nothing to it about waiting."""
+    held, free = saxpy(1, arch=ARCH), saxpy(2, arch=ARCH)
+    ready: list[str] = []
+    async with (
+        ajit.open_runtime(**options | {"compile_slots": 1}) as rt,
+        anyio.create_task_group() as group,
+    ):
+        keys = [(await anyio.to_thread.run_sync(key_of, rt, spec)).hex for spec in (held, free)]
+        lock = cache_dir / "locks" / keys[0][:2] / f"{keys[0]}.lock"
+        lock_peer.hold(lock)
+        group.start_soon(rt.compile, held)
+        await until(lambda: rt.statistics().waiting)
+        tell = partial(rt.warmup, on_progress=lambda event: ready.append(event.key))
+        group.start_soon(tell, [held, free])
+        try:
+            await until(lambda: ready)
+        finally:
+            lock_peer.drop(lock)
+
+    assert ready == keys[::-1]
+
+
 async def test_wait_that_begins_after_its_warm_up_was_cancelled_goes_on(
     options, lock_peer, cache_dir
 ):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
+from functools import partial
+
 import anyio
+import anyio.lowlevel
 import pytest
 
 import ajit
 from ajit import events
+from ajit._cache.flight import flights
+from ajit._credits import CREDITS_PER_SLOT
 from tests.runtime.sources import ARCH, saxpy
 
 pytestmark = pytest.mark.anyio
@@ -95,3 +101,64 @@ async def test_warm_up_job_moves_to_the_front_for_a_spec_of_the_same_key(
         compiler.let_go()
 
     assert finished == [RUNNING.name, AWAITED.name, WAITING.name]
+
+
+@asynccontextmanager
+async def no_credits(options):
+    """A runtime that has no lease credits left, so that whoever wants a kernel stands in line."""
+    async with ajit.open_runtime(**options | {"compile_slots": 1}) as rt:
+        for _ in range(2 * CREDITS_PER_SLOT):
+            await rt._kernels.parts.credits.take("taken", "foreground")
+        async with anyio.create_task_group() as group:
+            yield rt, group
+            group.cancel_scope.cancel()
+
+
+async def lines(rt: ajit.Runtime, foreground: int, background: int) -> None:
+    """Wait until so many stand in each of the two lines."""
+    with anyio.fail_after(20):
+        while in_lines(rt) != (foreground, background):  # noqa: ASYNC110  # no event says so
+            await anyio.sleep(0.005)
+
+
+def in_lines(rt: ajit.Runtime) -> tuple[int, int]:
+    """How many wait for a lease credit: for somebody, and in the background."""
+    found = rt.statistics().credits
+    return found.waiting - found.waiting_background, found.waiting_background
+
+
+async def test_request_in_any_turn_of_the_warm_ups_start_hurries_it(options):
+    """Also in the turn in which its work was named and has not run yet."""
+    async with no_credits(options) as (rt, group):
+        for turns in range(8):
+            spec = saxpy(turns + 1, arch=ARCH)
+            group.start_soon(rt.warmup, [spec])
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            group.start_soon(rt.compile, spec)
+            await lines(rt, turns + 1, 0)
+
+
+async def test_request_hurries_what_the_work_that_it_joins_waits_for(options):
+    """A warm-up behind a warm-up of the same key: somebody awaits the second, and so the first."""
+    async with no_credits(options) as (rt, group):
+        other = AWAITED.with_(name="another label")
+        group.start_soon(rt.warmup, [AWAITED])
+        await lines(rt, 0, 1)
+        group.start_soon(rt.warmup, [other])
+        with anyio.fail_after(20):
+            while flights.statistics().members < 2:  # noqa: ASYNC110  # no event says so
+                await anyio.sleep(0.005)
+        group.start_soon(rt.compile, other)
+
+        await lines(rt, 1, 0)
+
+
+async def test_request_to_compile_again_hurries_the_first_compile(options):
+    """Two pieces of work of one spec, and one lease: the one waits for that of the other."""
+    async with no_credits(options) as (rt, group):
+        group.start_soon(rt.warmup, [AWAITED])
+        await lines(rt, 0, 1)
+        group.start_soon(partial(rt.resolve, AWAITED, recache=True))
+
+        await lines(rt, 2, 0)
