@@ -27,7 +27,7 @@ QUIET_WAIT_SECONDS = 0.5
 """A wait shorter than this is nobody's concern. Pretty arbitrary."""
 
 REPEAT_SECONDS = 10.0
-"""How often a long wait is logged again, after the first line."""
+"""How long after a line about a wait the next one is written."""
 
 
 Line = tuple[int, str]
@@ -39,9 +39,13 @@ class LogLines:
     def __init__(self) -> None:
         self._queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
         self._listener: QueueListener | None = None
+        # By key of a wait: for how long it had lasted when a line was last written of it.
+        self._said: dict[str, float] = {}
 
     def __call__(self, event: events.Event) -> None:
         """Have a line written. Does not block."""
+        if not self._is_due(event):
+            return
         line = _line(event)
         if line is None or not _logger.isEnabledFor(line[0]):
             return
@@ -50,6 +54,24 @@ class LogLines:
             self._listener.start()
         level, text = line
         self._queue.put(_logger.makeRecord(_logger.name, level, __file__, 0, text, (), None))
+
+    def _is_due(self, event: events.Event) -> bool:
+        """Of a wait's reports, which come when they can: the first, and then one now and then."""
+        if not isinstance(event, events.Waiting):
+            if isinstance(event, events.WaitEnded):
+                self._said.pop(event.key, None)
+            return True
+        waited = event.waited_seconds
+        if waited < QUIET_WAIT_SECONDS:
+            # It begins. The one before may have been cancelled, and never said that it ended.
+            self._said.pop(event.key, None)
+            return False
+        said = self._said.get(event.key)
+        # One that has lasted for less than is said of it is another one, too.
+        if said is not None and said <= waited < said + REPEAT_SECONDS:
+            return False
+        self._said[event.key] = waited
+        return True
 
     async def aclose(self) -> None:
         """Write what is left, and end the thread."""
@@ -69,13 +91,8 @@ def _line(event: events.Event) -> Line | None:
     return None if maker is None else maker(event, f"{event.name} ({event.key[:16]})")
 
 
-def _waiting(event: Any, what: str) -> Line | None:
-    """The performer reports about every second: of these, the first and then one in ten."""
+def _waiting(event: Any, what: str) -> Line:
     waited = event.waited_seconds
-    first = QUIET_WAIT_SECONDS <= waited < QUIET_WAIT_SECONDS + 1.0
-    again = waited >= REPEAT_SECONDS and waited % REPEAT_SECONDS < 1.0
-    if not first and not again:
-        return None
     return logging.WARNING, f"{what}: waiting for {waited:.1f} s for {_who(event.holder)}"
 
 
@@ -103,7 +120,7 @@ def _no_locks(event: Any, what: str) -> Line:
     return logging.WARNING, f"{what}: no lease, compiling without: {event.reason}"
 
 
-_MAKERS: dict[type[events.Event], Callable[[Any, str], Line | None]] = {
+_MAKERS: dict[type[events.Event], Callable[[Any, str], Line]] = {
     events.Waiting: _waiting,
     events.WaitEnded: _wait_ended,
     events.CompileFinished: _finished,

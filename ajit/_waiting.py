@@ -29,15 +29,19 @@ if TYPE_CHECKING:
 __all__ = ["LeaseWaiter", "WaitEnd"]
 
 WATCH_SECONDS = 0.9
-"""How often a waiter looks for the entry and the holder's beat, and says whom it waits for.
+"""How long a waiter rests between two looks for the entry and the holder's beat.
 
-The holder beats, and the waiter reports, every second; patience ends with a look. The lease itself
-is not polled: what is seen here only is an entry whose holder hangs before it gives the lease back.
+After each look it says whom it waits for: about every second, as the holder beats, where the disk
+answers at once and there are fewer than 90 waiters. Patience ends with a look. The lease itself is
+not polled: what is seen here only is an entry whose holder hangs before it gives the lease back.
 A look costs 0.7 ms of CPU, which 31 waiters on 2 cores take from the compiler that they wait for.
 """
 
 WATCH_SECONDS_EACH = 0.01
-"""With many waiters each looks less often, so that all of them together look 100 times a second."""
+"""With many waiters each looks less often, so that all of them together look 100 times a second.
+
+With N of them in a runtime each looks, and reports, every 0.01 * N seconds.
+"""
 
 
 class WaitEnd(NamedTuple):
@@ -126,7 +130,7 @@ class LeaseWaiter:
         return look if isinstance(look, Found | CompileError) else None
 
     async def _watch(self, begun: float, *, look_too: bool) -> WaitEnd:
-        """Report the holder every second, look for the entry, and measure the holder's silence."""
+        """Look for the entry, measure the holder's silence, and report it after each look."""
         silent_since = begun
         beat: object = None
         if self.holder is None:

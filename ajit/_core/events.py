@@ -85,7 +85,10 @@ class LocksUnavailable(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting(Event):
-    """Another process holds the lease. Emitted when the wait begins and every second in it."""
+    """Another process holds the lease. Emitted when the wait begins and then time and again.
+
+    That is about every second, and less often where a hundred and more wait or the disk is slow.
+    """
 
     holder: Holder | None
     waited_seconds: float

@@ -1,0 +1,71 @@
+"""Log lines of waits: the first soon, then one every ten seconds, however rare the reports are."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+
+import pytest
+
+from ajit import events
+from ajit._log import QUIET_WAIT_SECONDS, REPEAT_SECONDS, LogLines
+
+pytestmark = pytest.mark.anyio
+
+KEY, OTHER_KEY = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+async def written(caplog):
+    """Hands events to the log; returns after how many seconds of waiting each line was written."""
+    caplog.set_level(logging.WARNING, "ajit")
+
+    async def write(happened):
+        lines = LogLines()
+        for event in happened:
+            lines(event)
+        await lines.aclose()
+        return [float(line.split("waiting for ")[1].split(" ")[0]) for line in caplog.messages]
+
+    return write
+
+
+def waiting(seconds: float, key: str = KEY) -> events.Waiting:
+    """A report."""
+    return events.Waiting(name="k", key=key, holder=None, waited_seconds=seconds)
+
+
+def reports(every: float, until: float = 60.0) -> list[events.Waiting]:
+    """Reports of one wait, from its beginning."""
+    return [waiting(number * every) for number in range(int(until / every))]
+
+
+@pytest.mark.parametrize("every", [0.25, 0.95, 1.0, 1.25, 2.0, 3.0, 5.0, 12.5])
+async def test_every_wait_is_logged_at_first_and_then_about_every_ten_seconds(written, every):
+    """Reports come when a look at the disk is done: with a thousand waiters each ten seconds."""
+    seconds = await written(reports(every))
+
+    pauses = [later - earlier for earlier, later in pairwise(seconds)]
+    slack = every + 0.1  # a report may have been just too early, and a line has one digit
+    assert QUIET_WAIT_SECONDS <= seconds[0] <= QUIET_WAIT_SECONDS + slack
+    assert all(REPEAT_SECONDS - 0.1 <= pause <= REPEAT_SECONDS + slack for pause in pauses)
+    assert seconds[-1] >= 60 - REPEAT_SECONDS - 2 * slack
+
+
+async def test_short_wait_is_not_logged(written):
+    """Nobody's concern."""
+    assert await written([waiting(0.0), waiting(0.4)]) == []
+
+
+async def test_waits_for_two_keys_are_logged_each(written):
+    """The one says nothing about the other."""
+    assert await written([waiting(1.0), waiting(1.2, OTHER_KEY), waiting(2.0)]) == [1.0, 1.2]
+
+
+async def test_next_wait_for_a_key_is_logged_anew(written):
+    """After one that ended, and after one that was cancelled and so never said that it ended."""
+    ended = events.WaitEnded(name="k", key=KEY, holder=None, waited_seconds=1.1, outcome="lease")
+
+    waits = [waiting(1.0), ended, waiting(1.1), waiting(0.1), waiting(1.2), waiting(0.9)]
+
+    assert await written(waits) == [1.0, 1.1, 1.2, 0.9]
