@@ -58,7 +58,10 @@ def number(
 
     if not expected:
         expected = f"above {above:g}" if least is None else f"{least:g} or above"
-        expected = f"{least:g} to {most:g}" if most < math.inf else expected
+        if most < math.inf:
+            expected = f"{least:g} to {most:g}"
+        elif isinstance(default, float):
+            expected += ", and finite"
     return setting(default, doc, expected, parse=type(default), holds=holds)
 
 

@@ -281,7 +281,7 @@ def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, s
             return _taken(argument, item), "argument"
         if text:
             return item.metadata["parse"](text), variable
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # no float is as large as an int may be
         given, origin = (text, variable) if argument is None else (argument, "argument")
         raise _unusable(name, given, origin) from None
     return (default_cache_dir(environ) if name == "cache_dir" else item.default), "default"

@@ -44,15 +44,21 @@ def load_secret(settings: Settings) -> bytes | None:
 
 
 def _from_setting(settings: Settings) -> bytes:
-    # A variable that is not UTF-8 has surrogates; they stand for its bytes.
-    secret = settings.hmac_key.encode(errors="surrogateescape").rstrip()
+    try:
+        # A variable that is not UTF-8 has surrogates; they stand for its bytes.
+        secret = settings.hmac_key.encode(errors="surrogateescape").rstrip()
+    except UnicodeEncodeError:
+        # Which would show the secret, so it is not even the cause.
+        secret, problem = b"", "it has surrogates that stand for no byte"
+    else:
+        problem = f"it has only {len(secret)}"
     if len(secret) < MINIMUM_BYTES:
         raise SettingsError(
             name="hmac_key",
             value=HIDDEN,
             origin=settings.origins.get("hmac_key", "argument"),
             expected=f"at least {MINIMUM_BYTES} secret bytes, such as `openssl rand -hex 32` "
-            f"prints (it has only {len(secret)})",
+            f"prints ({problem})",
         )
     return secret
 

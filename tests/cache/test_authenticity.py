@@ -209,6 +209,15 @@ def test_a_secret_that_is_too_short_is_refused_and_not_shown():
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_secret_of_surrogates_is_refused_and_not_shown():
+    """A text that stands for no bytes; the error of the encoding would carry it along."""
+    with pytest.raises(SettingsError, match="surrogates that stand for no byte") as caught:
+        load_secret(Settings.load({}, hmac_key="hunter2\ud800" * 4))
+
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    assert "hunter2" not in f"{caught.value} {caught.value!r}"
+
+
 def test_two_secrets_at_once_are_refused(key_file: Path):
     """Which of them counts would be a guess; neither is shown."""
     both = {"AJIT_HMAC_KEY": SECRET.hex(), "AJIT_HMAC_KEY_FILE": str(key_file)}

@@ -203,6 +203,7 @@ BAD_ARGUMENTS = [
     ("allow_unsafe_cache", "0"), ("allow_unsafe_cache", 1), ("allow_unsafe_cache", "no"),
     ("compile_timeout_seconds", "10"), ("compile_timeout_seconds", True),
     ("patience_seconds", float("nan")), ("patience_seconds", float("inf")),
+    ("patience_seconds", 10**400),
     ("ring_capacity", 4096.0), ("spin_seconds", None.__class__), ("device", 0), ("device", b"cpu"),
     ("cache_dir", ""), ("cache_dir", 3), ("cache_dir", b"/srv"), ("cache_dir", "a\0b"),
     ("cache_dir", "~no-such-user-here"), ("nvcc", 3), ("host_compiler", ["g++"]),
@@ -216,6 +217,13 @@ def test_argument_that_cannot_be_used(name, value):
         Settings.load({}, **{name: value})
 
     assert (caught.value.name, caught.value.origin) == (name, "argument")
+
+
+@pytest.mark.parametrize("name", ["cache_max_age_seconds", "patience_seconds"])
+def test_infinity_is_refused_as_what_it_is(name):
+    """It is above 0; what is asked for is a number of seconds."""
+    with pytest.raises(SettingsError, match="finite"):
+        Settings.load({f"AJIT_{name.upper()}": "inf"})
 
 
 @pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes"])
