@@ -80,8 +80,9 @@ class Visits:
         Raises:
             Exception: What it raised, or why no thread could be had.
 
-        Cancelling only leaves: the function runs all the same, unless it is cancelled before the
-        first turn of the loop. It does not come back from the thread before the others' are done.
+        Cancelling only leaves: the function runs all the same, also for who was cancelled before.
+        It does not come back from the thread before the others' are done. Only asyncio's own
+        `Task.cancel` of who leads can keep a function from running: that of who leads.
         """
         visit, leads = self._boarding, False
         if visit is None or len(visit.calls) == VISIT_CALLS:

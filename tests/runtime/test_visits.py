@@ -118,6 +118,17 @@ async def test_one_that_is_cancelled_only_leaves(visits, threads, cancelled):
     assert threads.visits == 1
 
 
+async def test_what_one_who_is_cancelled_already_asks_for_is_done(visits, threads):
+    """It is a call to a thread like any other: once begun, it is made."""
+    called = threading.Event()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await visits.call(called.set)
+
+    assert called.is_set()
+    assert threads.visits == 1
+
+
 async def test_a_leader_ended_by_asyncio_itself_leaves_nobody_behind(
     anyio_backend, visits, threads
 ):
