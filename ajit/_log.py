@@ -34,9 +34,14 @@ Line = tuple[int, str]
 
 
 class LogLines:
-    """A subscriber that writes a line for every event an operator would want to see."""
+    """A subscriber that writes a line for every event an operator would want to see.
 
-    def __init__(self) -> None:
+    Args:
+        limiter: Of the thread that waits, at the end, until all is written.
+    """
+
+    def __init__(self, limiter: anyio.CapacityLimiter) -> None:
+        self._limiter = limiter
         self._queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
         self._listener: QueueListener | None = None
         # By key of a wait: for how long it had lasted when a line was last written of it.
@@ -76,7 +81,7 @@ class LogLines:
     async def aclose(self) -> None:
         """Write what is left, and end the thread."""
         if self._listener is not None:
-            await anyio.to_thread.run_sync(self._listener.stop)
+            await anyio.to_thread.run_sync(self._listener.stop, limiter=self._limiter)
             self._listener = None
 
 

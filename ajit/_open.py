@@ -47,10 +47,11 @@ async def open_runtime(
     for the device work in flight and ends the CUDA thread. Waiters of unfinished requests get
     `RuntimeClosed`.
     """
-    # A limiter of its own: those 40 threads are shared with the whole process, and may be used up.
+    # A limiter of its own, for opening and closing: those 40 threads of the default one are shared
+    # with the whole process, and may be used up.
     limiter = anyio.CapacityLimiter(1)
     runtime = await anyio.to_thread.run_sync(
         importlib.import_module, "ajit._runtime", limiter=limiter
     )
-    async with runtime.open_here(settings, subscribers, arguments) as opened:
+    async with runtime.open_here(settings, subscribers, arguments, limiter) as opened:
         yield opened

@@ -21,7 +21,6 @@ from ajit._cache.failure import FailureStore
 from ajit._cache.gc import Collector
 from ajit._cache.lock import LeaseTable
 from ajit._cache.permits import CompilePermits
-from ajit._cache.secret import load_secret
 from ajit._compile.includes import HeaderIndex
 from ajit._compile.pool import CompilePool
 from ajit._compile.toolchain import Toolchains
@@ -120,19 +119,32 @@ class Parts:
                 )
 
 
-async def open_parts(stack: AsyncExitStack, settings: Settings, emitter: events.Emitter) -> Parts:
+async def open_parts(
+    stack: AsyncExitStack,
+    settings: Settings,
+    secret: bytes | None,
+    emitter: events.Emitter,
+    limiter: anyio.CapacityLimiter,
+) -> Parts:
     """Open cache and compile pool; the stack closes the pool.
+
+    Args:
+        stack: Closes what was opened.
+        settings: The runtime's.
+        secret: What entries are authenticated with.
+        emitter: Takes events.
+        limiter: Of the thread in which this is done.
 
     Raises:
         CacheError: The cache cannot be used; nothing was started.
     """
-    parts = await anyio.to_thread.run_sync(_assemble, settings, emitter)
+    assemble = partial(_assemble, settings, secret, emitter)
+    parts = await anyio.to_thread.run_sync(assemble, limiter=limiter)
     stack.push_async_callback(shielded, parts.pool.aclose)
     return parts
 
 
-def _assemble(settings: Settings, emitter: events.Emitter) -> Parts:
-    secret = load_secret(settings)
+def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter) -> Parts:
     directory = open_configured_cache(settings)
     toolchains = Toolchains(settings)
     permits = CompilePermits(

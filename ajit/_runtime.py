@@ -25,6 +25,7 @@ import anyio
 
 from ajit._bridge import LoopHandle
 from ajit._cache.flight import flights
+from ajit._cache.secret import load_secret
 from ajit._core.events import Emitter
 from ajit._core.spec import Spec, is_cpu_arch
 from ajit._kernels import Kernels
@@ -276,25 +277,27 @@ class Runtime:
 
 @asynccontextmanager
 async def open_here(
-    settings: Settings | None, subscribers: Iterable[Subscriber], arguments: dict[str, Any]
+    settings: Settings | None,
+    subscribers: Iterable[Subscriber],
+    arguments: dict[str, Any],
+    limiter: anyio.CapacityLimiter,
 ) -> AsyncIterator[Runtime]:
-    """Do what `ajit.open_runtime` says, once this module is imported."""
-    if settings is None:
-        # In a thread: it reads the limits of the process's cgroup from files.
-        settings = await anyio.to_thread.run_sync(partial(Settings.load, **arguments))
-    elif arguments:
+    """Do what `ajit.open_runtime` says, once this module is imported; threads by that limiter."""
+    if settings is not None and arguments:
         raise TypeError("give settings or arguments, not both")
+    read = partial(_read_settings, settings, arguments)
+    in_force, secret = await anyio.to_thread.run_sync(read, limiter=limiter)
     emitter = Emitter(_report_subscriber)
     for subscriber in subscribers:
         emitter.subscribe(subscriber)
     raised: BaseException | None = None
     try:
         async with AsyncExitStack() as stack:
-            lines = LogLines()
+            lines = LogLines(limiter)
             emitter.subscribe(lines)
             stack.push_async_callback(shielded, lines.aclose)
-            device = await _open_device(stack, settings)
-            parts = await open_parts(stack, settings, emitter)
+            device = await _open_device(stack, in_force, limiter)
+            parts = await open_parts(stack, in_force, secret, emitter, limiter)
             group = await stack.enter_async_context(anyio.create_task_group())
             group.start_soon(keep_cache_small, parts)
             if device is None or not is_cpu_arch(device.arch):
@@ -317,12 +320,24 @@ async def open_here(
         raise raised
 
 
-async def _open_device(stack: AsyncExitStack, settings: Settings) -> Device | None:
+def _read_settings(
+    settings: Settings | None, arguments: dict[str, Any]
+) -> tuple[Settings, bytes | None]:
+    """Return settings and the secret that they name. Reads files: the latter, limits of cgroups."""
+    if settings is None:
+        settings = Settings.load(**arguments)
+    return settings, load_secret(settings)
+
+
+async def _open_device(
+    stack: AsyncExitStack, settings: Settings, limiter: anyio.CapacityLimiter
+) -> Device | None:
     if settings.device == "none":
         return None
     # Here, so that a process that only compiles (`ajit compile`) never loads the driver layer; and
     # in a thread, for loading takes tens of milliseconds.
-    layer = await anyio.to_thread.run_sync(importlib.import_module, "ajit._gpu.device")
+    load = partial(importlib.import_module, "ajit._gpu.device")
+    layer = await anyio.to_thread.run_sync(load, limiter=limiter)
     device: Device = await stack.enter_async_context(layer.open_device(settings))
     return device
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from itertools import pairwise
 
+import anyio
 import pytest
 
 from ajit import events
@@ -21,7 +22,7 @@ async def written(caplog):
     caplog.set_level(logging.WARNING, "ajit")
 
     async def write(happened):
-        lines = LogLines()
+        lines = LogLines(anyio.CapacityLimiter(1))
         for event in happened:
             lines(event)
         await lines.aclose()

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
+import anyio
+import anyio.to_thread
 import pytest
+
+import ajit
+from tests.runtime.sources import ARCH, SAXPY
 
 PROGRAM = """
 import json, sys, threading
@@ -51,3 +57,41 @@ def test_first_runtime_imports_nothing_in_the_loops_thread(backend, device, opti
     assert {"ajit._runtime", "ajit._parts"} <= in_threads
     assert ("ajit._gpu.device" in in_threads) == (device == "cpu")
     assert in_loop <= PUBLIC
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("device", ["none", "cpu"])
+async def test_runtime_opens_and_closes_without_a_thread_of_the_loops_own(options, device, caplog):
+    """Those 40 are shared with the whole process, and may all hang in somebody's calls."""
+    caplog.set_level(logging.INFO, "ajit")  # so that there is a thread to be ended
+    threads = anyio.to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(threads.total_tokens))]
+    for borrower in borrowers:
+        threads.acquire_on_behalf_of_nowait(borrower)
+
+    async def give_back(after_seconds):
+        await anyio.sleep(after_seconds)
+        while borrowers:
+            threads.release_on_behalf_of(borrowers.pop())
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(give_back, 20)  # for closing is shielded, and would hang for ever
+        async with ajit.open_runtime(**options | {"device": device}) as rt:
+            await rt.compile(SAXPY, arch=ARCH)
+        hung = not borrowers
+        group.cancel_scope.cancel()
+    await give_back(0)
+
+    assert not hung
+    assert "compiled by" in caplog.text
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("secret", [{"hmac_key": "short"}, {"hmac_key_file": "/no/such/file"}])
+async def test_secret_that_cannot_be_used_is_told_before_a_device_is_opened(options, secret):
+    """Nothing was started, as for every other setting; no machine has this device."""
+    with pytest.raises(ajit.SettingsError) as caught:
+        async with ajit.open_runtime(**options | {"device": "cuda:9999"} | secret):
+            pass
+
+    assert caught.value.name in secret
