@@ -121,6 +121,13 @@ async def lines(rt: ajit.Runtime, foreground: int, background: int) -> None:
             await anyio.sleep(0.005)
 
 
+async def members(count: int) -> None:
+    """Wait until so many want the key that is in flight."""
+    with anyio.fail_after(20):
+        while flights.statistics().members != count:  # noqa: ASYNC110  # no event says so
+            await anyio.sleep(0.005)
+
+
 def in_lines(rt: ajit.Runtime) -> tuple[int, int]:
     """How many wait for a lease credit: for somebody, and in the background."""
     found = rt.statistics().credits
@@ -146,10 +153,30 @@ async def test_request_hurries_what_the_work_that_it_joins_waits_for(options):
         group.start_soon(rt.warmup, [AWAITED])
         await lines(rt, 0, 1)
         group.start_soon(rt.warmup, [other])
-        with anyio.fail_after(20):
-            while flights.statistics().members < 2:  # noqa: ASYNC110  # no event says so
-                await anyio.sleep(0.005)
+        await members(2)
         group.start_soon(rt.compile, other)
+
+        await lines(rt, 1, 0)
+
+
+async def test_who_takes_over_from_a_cancelled_leader_is_as_urgent(options):
+    """Two warm-ups and a request want a key; the first of them is cancelled, the second leads."""
+    async with no_credits(options | {"abandoned": "cancel"}) as (rt, group):
+        leader = anyio.CancelScope()
+
+        async def warm_up():
+            with leader:
+                await rt.warmup([AWAITED])
+
+        group.start_soon(warm_up)
+        await lines(rt, 0, 1)
+        group.start_soon(rt.warmup, [AWAITED.with_(name="second")])
+        await members(2)
+        group.start_soon(rt.compile, AWAITED.with_(name="third"))
+        await lines(rt, 1, 0)
+        await members(3)
+        leader.cancel()
+        await members(2)
 
         await lines(rt, 1, 0)
 
