@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ajit._cache.lock import HolderRecord, LeaseWait
     from ajit._parts import Look, Parts
 
-__all__ = ["LeaseWaiter", "WaitEnd"]
+__all__ = ["LeaseWaiter", "Silence", "WaitEnd"]
 
 WATCH_SECONDS = 0.9
 """How long a waiter rests between two looks for the entry and the holder's beat.
@@ -57,6 +57,42 @@ class WaitEnd(NamedTuple):
     how: Literal["lease", "seen", "patience", "unavailable"]
     look: Look | None = None
     reason: str = ""
+
+
+class Silence:
+    """For how long a holder has not beaten: looked at now and then, measured by our own clock.
+
+    What lies between two looks counts for at most twice as long as they should be apart. A process
+    that was stopped itself, or whose loop was held up, knows nothing of the holder in that time,
+    and would else take its own silence for the holder's.
+
+    Args:
+        now: When the first look would have been, monotonic.
+
+    Attributes:
+        seconds: How long.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.seconds = 0.0
+        self._looked = now
+        self._beat: object = None
+
+    def look(self, now: float, record: HolderRecord | None, period_seconds: float) -> None:
+        """Note what a look has seen.
+
+        Args:
+            now: When, monotonic.
+            record: The holder's record; None if it could not be read.
+            period_seconds: How long after the last look this one was to be.
+        """
+        self.seconds += min(now - self._looked, 2 * period_seconds)
+        self._looked = now
+        if record is None:
+            return
+        beat = (record.pid, record.started, record.beat)
+        if beat != self._beat:
+            self._beat, self.seconds = beat, 0.0
 
 
 class LeaseWaiter:
@@ -131,24 +167,22 @@ class LeaseWaiter:
 
     async def _watch(self, begun: float, *, look_too: bool) -> WaitEnd:
         """Look for the entry, measure the holder's silence, and report it after each look."""
-        silent_since = begun
-        beat: object = None
+        silence = Silence(begun)
         if self.holder is None:
             # It had the lock and had not yet written who it is; by now it has.
             read_holder = self._parts.leases.read_holder
             self.holder = await self._parts.in_watch_thread(read_holder, self._key)
         self._report(begun)
         while True:
-            await anyio.sleep(max(WATCH_SECONDS, WATCH_SECONDS_EACH * len(self._parts.waits)))
+            period = max(WATCH_SECONDS, WATCH_SECONDS_EACH * len(self._parts.waits))
+            await anyio.sleep(period)
             record, look = await self._parts.in_watch_thread(self._look, look_too)
             now = time.monotonic()
             if look is not None:
                 return WaitEnd("seen", look)
-            if record is not None:
-                self.holder = record
-                if record.beat != beat:
-                    beat, silent_since = record.beat, now
-            if self._is_out_of_patience(now - silent_since, now - begun):
+            self.holder = record or self.holder
+            silence.look(now, record, period)
+            if self._is_out_of_patience(silence.seconds, now - begun):
                 return WaitEnd("patience")
             self._report(begun)
 

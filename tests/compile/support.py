@@ -86,7 +86,8 @@ def group_members(group: int) -> list[str]:
         try:
             if _group_of(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
                 members.append(process.name())
-        except (psutil.NoSuchProcess, ProcessLookupError):
+        # Gone before its file was opened, or before that was read.
+        except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
             continue
     return members
 
