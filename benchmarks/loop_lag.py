@@ -78,8 +78,11 @@ async def _compilers(count: int) -> AsyncIterator[None]:
     try:
         for compiler in compilers:
             assert compiler.stdout
-            await anyio.to_thread.run_sync(compiler.stdout.readline)
+            if await anyio.to_thread.run_sync(compiler.stdout.readline) != "compiling\n":
+                raise RuntimeError("the unrelated load did not start")
         yield
+        if any(compiler.poll() is not None for compiler in compilers):
+            raise RuntimeError("the unrelated load ended before the measurement did")
     finally:
         for compiler in compilers:
             compiler.kill()
@@ -97,12 +100,12 @@ async def _ticks() -> Sample:
 
 def _compile_for_ever() -> None:
     """Be a process that compiles, until killed; bounded in case nobody does."""
-    from cuda.core import Program, ProgramOptions
+    from cuda.core import Program
 
-    from benchmarks.racer import _include_dirs
+    from benchmarks.racer_peers import compile_options
 
     os.nice(Settings.load().compiler_niceness)
-    options = ProgramOptions(arch=ARCH, std="c++17", include_path=_include_dirs())
+    options = compile_options()
     print("compiling", flush=True)
     end = time.monotonic() + 10 * SECONDS
     while time.monotonic() < end:

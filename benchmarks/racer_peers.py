@@ -15,7 +15,7 @@ import anyio.to_thread
 from benchmarks.racer_kernel import ARCH, SOURCE
 from benchmarks.racer_protocol import Run
 
-__all__ = ["with_cuda_core", "with_filelock"]
+__all__ = ["compile_options", "with_cuda_core", "with_filelock"]
 
 
 async def with_cuda_core(cache_dir: str, run: Run) -> None:
@@ -24,7 +24,7 @@ async def with_cuda_core(cache_dir: str, run: Run) -> None:
     from cuda.core.utils import FileStreamProgramCache, make_program_cache_key
 
     cache = FileStreamProgramCache(Path(cache_dir) / "cuda-core")
-    options = _options()
+    options = compile_options()
 
     def get() -> bool:
         key = make_program_cache_key(
@@ -50,7 +50,7 @@ async def with_filelock(cache_dir: str, run: Run) -> None:
     from filelock import FileLock
 
     path = Path(cache_dir) / "kernel.cubin"
-    options = _options()
+    options = compile_options()
 
     def get() -> bool:
         with FileLock(path.with_suffix(".lock")):
@@ -69,7 +69,8 @@ async def _in_thread(get: Any) -> dict[str, Any]:
     return {"compiled": await anyio.to_thread.run_sync(get)}
 
 
-def _options() -> Any:
+def compile_options() -> Any:
+    """cuda.core's options for the race's kernel."""
     from cuda.core import ProgramOptions
 
     from ajit._compile.toolchain import Toolchains
