@@ -110,6 +110,7 @@ def test_two_loads_are_two_modules(cpu: Cpu, image: bytes) -> None:
 def test_many_modules_cost_no_descriptors(cpu: Cpu, image: bytes) -> None:
     """And each load is a new one, although descriptor numbers are used again."""
     before = len(list(Path("/proc/self/fd").iterdir()))
+    mapped = Path("/proc/self/maps").read_text().count("ajit-kernel")  # by other tests' drivers
     modules = [cpu.load(image) for _ in range(300)]
     pointers = {
         cpu.get("cuModuleGetGlobal_v2", ctypes.c_uint64, None, module, b"counter").value
@@ -120,7 +121,7 @@ def test_many_modules_cost_no_descriptors(cpu: Cpu, image: bytes) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     for module in modules:
         cpu.ok("cuModuleUnload", module)
-    assert "ajit-kernel" not in Path("/proc/self/maps").read_text()
+    assert Path("/proc/self/maps").read_text().count("ajit-kernel") == mapped
 
 
 def test_globals_are_found_with_their_size(cpu: Cpu, image: bytes) -> None:
