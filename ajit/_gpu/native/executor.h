@@ -27,6 +27,7 @@
 #define AJIT_API __attribute__((visibility("default")))
 
 #define AJIT_LANES 64
+#define AJIT_SHARED_LANE (AJIT_LANES - 1) /* of streams that the executor did not make */
 
 /* --- the executor ---------------------------------------------------------------------------- */
 

@@ -9,8 +9,6 @@
  */
 #include "executor.h"
 
-enum { SHARED_LANE = AJIT_LANES - 1 };
-
 static struct ajit_ticket *oldest(const struct ajit_executor *executor, int lane)
 {
     return executor->lanes[lane].flight.first;
@@ -27,13 +25,13 @@ static int next_lane(uint64_t *lanes)
 /* A lane for a new stream. */
 uint64_t ajit_lane_take(struct ajit_executor *executor)
 {
-    for (uint64_t lane = 1; lane < SHARED_LANE; lane++) {
+    for (uint64_t lane = 1; lane < AJIT_SHARED_LANE; lane++) {
         if (!executor->lanes[lane].taken) {
             executor->lanes[lane].taken = true;
             return lane;
         }
     }
-    return SHARED_LANE;
+    return AJIT_SHARED_LANE;
 }
 
 void ajit_lane_leave(struct ajit_executor *executor, uint64_t lane)
@@ -158,7 +156,7 @@ int ajit_flight_refuses(struct ajit_executor *executor, CUstream stream)
 /* Whether a stream has no work left. */
 static CUresult ask(struct ajit_executor *executor, int lane, CUstream stream)
 {
-    int code = lane == SHARED_LANE ? ajit_flight_refuses(executor, stream) : CUDA_SUCCESS;
+    int code = lane == AJIT_SHARED_LANE ? ajit_flight_refuses(executor, stream) : CUDA_SUCCESS;
     if (code == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED)
         return CUDA_ERROR_NOT_READY; /* another time */
     return code ? code : executor->driver.stream_query(stream);

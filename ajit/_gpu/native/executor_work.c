@@ -149,7 +149,7 @@ static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket)
         ticket->stream = executor->stream;
     bool timed = opcode < AJIT_ALLOC && (ticket->timed || executor->options.time_tickets);
     ticket->timed = false; /* until there is something to tell */
-    if (!code && ticket->lane == AJIT_LANES - 1)
+    if (!code && ticket->lane == AJIT_SHARED_LANE)
         code = ajit_flight_refuses(executor, ticket->stream);
     if (!code && timed)
         code = ajit_timer_begin(executor, ticket);
