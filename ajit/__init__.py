@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ajit._gpu.memory import DeviceBuffer as DeviceBuffer
     from ajit._gpu.module import Kernel as Kernel
     from ajit._gpu.shape import LaunchAttributes as LaunchAttributes
-    from ajit._open import open_runtime as open_runtime
-    from ajit._runtime import Runtime as Runtime
+    from ajit._runtime.open import open_runtime as open_runtime
+    from ajit._runtime.runtime import Runtime as Runtime
     from ajit.errors import *  # noqa: F403  # the error tree is public as a whole
     from ajit.settings import Settings as Settings
 
@@ -32,11 +32,11 @@ _HOMES = {
     "EntryPoint": "ajit._core.spec",
     "Kernel": "ajit._gpu.module",
     "LaunchAttributes": "ajit._gpu.shape",
-    "Runtime": "ajit._runtime",
+    "Runtime": "ajit._runtime.runtime",
     "Settings": "ajit.settings",
     "Spec": "ajit._core.spec",
     "Ticket": "ajit._gpu.completion",
-    "open_runtime": "ajit._open",
+    "open_runtime": "ajit._runtime.open",
 }
 
 

@@ -16,8 +16,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ajit._fields import number, one_of, setting, switch
-from ajit._resources import available_cpus, memory_limit_bytes
+from ajit._core.setting_fields import number, one_of, setting, switch
+from ajit._system.limits import available_cpus, memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import anyio
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore, Found
-from ajit._cache.lock import Glimpse, Lease, LeaseTable
+from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import Glimpse, Lease, LeaseTable
 from ajit._core.entry import Artifact
 from benchmarks.harness import ROOT, Row, Sample
 

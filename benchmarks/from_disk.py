@@ -103,8 +103,8 @@ def _fresh(cache_dir: str) -> dict[str, Any]:
 
 async def _measure(cache_dir: str) -> dict[str, Any]:
     import ajit
-    from ajit._cache.directory import open_cache_directory
-    from ajit._cache.disk import DiskStore, Found
+    from ajit._cache.entries.disk import DiskStore, Found
+    from ajit._cache.files.directory import open_cache_directory
 
     specs = _specs()
     async with ajit.open_runtime(device="none", cache_dir=cache_dir) as rt:

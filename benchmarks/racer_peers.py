@@ -73,7 +73,7 @@ def compile_options() -> Any:
     """cuda.core's options for the race's kernel."""
     from cuda.core import ProgramOptions
 
-    from ajit._compile.toolchain import Toolchains
+    from ajit._compile.toolchains.toolchains import Toolchains
     from ajit.settings import Settings
 
     include_dirs = list(Toolchains(Settings.load()).find("nvrtc").include_dirs)

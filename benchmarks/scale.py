@@ -22,11 +22,11 @@ from pathlib import Path
 import anyio
 
 import ajit
-from ajit._cache.directory import CacheDirectory, open_cache_directory
-from ajit._cache.disk import DiskStore, Found
-from ajit._cache.gc import Collector, Limits
-from ajit._cache.lock import LeaseTable
-from ajit._compile.pool import CompilePool
+from ajit._cache.entries.collector import Collector, Limits
+from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.files.directory import CacheDirectory, open_cache_directory
+from ajit._cache.leases.table import LeaseTable
+from ajit._compile.pool.pool import CompilePool
 from ajit._core.entry import Artifact
 from ajit._core.job import CompileJob, CompileOutput
 from benchmarks.harness import Racers, Row, Sample, race, seconds

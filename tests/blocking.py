@@ -60,7 +60,7 @@ def watch_blocking_calls(scanned_modules: list[str]) -> Iterator[list[str]]:
             can_block_predicate=_never_blocks if name == "threading.Thread.join" else _may_block,
         )
     # What the kernel itself writes (/proc, cgroups) is in memory: no device is waited for.
-    watch.functions["io.TextIOWrapper.read"].can_block_in("ajit/_resources.py", "_read")
+    watch.functions["io.TextIOWrapper.read"].can_block_in("ajit/_system/limits.py", "_read")
     with (
         _replaced(implementation, "BlockingError", RecordedBlockingError),
         _replaced(implementation, "asyncio", SimpleNamespace(get_running_loop=_running_loop)),

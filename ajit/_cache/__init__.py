@@ -1,5 +1,5 @@
-"""The cache: entries on disk, leases between processes, flights within one.
+"""The cache: its files, the leases between processes, and the entries on disk.
 
-Imports nothing of ``_compile`` and ``_gpu``, its siblings. What is in ``fs``, ``directory``,
-``disk`` and the core of ``lock`` blocks, and is called from threads; ``flight`` never does.
+``files`` < ``leases`` < ``entries``: imports point down. Nothing here imports ``_compile`` or
+``_gpu``, its siblings. Most of it blocks and is called from threads.
 """

@@ -1,9 +1,10 @@
 """The plan: how one key is resolved, as a table of states, with no I/O.
 
 A resolution is a walk through this table. `step` takes the state and what just happened, and gives
-the next state and what to do now; `ajit._perform` does it and reports back. Nothing else decides
-anything about entries, leases and compiles, so that the promises below can be checked by trying
-every order of events for several processes at once (``tests/core/test_plan_enumeration.py``).
+the next state and what to do now; `ajit._resolve.walk` does it and reports back. Nothing else
+decides anything about entries, leases and compiles, so that the promises below can be checked by
+trying every order of events for several processes at once
+(``tests/core/test_plan_enumeration.py``).
 
 ::
 

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ajit._bridge import LoopHandle
 from ajit._gpu import wire
 from ajit._gpu.submission import Submissions
 from ajit._gpu.ticket import ABANDONED, OVERDUE, PENDING, Ticket
+from ajit._system.loop import LoopHandle
 from ajit.errors import WrongLoop
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 
-from ajit._bridge import LoopHandle
+from ajit._system.loop import LoopHandle
 from ajit.errors import OutOfMemory
 
 if TYPE_CHECKING:

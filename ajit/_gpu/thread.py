@@ -18,12 +18,12 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ajit._bridge import Promise
 from ajit._gpu import wire
 from ajit._gpu.call import Call
 from ajit._gpu.completion import Port
 from ajit._gpu.health import DeviceHealth, dump_signal, health_of
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
+from ajit._system.loop import Promise
 from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 
 if TYPE_CHECKING:

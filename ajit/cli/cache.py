@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from ajit._cache.disk import DiskStore, EntryInfo, Lookup
+    from ajit._cache.entries.disk import DiskStore, EntryInfo, Lookup
     from ajit._core.entry import Manifest
 
 __all__ = ["command"]
@@ -257,9 +257,9 @@ def _digits(text: str) -> str:
 
 
 def _open(settings: Settings) -> DiskStore:
-    from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
-    from ajit._cache.disk import DiskStore  # noqa: PLC0415  # start-up
-    from ajit._cache.secret import load_secret  # noqa: PLC0415  # start-up
+    from ajit._cache.entries.disk import DiskStore  # noqa: PLC0415  # start-up
+    from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
+    from ajit._cache.files.secret import load_secret  # noqa: PLC0415  # start-up
 
     directory = open_configured_cache(settings)
     if directory.access == "none":

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ajit._cache.directory import open_configured_cache
+from ajit._cache.files.directory import open_configured_cache
 from ajit.cli.findings import Check
 from ajit.cli.output import format_bytes
 from ajit.errors import CacheError
@@ -19,7 +19,7 @@ from ajit.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ajit._cache.directory import CacheDirectory
+    from ajit._cache.files.directory import CacheDirectory
     from ajit.settings import Settings
 
 __all__ = ["check_cache"]

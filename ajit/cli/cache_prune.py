@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from ajit._cache.eviction import Eviction
-    from ajit._cache.gc import Collected, Collector
+    from ajit._cache.entries.collector import Collected, Collector
+    from ajit._cache.entries.eviction import Eviction
 
 __all__ = ["prune"]
 
@@ -86,8 +86,8 @@ def _prune(
     collector: Collector | None, settings: Settings, *, dry_run: bool
 ) -> tuple[Eviction, Collected | None]:
     """Return what is to go, and what became of it."""
-    from ajit._cache.eviction import Eviction  # noqa: PLC0415  # command-line start-up
-    from ajit._cache.gc import Collected  # noqa: PLC0415  # command-line start-up
+    from ajit._cache.entries.collector import Collected  # noqa: PLC0415  # command-line start-up
+    from ajit._cache.entries.eviction import Eviction  # noqa: PLC0415  # command-line start-up
 
     if collector is None:
         return Eviction(), None if dry_run else Collected()
@@ -102,8 +102,8 @@ def _prune(
 
 
 def _collector(settings: Settings) -> Collector:
-    from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
-    from ajit._cache.gc import Collector, Limits  # noqa: PLC0415  # start-up
+    from ajit._cache.entries.collector import Collector, Limits  # noqa: PLC0415  # start-up
+    from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
 
     directory = open_configured_cache(settings)
     if directory.access == "none":

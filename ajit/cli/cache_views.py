@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from ajit._cache.disk import DiskStore, EntryInfo, Lookup
+    from ajit._cache.entries.disk import DiskStore, EntryInfo, Lookup
     from ajit._core.entry import Manifest
     from ajit._core.key import Difference
 

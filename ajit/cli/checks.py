@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import ajit
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.cli.cache_checks import check_cache
 from ajit.cli.device_checks import check_devices
 from ajit.cli.findings import Check, Status

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from ajit._core.events import Event, Waiting
     from ajit._core.spec import CompilerKind, Spec
-    from ajit._request import Resolution
+    from ajit._resolve.request import Resolution
 
 __all__ = ["command"]
 
@@ -98,7 +98,7 @@ def command(  # one parameter per option
 
 
 async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolution:
-    from ajit._open import open_runtime  # noqa: PLC0415  # command-line start-up
+    from ajit._runtime.open import open_runtime  # noqa: PLC0415  # command-line start-up
     from ajit.errors import NoDevice  # noqa: PLC0415  # command-line start-up
 
     try:

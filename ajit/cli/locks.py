@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from ajit._cache.holders import HeldLease
+    from ajit._cache.entries.holders import HeldLease
 
 __all__ = ["command"]
 
@@ -43,8 +43,8 @@ def command(*, cache_dir: str | None, as_json: bool) -> None:
 
 
 def _held(settings: Settings) -> list[HeldLease]:
-    from ajit._cache.directory import open_configured_cache  # noqa: PLC0415  # start-up
-    from ajit._cache.holders import held_leases  # noqa: PLC0415  # start-up
+    from ajit._cache.entries.holders import held_leases  # noqa: PLC0415  # start-up
+    from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
 
     directory = open_configured_cache(settings)
     if directory.access == "none":

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ajit._cache.directory import CacheDirectory, open_cache_directory
-from ajit._cache.disk import DiskStore
-from ajit._cache.lock import LeaseTable
-from ajit._cache.slot import current_process
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.files.directory import CacheDirectory, open_cache_directory
+from ajit._cache.leases.lock_file import current_process
+from ajit._cache.leases.table import LeaseTable
 from tests.cache.helpers import poll
 
 if TYPE_CHECKING:

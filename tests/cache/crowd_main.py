@@ -11,9 +11,9 @@ import sys
 
 import anyio
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore, Found
-from ajit._cache.lock import Busy, Lease, LeaseTable
+from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import Busy, Lease, LeaseTable
 from tests.cache.artifacts import a_key, an_artifact
 
 

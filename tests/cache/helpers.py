@@ -19,7 +19,7 @@ from tests.cache.artifacts import a_key
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._cache.disk import DiskStore
+    from ajit._cache.entries.disk import DiskStore
 
 T = TypeVar("T")
 

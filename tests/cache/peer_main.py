@@ -15,11 +15,11 @@ from functools import partial
 
 import anyio
 
-from ajit._cache import helpers
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore, Found
-from ajit._cache.lock import Busy, Glance, Lease, LeaseTable
-from ajit._cache.permits import CompilePermit, CompilePermits
+from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases import lock_waiters as helpers
+from ajit._cache.leases.permits import CompilePermit, CompilePermits
+from ajit._cache.leases.table import Busy, Glance, Lease, LeaseTable
 from tests.cache.artifacts import a_job, an_artifact
 
 _output = threading.Lock()

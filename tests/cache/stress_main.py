@@ -14,8 +14,8 @@ from pathlib import Path
 
 import anyio
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.lock import Lease, LeaseTable
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import Lease, LeaseTable
 from tests.cache.artifacts import a_key
 
 TASKS = 3

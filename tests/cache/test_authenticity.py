@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache.disk import DiskStore, Found, Published, Rejected
-from ajit._cache.failure import FailureStore
-from ajit._cache.secret import MINIMUM_BYTES, load_secret
+from ajit._cache.entries.disk import DiskStore, Found, Published, Rejected
+from ajit._cache.entries.failures import FailureStore
+from ajit._cache.files.secret import MINIMUM_BYTES, load_secret
 from ajit._core.entry import encode
 from ajit.errors import CompileError, SettingsError
 from ajit.settings import Settings
@@ -19,7 +19,7 @@ from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import entry_file
 
 if TYPE_CHECKING:
-    from ajit._cache.directory import CacheDirectory
+    from ajit._cache.files.directory import CacheDirectory
 
 KEY = a_key()
 SECRET = bytes(range(32))

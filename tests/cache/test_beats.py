@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 import ajit
-from ajit import _perform
-from ajit._cache import beats
-from ajit._cache.beats import Poster, beats_during
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.holders import HeldLease, held_leases
-from ajit._cache.lock import LeaseTable
-from ajit._cache.permits import CompilePermits
+from ajit._cache.entries.holders import HeldLease, held_leases
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases import beats
+from ajit._cache.leases.beats import Poster, beats_during
+from ajit._cache.leases.permits import CompilePermits
+from ajit._cache.leases.table import LeaseTable
+from ajit._resolve import walk as _perform
 from ajit.errors import CompileTimeout
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import in_thread, poll, until
@@ -29,7 +29,7 @@ from tests.compile.support import fake_compiler, job
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from ajit._cache.directory import CacheDirectory
+    from ajit._cache.files.directory import CacheDirectory
 
 KEY = a_key()
 

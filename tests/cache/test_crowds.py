@@ -7,11 +7,11 @@ import threading
 import anyio
 import pytest
 
-from ajit._cache.disk import DiskStore
-from ajit._cache.helpers import BLOCKING_LIMIT
-from ajit._cache.lease import lock_threads
-from ajit._cache.lock import Glimpse, Lease, LeaseTable, Unavailable
-from ajit._cache.slot import current_process
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.leases.lease import lock_threads
+from ajit._cache.leases.lock_file import current_process
+from ajit._cache.leases.lock_waiters import BLOCKING_LIMIT
+from ajit._cache.leases.table import Glimpse, Lease, LeaseTable, Unavailable
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import (
     DEADLINE_SECONDS,

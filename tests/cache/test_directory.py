@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache.directory import SUBDIRECTORIES, open_cache_directory
-from ajit._cache.disk import DiskStore, Failed, Found, Missing, Published
-from ajit._cache.lock import Lease, LeaseTable, Unavailable
+from ajit._cache.entries.disk import DiskStore, Failed, Found, Missing, Published
+from ajit._cache.files.directory import SUBDIRECTORIES, open_cache_directory
+from ajit._cache.leases.table import Lease, LeaseTable, Unavailable
 from ajit.errors import CacheError, UnsafeCacheDirectory
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import open_descriptors

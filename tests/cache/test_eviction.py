@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache import touch
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore, Found, Missing, Published
-from ajit._cache.eviction import (
+from ajit._cache.entries import touch
+from ajit._cache.entries.collector import EVICTION_LEASE, Collector, Limits
+from ajit._cache.entries.disk import DiskStore, Found, Missing, Published
+from ajit._cache.entries.eviction import (
     FAILURE_SECONDS,
     FRESH_SECONDS,
     ORPHAN_SECONDS,
     PERMIT_SECONDS,
 )
-from ajit._cache.failure import FailureStore
-from ajit._cache.gc import EVICTION_LEASE, Collector, Limits
-from ajit._cache.lock import LeaseTable
-from ajit._cache.permits import CompilePermits
-from ajit._cache.process import this_process
+from ajit._cache.entries.failures import FailureStore
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.permits import CompilePermits
+from ajit._cache.leases.table import LeaseTable
+from ajit._system.process import this_process
 from ajit.errors import CompileError
 from tests.cache.artifacts import a_job, a_key, an_artifact
 from tests.cache.helpers import entry_file, lock_file, poll
 
 if TYPE_CHECKING:
-    from ajit._cache.directory import CacheDirectory
+    from ajit._cache.files.directory import CacheDirectory
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ajit._cache import failure
-from ajit._cache.directory import CacheDirectory, open_cache_directory
-from ajit._cache.failure import FailureStore
+from ajit._cache.entries import failures as failure
+from ajit._cache.entries.failures import FailureStore
+from ajit._cache.files.directory import CacheDirectory, open_cache_directory
 from ajit.errors import CompileError, UnknownEntryPoint
 from tests.cache.artifacts import a_key
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from ajit._cache.flight import Flights, FlightStatistics, copy_of
+from ajit._resolve.flight import Flights, FlightStatistics
+from ajit._system.exceptions import copy_of
 from ajit.errors import CompileError, RuntimeClosed, UnknownEntryPoint
 from tests.cache.helpers import in_a_forked_child, in_thread, until
 

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from ajit._cache import helpers
-from ajit._cache.disk import DiskStore
-from ajit._cache.lock import Busy, Glimpse, Lease, LeaseTable
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.leases import lock_waiters as helpers
+from ajit._cache.leases.table import Busy, Glimpse, Lease, LeaseTable
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import in_thread, is_waited_for, poll, until
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.lock import Busy, Lease, LeaseTable, Unavailable
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import (
     fill,
@@ -116,7 +116,7 @@ async def test_without_threads_a_wait_says_so(table, start_peer, monkeypatch):
     def no_thread(*args: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("ajit._cache.helpers.lock_threads.run", no_thread)
+    monkeypatch.setattr("ajit._cache.leases.lock_waiters.lock_threads.run", no_thread)
     with table.wait(KEY, "nvrtc") as waiting:
         outcome = await waiting.wait()
 
@@ -173,8 +173,8 @@ def test_a_process_ends_while_its_thread_waits_for_a_lock(table: LeaseTable, pat
     """Helper threads are daemons: a script that ends while one waits ends at once, cleanly."""
     code = (
         "import anyio, os, sys\n"
-        "from ajit._cache.directory import open_cache_directory\n"
-        "from ajit._cache.lock import LeaseTable\n"
+        "from ajit._cache.files.directory import open_cache_directory\n"
+        "from ajit._cache.leases.table import LeaseTable\n"
         "def blocked():\n"
         "    locks = [lock.split() for lock in open('/proc/locks')]\n"
         "    return any('->' in lock and str(os.getpid()) in lock for lock in locks)\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ajit._cache import helpers
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.lock import Busy, Lease, LeaseTable, Unavailable
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases import lock_waiters as helpers
+from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import (
     in_thread,

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.lock import Busy, Lease, LeaseTable
-from ajit._cache.slot import borrow_slot
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.lock_file import borrow_slot
+from ajit._cache.leases.table import Busy, Lease, LeaseTable
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import is_locked_for_others, is_waited_for, lock_file, poll
 

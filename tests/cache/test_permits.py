@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache import permits
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.lock import LeaseTable
-from ajit._cache.permits import CompilePermit, CompilePermits
-from ajit._cache.process import this_process
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases import permits
+from ajit._cache.leases.permits import CompilePermit, CompilePermits
+from ajit._cache.leases.table import LeaseTable
+from ajit._system.process import this_process
 from tests.cache.artifacts import a_job
 from tests.cache.helpers import poll
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ajit._cache.directory import CacheDirectory
+    from ajit._cache.files.directory import CacheDirectory
 
 PATIENT = 1000.0
 

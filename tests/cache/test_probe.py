@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ajit._cache.directory import CacheDirectory, open_cache_directory
-from ajit._cache.probe import LockProbe, locks_work
+from ajit._cache.files.directory import CacheDirectory, open_cache_directory
+from ajit._cache.leases.probe import LockProbe, locks_work
 
 
 def test_locks_of_a_local_file_system_work(directory: CacheDirectory):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ajit._cache import fs
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore, Failed, Found, Lost, Published, Rejected
-from ajit._cache.process import this_process
+from ajit._cache.entries.disk import DiskStore, Failed, Found, Lost, Published, Rejected
+from ajit._cache.files import fs
+from ajit._cache.files.directory import open_cache_directory
+from ajit._system.process import this_process
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import entry_file, open_descriptors, temporaries
 

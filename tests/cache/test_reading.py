@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ajit._cache import fs
-from ajit._cache.disk import DiskStatistics, DiskStore, Found, Missing, Rejected
+from ajit._cache.entries.disk import DiskStatistics, DiskStore, Found, Missing, Rejected
+from ajit._cache.files import fs
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import entry_file, open_descriptors
 

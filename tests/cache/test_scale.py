@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ajit._cache.disk import DiskStore, Found
-from ajit._cache.helpers import BLOCKING_LIMIT
-from ajit._cache.lock import LeaseTable
+from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.leases.lock_waiters import BLOCKING_LIMIT
+from ajit._cache.leases.table import LeaseTable
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import temporaries
 

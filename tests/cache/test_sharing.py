@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache.directory import SUBDIRECTORIES, open_cache_directory
-from ajit._cache.disk import DiskStore, Found, Published
-from ajit._cache.gc import Collector, Limits
-from ajit._cache.lock import Lease, LeaseTable
+from ajit._cache.entries.collector import Collector, Limits
+from ajit._cache.entries.disk import DiskStore, Found, Published
+from ajit._cache.files.directory import SUBDIRECTORIES, open_cache_directory
+from ajit._cache.leases.table import Lease, LeaseTable
 from ajit.errors import CacheError, UnsafeCacheDirectory
 from tests.cache.artifacts import a_key, an_artifact
 

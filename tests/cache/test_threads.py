@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from ajit._cache import threads
-from ajit._cache.threads import DaemonThreads
+from ajit._system import threads
+from ajit._system.threads import DaemonThreads
 from tests.cache.helpers import in_a_forked_child, poll
 
 

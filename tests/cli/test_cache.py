@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.files.directory import open_cache_directory
 from ajit._core.entry import Artifact
 from ajit.cli import exits
 

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore
-from ajit._cache.gc import EVICTION_LEASE
-from ajit._cache.lock import LeaseTable
+from ajit._cache.entries.collector import EVICTION_LEASE
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import LeaseTable
 from ajit.cli import exits
 from tests.cache.artifacts import an_artifact
 

@@ -9,11 +9,11 @@ import sys
 import msgspec
 import pytest
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.gc import EVICTION_LEASE
-from ajit._cache.holder import write_record
-from ajit._cache.lock import LeaseTable
-from ajit._cache.permits import CompilePermits
+from ajit._cache.entries.collector import EVICTION_LEASE
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.holder import write_record
+from ajit._cache.leases.permits import CompilePermits
+from ajit._cache.leases.table import LeaseTable
 from ajit.cli import exits
 from tests.cache.artifacts import a_job, a_key
 from tests.cache.helpers import is_waited_for, lock_file, poll

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import CompilerNotFound
 from tests.compile.gates import Gate
 from tests.compile.support import Bench, job, settings

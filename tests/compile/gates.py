@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from ajit._compile.pool import CompilePool
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.pool.pool import CompilePool
+from ajit._compile.toolchains.toolchains import Toolchains
 from tests.compile.support import fake_compiler, settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from ajit._compile.admission import Gate as OutsideGate
+    from ajit._compile.pool.admission import Gate as OutsideGate
 
 LIMIT_SECONDS = 20.0
 

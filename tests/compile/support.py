@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psutil
 
-from ajit._compile.slot import Slot
-from ajit._compile.task import Task
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.pool.slot import Slot
+from ajit._compile.pool.task import Task
+from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._core.job import CompileJob
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._bridge import Promise
     from ajit._core.job import CompileOutput
+    from ajit._system.loop import Promise
 
 KEY = "ab" * 32
 SCALE = """
@@ -98,7 +98,7 @@ def workers_of(server: int) -> list[int]:
     for child in psutil.Process(server).children():
         # A child that asks a compiler for its version comes and goes.
         with contextlib.suppress(psutil.NoSuchProcess):
-            if any("ajit._compile.worker" in part for part in child.cmdline()):
+            if any("ajit._compile.worker.main" in part for part in child.cmdline()):
                 found.append(child.pid)
     return found
 

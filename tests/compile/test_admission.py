@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ajit._compile import admission as admission_module
-from ajit._compile.ledger import RESERVE_BYTES, MemoryLedger
+from ajit._compile.pool import admission as admission_module
+from ajit._compile.pool.ledger import RESERVE_BYTES, MemoryLedger
 from ajit.errors import AjitWarning
 from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
 from tests.compile.support import job
@@ -18,8 +18,8 @@ from tests.compile.support import job
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ajit._compile.pool import CompilePool
-    from ajit._compile.task import Priority
+    from ajit._compile.pool.pool import CompilePool
+    from ajit._compile.pool.task import Priority
     from ajit._core.job import CompileJob
 
 GIB = 1 << 30

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ajit._compile import cuda_headers
-from ajit._compile.cuda_headers import find_cuda_headers
+from ajit._compile.toolchains import cuda_headers
+from ajit._compile.toolchains.cuda_headers import find_cuda_headers
 from tests.compile.support import Bench, install_cuda, job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ajit._compile.toolchain import Toolchains
+    from ajit._compile.toolchains.toolchains import Toolchains
 
 HALF = """
 #include <cuda_fp16.h>

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._compile.digests import FileStamp
-from ajit._compile.includes import ABSENT, Closure, HeaderIndex
+from ajit._compile.headers.closure import ABSENT, Closure, HeaderIndex
+from ajit._compile.headers.digests import FileStamp
 from ajit._core.spec import Spec
 from ajit.errors import IncludeError
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._compile import includes
-from ajit._compile.includes import ABSENT, HeaderIndex
+from ajit._compile.headers import closure as includes
+from ajit._compile.headers.closure import ABSENT, HeaderIndex
 from ajit._core.spec import Spec
 from ajit.errors import IncludeError, SpecError
 from tests.compile.support import job

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ajit
-from ajit._compile.includes import HeaderIndex
-from ajit._compile.own_headers import OwnHeaders
+from ajit._compile.headers.closure import HeaderIndex
+from ajit._compile.headers.toolchain_headers import OwnHeaders
 from tests.compile.test_includes_kernels import value
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from ajit._compile.folders import private_folder, sweep_folders
+from ajit._compile.pool.folders import private_folder, sweep_folders
 from tests.compile.support import (
     CompilerKind,
     group_members,
@@ -33,8 +33,8 @@ SERVER = """
 import sys
 from functools import partial
 import anyio
-from ajit._compile.pool import CompilePool
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.pool.pool import CompilePool
+from ajit._compile.toolchains.toolchains import Toolchains
 from tests.compile.support import ENDLESS, job, settings
 
 async def main(compiler, arch):

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from ajit._compile import group as group_module
-from ajit._compile import watch as watch_module
-from ajit._compile.commands import EXPLAIN_SECONDS, explain_rejection
-from ajit._compile.group import group_lives, group_memory_bytes
-from ajit._compile.launch import Ran
-from ajit._compile.ledger import Claim
-from ajit._compile.messages import Failed, Request
+from ajit._compile.pool import group as group_module
+from ajit._compile.pool import watch as watch_module
+from ajit._compile.pool.group import group_lives, group_memory_bytes
+from ajit._compile.pool.ledger import Claim
+from ajit._compile.worker.commands import EXPLAIN_SECONDS, explain_rejection
+from ajit._compile.worker.messages import Failed, Request
+from ajit._compile.worker.run_program import Ran
 from ajit.errors import CompileError, CompileMemoryExceeded, CompilerCrashed, UnknownEntryPoint
 from tests.compile.support import KEY, Bench, fake_compiler, group_members, job, wait_until
 

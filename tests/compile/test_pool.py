@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from ajit._compile import pool as pool_module
-from ajit._compile import process as process_module
-from ajit._compile import watch as watch_module
-from ajit._compile.pool import CompilePool
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.pool import pool as pool_module
+from ajit._compile.pool import process as process_module
+from ajit._compile.pool import watch as watch_module
+from ajit._compile.pool.pool import CompilePool
+from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRuntime, RuntimeClosed
 from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
 from tests.compile.support import (

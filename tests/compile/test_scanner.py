@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ajit._compile.scanner import scan
+from ajit._compile.headers.scanner import scan
 
 
 def names(source: bytes) -> list[str | None]:

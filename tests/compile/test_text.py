@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ajit._compile.elf import kernel_symbols
-from ajit._compile.flags import has_standard, option_paths, with_absolute_dirs
-from ajit._compile.text import capped, label_of
+from ajit._compile.headers.flags import has_standard, option_paths, with_absolute_dirs
+from ajit._compile.worker.elf import kernel_symbols
+from ajit._compile.worker.text import capped, label_of
 from tests.compile.support import Bench, job
 
 

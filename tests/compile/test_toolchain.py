@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ajit._compile import discovery, places
-from ajit._compile.toolchain import Toolchain, Toolchains
+from ajit._compile.toolchains import discovery, places
+from ajit._compile.toolchains.toolchains import Toolchain, Toolchains
 from ajit.errors import CompilerNotFound
 from tests.compile.support import (
     DEADLINE_SECONDS,

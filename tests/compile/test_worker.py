@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from ajit._compile import worker as worker_module
+from ajit._compile.worker import main as worker_module
 from ajit.errors import AjitError, CompileError, CompilerCrashed, CompileTimeout
 from tests.compile.support import (
     ENDLESS,
@@ -124,7 +124,7 @@ def test_it_gives_way_to_the_server(own_bench: Bench) -> None:
 def test_a_chatty_library_does_not_corrupt_frames() -> None:
     """What is written to descriptor 1 goes to standard error."""
     code = (
-        "import os, sys; from ajit._compile.worker import _claim_pipes\n"
+        "import os, sys; from ajit._compile.worker.main import _claim_pipes\n"
         "_, answers = _claim_pipes()\n"
         "os.write(1, b'noise'); print('more noise'); answers.write(b'frame')"
     )
@@ -136,16 +136,23 @@ def test_a_chatty_library_does_not_corrupt_frames() -> None:
 
 def test_it_imports_little() -> None:
     """It starts in tens of milliseconds: no event loop, no CUDA, none of the server's layers."""
-    code = "import sys, ajit._compile.worker; print(*sys.modules, sep='\\n')"
+    code = "import sys, ajit._compile.worker.main; print(*sys.modules, sep='\\n')"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     modules = set(ran.stdout.split())
 
-    assert not modules & {"anyio", "asyncio", "cuda", "numpy", "ajit._compile.pool", "ajit._cache"}
+    assert not modules & {
+        "anyio",
+        "asyncio",
+        "cuda",
+        "numpy",
+        "ajit._compile.pool.pool",
+        "ajit._cache",
+    }
 
 
 def test_it_dies_at_once_if_its_parent_is_gone_already() -> None:
     """The parent may have died before the death signal was set; then none would ever come."""
-    code = f"from ajit._compile.worker import main; main({os.getppid()}, 0)"
+    code = f"from ajit._compile.worker.main import main; main({os.getppid()}, 0)"
     ran = subprocess.run(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, timeout=20, check=False
     )

@@ -1,7 +1,8 @@
 """A small model of the world that plans run in: some processes, one entry, one lock.
 
-It plays the performer (`ajit._perform`) for several processes at once, one atomic step at a time,
-in every order there is. What it takes for granted is what the performer and the kernel promise:
+It plays the performer (`ajit._resolve.walk`) for several processes at once, one atomic step at a
+time, in every order there is. What it takes for granted is what the performer and the kernel
+promise:
 
 - reading and publishing are atomic: a reader sees no entry, the good one, or the bad one whole;
 - the lock excludes, and is freed when its holder's process dies, but not when it stalls;

@@ -11,12 +11,13 @@ import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from ajit import _runtime
-from ajit._cache import fs, process
+from ajit._cache.files import fs
+from ajit._runtime import runtime as _runtime
+from ajit._system import process
 from ajit.cli import main as command_line
 
 if TYPE_CHECKING:
-    from ajit._parts import Parts
+    from ajit._resolve.services import Parts
 
 __all__ = ["temporary_name"]
 

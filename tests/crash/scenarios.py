@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ajit._cache.holder import HolderRecord, write_record
+from ajit._cache.leases.holder import HolderRecord, write_record
 from tests.crash.sources import BROKEN, KERNEL
 
 if TYPE_CHECKING:

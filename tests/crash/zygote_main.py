@@ -37,12 +37,14 @@ import anyio
 import anyio.to_thread
 
 import ajit
-from ajit import _parts, _runtime, _waiting
-from ajit._cache.lease import lock_threads
-from ajit._compile.identity import Toolchain
+from ajit._cache.leases.lease import lock_threads
+from ajit._compile.toolchains.identity import Toolchain
 from ajit._core import events
 from ajit._core.job import CompileOutput
 from ajit._core.key import ToolchainId
+from ajit._resolve import services as _parts
+from ajit._resolve import waiting as _waiting
+from ajit._runtime import runtime as _runtime
 from ajit.cli import main as command_line
 from ajit.errors import CompileError
 from tests.crash.sources import BROKEN, LOG, compiled_bytes
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._core.job import CompileJob
-    from ajit._request import Resolution
+    from ajit._resolve.request import Resolution
 
 PR_SET_PTRACER = 0x59616D61
 ANY_PROCESS = ctypes.c_ulong(-1)

@@ -14,7 +14,7 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
-from ajit._bridge import LoopHandle, Promise
+from ajit._system.loop import LoopHandle, Promise
 
 DEADLINE_SECONDS = 20
 

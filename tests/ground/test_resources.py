@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from ajit._resources import available_cpus, available_memory_bytes, memory_limit_bytes
+from ajit._system.limits import available_cpus, available_memory_bytes, memory_limit_bytes
 
 MIB = 1024 * 1024
 UNLIMITED_V1 = 9223372036854771712

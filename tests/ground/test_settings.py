@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ajit._resources import memory_limit_bytes
+from ajit._system.limits import memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
 from ajit.settings import Settings, available_cpus, describe, setting_names
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import ajit
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.disk import DiskStore, Published
+from ajit._cache.entries.disk import DiskStore, Published
+from ajit._cache.files.directory import open_cache_directory
 from tests.cache.artifacts import a_key, an_artifact
 from tests.runtime.sources import ARCH, saxpy
 

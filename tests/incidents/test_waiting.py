@@ -10,8 +10,8 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from ajit._cache.directory import open_cache_directory
-from ajit._cache.lock import Lease, LeaseTable
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import Lease, LeaseTable
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import lock_file, poll
 

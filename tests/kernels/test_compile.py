@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import ajit
-from ajit._compile.toolchain import Toolchains
+from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import CompilerNotFound
 from ajit.settings import Settings
 from tests.kernels.corpus import CASES

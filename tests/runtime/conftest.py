@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from ajit._cache.flight import flights
-from ajit._cache.lock import LeaseTable
+from ajit._cache.leases.table import LeaseTable
+from ajit._resolve.flight import flights
 from tests.runtime.scripted_compiler import ScriptedCompiler
 
 if TYPE_CHECKING:

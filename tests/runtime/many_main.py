@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 import ajit
-from ajit._cache.lock import LeaseTable
+from ajit._cache.leases.table import LeaseTable
 from tests.runtime.program import say
 from tests.runtime.sources import ARCH, saxpy
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ajit._waiting import LeaseWaiter
-from ajit._works import Works
+from ajit._resolve.waiting import LeaseWaiter
+from ajit._system.shared_tasks import Works
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator

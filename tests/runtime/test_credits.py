@@ -11,8 +11,8 @@ import pytest
 
 import ajit
 from ajit import events
-from ajit._cache.lock import LeaseTable
-from ajit._credits import CREDITS_PER_SLOT, Credits
+from ajit._cache.leases.table import LeaseTable
+from ajit._resolve.credits import CREDITS_PER_SLOT, Credits
 from tests.runtime.sequencer import every_await
 from tests.runtime.sources import ARCH, key_of, saxpy
 

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from ajit import events
-from ajit._log import QUIET_WAIT_SECONDS, REPEAT_SECONDS, LogLines
+from ajit._runtime.log import QUIET_WAIT_SECONDS, REPEAT_SECONDS, LogLines
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import anyio.to_thread
 import pytest
 
 import ajit
-from ajit._compile import discovery
+from ajit._compile.toolchains import discovery
 from tests.runtime.sources import ARCH, SAXPY
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from ajit._credits import CREDITS_PER_SLOT
+from ajit._resolve.credits import CREDITS_PER_SLOT
 from tests.runtime.processes import Peer
 
 pytestmark = pytest.mark.slow  # every kernel is a process of the scripted compiler

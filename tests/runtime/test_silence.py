@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ajit._cache.holder import HolderRecord
-from ajit._waiting import Silence
+from ajit._cache.leases.holder import HolderRecord
+from ajit._resolve.waiting import Silence
 
 
 def record(beat: int, *, pid: int = 1) -> HolderRecord:

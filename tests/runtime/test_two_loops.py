@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ajit
-from ajit._cache.flight import flights
+from ajit._resolve.flight import flights
 from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR, saxpy
 
 if TYPE_CHECKING:

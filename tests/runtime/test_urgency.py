@@ -11,8 +11,8 @@ import pytest
 
 import ajit
 from ajit import events
-from ajit._cache.flight import flights
-from ajit._credits import CREDITS_PER_SLOT
+from ajit._resolve.credits import CREDITS_PER_SLOT
+from ajit._resolve.flight import flights
 from tests.runtime.sources import ARCH, saxpy
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from ajit._visits import VISIT_CALLS, Visits
+from ajit._system.batched_calls import VISIT_CALLS, Visits
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ import anyio.to_thread
 import pytest
 
 import ajit
-from ajit._cache.disk import Found
+from ajit._cache.entries.disk import Found
 from ajit._core import events
-from ajit._waiting import LeaseWaiter, WaitEnd
+from ajit._resolve.waiting import LeaseWaiter, WaitEnd
 from tests.runtime.sequencer import every_await
 from tests.runtime.sources import ARCH, SAXPY, key_of, saxpy
 

@@ -1,0 +1,1 @@
+"""Entries: artifacts and failure records on disk, and which of them are evicted."""

@@ -1,0 +1,230 @@
+"""Eviction: keeps a cache within its limits, beside readers, publishers and other evictors.
+
+What is to go is decided by `ajit._cache.entries.eviction`. Before an entry goes, its lease is
+taken, and it must still be as it was seen: one that is being replaced, or was used meanwhile,
+stays. Who reads an entry that goes keeps reading it. Nobody else removes anything: of all processes
+that look after a cache, one does, under a lease of its own.
+
+Lock files of kernels stay. They are empty but for a record of 1 KiB, and taking one away would
+split those who wait for it over two files. Directories stay as well: whoever publishes next would
+miss them.
+
+Nothing here raises because of what the file system does: what cannot be removed is reported.
+Everything blocks: call it from a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ajit._cache.entries.disk import SUFFIX, TOP, is_entry_key
+from ajit._cache.entries.eviction import Doomed, Eviction, File, Inventory, Limits, choose
+from ajit._cache.files import fs
+from ajit._cache.leases.permits import PERMIT_PREFIX
+from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
+from ajit._system.process import this_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ajit._cache.files.directory import CacheDirectory
+
+__all__ = ["EVICTION_LEASE", "Collected", "Collector", "Eviction", "Limits", "Skipped"]
+
+EVICTION_LEASE = "eviction"
+"""Name of the evictors' own lease. It is no key, so no kernel has it."""
+
+BEAT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file that was to go and stays, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What was done.
+
+    Attributes:
+        entries: Entries removed.
+        debris: Failure records, temporary files and permits removed.
+        bytes: Their size.
+        skipped: What stays although it was to go.
+        finished: Whether it was done to the end; the next one goes on from there.
+    """
+
+    entries: int = 0
+    debris: int = 0
+    bytes: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    finished: bool = True
+
+
+class Collector:
+    """Finds and removes what a cache has no room for.
+
+    Args:
+        directory: The cache.
+        limits: What it may hold.
+    """
+
+    def __init__(self, directory: CacheDirectory, limits: Limits) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._leases = LeaseTable(directory)
+
+    def plan(self) -> Eviction:
+        """Look at every file of the cache, without opening it, and decide what is to go."""
+        return choose(self._inventory(), self._limits)
+
+    def perform(self, plan: Eviction, *, work_seconds: float = float("inf")) -> Collected | None:
+        """Remove what is to go, unless it changed since.
+
+        Args:
+            plan: From `plan`.
+            work_seconds: Stop after this time; what is left comes with the next plan.
+
+        Returns:
+            What was done, or None if another process is at it: then nothing was done.
+        """
+        with self._as_only_evictor() as lease:
+            return None if isinstance(lease, Busy) else self._perform(plan, lease, work_seconds)
+
+    def collect(
+        self, *, every_seconds: float = 0.0, work_seconds: float = float("inf")
+    ) -> Collected | None:
+        """Plan and perform in one, as a thread in the background does it.
+
+        Args:
+            every_seconds: Do nothing if any process did this in the last so many seconds.
+            work_seconds: Stop removing after this time.
+
+        Returns:
+            What was done, or None if another process is at it, or was just now.
+        """
+        if self._seconds_since_last() < every_seconds:
+            return None
+        with self._as_only_evictor() as lease:
+            if isinstance(lease, Busy):
+                return None
+            return self._perform(self.plan(), lease, work_seconds)
+
+    @contextmanager
+    def _as_only_evictor(self) -> Iterator[Lease | Busy | Unavailable]:
+        lease = self._leases.try_acquire(EVICTION_LEASE, "eviction")
+        try:
+            # Without locks there are two evictors at worst: each removes what the other left.
+            yield lease
+        finally:
+            if isinstance(lease, Lease):
+                lease.release()
+
+    def _perform(
+        self, plan: Eviction, lease: Lease | Unavailable, work_seconds: float
+    ) -> Collected:
+        removed: list[Doomed] = []
+        skipped: list[Skipped] = []
+        begun = beat = time.monotonic()
+        finished = True
+        for doomed in (*plan.entries, *plan.debris):
+            now = time.monotonic()
+            if now - begun > work_seconds:
+                finished = False
+                break
+            if now - beat > BEAT_SECONDS and isinstance(lease, Lease):
+                lease.beat()
+                beat = now
+            reason = self._remove(doomed)
+            if reason:
+                skipped.append(Skipped(doomed.file.name, reason))
+            else:
+                removed.append(doomed)
+        return _collected(removed, skipped, finished=finished)
+
+    def _remove(self, doomed: Doomed) -> str:
+        """Remove one file, and return "" or why it stays."""
+        if not doomed.file.name.startswith(TOP):
+            return self._unlink(doomed.file)
+        lease = self._leases.try_acquire(doomed.file.key, "eviction")
+        if isinstance(lease, Busy):
+            return "its lease is held"
+        if not isinstance(lease, Lease):
+            return self._unlink(doomed.file)
+        with lease:
+            return self._unlink(doomed.file)
+
+    def _unlink(self, file: File) -> str:
+        try:
+            status = os.stat(file.name, dir_fd=self._directory.fd, follow_symlinks=False)
+            if (status.st_ino, status.st_mtime_ns) != (file.inode, file.modified_ns):
+                return "it was used or replaced meanwhile"
+            os.unlink(file.name, dir_fd=self._directory.fd)
+        except FileNotFoundError:
+            return "it has gone already"
+        except OSError as exc:
+            return exc.strerror or str(exc)
+        return ""
+
+    def _inventory(self) -> Inventory:
+        entries = (file for file in self._sharded(TOP, SUFFIX) if is_entry_key(file.key))
+        return Inventory(
+            now=fs.now(self._directory),
+            entries=entries,
+            failures=self._sharded("failures", ".json"),
+            temporaries=_files(self._directory.fd, fs.TEMPORARY),
+            permits=_files(self._directory.fd, f"locks/{PERMIT_PREFIX[:2]}"),
+            outlived=this_process().outlived,
+        )
+
+    def _sharded(self, top: str, suffix: str) -> Iterator[File]:
+        for shard in fs.list_names(self._directory.fd, top):
+            for file in _files(self._directory.fd, f"{top}/{shard}"):
+                if file.name.endswith(suffix):
+                    yield file
+
+    def _seconds_since_last(self) -> float:
+        """How long ago an evictor gave its lease back, which writes to the lock file."""
+        name = f"locks/{EVICTION_LEASE[:2]}/{EVICTION_LEASE}.lock"
+        try:
+            status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
+        except OSError:
+            return float("inf")
+        return abs(fs.now(self._directory) - status.st_mtime)
+
+
+def _collected(removed: list[Doomed], skipped: list[Skipped], *, finished: bool) -> Collected:
+    entries = sum(doomed.file.name.startswith(TOP) for doomed in removed)
+    return Collected(
+        entries=entries,
+        debris=len(removed) - entries,
+        bytes=sum(doomed.file.size_bytes for doomed in removed),
+        skipped=tuple(skipped),
+        finished=finished,
+    )
+
+
+def _files(dir_fd: int, name: str) -> Iterator[File]:
+    """Yield the regular files of a directory; none if it cannot be read."""
+    try:
+        fd = os.open(name, fs.OPEN_DIRECTORY, dir_fd=dir_fd)
+    except OSError:
+        return
+    try:
+        with os.scandir(fd) as found:
+            for entry in found:
+                with suppress(OSError):  # gone meanwhile
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        path = f"{name}/{entry.name}"
+                        yield File(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    finally:
+        os.close(fd)

@@ -1,0 +1,200 @@
+"""Decides which files of a cache are evicted. `collector` carries it out.
+
+Rules, the first that fits:
+
+1. An entry that was published or touched a moment ago stays, whatever the limits are: somebody is
+   about to load it.
+2. An entry unused for longer than the age limit goes.
+3. While the others are larger than the size limit together, the one unused for longest goes.
+4. A failure record that nobody believes any more goes, a temporary file whose writer is dead, or so
+   old that it must be, and the permits of a machine that was not seen for long.
+
+All ages are differences of times of one clock, the file system's. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Doomed", "Eviction", "File", "Inventory", "Limits", "Reason", "choose"]
+
+Reason = Literal[
+    "age", "size", "stale failure record", "orphaned temporary file", "permit of a bygone machine"
+]
+
+FRESH_SECONDS = 60.0
+"""How long an entry is safe after it was published or touched. Pretty arbitrary: far longer than
+from publishing to loading, far shorter than it takes to fill a disk."""
+
+ORPHAN_SECONDS = 24 * 3600.0
+"""After this nobody writes a file any more, not even on another host, whose processes cannot be
+seen from here. Pretty arbitrary: a write takes seconds."""
+
+FAILURE_SECONDS = 3600.0
+"""How old a failure record must be. Other processes may believe theirs for longer than we do."""
+
+
+PERMIT_SECONDS = 30 * 24 * 3600.0
+"""Permits are named after a boot of a machine, and of no use after it. Should one that is in use be
+taken away after all, one compile more runs than should."""
+
+
+class File(msgspec.Struct, frozen=True, gc=False):
+    """A file as it was seen.
+
+    Attributes:
+        name: Relative name.
+        size_bytes: Its size.
+        modified_ns: Its modification time: of an entry, when it was last used, give or take an
+            hour.
+        inode: Its inode: another one is another file.
+    """
+
+    name: str
+    size_bytes: int
+    modified_ns: int
+    inode: int
+
+    @property
+    def key(self) -> str:
+        """The key that names it."""
+        return self.name.rpartition("/")[2].partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a cache may hold.
+
+    Attributes:
+        max_bytes: Bytes of all entries; 0 for any number.
+        max_age_seconds: Time without use; 0 for any.
+        failure_seconds: How long this process believes failure records.
+    """
+
+    max_bytes: int = 0
+    max_age_seconds: float = 0.0
+    failure_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What lies in a cache.
+
+    Attributes:
+        now: Unix time in seconds, by the file system's clock.
+        entries: Entries.
+        failures: Failure records.
+        temporaries: Temporary files.
+        permits: Lock files of permits, see `ajit._cache.leases.permits`.
+        outlived: Whether the writer of a temporary file is known to be dead, by its last name.
+    """
+
+    now: float
+    entries: Iterable[File]
+    failures: Iterable[File]
+    temporaries: Iterable[File]
+    permits: Iterable[File]
+    outlived: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """A file that is to go, and why."""
+
+    file: File
+    reason: Reason
+    idle_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eviction:
+    """What is to go. Making one changes nothing.
+
+    Attributes:
+        entries: Entries, in the order in which they go.
+        debris: Failure records, temporary files and permits.
+        kept_entries: Entries that stay.
+        kept_bytes: Their size.
+    """
+
+    entries: tuple[Doomed, ...] = ()
+    debris: tuple[Doomed, ...] = ()
+    kept_entries: int = 0
+    kept_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """Size of all that is to go."""
+        return sum(doomed.file.size_bytes for doomed in (*self.entries, *self.debris))
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many files go for each reason."""
+        return dict(Counter(doomed.reason for doomed in (*self.entries, *self.debris)))
+
+
+def choose(inventory: Inventory, limits: Limits) -> Eviction:
+    """Decide what is to go."""
+    entries = list(inventory.entries)
+    kept_bytes = sum(entry.size_bytes for entry in entries)
+    doomed: list[Doomed] = []
+    # Nothing is sorted unless something must go: a hundred thousand entries would hold up the
+    # other threads of the process for longer than an event loop likes.
+    if _over(kept_bytes, limits) or limits.max_age_seconds:
+        queue = [(entry.modified_ns, entry.name, entry) for entry in entries]
+        heapq.heapify(queue)
+        while queue:
+            entry = heapq.heappop(queue)[2]
+            reason = _verdict(_idle(entry, inventory.now), kept_bytes, limits)
+            if reason is None:
+                break
+            doomed.append(Doomed(entry, reason, _idle(entry, inventory.now)))
+            kept_bytes -= entry.size_bytes
+    return Eviction(
+        entries=tuple(doomed),
+        debris=tuple(_debris(inventory, limits)),
+        kept_entries=len(entries) - len(doomed),
+        kept_bytes=kept_bytes,
+    )
+
+
+def _verdict(idle_seconds: float, kept_bytes: int, limits: Limits) -> Reason | None:
+    """Say why the entry unused for longest must go; None if it and so all others stay.
+
+    A time in the future is that of a clock that was wrong: it counts as just now.
+    """
+    if idle_seconds < FRESH_SECONDS:
+        return None
+    if limits.max_age_seconds and idle_seconds > limits.max_age_seconds:
+        return "age"
+    return "size" if _over(kept_bytes, limits) else None
+
+
+def _over(size_bytes: int, limits: Limits) -> bool:
+    return bool(limits.max_bytes) and size_bytes > limits.max_bytes
+
+
+def _debris(inventory: Inventory, limits: Limits) -> Iterable[Doomed]:
+    believed = max(FAILURE_SECONDS, limits.failure_seconds)
+    for file in inventory.failures:
+        if _idle(file, inventory.now) > believed:
+            yield Doomed(file, "stale failure record", _idle(file, inventory.now))
+    for file in inventory.temporaries:
+        last_name = file.name.rpartition("/")[2]
+        if inventory.outlived(last_name) or _idle(file, inventory.now) > ORPHAN_SECONDS:
+            yield Doomed(file, "orphaned temporary file", _idle(file, inventory.now))
+    for file in inventory.permits:
+        if _idle(file, inventory.now) > PERMIT_SECONDS:
+            yield Doomed(file, "permit of a bygone machine", _idle(file, inventory.now))
+
+
+def _idle(file: File, now: float) -> float:
+    return now - file.modified_ns / 1e9

@@ -1,0 +1,148 @@
+"""Failure records: a compile that failed is not repeated by everybody who waited for it.
+
+Eight ranks want one kernel whose compile fails after five minutes. Without a record each would get
+the lease in turn and fail for itself, for forty minutes. With one, who gets the lease looks here
+before it compiles, and raises the same error with the same log.
+
+Only errors of the source are recorded, never those of the environment (a killed or missing
+compiler), which say nothing about the next try. A record is of one key, so a changed source has
+none, and it is believed for a short time only. Like an entry it is one file, written whole.
+
+With a secret, a line follows that authenticates it, and a record without one counts for nothing:
+else who can write to the store could keep everybody from compiling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import platform
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ajit._cache.files import fs
+from ajit.errors import CacheError, CompileError, UnknownEntryPoint
+
+if TYPE_CHECKING:
+    from ajit._cache.files.directory import CacheDirectory
+
+__all__ = ["BELIEVED_SECONDS", "FailureStore"]
+
+BELIEVED_SECONDS = 30.0
+"""Pretty arbitrary. Waiters look within milliseconds; a person who tries again should not wait."""
+
+MAX_LOG_CHARACTERS = 256 * 1024
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    kind: Literal["CompileError", "UnknownEntryPoint"]
+    key: str
+    name: str
+    compiler: str
+    entry: str
+    log: str
+    host: str
+    created: float
+
+
+_decoder = msgspec.json.Decoder(_Record)
+
+
+class FailureStore:
+    """The failure records of one cache directory. Its methods block and never raise.
+
+    Args:
+        directory: Where they are kept.
+        believed_seconds: For how long a record is believed; 0 keeps none.
+        secret: What records are authenticated with; None asks for nothing.
+    """
+
+    def __init__(
+        self,
+        directory: CacheDirectory,
+        believed_seconds: float = BELIEVED_SECONDS,
+        secret: bytes | None = None,
+    ) -> None:
+        self._directory = directory
+        self._secret = secret
+        self._believed_seconds = believed_seconds
+
+    def record(self, error: CompileError) -> bool:
+        """Leave a record for those who wait for the same key. To be called before the release.
+
+        Returns:
+            False if it could not be written: then everybody finds out for themselves.
+        """
+        record = _Record(
+            kind="UnknownEntryPoint" if isinstance(error, UnknownEntryPoint) else "CompileError",
+            key=error.key,
+            name=error.name,
+            compiler=error.compiler,
+            entry=getattr(error, "entry", ""),
+            log=error.log[:MAX_LOG_CHARACTERS],
+            host=platform.node(),
+            created=time.time(),
+        )
+        if self._directory.access != "writable" or not self._believed_seconds:
+            return False
+        with suppress(OSError, CacheError):
+            name, data = _file_name(error.key), msgspec.json.encode(record)
+            fs.publish_file(self._directory, name, self._sealed(data), replace=True)
+            return True
+        return False
+
+    def recall(self, key: str) -> CompileError | None:
+        """Return the error of a compile that failed just now, if one did.
+
+        A record that is too old, from a clock that is ahead, or not readable counts for nothing.
+        """
+        try:
+            data = self._opened(fs.read_file(self._directory, _file_name(key)))
+            record = None if data is None else _decoder.decode(data)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        if (
+            record is None
+            or record.key != key
+            or not 0 <= time.time() - record.created < self._believed_seconds
+        ):
+            return None
+        return _error(record)
+
+    def _sealed(self, data: bytes) -> bytes:
+        """Return the bytes of the file: a line, and one with its HMAC if there is a secret."""
+        return data if self._secret is None else data + b"\n" + _mac(data, self._secret)
+
+    def _opened(self, data: bytes) -> bytes | None:
+        """Return the record's line, or None if it must be authentic and is not."""
+        line, _, mac = data.partition(b"\n")  # JSON as msgspec writes it has no line break
+        if self._secret is None or hmac.compare_digest(mac, _mac(line, self._secret)):
+            return line
+        return None
+
+
+def _file_name(key: str) -> str:
+    return f"failures/{key[:2]}/{key}.json"
+
+
+def _mac(data: bytes, secret: bytes) -> bytes:
+    # Not the HMAC of an entry, by what goes before it.
+    return hmac.new(secret, b"ajit failure\0" + data, hashlib.sha256).hexdigest().encode()
+
+
+def _error(record: _Record) -> CompileError:
+    facts = {
+        "name": record.name,
+        "key": record.key,
+        "compiler": record.compiler,
+        "log": record.log,
+    }
+    if record.kind == "UnknownEntryPoint":
+        error: CompileError = UnknownEntryPoint(entry=record.entry, **facts)
+    else:
+        error = CompileError(**facts)
+    error.add_note(f"compiled and failed just now on {record.host}; not tried again here")
+    return error

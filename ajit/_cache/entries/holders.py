@@ -1,0 +1,88 @@
+"""Who holds what in a cache at this moment: for people, and never a basis for a decision.
+
+A record alone proves nothing, for a holder that was killed leaves its own behind. So a lease counts
+as held if the kernel, or the file server, says that its file is locked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ajit._cache.entries.collector import EVICTION_LEASE
+from ajit._cache.files import fs
+from ajit._cache.leases.permits import PERMIT_PREFIX
+from ajit._cache.leases.table import LeaseTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ajit._cache.files.directory import CacheDirectory
+    from ajit._cache.leases.holder import HolderRecord
+
+__all__ = ["HeldLease", "held_leases"]
+
+Kind = Literal["kernel", "permit", "eviction"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLease:
+    """A lease that is held.
+
+    Attributes:
+        kind: Of a ``kernel``, one of the machine's ``permit`` s to compile, or the ``eviction``.
+        key: Hex key of a kernel; the name of any other.
+        record: Who holds it.
+        age_seconds: Since it was taken; on another host, whose clock is another, to its last beat.
+        silent_seconds: Since the last beat, by the file system's clock.
+        waiters: Threads of this machine that are blocked in its lock.
+    """
+
+    kind: Kind
+    key: str
+    record: HolderRecord
+    age_seconds: float
+    silent_seconds: float
+    waiters: int
+
+
+def held_leases(directory: CacheDirectory) -> Iterator[HeldLease]:
+    """Yield the leases that are held. Opens every lock file; blocks."""
+    table, now, waiters = LeaseTable(directory), fs.now(directory), _waiters()
+    for name, key in fs.list_files(directory, "locks", ".lock"):
+        record = table.read_holder(key)
+        if record is None:
+            continue
+        with suppress(OSError):  # the cache was removed in this moment
+            status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            yield HeldLease(
+                kind=_kind(key),
+                key=key,
+                record=record,
+                age_seconds=record.age_seconds(),
+                # The record is written at every beat.
+                silent_seconds=max(0.0, now - status.st_mtime),
+                waiters=waiters[status.st_ino],
+            )
+
+
+def _kind(key: str) -> Kind:
+    if key == EVICTION_LEASE:
+        return "eviction"
+    return "permit" if key.startswith(PERMIT_PREFIX) else "kernel"
+
+
+def _waiters() -> Counter[int]:
+    """How many locks are waited for on each inode, as the kernel lists them."""
+    found: Counter[int] = Counter()
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: -> POSIX  ADVISORY  WRITE 4711 fe:00:12345 0 EOF
+            words = line.split()
+            if len(words) > 6 and words[1] == "->":
+                found[int(words[6].rpartition(":")[2])] += 1
+    return found

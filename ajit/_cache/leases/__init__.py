@@ -1,0 +1,1 @@
+"""Leases: locks between processes, with a record of the holder that waiters can read."""

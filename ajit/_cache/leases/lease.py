@@ -1,0 +1,269 @@
+"""What a lock gives: a lease, a place in the queue for one, or the news that there is none."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import msgspec
+
+from ajit._cache.leases.beats import Poster, beats_during
+from ajit._cache.leases.holder import (
+    COMPILER_CHARACTERS,
+    HOST_CHARACTERS,
+    NAME_CHARACTERS,
+    HolderRecord,
+    Phase,
+    write_record,
+)
+from ajit._system.loop import Promise
+from ajit._system.process import this_process
+from ajit._system.threads import DaemonThreads
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    from ajit._cache.leases.lock_file import Slot
+
+__all__ = ["Busy", "Glance", "Glimpse", "Lease", "LeaseWait", "Unavailable", "lock_threads"]
+
+lock_threads = DaemonThreads("ajit-lock")
+
+Glance: TypeAlias = Callable[[], object]
+"""What a waiter looks at as soon as the lock is its process's: anything, or None to have the lease.
+
+It blocks, in a thread of the lock layer or of whoever releases the lease; an exception counts as
+None. While it runs everybody else waits, so it does one short thing: it reads the entry.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else holds the lease.
+
+    Attributes:
+        holder: Who, or None if that cannot be read (just now, or at all).
+    """
+
+    holder: HolderRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """There is no lease to be had; the work goes on without one."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Glimpse:
+    """The lease came, and with a glance nobody needs it any more: it went on to the next already.
+
+    Attributes:
+        value: What the waiter's own glance returned.
+    """
+
+    value: Any
+
+
+class Lease:
+    """A lease that is held, from `LeaseTable.try_acquire` or `LeaseWait.wait`.
+
+    Any thread may use it. In a forked child it is nobody's, and its methods do nothing: the lock
+    stays with the parent. Its methods do a little I/O.
+
+    Attributes:
+        key: Hex key.
+        record: What the lock file says about us.
+    """
+
+    def __init__(self, slot: Slot, compiler: str, name: str = "") -> None:
+        process, now = this_process(), time.time()
+        self._slot = slot
+        self._phase: Phase = "queued"
+        self._poster = Poster(self.beat)
+        self.key = slot.key
+        self.record = HolderRecord(
+            host=process.host[:HOST_CHARACTERS],
+            boot_id=process.boot_id,
+            pid=process.pid,
+            start_ticks=process.start_ticks,
+            phase=self._phase,
+            compiler=compiler[:COMPILER_CHARACTERS],
+            name=name[:NAME_CHARACTERS],
+            namespace=process.namespace,
+            started=now,
+            beat=0,
+            beat_time=now,
+        )
+
+    @property
+    def held(self) -> bool:
+        """Whether it is still ours."""
+        return self._slot.owner is self and not self._slot.process.forked_away
+
+    def beat(self, phase: Phase | None = None) -> None:
+        """Tell waiters that we are at work, and in which phase. Does nothing once released.
+
+        One small write, which hangs if the file system does.
+        """
+        if not self.held:
+            return
+        self._phase = phase or self._phase
+        with self._slot.io:
+            if self.held:
+                self.record = msgspec.structs.replace(
+                    self.record,
+                    phase=self._phase,
+                    beat=self.record.beat + 1,
+                    beat_time=time.time(),
+                )
+                write_record(self._slot.fd, self.record)
+
+    def post_beat(self, phase: Phase) -> None:
+        """The same, but another thread writes it: never blocks, whatever the file system does.
+
+        To be called every second by the thread that does the work, so that its silence tells.
+        """
+        if self.held:
+            self._phase = phase
+            self._poster.post()
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Beat as publishing, now and, for a bounded time, every second while the block runs.
+
+        The first beat is the caller's own write; the others hold it up in no case.
+        """
+        self.beat("publishing")
+        return beats_during(self.beat)
+
+    def release(self) -> None:
+        """Give the lease to the next waiter of this process, else back. Again does nothing."""
+        # Asked before the slot's lock is taken: in a forked child that may be locked for ever.
+        if not self.held:
+            return
+        with self._slot.io:
+            if self.held:
+                self._slot.pass_on()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.key[:16]} {self.record.phase if self.held else 'released'}>"
+
+
+class LeaseWait:
+    """A place in the queue for a lease, from `LeaseTable.wait`.
+
+    Leaving the ``with`` block without the lease abandons the wait::
+
+        with table.wait(key, compiler, glance) as waiting:
+            outcome = await waiting.wait()
+
+    Attributes:
+        key: Hex key.
+        compiler: Compiler and version, for the holder record.
+        name: Label of what is to be compiled, for the same.
+    """
+
+    def __init__(
+        self, key: str, compiler: str, glance: Glance | None = None, name: str = ""
+    ) -> None:
+        self.key = key
+        self.compiler = compiler
+        self.name = name
+        self._glance = glance
+        self._promise: Promise[Lease | Glimpse | Unavailable] = Promise()
+        self._lock = threading.Lock()  # held for a few instructions only
+        self._outcome: Lease | Glimpse | Unavailable | None = None
+        self._over = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing was delivered yet and it was not abandoned."""
+        return self._outcome is None and not self._over
+
+    @property
+    def glances(self) -> bool:
+        """Whether the waiter has a glance."""
+        return self._glance is not None
+
+    async def wait(self) -> Lease | Glimpse | Unavailable:
+        """Wait for the lease. It is then the caller's, who releases it.
+
+        A `Glimpse` comes instead if the glance saw what was waited for. A glance is taken under
+        the lock, so if it saw nothing there was nothing when the lease became the caller's.
+
+        Cancelling leaves the place in the queue as it is: wait again, or abandon it.
+
+        Raises:
+            RuntimeError: The wait is over: it was abandoned, or its outcome was taken.
+        """
+        outcome = await self._promise.wait()
+        with self._lock:
+            if self._over:
+                raise RuntimeError("this wait is over: abandoned, or its outcome was taken")
+            self._over = True
+        return outcome
+
+    def abandon(self) -> None:
+        """Leave. A lease that was delivered, or is won later, is released, in a thread.
+
+        Does nothing after `wait` has returned: the lease is then the caller's.
+        """
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            outcome = self._outcome
+        if isinstance(outcome, Lease):
+            try:
+                lock_threads.run(outcome.release)
+            except RuntimeError:  # no more threads: a short block is better than a lost lease
+                outcome.release()
+
+    def glance(self) -> Glimpse | None:
+        """Look whether the lease is still needed. Called by the slot, which has the lock."""
+        if self._glance is None:
+            return None
+        try:
+            value = self._glance()
+        except Exception:  # noqa: BLE001  # it only saves work; who has the lease looks again
+            return None
+        return None if value is None else Glimpse(value)
+
+    def deliver(self, outcome: Lease | Glimpse | Unavailable) -> bool:
+        """Hand the outcome over; false if nobody waits for it any more. Called by the slot."""
+        with self._lock:
+            if self._over:
+                return False
+            self._outcome = outcome
+        return self._promise.resolve(outcome)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abandon()
+
+    def __repr__(self) -> str:
+        state = "waiting" if self.waiting else "over" if self._over else "delivered"
+        return f"<LeaseWait {self.key[:16]} {state}>"

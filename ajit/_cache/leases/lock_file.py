@@ -1,0 +1,320 @@
+"""Lock files of this process: the inside of `table`, which says why it is like this.
+
+State of a slot, and what guards it::
+
+    fd                      ``io``, which is held during system calls but never while waiting for
+                            a lock
+    owner, helper, queue    ``process.lock``, which is held for a few instructions and no more;
+                            ``owner`` is changed under both
+
+``io`` is taken before ``process.lock``, never after it. ``helper`` says that a thread is on its
+way to the lock; only that thread clears it, and until then no other thread of the process opens
+the file to lock it. Whoever ends as owner or as helper looks after the queue (`settle`), so
+nobody in it is forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from ajit._cache.files.fs import close_unwritten, with_parent
+from ajit._cache.leases import posix
+from ajit._cache.leases.holder import HolderRecord, clear_record, read_record, write_record
+from ajit._cache.leases.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable
+from ajit._cache.leases.lock_waiters import Helpers
+from ajit._system.process import this_process
+from ajit.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ajit._cache.files.directory import CacheDirectory
+
+__all__ = ["Process", "Slot", "borrow_slot", "current_process"]
+
+Place = tuple[tuple[int, int], str]
+"""A lock file before it is opened: identity of the cache directory, and key."""
+
+
+class Process:
+    """All slots of this process. A forked child begins with a new one.
+
+    Attributes:
+        lock: Held for a few instructions only.
+        slots: By their places.
+        helpers: The threads that wait for locks.
+        forked_away: Whether this is a copy of the parent's, in a child.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.slots: dict[Place, Slot] = {}
+        self.helpers = Helpers()
+        self.forked_away = False
+
+
+class Slot:
+    """One lock file, for as long as this process has something to do with it."""
+
+    def __init__(self, process: Process, directory: CacheDirectory, place: Place) -> None:
+        self.process = process
+        self.directory = directory
+        self.place = place
+        self.key = key = place[1]
+        self.io = threading.Lock()
+        self.fd = -1
+        self.owner: Lease | None = None
+        self.helper = False
+        self.borrowers = 0
+        self.queue: deque[LeaseWait] = deque()
+        self._name = f"locks/{key[:2]}/{key}.lock"
+
+    # --- with `io` held -------------------------------------------------------------------------
+
+    def try_lock(self, compiler: str, name: str = "") -> Lease | Busy | Unavailable:
+        """Take the lock if nobody has it."""
+        with self.process.lock:
+            taken = self.owner is not None or self.helper
+        if taken:
+            return Busy(self.read_holder())
+        try:
+            self._open()
+            if posix.take_now(self.fd, posix.EXCLUSIVE):
+                return self._own(compiler, name)
+            outcome: Busy | Unavailable = Busy(_read_holder(self.fd))
+        except (OSError, CacheError) as exc:
+            outcome = Unavailable(posix.reason(exc))
+        self._close()
+        return outcome
+
+    def pass_on(self) -> None:
+        """Give the lock, which we hold, to the next waiter; back to the kernel if there is none.
+
+        A waiter whose glance saw what it wants is passed over, and hears of it afterwards: its
+        event loop would wake up now and compete with this thread, on which other processes wait.
+        """
+        seen: list[tuple[LeaseWait, Glimpse]] = []
+        try:
+            if not self._hand_over(seen):
+                self._hand_back()
+        finally:
+            for wait, glimpse in seen:
+                wait.deliver(glimpse)
+
+    def _hand_over(self, seen: list[tuple[LeaseWait, Glimpse]]) -> bool:
+        """Give the lock to a waiter who needs it, and note who does not; false if none does."""
+        while (wait := self._next_wait()) is not None:
+            glimpse = wait.glance()
+            if glimpse is not None:
+                seen.append((wait, glimpse))
+            elif wait.deliver(self._own(wait.compiler, wait.name)):
+                return True
+        return False
+
+    def _hand_back(self) -> None:
+        # Nothing to clear where nobody owned it: one write less for each process in a queue.
+        if self.owner is not None:
+            clear_record(self.fd)
+        self._close()
+        with self.process.lock:
+            self.owner = None
+        self.settle()
+
+    def read_holder(self) -> HolderRecord | None:
+        """Say who holds the lock, through the descriptor that the process has, if it has one."""
+        if self.owner is not None:
+            return self.owner.record
+        if self.fd >= 0:
+            return _read_holder(self.fd)
+        try:
+            fd = os.open(self._name, posix.OPEN_TO_READ, dir_fd=self.directory.fd)
+        except OSError:
+            return None
+        try:
+            return _read_holder(fd)
+        finally:
+            # Closing drops the process's lock on the file. It has none: there is no owner, and
+            # to become one takes `io`, which we hold.
+            close_unwritten(fd)
+
+    def _own(self, compiler: str, name: str) -> Lease:
+        lease = Lease(self, compiler, name)
+        with self.process.lock:
+            self.owner = lease
+        write_record(self.fd, lease.record)
+        return lease
+
+    def _open(self) -> None:
+        try:
+            # Almost always it is there already.
+            self.fd = os.open(self._name, posix.OPEN_TO_LOCK, dir_fd=self.directory.fd)
+        except FileNotFoundError:
+            self.fd = with_parent(self.directory, self._name.rpartition("/")[0], self._create)
+
+    def _create(self) -> int:
+        # Not O_EXCL: whoever made it, it is the same file.
+        flags = posix.OPEN_TO_LOCK | os.O_CREAT
+        mode = self.directory.sharing.file_mode
+        fd = os.open(self._name, flags, mode, dir_fd=self.directory.fd)
+        # The umask may have taken our own right to open it again. Another member of a group that
+        # shares the cache may have made it in this moment; then the mode is that one's to set.
+        with suppress(PermissionError):
+            os.fchmod(fd, mode)
+        return fd
+
+    def _close(self) -> None:
+        # This gives the lock back. The file stays: unlinked, it would go on as the lock of those
+        # who have it open, beside a new one for those who come later.
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            # Linux frees the number even if the file system reports an error here.
+            with suppress(OSError):
+                os.close(fd)
+
+    # --- the queue, without `io` ------------------------------------------------------------------
+
+    def enqueue(self, wait: LeaseWait) -> None:
+        """Add a waiter. Does no I/O; may start a thread."""
+        with self.process.lock:
+            self.queue = deque(other for other in self.queue if other.waiting)
+            self.queue.append(wait)
+        self.settle()
+
+    def _next_wait(self) -> LeaseWait | None:
+        with self.process.lock:
+            while self.queue:
+                wait = self.queue.popleft()
+                if wait.waiting:
+                    return wait
+        return None
+
+    def settle(self) -> None:
+        """Start a helper if somebody waits and nobody is on the way; else drop an idle slot."""
+        with self.process.lock:
+            idle = self.owner is None and not self.helper
+            self.helper = self.helper or (idle and any(wait.waiting for wait in self.queue))
+            start = idle and self.helper
+            if idle and not start and not self.borrowers:
+                self.process.slots.pop(self.place, None)
+        if start:
+            self.process.helpers.send(self)
+
+    # --- for its helper: without `io`, so that others can read who holds the lock. Nobody else
+    # closes the descriptor as long as `helper` is set.
+
+    def open_for_waiters(self) -> bool:
+        """Open the file, unless the lock is ours or nobody waits for it.
+
+        `try_lock` may have been quicker; then the release looks after the queue.
+
+        Raises:
+            OSError: It cannot be opened.
+            CacheError: The cache directory cannot be used any more.
+        """
+        with self.io:
+            open_it = self.owner is None and self.wanted()
+            if open_it:
+                self._open()
+            return open_it
+
+    def close_for_now(self) -> None:
+        """Close the file between two tries."""
+        with self.io:
+            self._close()
+
+    def wanted(self) -> bool:
+        """Whether anybody waits."""
+        with self.process.lock:
+            return any(wait.waiting for wait in self.queue)
+
+    def glances(self) -> list[LeaseWait]:
+        """Those who wait and have a glance."""
+        with self.process.lock:
+            return [wait for wait in self.queue if wait.waiting and wait.glances]
+
+    def end_helping(self, *, won: bool, problem: str) -> None:
+        """Pass the lock on that was won, or tell those who wait why there is none."""
+        with self.io:
+            if won:
+                self.pass_on()
+            elif self.owner is None:
+                self._close()
+            self.stop_helping(problem)
+
+    def stop_helping(self, problem: str) -> None:
+        """End as helper without a look at the file; those who wait are told of a problem.
+
+        Takes no `io`: a helper that never came has not opened the file.
+        """
+        waits: list[LeaseWait] = []
+        with self.process.lock:
+            self.helper = False
+            if problem:
+                waits, self.queue = list(self.queue), deque()
+        for wait in waits:
+            wait.deliver(Unavailable(problem))
+        self.settle()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Slot {self.key[:16]} fd={self.fd} owned={self.owner is not None} "
+            f"helper={self.helper} queue={len(self.queue)}>"
+        )
+
+
+@contextmanager
+def borrow_slot(directory: CacheDirectory, key: str) -> Iterator[Slot]:
+    """Give the process's one slot of a lock file, which stays in the table meanwhile."""
+    process = _process
+    place = (directory.identity, key)
+    with process.lock:
+        slot = process.slots.get(place)
+        if slot is None:
+            slot = process.slots[place] = Slot(process, directory, place)
+        slot.borrowers += 1
+    try:
+        yield slot
+    finally:
+        with process.lock:
+            slot.borrowers -= 1
+        slot.settle()
+
+
+def current_process() -> Process:
+    """Return the table of this process."""
+    return _process
+
+
+def _read_holder(fd: int) -> HolderRecord | None:
+    """Return the record of whoever has the lock; None if nobody has, or it has not written yet.
+
+    A holder that was killed leaves its record behind, but not its lock. So no record counts without
+    a lock, and none counts whose process is another than the one that the kernel names, where that
+    can be compared: the lock is then somebody's who takes a glance, or who got it this moment.
+    """
+    pid = posix.lock_holder_pid(fd)
+    record = None if pid is None else read_record(fd)
+    if pid is None or record is None or pid <= 0:
+        return record
+    us = this_process()
+    same_numbers = record.boot_id == us.boot_id and 0 != record.namespace == us.namespace
+    return None if same_numbers and record.pid != pid else record
+
+
+_process = Process()
+
+
+def _after_fork_in_child() -> None:
+    # Descriptors of the parent's lock files stay open in the child until it ends or execs.
+    # Closing them would not harm the parent, whose locks are its own; but a number from a table
+    # that another thread was just changing may by now be the number of something else.
+    global _process  # noqa: PLW0603  # a fork replaces the state of the process
+    _process.forked_away = True
+    _process = Process()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

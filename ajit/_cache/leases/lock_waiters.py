@@ -1,0 +1,183 @@
+"""The threads that wait for locks: a handful block in the kernel, one more tries for all the rest.
+
+A thread that blocks wakes up the moment the lock is free, so as long as few keys are contended each
+has one. A server that wants a thousand kernels while fifteen other processes want the same would
+need a thousand threads, and a thousand descriptors. So from the `BLOCKING_LIMIT` on, keys are
+*tried* in turn by one thread, which opens a file only for as long as a try takes, and rests between
+two rounds for long enough to need no more than a twentieth of a CPU. As soon as a blocking thread
+is free, a key moves over to it.
+
+A wait in the kernel cannot be called off, so some of the blocking threads may be waiting for nobody
+any more. That makes the others slower, and stops none.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ajit._cache.leases import posix
+from ajit._cache.leases.lease import lock_threads
+from ajit.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._cache.leases.lock_file import Slot
+
+__all__ = ["BLOCKING_LIMIT", "Helpers"]
+
+BLOCKING_LIMIT = 8
+"""Threads that block in locks, for one process. Pretty arbitrary: a handful."""
+
+DEADLOCK_POLL_SECONDS = (0.005, 0.020)
+"""Between two tries after EDEADLK, at random, so that two processes do not keep step."""
+
+ROUND_SECONDS = 0.025
+"""Between two rounds of tries, at least: a twentieth of a blink, and of a CPU (see `REST`)."""
+
+REST = 19
+"""How many times as long as a round it rests after it."""
+
+
+class Helpers:
+    """The waiting threads of this process, for all caches. Any thread."""
+
+    def __init__(self) -> None:
+        # Held for a few instructions only.
+        self._lock = threading.Lock()
+        self._blocking = 0
+        self._tried: deque[Slot] = deque()
+        self._trying = False
+
+    def send(self, slot: Slot) -> None:
+        """Get the lock of a slot for those who wait. Only one helper may be on its way for a slot.
+
+        If no thread can be started, the waiters whom that leaves without one are told.
+        """
+        with self._lock:
+            block = self._blocking < BLOCKING_LIMIT
+            start = block or not self._trying
+            if block:
+                self._blocking += 1
+            else:
+                self._tried.append(slot)
+                self._trying = True
+        if start:
+            try:
+                lock_threads.run(*((self._block, slot) if block else (self._try_all,)))
+            except RuntimeError as exc:
+                for stranded in [self._not_blocked(slot)] if block else self._not_tried():
+                    stranded.stop_helping(f"cannot start a thread to wait for the lock: {exc}")
+
+    def threads(self) -> int:
+        """How many threads wait for locks."""
+        return self._blocking + self._trying
+
+    def _not_blocked(self, slot: Slot) -> Slot:
+        with self._lock:
+            self._blocking -= 1
+        return slot
+
+    def _not_tried(self) -> deque[Slot]:
+        # All that are left, for the others were added in the belief that the thread is coming. It
+        # may be that even the first is not among them: a blocking thread has taken it over.
+        with self._lock:
+            stranded, self._tried = self._tried, deque()
+            self._trying = False
+        return stranded
+
+    def _block(self, slot: Slot) -> None:
+        """Block for one slot after another. The main function of a blocking thread."""
+        following: Slot | None = slot
+        while following is not None:
+            _help(following)
+            with self._lock:
+                following = self._tried.popleft() if self._tried else None
+                if following is None:
+                    self._blocking -= 1
+
+    def _try_all(self) -> None:
+        """Try every slot in turn until none is left. The main function of the trying thread."""
+        while True:
+            begun = time.monotonic()
+            for _ in range(len(self._tried)):
+                self._try_next()
+            with self._lock:
+                if not self._tried:
+                    self._trying = False
+                    return
+            time.sleep(max(ROUND_SECONDS, REST * (time.monotonic() - begun)))
+
+    def _try_next(self) -> None:
+        with self._lock:
+            if not self._tried:
+                return
+            slot = self._tried.popleft()
+        if not _try(slot):
+            with self._lock:
+                self._tried.append(slot)
+
+
+def _help(slot: Slot) -> None:
+    """Wait for the lock of a slot, whatever happens, and end as its helper."""
+    won, problem = False, ""
+    try:
+        if slot.open_for_waiters():
+            won = _win(slot, _wait)
+    except (OSError, CacheError) as exc:
+        problem = posix.reason(exc)
+    slot.end_helping(won=won, problem=problem)
+
+
+def _try(slot: Slot) -> bool:
+    """Try for the lock of a slot; true if that was the end as its helper."""
+    won, problem = False, ""
+    try:
+        if slot.open_for_waiters():
+            won = _win(slot, lambda slot, kind: posix.take_now(slot.fd, kind))
+            if not won and slot.wanted():
+                slot.close_for_now()
+                return False
+    except (OSError, CacheError) as exc:
+        problem = posix.reason(exc)
+    slot.end_helping(won=won, problem=problem)
+    return True
+
+
+def _win(slot: Slot, take: Callable[[Slot, int], bool]) -> bool:
+    """Get the exclusive lock; false if it cannot be had, or nobody of this process needs it."""
+    if slot.glances() and take(slot, posix.SHARED):
+        _look_together(slot)
+    return slot.wanted() and take(slot, posix.EXCLUSIVE)
+
+
+def _look_together(slot: Slot) -> None:
+    """Take the glances under the shared lock, and give it back.
+
+    All waiting processes have that at the same moment, so what the holder has published reaches
+    them side by side. One after another, each would pay for the looks of all before it.
+    """
+    seen = [(wait, glimpse) for wait in slot.glances() if (glimpse := wait.glance()) is not None]
+    # Given back before anybody asks for the exclusive lock: two processes that keep a shared one
+    # meanwhile would wait for each other. And before anybody is told: an event loop that wakes up
+    # competes with this thread.
+    posix.unlock(slot.fd)
+    for wait, glimpse in seen:
+        wait.deliver(glimpse)
+
+
+def _wait(slot: Slot, kind: int) -> bool:
+    """Wait for a lock; false if the kernel forbids to block, and then everybody has left."""
+    return posix.take(slot.fd, kind) or _poll(slot, kind)
+
+
+def _poll(slot: Slot, kind: int) -> bool:
+    while slot.wanted():
+        time.sleep(random.uniform(*DEADLOCK_POLL_SECONDS))  # noqa: S311  # jitter, not a secret
+        if posix.take_now(slot.fd, kind):
+            return True
+    return False

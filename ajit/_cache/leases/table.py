@@ -1,0 +1,141 @@
+"""Leases: who may compile a key, decided between processes and nodes by POSIX record locks.
+
+Why classic ``fcntl`` locks: network file systems carry them between nodes, where ``flock`` and OFD
+locks often stay local, and the kernel frees them when their holder dies, SIGKILL included. They
+come with three traps, which give this module and `ajit._cache.leases.lock_file` their shape:
+
+1. They belong to the process. Two threads of one process do not exclude each other, and closing
+   *any* descriptor of a file drops the process's lock on it. So there is one table for the whole
+   process (all event loops, threads and caches in it), a lock file has one slot there, and a slot
+   at most one descriptor. Nothing else in ajit opens a lock file, not even to read it.
+2. Waiting for one blocks a thread, and such a wait cannot be called off. So daemon threads wait,
+   one for each contended key and process, up to a handful (`ajit._cache.leases.lock_waiters`).
+   Waiters come and go; should a thread win when all of them have left, it releases at once. Waiters
+   that came for an entry give a glance along: the thread first waits for a shared lock, under which
+   all processes look side by side, and only if that shows nothing for the exclusive one.
+3. The kernel looks for cycles between processes, not threads, and calls it a deadlock (EDEADLK) if
+   two processes wait for each other's keys, although both go on compiling. Such a wait goes on by
+   polling.
+
+The lock file is never unlinked, and holds the record of its holder (`ajit._cache.leases.holder`).
+
+A lock only saves work, for a cache is correct without any. So nothing in here raises because of
+what the file system does: where there are no locks to be had, the answer is `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ajit._cache.leases.holder import HolderRecord, Phase
+from ajit._cache.leases.lease import Busy, Glance, Glimpse, Lease, LeaseWait, Unavailable
+from ajit._cache.leases.lock_file import borrow_slot, current_process
+from ajit.errors import CacheError
+
+if TYPE_CHECKING:
+    from ajit._cache.files.directory import CacheDirectory
+
+__all__ = [
+    "Busy",
+    "Glance",
+    "Glimpse",
+    "HolderRecord",
+    "Lease",
+    "LeaseStatistics",
+    "LeaseTable",
+    "LeaseWait",
+    "Phase",
+    "Unavailable",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatistics:
+    """Leases of this process, over all caches.
+
+    Attributes:
+        held: Leases held.
+        waiting: Waiters that have not left.
+        helpers: Locks that a thread is on its way to, those included whose waiters have all left.
+        threads: Threads that wait for locks; from a handful on, one tries for all others.
+    """
+
+    held: int
+    waiting: int
+    helpers: int
+    threads: int
+
+
+class LeaseTable:
+    """The leases of one cache directory. Any number may be made for one directory."""
+
+    def __init__(self, directory: CacheDirectory) -> None:
+        self.directory = directory
+
+    def try_acquire(self, key: str, compiler: str, *, name: str = "") -> Lease | Busy | Unavailable:
+        """Take the lease of a key if nobody has it. Does not wait for it, but does a little I/O.
+
+        Args:
+            key: Hex key.
+            compiler: Compiler and version, for the holder record.
+            name: Label of what is to be compiled, for the same.
+        """
+        if self.directory.access == "none":
+            return Unavailable(self.directory.problem)
+        try:
+            self.directory.renew_if_removed()
+        except (OSError, CacheError) as exc:
+            return Unavailable(str(exc))
+        with borrow_slot(self.directory, key) as slot, slot.io:
+            return slot.try_lock(compiler, name)
+
+    def wait(
+        self, key: str, compiler: str, glance: Glance | None = None, *, name: str = ""
+    ) -> LeaseWait:
+        """Queue up for the lease of a key. To be called in an event loop; never blocks.
+
+        Waiters of one process are served in order. The wait goes on until `LeaseWait.abandon`.
+
+        Args:
+            key: Hex key.
+            compiler: Compiler and version, for the holder record.
+            glance: Called in a thread when the lock is ours; should it return anything but None,
+                the lock goes on at once and the waiter gets that as a `Glimpse`. So what a holder
+                has published runs through a queue of processes without the turns of their event
+                loops between one and the next.
+            name: Label of what is to be compiled, for the holder record.
+        """
+        wait = LeaseWait(key, compiler, glance, name)
+        if self.directory.access == "none":
+            wait.deliver(Unavailable(self.directory.problem))
+            return wait
+        with borrow_slot(self.directory, key) as slot:
+            slot.enqueue(wait)
+        return wait
+
+    def read_holder(self, key: str) -> HolderRecord | None:
+        """Say who holds the lease of a key; None if nobody does, or if that cannot be read.
+
+        Does a little I/O.
+        """
+        if self.directory.access == "none":
+            return None
+        with borrow_slot(self.directory, key) as slot, slot.io:
+            return slot.read_holder()
+
+    @staticmethod
+    def statistics() -> LeaseStatistics:
+        """Count leases, waiters and threads of this process, over all caches."""
+        process = current_process()
+        with process.lock:
+            slots = list(process.slots.values())
+            return LeaseStatistics(
+                held=sum(slot.owner is not None for slot in slots),
+                waiting=sum(wait.waiting for slot in slots for wait in slot.queue),
+                helpers=sum(slot.helper for slot in slots),
+                threads=process.helpers.threads(),
+            )
+
+    def __repr__(self) -> str:
+        return f"<LeaseTable {self.directory.path} {self.statistics()}>"

@@ -1,0 +1,1 @@
+"""Headers: what a source includes, as far as the key needs it."""

@@ -1,0 +1,307 @@
+"""A worker process, seen from the server: start it, give it a job, kill it.
+
+Owned by one slot thread of the pool, which starts it, speaks to it and reaps it; that thread lives
+as long as the process (``PR_SET_PDEATHSIG`` counts from the thread). Only `kill` may be called from
+other threads.
+
+Started without ``preexec_fn``: forking a process that has threads, to run Python in the child, can
+deadlock. The worker itself sets its death signal, its niceness and its limits as the first thing.
+It inherits three pipes and nothing else, and a small environment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ajit._compile.pool.group import group_lives
+from ajit._compile.toolchains.environment import compiler_environment
+from ajit._compile.worker.messages import HEADER_BYTES, LOG_LIMIT_BYTES
+from ajit._compile.worker.text import capped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FrameTooLarge", "WorkerDied", "WorkerProcess"]
+
+CHUNK_BYTES = 64 * 1024
+TICK_SECONDS = 0.2
+"""How often a compile is looked at: its memory, its deadline, whether it is time for a beat."""
+
+END_POLL_SECONDS = 0.002
+GROUP_SECONDS = 0.2
+KILLED_SECONDS = 5.0
+"""How long what was killed may take to be gone. A busy machine needs a fraction of a second to take
+back some hundred MB; a process that hangs on a dead disk may never go."""
+
+POLITE_SECONDS = 1.0
+"""How long an idle worker may take to end by itself; it needs some 20 ms."""
+
+_START = (
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given['path'];"
+    "from ajit._compile.worker.main import main; main(given['parent'], given['niceness'])"
+)
+
+
+class WorkerDied(Exception):
+    """The worker ended instead of answering.
+
+    Attributes:
+        signal: Name of the signal that ended it, or "".
+        exit_code: Its exit code, or None.
+        log: The last that it wrote to standard error.
+    """
+
+    def __init__(self, returncode: int, log: str) -> None:
+        super().__init__(returncode)
+        self.signal = signal_name(-returncode) if returncode < 0 else ""
+        self.exit_code = returncode if returncode >= 0 else None
+        self.log = log
+
+
+class FrameTooLarge(Exception):
+    """The worker announced an answer above the limit."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.size_bytes = size_bytes
+
+
+class WorkerProcess:
+    """One worker process and its pipes."""
+
+    def __init__(self, niceness: int) -> None:
+        """Start a worker. Blocks for some milliseconds, until the interpreter has been executed.
+
+        Raises:
+            OSError: It cannot be started.
+        """
+        self.jobs = 0
+        self._lock = threading.Lock()
+        given = {"path": _import_path(), "parent": os.getpid(), "niceness": niceness}
+        self._process = subprocess.Popen(
+            # No site module, no user packages, no PYTHON* variables, whatever the server has.
+            [sys.executable, "-I", "-S", "-c", _START, json.dumps(given)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=compiler_environment(),
+            cwd="/",
+            process_group=0,
+            bufsize=0,
+        )
+        for pipe in self._pipes():
+            os.set_blocking(pipe, False)
+        self._stderr = bytearray()
+        self._stderr_open = True
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is the id of the process group as well."""
+        return self._process.pid
+
+    def exchange(
+        self,
+        request: bytes,
+        *,
+        limit_bytes: int,
+        deadline: float,
+        on_tick: Callable[[], None],
+    ) -> bytes:
+        """Send a request and return the answer's bytes.
+
+        Args:
+            request: A frame.
+            limit_bytes: Largest answer that is accepted.
+            deadline: By `time.monotonic`.
+            on_tick: Called a few times a second meanwhile; what it raises ends the exchange, and
+                the worker must be killed.
+
+        Raises:
+            WorkerDied: It ended without an answer; its group was killed and it is reaped.
+            FrameTooLarge: The answer is too large; the worker must be killed.
+            TimeoutError: The deadline has passed; the worker must be killed.
+        """
+        self.jobs += 1
+        outgoing, incoming = memoryview(request), bytearray()
+        next_tick = time.monotonic() + TICK_SECONDS
+        while not _is_complete(incoming, limit_bytes):
+            now = time.monotonic()
+            if now >= deadline:
+                raise TimeoutError
+            if now >= next_tick:
+                on_tick()
+                next_tick = time.monotonic() + TICK_SECONDS
+                continue
+            ready = self._wait(min(next_tick, deadline) - now, writing=bool(outgoing))
+            outgoing = self._write(outgoing) if self._stdin in ready else outgoing
+            if self._stderr_pipe in ready:
+                self._read_stderr()
+            if self._stdout in ready and not self._read_into(incoming):
+                raise self._died()
+        return bytes(incoming[HEADER_BYTES:])
+
+    def is_alive(self) -> bool:
+        """Whether the worker has not ended. Only its owner's thread."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+
+    def kill(self) -> None:
+        """Kill the whole process group without waiting. Any thread, any number of times."""
+        with self._lock:
+            # Not after it has been reaped: the number may then be somebody else's.
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    def reap(self) -> int:
+        """Kill the group, wait for the worker, close the pipes; return its exit status."""
+        self.kill()
+        self._await_end(None)
+        with self._lock:
+            # The unreaped leader still holds the group's number: whoever is left in it goes now.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._await_group()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return self._process.returncode
+
+    def close(self) -> None:
+        """End an idle worker: politely by the end of its input, else by killing it."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._await_end(POLITE_SECONDS)
+        self.reap()
+
+    def resident_bytes(self) -> int:
+        """Memory in use by the worker, or 0 if it is gone."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as file:
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError):
+            return 0
+
+    @property
+    def _stdin(self) -> int:
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
+    @property
+    def _stdout(self) -> int:
+        assert self._process.stdout is not None
+        return self._process.stdout.fileno()
+
+    @property
+    def _stderr_pipe(self) -> int:
+        assert self._process.stderr is not None
+        return self._process.stderr.fileno()
+
+    def _pipes(self) -> tuple[int, int, int]:
+        return self._stdin, self._stdout, self._stderr_pipe
+
+    def _wait(self, seconds: float, *, writing: bool) -> set[int]:
+        poll = select.poll()  # select() fails for descriptors above 1023, which servers have
+        poll.register(self._stdout, select.POLLIN)
+        if self._stderr_open:  # at its end it would be ready all the time
+            poll.register(self._stderr_pipe, select.POLLIN)
+        if writing:
+            poll.register(self._stdin, select.POLLOUT)
+        return {pipe for pipe, _ in poll.poll(max(0.0, seconds) * 1000)}
+
+    def _write(self, outgoing: memoryview) -> memoryview:
+        try:
+            return outgoing[os.write(self._stdin, outgoing[:CHUNK_BYTES]) :]
+        except BlockingIOError:
+            return outgoing
+        except BrokenPipeError:
+            return outgoing[:0]  # it is dying; the end of its output will say so
+
+    def _read_into(self, incoming: bytearray) -> bool:
+        try:
+            chunk = os.read(self._stdout, CHUNK_BYTES)
+        except BlockingIOError:
+            return True
+        incoming += chunk
+        return bool(chunk)
+
+    def _read_stderr(self) -> bool:
+        try:
+            chunk = os.read(self._stderr_pipe, CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        self._stderr_open = bool(chunk)
+        self._stderr += chunk
+        del self._stderr[: max(0, len(self._stderr) - LOG_LIMIT_BYTES)]
+        return bool(chunk)
+
+    def _died(self) -> WorkerDied:
+        while self._read_stderr():
+            pass
+        # It has closed its output, so it is ending: its own status must not become our SIGKILL.
+        self._await_end(POLITE_SECONDS)
+        return WorkerDied(self.reap(), capped(bytes(self._stderr), LOG_LIMIT_BYTES).strip())
+
+    def _await_group(self) -> None:
+        """Wait until nobody is left who could still write into the job's folder, within bounds.
+
+        SIGKILL takes effect in a moment, but not at once: a process gives its memory back first.
+        In a container whose first process reaps nobody, dead members stay in the group for ever.
+        So after a while those who live are looked for, which costs more than to ask the kernel.
+        """
+        looks_from = time.monotonic() + GROUP_SECONDS
+        while (now := time.monotonic()) < looks_from + KILLED_SECONDS:
+            try:
+                os.killpg(self.pid, 0)
+            except OSError:
+                return
+            if now > looks_from and not group_lives(self.pid):
+                return
+            time.sleep(END_POLL_SECONDS if now < looks_from else TICK_SECONDS / 10)
+
+    def _await_end(self, seconds: float | None) -> None:
+        """Wait until the worker has ended; leave it unreaped, so that its group can be killed."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        if self._process.returncode is not None:
+            return
+        while self.is_alive():
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            # No blocking call waits with a limit and without reaping, other than pidfd_open, which
+            # containers of some years ago forbid. A worker ends in some 20 ms.
+            time.sleep(END_POLL_SECONDS)
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as ``SIGSEGV``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _is_complete(incoming: bytearray, limit_bytes: int) -> bool:
+    if len(incoming) < HEADER_BYTES:
+        return False
+    length = int.from_bytes(incoming[:HEADER_BYTES], "little")
+    if length > limit_bytes:
+        raise FrameTooLarge(length)
+    return len(incoming) >= HEADER_BYTES + length
+
+
+def _import_path() -> list[str]:
+    """Where this process imports from, so that a worker without site finds the same packages."""
+    here = str(Path(__file__).resolve().parents[3])
+    paths = [os.path.abspath(path) for path in sys.path if path and os.path.exists(path)]
+    return [*paths, here]

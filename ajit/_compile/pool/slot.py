@@ -1,0 +1,185 @@
+"""One slot of the compile pool: a thread's work on one task at a time, and its worker process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ajit._compile.headers.flags import with_absolute_dirs
+from ajit._compile.pool.folders import private_folder
+from ajit._compile.pool.process import FrameTooLarge, WorkerDied, WorkerProcess
+from ajit._compile.pool.verdict import Verdict
+from ajit._compile.pool.watch import MemoryExceeded, Watch
+from ajit._compile.worker.messages import Answer, Failed, Finished, Request, frame
+from ajit.errors import CompilerNotFound
+
+if TYPE_CHECKING:
+    from ajit._compile.pool.task import Task
+    from ajit._compile.toolchains.identity import Toolchain
+    from ajit._compile.toolchains.toolchains import Toolchains
+    from ajit._core.job import CompileOutput
+    from ajit.settings import Settings
+
+__all__ = ["Slot"]
+
+OVERHEAD_BYTES = 16 * 1024 * 1024
+"""What an answer may have beside the artifact: log, names, command."""
+
+
+class Slot:
+    """Does tasks, one after another, in one thread; owns at most one worker process."""
+
+    def __init__(self, settings: Settings, toolchains: Toolchains) -> None:
+        self._settings = settings
+        self._toolchains = toolchains
+        self._lock = threading.Lock()
+        self._worker: WorkerProcess | None = None
+        self._task: Task | None = None
+        self.started = 0
+        self.recycled = 0
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Process id of the worker, if there is one."""
+        worker = self._worker
+        return worker.pid if worker else None
+
+    def perform(self, task: Task) -> CompileOutput:
+        """Do a task: find its toolchain, have it compiled, translate what went wrong.
+
+        Raises:
+            AjitError: What went wrong, in terms of the job.
+        """
+        toolchain = self._toolchain(task)
+        verdict = Verdict(task.job, toolchain, self._settings)
+        try:
+            with private_folder(task.job) as folder:
+                return self._compile(task, toolchain, folder, verdict)
+        except (OSError, ValueError, msgspec.MsgspecError) as exc:
+            # No space, no process, no memory, or a path that is no text: not the source's fault.
+            raise verdict.crashed(f"cannot run the compiler: {exc}") from exc
+
+    def _toolchain(self, task: Task) -> Toolchain:
+        if task.toolchain is None:
+            return self._toolchains.find(task.job.compiler)
+        if not task.toolchain.is_current():
+            # Its result would be published under the old compiler's key.
+            raise CompilerNotFound(
+                compiler=task.job.compiler,
+                searched=[task.toolchain.path],
+                install="it was replaced after the key was made: ask for the kernel again",
+            )
+        return task.toolchain
+
+    def cancel(self, task: Task) -> None:
+        """Kill what works on a task, if this slot does. Does not wait. Any thread."""
+        with self._lock:
+            task.cancelled.set()
+            if self._task is task and self._worker is not None:
+                self._worker.kill()
+
+    def close(self) -> None:
+        """End the worker. Only the slot's own thread, with no task at hand."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
+
+    def _compile(
+        self, task: Task, toolchain: Toolchain, folder: str, verdict: Verdict
+    ) -> CompileOutput:
+        watch = Watch(task, folder, self._settings.compile_memory_limit_bytes)
+        request = _request(task, toolchain, folder, self._settings)
+        answer = self._answer(task, request, watch, verdict)
+        if isinstance(answer, Finished):
+            return answer.output
+        # Inside NVRTC's process nobody else can be killed in its stead, and it writes no file.
+        trouble = watch.trouble() if task.job.compiler != "nvrtc" else ""
+        raise verdict.failed(answer, trouble)
+
+    def _answer(self, task: Task, request: Request, watch: Watch, verdict: Verdict) -> Answer:
+        """Return the worker's answer; raise, without a worker left, if there is none."""
+        try:
+            worker = self._worker_for(task)
+            answer = self._exchange(worker, request, watch)
+            self._recycle(worker)
+        except BaseException as exc:
+            self._forget()
+            if isinstance(exc, WorkerDied):
+                raise verdict.crashed(exc.log, exc.signal, exc.exit_code) from None
+            if isinstance(exc, FrameTooLarge):
+                raise verdict.output_exceeded(exc.size_bytes) from None
+            if isinstance(exc, MemoryExceeded):
+                raise verdict.memory_exceeded(exc.used_bytes) from None
+            if isinstance(exc, TimeoutError):
+                raise verdict.timed_out() from None
+            raise
+        finally:
+            self._release(task)
+        return answer
+
+    def _worker_for(self, task: Task) -> WorkerProcess:
+        """Return a living worker that `cancel` can kill from now on."""
+        if self._worker is not None and not self._worker.is_alive():
+            self._forget()  # it died idle; that is not this job's fault
+        if self._worker is None:
+            worker = WorkerProcess(self._settings.compiler_niceness)
+            self.started += 1
+            with self._lock:
+                self._worker = worker
+        with self._lock:
+            self._task = task
+            if task.cancelled.is_set():
+                self._worker.kill()  # `cancel` came before there was anything to kill
+            return self._worker
+
+    def _exchange(self, worker: WorkerProcess, request: Request, watch: Watch) -> Answer:
+        body = worker.exchange(
+            frame(request),
+            limit_bytes=self._settings.compile_output_limit_bytes + OVERHEAD_BYTES,
+            deadline=time.monotonic() + self._settings.compile_timeout_seconds,
+            on_tick=lambda: watch.look(worker.pid),
+        )
+        answer: Answer = msgspec.msgpack.decode(body, type=Finished | Failed)
+        return answer
+
+    def _release(self, task: Task) -> None:
+        """Take the worker out of the reach of `cancel`; the next task must not get a killed one."""
+        with self._lock:
+            self._task = None
+        if task.cancelled.is_set():
+            self._forget()
+
+    def _recycle(self, worker: WorkerProcess) -> None:
+        """Replace a worker that has done its share, or has grown: compilers leak."""
+        if (
+            worker.jobs >= self._settings.worker_max_jobs
+            or worker.resident_bytes() > self._settings.worker_max_bytes
+        ):
+            self.recycled += 1
+            with self._lock:
+                self._worker = None
+            worker.close()
+
+    def _forget(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.reap()
+
+
+def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) -> Request:
+    dirs = tuple(os.path.abspath(path) for path in task.job.include_dirs)
+    options = with_absolute_dirs(task.job.options)
+    return Request(
+        job=msgspec.structs.replace(task.job, include_dirs=dirs, options=options),
+        command=toolchain.command,
+        version=toolchain.version,
+        include_dirs=toolchain.given_dirs,
+        flags=toolchain.flags,
+        folder=folder,
+        output_limit_bytes=settings.compile_output_limit_bytes,
+    )

@@ -1,0 +1,107 @@
+"""What the server observes while one compile runs: its memory, and trouble of the machine.
+
+A compiler that is short of memory or disk space fails like one that rejects the source: it exits
+with 1 and a text. The text is not read. Instead the two are observed: whether the kernel has ended
+any process for want of memory meanwhile, and whether the job's folder was ever nearly full. If so,
+a rejection is not believed; trying again is safe, and a source that is wrong stays wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ajit._compile.pool.group import group_memory_bytes
+
+if TYPE_CHECKING:
+    from ajit._compile.pool.task import Task
+
+__all__ = ["MemoryExceeded", "Watch"]
+
+BEAT_SECONDS = 1.0
+
+ROOM_BYTES = 16 * 1024 * 1024
+"""With less space than this in the temporary directory a rejection is not believed."""
+
+
+class MemoryExceeded(Exception):
+    """The compiler takes more than its limit; it must be killed."""
+
+    def __init__(self, used_bytes: int) -> None:
+        super().__init__(used_bytes)
+        self.used_bytes = used_bytes
+
+
+class Watch:
+    """One compile, seen from the server. Belongs to the slot's thread."""
+
+    def __init__(self, task: Task, folder: str, limit_bytes: int) -> None:
+        self._task = task
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._oom_kills = oom_kills()
+        self._least_room = room_bytes(folder)
+        self._next_beat = 0.0
+        self.beat()
+
+    def beat(self) -> None:
+        """Beat for the task, once a second."""
+        if time.monotonic() >= self._next_beat:
+            self._task.beat("compiling")
+            self._next_beat = time.monotonic() + BEAT_SECONDS
+
+    def look(self, worker: int) -> None:
+        """Look at the worker's group. Called a few times a second.
+
+        Raises:
+            MemoryExceeded: It is above its limit.
+        """
+        used = group_memory_bytes(worker)
+        if self._task.claim is not None:
+            self._task.claim.note(used)
+        if used > self._limit_bytes:
+            raise MemoryExceeded(used)
+        self._least_room = min(self._least_room, room_bytes(self._folder))
+        self.beat()
+
+    def trouble(self) -> str:
+        """Say what of the machine, rather than of the source, may have failed a compile; or ""."""
+        if oom_kills() != self._oom_kills:
+            return "the kernel's memory killer was at work during this compile"
+        if self._least_room < ROOM_BYTES or not _has_room(self._folder):
+            return "the temporary directory was full during this compile (set TMPDIR elsewhere)"
+        return ""
+
+
+def oom_kills() -> int:
+    """How many processes this machine's kernel has ended for want of memory, in cgroups too."""
+    with contextlib.suppress(OSError), open("/proc/vmstat", "rb") as file:
+        for line in file:
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def room_bytes(folder: str) -> int:
+    """Free space where a folder is; plenty if it cannot be said, or the folder is not there."""
+    try:
+        status = os.statvfs(folder)
+    except OSError:
+        return ROOM_BYTES
+    return status.f_bavail * status.f_frsize
+
+
+def _has_room(folder: str) -> bool:
+    """Whether a file can still grow there: quotas do not show in what the file system says."""
+    path = os.path.join(folder, "ajit-room")
+    try:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, ROOM_BYTES)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    return True

@@ -1,0 +1,1 @@
+"""Toolchains: compilers that were found, with version and fingerprint."""

@@ -1,0 +1,24 @@
+"""Compilers that are programs, as a worker process runs them: nvcc and host C++ compilers.
+
+Each job has a private folder, made and removed by the pool, in which the source, virtual headers,
+every intermediate file and the result lie. Nothing is ever written to a place that another job or
+process knows, so no two compiles can meet. Compilers run inside the folder and see the source under
+the spec's label, so messages and debug records name the label and no path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ajit._compile.worker.host import compile_host
+from ajit._compile.worker.nvcc import compile_nvcc
+
+if TYPE_CHECKING:
+    from ajit._compile.worker.messages import Answer, Request
+
+__all__ = ["compile_job"]
+
+
+def compile_job(request: Request) -> Answer:
+    """Compile one job with the program of its toolchain."""
+    return compile_nvcc(request) if request.job.compiler == "nvcc" else compile_host(request)

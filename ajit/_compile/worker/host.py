@@ -1,0 +1,161 @@
+"""Host C++: builds CUDA C++ source as a shared object for the CPU driver.
+
+The translation unit is what ``cpu_kernel.hpp`` defines: that header first, the user's source, then
+one ``AJIT_CPU_MODULE`` block with every entry point. A kernel's lowered name is the name asked for.
+
+No flag depends on the machine (no ``-march=native``): the object is shared through the cache with
+others of the same architecture.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ajit._compile.worker.commands import (
+    common_arguments,
+    explain_rejection,
+    read_result,
+    write_source,
+)
+from ajit._compile.worker.messages import Answer, Failed, Finished
+from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
+from ajit._compile.worker.text import label_of, without_paths
+from ajit._core.job import CompileOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ajit._compile.worker.messages import Request
+
+__all__ = ["compile_host"]
+
+RESULT = "module.so"
+OBJECT = "module.o"
+SOURCE = "source.cpp"
+
+WRAPPER = "wrapper.sh"
+KILLED = "killed"
+_WRAPPER_SCRIPT = f"""\
+"$@"
+status=$?
+[ $status -le 128 ] || echo $status >> {KILLED}
+exit $status
+"""
+"""gcc starts its programs through this; a shell says of a killed one 128 and the signal."""
+
+_COMPILE_FLAGS = (
+    "-O2",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-strict-aliasing",
+    "-fno-semantic-interposition",
+    "-fno-threadsafe-statics",
+    "-fno-asynchronous-unwind-tables",
+    "-ffp-contract=fast",
+    "-w",
+)
+_LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
+"""Both lists are prescribed by ``cpu_kernel.hpp``, which gives the reasons."""
+
+_FAMILY_FLAGS = {
+    "gcc": ("-fno-gnu-unique",),  # unique symbols would outlive, and be shared by, two modules
+    "clang": (),
+    "zig": (
+        "-mcpu=baseline",  # zig builds for the CPU it runs on unless told otherwise
+        "-fno-sanitize=undefined",  # and with a sanitizer
+    ),
+}
+
+
+def compile_host(request: Request) -> Answer:
+    """Compile one job with a host C++ compiler."""
+    machine = os.uname().machine
+    if request.job.arch != machine:
+        return Failed(kind="arch", known=(machine,))
+    ran = _attempt(request, request.job.entries)
+    if failed := broke_off(ran):
+        return failed
+    if not ran.ok:
+        return explain_rejection(request, ran, lambda entries: _attempt_again(request, entries))
+    result = read_result(request, RESULT, ran)
+    if isinstance(result, Failed):
+        return result
+    return Finished(
+        CompileOutput(
+            kind="elf",
+            data=result,
+            lowered={entry: entry for entry in request.job.entries},
+            log=without_paths(ran.log, request),
+            command=shown_command(request, [*_compile_arguments(request), *_LINK_FLAGS]),
+            seconds=ran.seconds,
+        )
+    )
+
+
+def _attempt_again(request: Request, entries: Sequence[str]) -> Ran:
+    """As `_attempt`, and look whether it was a signal that made it fail.
+
+    g++ exits with 1 when its cc1plus was killed, as it does for an error in the source. clang, zig
+    and nvcc tell the two apart themselves.
+    """
+    if _family(request) != "gcc":
+        return _attempt(request, entries)
+    with open(os.path.join(request.folder, WRAPPER), "w", encoding="ascii") as file:
+        file.write(_WRAPPER_SCRIPT)
+    ran = _attempt(request, entries, extra=("-wrapper", f"sh,{WRAPPER}"))
+    try:
+        with open(os.path.join(request.folder, KILLED), encoding="ascii") as file:
+            return ran.killed(int(file.readline()) - 128)
+    except (OSError, ValueError):
+        return ran
+
+
+def _attempt(request: Request, entries: Sequence[str], extra: Sequence[str] = ()) -> Ran:
+    """Compile and link; the first of the two that fails is the answer."""
+    write_source(request, _module_block(entries), SOURCE)
+    arguments = [*extra, *_compile_arguments(request)]
+    if not _is_zig(request):
+        return run_compiler(request, [*arguments, "-o", RESULT, *_LINK_FLAGS])
+    # Linked as C++, zig would build the whole C++ library first, which takes more than a minute the
+    # first time; a kernel needs nothing of it but headers.
+    compiled = run_compiler(request, [*arguments, "-c", "-o", OBJECT])
+    if not compiled.ok:
+        return compiled
+    linker = (request.command[0], "cc")
+    flags = ["-mcpu=baseline", OBJECT, "-o", RESULT, *_LINK_FLAGS]
+    return compiled.then(run_compiler(request, flags, linker))
+
+
+def _module_block(entries: Sequence[str]) -> str:
+    if not entries:
+        return ""
+    kernels = ",\n".join(f'AJIT_CPU_KERNEL("{entry}", {entry})' for entry in entries)
+    return f"AJIT_CPU_MODULE(\n{kernels})"
+
+
+def _compile_arguments(request: Request) -> list[str]:
+    label = label_of(request.job.name)
+    mapped = {request.folder: "."}
+    mapped |= {path: f"<include {n}>" for n, path in enumerate(request.job.include_dirs)}
+    mapped |= dict.fromkeys(request.include_dirs, "<ajit>")
+    return [
+        *_COMPILE_FLAGS,
+        *_FAMILY_FLAGS[_family(request)],
+        f"-frandom-seed={label}",  # else names of unnamed namespaces differ from run to run
+        *(f"-ffile-prefix-map={path}={name}" for path, name in mapped.items()),
+        *request.flags,
+        *common_arguments(request),
+        "-include",
+        "cpu_kernel.hpp",
+        SOURCE,
+    ]
+
+
+def _family(request: Request) -> str:
+    return request.version.partition(" ")[0]
+
+
+def _is_zig(request: Request) -> bool:
+    return _family(request) == "zig"

@@ -1,0 +1,196 @@
+"""NVRTC, as a worker process uses it: source in memory, cubin in memory, no file written.
+
+Every entry point is added as a name expression. That finds templates (``scale<float, 4>``), plain
+kernels and ``extern "C"`` ones alike, and NVRTC says the lowered name of each. An entry that does
+not exist makes the whole compile fail; whether the source itself is at fault is then found out by
+compiling it without entries, not by reading the log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from cuda.bindings import nvrtc as _nvrtc
+
+from ajit._compile.headers.flags import DEFAULT_STANDARD, has_standard
+from ajit._compile.worker.elf import kernel_symbols
+from ajit._compile.worker.messages import LOG_LIMIT_BYTES, Answer, Failed, Finished
+from ajit._compile.worker.text import capped, label_of, without_paths
+from ajit._core.job import CompileOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ajit._compile.worker.messages import Request
+
+__all__ = ["compile_job"]
+
+_Result = _nvrtc.nvrtcResult
+_REJECTED = (_Result.NVRTC_ERROR_COMPILATION, _Result.NVRTC_ERROR_INVALID_OPTION)
+
+EXPLAIN_SECONDS = 20.0
+"""Beyond this time, the first compile included, finding out why a source was rejected ends."""
+
+_TRIVIAL = "__global__ void ajit_probe() {}"
+
+
+def compile_job(request: Request) -> Answer:
+    """Compile one job with NVRTC."""
+    _load(request.command[0])
+    known = _known_arches()
+    arch = request.job.arch
+    if arch.rstrip("af") not in known:
+        return Failed(kind="arch", known=known)
+    started = time.perf_counter()
+    program = _Program(request, request.job.source, request.job.entries)
+    result = program.compile(_options(request))
+    seconds = time.perf_counter() - started
+    if result in _REJECTED:
+        return _rejected(request, program.log(), known, seconds)
+    if result != _Result.NVRTC_SUCCESS:
+        return Failed(kind="crash", log=f"{result.name}\n{program.log()}", exit_code=int(result))
+    return _finished(request, program, seconds)
+
+
+class _Program:
+    """One ``nvrtcProgram``; destroyed with this object."""
+
+    def __init__(self, request: Request, source: str, entries: Sequence[str]) -> None:
+        headers = request.job.headers
+        self._handle = _ok(
+            _nvrtc.nvrtcCreateProgram(
+                source.encode(),
+                label_of(request.job.name).encode(),
+                len(headers),
+                [text.encode() for _, text in headers],
+                [name.encode() for name, _ in headers],
+            )
+        )
+        for entry in entries:
+            _ok(_nvrtc.nvrtcAddNameExpression(self._handle, entry.encode()))
+
+    def compile(self, options: Sequence[str]) -> Any:
+        raw = [os.fsencode(option) for option in options]
+        return _nvrtc.nvrtcCompileProgram(self._handle, len(raw), raw)[0]
+
+    def log(self) -> str:
+        size = _ok(_nvrtc.nvrtcGetProgramLogSize(self._handle))
+        text = bytes(size)
+        _ok(_nvrtc.nvrtcGetProgramLog(self._handle, text))
+        return capped(text.rstrip(b"\0"), LOG_LIMIT_BYTES).strip()
+
+    def cubin(self) -> bytes:
+        size = _ok(_nvrtc.nvrtcGetCUBINSize(self._handle))
+        data = bytes(size)
+        _ok(_nvrtc.nvrtcGetCUBIN(self._handle, data))
+        return data
+
+    def cubin_size(self) -> int:
+        return int(_ok(_nvrtc.nvrtcGetCUBINSize(self._handle)))
+
+    def lowered(self, entry: str) -> str:
+        return str(_ok(_nvrtc.nvrtcGetLoweredName(self._handle, entry.encode())).decode())
+
+    def __del__(self) -> None:
+        if handle := self.__dict__.get("_handle"):
+            _nvrtc.nvrtcDestroyProgram(handle)
+
+
+def _finished(request: Request, program: _Program, seconds: float) -> Answer:
+    size = program.cubin_size()
+    if size > request.output_limit_bytes:
+        return Failed(kind="output", size_bytes=size)
+    if size == 0:
+        return Failed(kind="crash", log=f"no cubin\n{program.log()}", exit_code=0)
+    data = program.cubin()
+    lowered = {entry: program.lowered(entry) for entry in request.job.entries}
+    kernels = kernel_symbols(data)
+    for entry, name in lowered.items():
+        # A name expression also finds variables and device functions; those cannot be launched.
+        if name not in kernels:
+            return Failed(kind="entry", entry=entry, log=f"{entry} is not a __global__ function")
+    return Finished(
+        CompileOutput(
+            kind="cubin",
+            data=data,
+            lowered=lowered,
+            log=without_paths(program.log(), request),
+            command=("nvrtc", *(without_paths(option, request) for option in _options(request))),
+            seconds=seconds,
+        )
+    )
+
+
+def _rejected(request: Request, log: str, known: tuple[str, ...], seconds: float) -> Failed:
+    if _log_if_rejected(request, _TRIVIAL, (), [_arch_option(request)]) is not None:
+        return Failed(kind="arch", known=known)
+    options = _options(request)
+    # First without entries: that log is without the errors that could not but follow.
+    for entry in ("", *request.job.entries):
+        if seconds > EXPLAIN_SECONDS:
+            break  # a source that takes long to fail is not compiled again for each entry
+        begun = time.perf_counter()
+        asked = (entry,) if entry else ()
+        rejected = _log_if_rejected(request, request.job.source, asked, options)
+        if rejected is not None:
+            return Failed(kind="entry" if entry else "compile", entry=entry, log=rejected)
+        seconds += time.perf_counter() - begun
+    return Failed(kind="compile", log=log)
+
+
+def _log_if_rejected(
+    request: Request, source: str, entries: Sequence[str], options: Sequence[str]
+) -> str | None:
+    program = _Program(request, source, entries)
+    return None if program.compile(options) == _Result.NVRTC_SUCCESS else program.log()
+
+
+def _options(request: Request) -> list[str]:
+    job = request.job
+    options = [_arch_option(request), *request.flags]
+    if not has_standard(job.options):
+        options.append(DEFAULT_STANDARD)
+    options += [
+        f"-D{name}" if value is None else f"-D{name}={value}" for name, value in job.defines
+    ]
+    options += job.options
+    options += [f"-I{path}" for path in (*job.include_dirs, *request.include_dirs)]
+    # NVRTC's own cache would be a second, unverified one. Its precompiled headers, where a spec
+    # asks for them, go to a directory of this job: sharing one has crashed other projects.
+    options += ["--no-cache"] if _has_cache(request.version) else []
+    if any(
+        option.lstrip("-").startswith(("pch", "create-pch", "use-pch")) for option in job.options
+    ):
+        options.append(f"--pch-dir={request.folder}")
+    return options
+
+
+def _arch_option(request: Request) -> str:
+    return f"--gpu-architecture={request.job.arch}"
+
+
+def _has_cache(version: str) -> bool:
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    return numbers >= [13, 0]
+
+
+def _known_arches() -> tuple[str, ...]:
+    return tuple(f"sm_{number}" for number in _ok(_nvrtc.nvrtcGetSupportedArchs()))
+
+
+def _load(path: str) -> None:
+    """Load the library that was fingerprinted, so that the bindings cannot take another one.
+
+    They ask the loader for the library's soname first, and get the one that is loaded already.
+    """
+    ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+
+
+def _ok(answer: tuple[Any, ...]) -> Any:
+    result, *values = answer
+    if result != _Result.NVRTC_SUCCESS:
+        raise RuntimeError(f"{result.name} ({int(result)})")
+    return values[0] if values else None

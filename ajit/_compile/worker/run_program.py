@@ -1,0 +1,145 @@
+"""Running a compiler program inside a worker process: output capped, killed with the worker.
+
+The worker has one thread, so a child may be prepared in Python between fork and exec. Children stay
+in the worker's process group and get a death signal of their own, for the case that the worker is
+killed alone (by the kernel's memory killer).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ajit._compile.worker.messages import LOG_LIMIT_BYTES, Failed
+from ajit._compile.worker.text import capped, without_folder, without_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ajit._compile.worker.messages import Request
+
+__all__ = ["Ran", "broke_off", "run_compiler", "shown_command"]
+
+PR_SET_PDEATHSIG = 1
+CHUNK_BYTES = 64 * 1024
+INTERMEDIATE_BYTES = 256 * 1024 * 1024
+
+_libc = ctypes.CDLL(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A compiler program that has ended.
+
+    Attributes:
+        returncode: As `subprocess` has it: negative for a signal.
+        log: What it printed on both outputs.
+        seconds: Wall time.
+    """
+
+    returncode: int
+    log: str
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it says that it succeeded."""
+        return self.returncode == 0
+
+    def killed(self, number: int) -> Ran:
+        """The same, told that a process below was ended by a signal."""
+        return Ran(_SHELL_SIGNAL_BASE + number, self.log, self.seconds)
+
+    def then(self, following: Ran) -> Ran:
+        """Join this one, which succeeded, with the one after it."""
+        log = "\n".join(filter(None, (self.log, following.log)))
+        return Ran(following.returncode, log, self.seconds + following.seconds)
+
+
+def run_compiler(
+    request: Request, arguments: Sequence[str], command: Sequence[str] | None = None
+) -> Ran:
+    """Run a toolchain's program in the job's folder and wait for it.
+
+    Args:
+        request: The job.
+        arguments: What comes after the command.
+        command: Another one than the toolchain's.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [*(command or request.command), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=request.folder,
+        env={**os.environ, "TMPDIR": request.folder, **_zig_environment(request)},
+        preexec_fn=lambda: _prepare(request.output_limit_bytes),  # noqa: PLW1509 - one thread here
+    ) as process:
+        assert process.stdout is not None
+        raw = _read_capped(process.stdout.fileno())
+        returncode = process.wait()
+    log = without_folder(capped(raw, LOG_LIMIT_BYTES), request).strip()
+    return Ran(returncode, log, time.perf_counter() - started)
+
+
+def broke_off(ran: Ran) -> Failed | None:
+    """Return the failure of a compiler that was killed by a signal, or None if it was not."""
+    if ran.returncode < 0:
+        return _killed(-ran.returncode, ran.log)
+    # A shell, and compiler drivers as shells do, report a child's signal N as exit code 128 + N.
+    if ran.returncode > _SHELL_SIGNAL_BASE:
+        return _killed(ran.returncode - _SHELL_SIGNAL_BASE, ran.log)
+    return None
+
+
+def shown_command(request: Request, arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return a command line as it is kept in an entry: without paths of this machine."""
+    return tuple(without_paths(part, request) for part in (*request.command, *arguments))
+
+
+_SHELL_SIGNAL_BASE = 128
+
+
+def _killed(number: int, log: str) -> Failed:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return Failed(kind="crash", log=log, exit_code=_SHELL_SIGNAL_BASE + number)
+    return Failed(kind="crash", log=log, signal=name)
+
+
+def _prepare(output_limit_bytes: int) -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A runaway compiler must not fill the temporary directory, which is often memory. Intermediate
+    # files are larger than results, so this is no more than a safety net.
+    limit = INTERMEDIATE_BYTES + 4 * output_limit_bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def _read_capped(pipe: int) -> bytes:
+    """Read to the end, keeping the beginning and the end of what is more than twice the limit."""
+    kept = bytearray()
+    while chunk := os.read(pipe, CHUNK_BYTES):
+        kept += chunk
+        if len(kept) > 4 * LOG_LIMIT_BYTES:
+            del kept[LOG_LIMIT_BYTES:-LOG_LIMIT_BYTES]
+    return bytes(kept)
+
+
+def _zig_environment(request: Request) -> dict[str, str]:
+    """Where zig keeps the library that it builds once: the user's cache, else the job's folder."""
+    if os.path.basename(request.command[0]) != "zig":
+        return {}
+    home = os.environ.get("HOME", "")
+    places = {"ZIG_LOCAL_CACHE_DIR": os.path.join(request.folder, "zig")}
+    if not os.access(home, os.W_OK):
+        places["ZIG_GLOBAL_CACHE_DIR"] = places["ZIG_LOCAL_CACHE_DIR"]
+    return places

@@ -1,0 +1,61 @@
+"""Frozen mode: a kernel that is not cached is an error that says what is nearest to it.
+
+A server in production may forbid compiling altogether: a miss is then a mistake of the deployment
+(another driver, another header, a shape that nobody warmed up), and the useful answer is which
+cached kernel was meant and in which parts of its key it differs.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from ajit._core.key import Difference, explain
+from ajit.errors import CompileForbidden
+
+if TYPE_CHECKING:
+    from ajit._cache.entries.disk import DiskStore
+    from ajit._core.entry import Manifest
+    from ajit._core.key import Key
+    from ajit._core.spec import Spec
+
+__all__ = ["forbidden"]
+
+MANIFESTS_READ = 2_000
+"""How many entries are compared. Pretty arbitrary: a message is worth a few hundred ms."""
+
+
+def forbidden(store: DiskStore, spec: Spec, key: Key) -> CompileForbidden:
+    """Return the error for a miss. Blocks: it reads the cache."""
+    nearest: tuple[int, Manifest, list[Difference]] | None = None
+    for entry in islice(store.entries(), MANIFESTS_READ):
+        found = store.manifest(entry.key)
+        if not isinstance(found, tuple):
+            continue
+        manifest = found[0]
+        differences = explain(manifest.key_fields, key)
+        distance = _distance(manifest, spec, differences)
+        if nearest is None or distance < nearest[0]:
+            nearest = (distance, manifest, differences)
+    if nearest is None or _nothing_in_common(nearest[2]):
+        return CompileForbidden(name=spec.name, key=key.hex)
+    _, manifest, differences = nearest
+    return CompileForbidden(
+        name=spec.name,
+        key=key.hex,
+        nearest=manifest.key,
+        differences=[(item.field, item.a, item.b) for item in differences],
+    )
+
+
+def _distance(manifest: Manifest, spec: Spec, differences: list[Difference]) -> int:
+    """Fields that differ; a kernel of another name or source is further away than any other."""
+    weights = {"source": 100, "compiler": 10}
+    distance = sum(weights.get(item.field, 1) for item in differences)
+    return distance + (0 if manifest.name == spec.name else 100)
+
+
+def _nothing_in_common(differences: list[Difference]) -> bool:
+    return any(item.field == "source" for item in differences) and any(
+        item.field.startswith("entry") for item in differences
+    )

@@ -1,0 +1,111 @@
+"""What is asked for, how urgently, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ajit._compile.pool.task import Priority
+    from ajit._compile.toolchains.identity import Toolchain
+    from ajit._core import events
+    from ajit._core.entry import Artifact
+    from ajit._core.job import CompilerName
+    from ajit._core.key import Key
+    from ajit._core.spec import Spec
+    from ajit._resolve.services import Look, Parts
+
+__all__ = ["Request", "Resolution", "Urgency", "WaitedFor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitedFor:
+    """Whom a resolution waited for, and how long.
+
+    Attributes:
+        host: Host name of the lease's holder.
+        pid: Its process id.
+        seconds: Time spent waiting.
+    """
+
+    host: str
+    pid: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolution:
+    """The answer to a spec.
+
+    Attributes:
+        artifact: Verified bytes with their metadata.
+        tier: Where they came from.
+        seconds: From the request to the answer.
+        waited_for: The holder that was waited for, if any.
+    """
+
+    artifact: Artifact
+    tier: events.Tier
+    seconds: float
+    waited_for: WaitedFor | None = None
+
+
+@dataclass(slots=True)
+class Urgency:
+    """Whether somebody awaits a resolution, or only a warm-up wants it. Belongs to the loop.
+
+    Attributes:
+        foreground: Whether somebody awaits it.
+        key: Its hex key, once that is known and the disk does not have it.
+        on_wait: Called, in the event loop, when it begins to wait for somebody else's compile.
+        ahead: That of the work whose outcome it waits for, if others had begun that.
+    """
+
+    foreground: bool = True
+    key: str = ""
+    on_wait: Callable[[], None] = lambda: None
+    ahead: Urgency | None = None
+
+    @property
+    def priority(self) -> Priority:
+        """The same, in the words of those who have lines."""
+        return "foreground" if self.foreground else "background"
+
+    def hurry(self, parts: Parts) -> None:
+        """Somebody awaits it now: it goes before what a warm-up wants, with what is ahead of it."""
+        if not self.foreground:
+            self.foreground = True
+            if self.key:
+                parts.hurry(self.key)
+            if self.ahead is not None:
+                self.ahead.hurry(parts)
+
+    def follow(self, ahead: Urgency, parts: Parts) -> None:
+        """It waits for work that others have begun: that is awaited if it is, now or later."""
+        self.ahead = ahead
+        self.on_wait()
+        if self.foreground:
+            ahead.hurry(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A spec joined with what this machine has.
+
+    Attributes:
+        note: What to add to a `CompileError`, such as includes that were not found.
+        first_look: What the disk had when the key was made.
+        recache: Whether what is cached, a failure included, is to be compiled again and replaced.
+    """
+
+    spec: Spec
+    key: Key
+    compiler: CompilerName
+    arch: str
+    toolchain: Toolchain
+    note: str | None
+    first_look: Look
+    recache: bool = False
+    urgency: Urgency = field(default_factory=Urgency)

@@ -1,0 +1,162 @@
+"""From a spec to its key, and from the key to its flight.
+
+`Resolver.resolve` finds the toolchain, follows the includes, makes the key and looks at the disk,
+all in one visit to a thread, with other specs of the same moment (`ajit._system.batched_calls`). On
+a miss it joins the one flight of that key in this process: the first to join leads and walks the
+plan (`ajit._resolve.walk`), the others wait for what it finds.
+
+It relies on being run in a task of the runtime and never in a caller's, so that a cancelled caller
+only leaves.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ajit._cache.entries.disk import Found
+from ajit._core import events
+from ajit._core.key import make_key
+from ajit._core.spec import is_cpu_arch
+from ajit._resolve.frozen import forbidden
+from ajit._resolve.request import Request, Resolution, Urgency
+from ajit._resolve.walk import Performer
+from ajit._system.batched_calls import Visits
+from ajit.errors import AjitError, UnknownArch
+
+if TYPE_CHECKING:
+    from ajit._core.job import CompilerName
+    from ajit._core.spec import Spec
+    from ajit._resolve.flight import Flights, Membership
+    from ajit._resolve.services import Parts
+
+__all__ = ["Resolver", "compiler_for"]
+
+
+def compiler_for(spec: Spec, arch: str) -> CompilerName:
+    """Return the compiler that a spec's ``auto`` means for an arch.
+
+    Raises:
+        UnknownArch: The compiler that the spec names does not build for this arch.
+    """
+    if spec.compiler == "auto":
+        return "host" if is_cpu_arch(arch) else "nvrtc"
+    if is_cpu_arch(arch) != (spec.compiler == "host"):
+        raise UnknownArch(arch=arch, compiler=spec.compiler)
+    if spec.compiler == "host" and arch != platform.machine():
+        raise UnknownArch(arch=arch, compiler="host", known=[platform.machine()])
+    return spec.compiler
+
+
+class Resolver:
+    """Finds or compiles artifacts for one runtime, in its event loop."""
+
+    def __init__(self, parts: Parts, flights: Flights[Resolution]) -> None:
+        self.parts = parts
+        self._flights = flights
+        # By key, and whether it recaches: the urgency of what leads its flight in this runtime.
+        self._led: dict[tuple[str, bool], Urgency] = {}
+        self._visits = Visits(parts.in_thread)
+
+    async def resolve(
+        self, spec: Spec, arch: str, *, recache: bool = False, urgency: Urgency | None = None
+    ) -> Resolution:
+        """Return the verified artifact of a spec, from whichever tier has it.
+
+        Args:
+            spec: What is asked for.
+            arch: For which architecture.
+            recache: Compile it again, whatever the cache has, and replace that.
+            urgency: Whether somebody awaits it; None: somebody does.
+
+        Raises:
+            SpecError: The spec cannot be compiled as it is; nothing was started.
+            CompileError: The source was rejected; nothing was published.
+            CompilerError: The compiler could not do its work; trying again is safe.
+            CompileForbidden: It is not cached, and the runtime is frozen.
+
+        Cancelling gives the lease back and ends the compile, and lets another runtime of this
+        process that waits for the same key take over.
+        """
+        begun = time.monotonic()
+        urgency = urgency or Urgency()
+        prepare = partial(self._prepare, spec, arch, recache=recache, urgency=urgency)
+        request = await self._visits.call(prepare)
+        if isinstance(request.first_look, Found) and not recache:
+            artifact, seconds = request.first_look.artifact, time.monotonic() - begun
+            resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
+        else:
+            resolution = await self._fly(request, begun)
+        self._announce(spec, resolution)
+        return resolution
+
+    def _prepare(self, spec: Spec, arch: str, *, recache: bool, urgency: Urgency) -> Request:
+        """Find toolchain, closure and key, and look at the disk. In a thread."""
+        compiler = compiler_for(spec, arch)
+        toolchain = self.parts.toolchains.find(compiler)
+        closure = self.parts.headers.closure(spec, toolchain.include_dirs)
+        key = make_key(spec, toolchain.identity, arch, closure.parts)
+        look = self.parts.look(key.hex)
+        note = closure.note()
+        return Request(spec, key, compiler, arch, toolchain, note, look, recache, urgency)
+
+    async def _fly(self, request: Request, begun: float) -> Resolution:
+        if self.parts.settings.mode == "frozen":
+            raise await self.parts.in_thread(forbidden, self.parts.store, request.spec, request.key)
+        cache = (self.parts.store.directory.identity, request.recache)
+        with self._flights.join(cache, request.key.hex) as membership:
+            if not membership.leading:
+                self._follow(request)
+            resolution = await membership.wait()
+            if resolution is None:
+                resolution = await self._lead(membership, request, begun)
+        return resolution
+
+    async def _lead(
+        self, membership: Membership[Resolution], request: Request, begun: float
+    ) -> Resolution:
+        place = (request.key.hex, request.recache)
+        self._set_urgency(request)
+        self._led[place] = request.urgency
+        try:
+            resolution = await Performer(self.parts, request, begun).run()
+        except AjitError as exc:
+            membership.fail(exc)
+            raise
+        finally:
+            del self._led[place]
+        membership.finish(resolution)
+        return resolution
+
+    def _set_urgency(self, request: Request) -> None:
+        """Lead: as urgently as who led before, and before or after a recache of the same key."""
+        urgency = request.urgency
+        if urgency.ahead is not None and urgency.ahead.foreground:
+            # Who led was cancelled, and who awaited that awaits us.
+            urgency.hurry(self.parts)
+        other = self._led.get((request.key.hex, not request.recache))
+        if other is not None:
+            # Another flight, but the same lease: this one waits for that of the other.
+            urgency.follow(other, self.parts)
+
+    def _follow(self, request: Request) -> None:
+        """Wait for a spec of the same key, or for another runtime of this process."""
+        led = self._led.get((request.key.hex, request.recache))
+        if led is None:
+            request.urgency.on_wait()
+        else:
+            request.urgency.follow(led, self.parts)
+
+    def _announce(self, spec: Spec, resolution: Resolution) -> None:
+        if self.parts.emitter.listening:
+            self.parts.emitter.emit(
+                events.KernelReady(
+                    name=spec.name,
+                    key=resolution.artifact.key,
+                    tier=resolution.tier,
+                    seconds=resolution.seconds,
+                    size_bytes=resolution.artifact.size_bytes,
+                )
+            )

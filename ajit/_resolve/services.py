@@ -1,0 +1,201 @@
+"""What a runtime resolves with: cache, locks, toolchains and the compile pool, opened and closed.
+
+Blocking calls go to threads through one limiter of the runtime's own: never the event loop's
+default one, whose 40 threads are shared with the whole process.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+import anyio
+
+from ajit._cache.entries.collector import Collector
+from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.entries.eviction import Limits
+from ajit._cache.entries.failures import FailureStore
+from ajit._cache.files.directory import open_configured_cache
+from ajit._cache.leases.permits import CompilePermits
+from ajit._cache.leases.table import LeaseTable
+from ajit._compile.headers.closure import HeaderIndex
+from ajit._compile.pool.pool import CompilePool
+from ajit._compile.toolchains.toolchains import Toolchains
+from ajit._resolve.credits import Credits
+from ajit.errors import AjitWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AsyncExitStack
+
+    from ajit._cache.entries.disk import Lookup
+    from ajit._core import events
+    from ajit.errors import CompileError
+    from ajit.settings import Settings
+
+__all__ = ["Look", "Parts", "keep_cache_small", "look_ahead", "open_parts", "shielded"]
+
+T = TypeVar("T")
+
+Look: TypeAlias = "Lookup | CompileError"
+"""What the disk has for a key: an entry, good or bad, or none, or the error of a failed compile."""
+
+IO_THREADS = 4
+"""Threads for file and lock calls of one runtime. Pretty arbitrary: the calls are short."""
+
+COLLECT_FIRST_SECONDS = 60.0
+"""How long after its opening a runtime first thinks of evicting: short processes never do."""
+
+COLLECT_EVERY_SECONDS = 600.0
+"""How often the processes of a cache together look for what is to be evicted."""
+
+COLLECT_WORK_SECONDS = 2.0
+"""How long one of them removes files at a stretch."""
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """What a runtime resolves with. Belongs to the runtime's event loop."""
+
+    settings: Settings
+    store: DiskStore
+    failures: FailureStore
+    leases: LeaseTable
+    toolchains: Toolchains
+    headers: HeaderIndex
+    pool: CompilePool
+    credits: Credits
+    emitter: events.Emitter
+    _threads: anyio.CapacityLimiter = field(
+        default_factory=partial(anyio.CapacityLimiter, IO_THREADS)
+    )
+    _watch_threads: anyio.CapacityLimiter = field(default_factory=partial(anyio.CapacityLimiter, 1))
+    waits: dict[str, events.Waiting] = field(default_factory=dict)
+    """By key: whom a resolution of this runtime waits for now, as last reported."""
+    _warned_unwritable: bool = False
+
+    async def in_thread(
+        self, function: Callable[..., T], *args: object, abandon: bool = False
+    ) -> T:
+        """Run a short blocking call in a thread; wait for it when cancelled, or ``abandon`` it."""
+        return await anyio.to_thread.run_sync(
+            function, *args, limiter=self._threads, abandon_on_cancel=abandon
+        )
+
+    async def in_watch_thread(self, function: Callable[..., T], *args: object) -> T:
+        """The same, for looks of those who wait.
+
+        They have a thread of their own: a thousand waiters that look around must not hold up a
+        publish or a beat, or everybody would lose patience with everybody.
+        """
+        return await anyio.to_thread.run_sync(function, *args, limiter=self._watch_threads)
+
+    def hurry(self, key: str) -> None:
+        """Somebody awaits a key now: wherever its resolution stands in line, it goes forward."""
+        self.credits.promote(key)
+        self.pool.promote(key)
+
+    def look(self, key: str) -> Look:
+        """Look for the entry of a key and, where there is no good one, for its failure. Blocks."""
+        lookup = self.store.read(key)
+        if isinstance(lookup, Found):
+            return lookup
+        return self.failures.recall(key) or lookup
+
+    def warn_unwritable(self, reason: str) -> None:
+        """Warn, once per runtime, that nothing is kept."""
+        if not self._warned_unwritable:
+            self._warned_unwritable = True
+            # Where warnings are errors, too, the kernel is returned.
+            with suppress(AjitWarning):
+                warnings.warn(
+                    f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; "
+                    f"kernels are compiled and returned, but not kept",
+                    AjitWarning,
+                    stacklevel=2,
+                )
+
+
+async def open_parts(
+    stack: AsyncExitStack,
+    settings: Settings,
+    secret: bytes | None,
+    emitter: events.Emitter,
+    limiter: anyio.CapacityLimiter,
+) -> Parts:
+    """Open cache and compile pool; the stack closes the pool.
+
+    Args:
+        stack: Closes what was opened.
+        settings: The runtime's.
+        secret: What entries are authenticated with.
+        emitter: Takes events.
+        limiter: Of the thread in which this is done.
+
+    Raises:
+        CacheError: The cache cannot be used; nothing was started.
+    """
+    assemble = partial(_assemble, settings, secret, emitter)
+    parts = await anyio.to_thread.run_sync(assemble, limiter=limiter)
+    stack.push_async_callback(shielded, parts.pool.aclose)
+    return parts
+
+
+def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter) -> Parts:
+    directory = open_configured_cache(settings)
+    toolchains = Toolchains(settings)
+    permits = CompilePermits(
+        directory, settings.node_compile_slots, patience_seconds=settings.patience_seconds
+    )
+    return Parts(
+        settings=settings,
+        store=DiskStore(directory, secret),
+        failures=FailureStore(directory, settings.failure_seconds, secret),
+        leases=LeaseTable(directory),
+        toolchains=toolchains,
+        headers=HeaderIndex(),
+        pool=CompilePool(settings, toolchains, admission=permits),
+        credits=Credits(settings.compile_slots),
+        emitter=emitter,
+    )
+
+
+async def keep_cache_small(parts: Parts) -> None:
+    """Evict what the cache has no room for, now and then, until cancelled."""
+    settings = parts.settings
+    limits = Limits(
+        max_bytes=settings.cache_limit_bytes,
+        max_age_seconds=settings.cache_max_age_seconds,
+        failure_seconds=settings.failure_seconds,
+    )
+    collector = Collector(parts.store.directory, limits)
+    collect = partial(
+        collector.collect,
+        every_seconds=COLLECT_EVERY_SECONDS,
+        work_seconds=COLLECT_WORK_SECONDS,
+    )
+    await anyio.sleep(COLLECT_FIRST_SECONDS)
+    while True:
+        # A cache that cannot be listed or written is everybody's problem but not this task's.
+        with suppress(OSError):
+            await parts.in_thread(collect)
+        await anyio.sleep(COLLECT_EVERY_SECONDS)
+
+
+async def look_ahead(parts: Parts) -> None:
+    """Look for NVRTC before the first kernel is asked for: no key is made without it.
+
+    The other compilers are not looked for, since they are run for that.
+    """
+    # Whoever wants it looks for it again, and gets the error.
+    with suppress(Exception):
+        await parts.in_thread(parts.toolchains.find, "nvrtc")
+
+
+async def shielded(close: Callable[[], Awaitable[None]]) -> None:
+    """Close something completely, also while the caller is being cancelled."""
+    with anyio.CancelScope(shield=True):
+        await close()

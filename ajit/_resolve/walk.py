@@ -1,0 +1,335 @@
+"""The performer: walks the plan of one key and does each of its actions.
+
+All blocking work is in threads: file and lock calls in those of `Parts`, waits for a lease in the
+lock layer's, compiles in the pool's. Whatever ends the walk, the plan says what is still held, and
+it is given back.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+import ajit
+from ajit._cache.entries.disk import Failed, Found, Missing, Rejected
+from ajit._cache.leases.table import Busy, Lease
+from ajit._core import events
+from ajit._core.entry import Artifact
+from ajit._core.job import CompileJob
+from ajit._core.plan import Action, Happening, PlanError, start, step
+from ajit._resolve.request import Resolution, WaitedFor
+from ajit._resolve.waiting import LeaseWaiter, WaitEnd
+from ajit.errors import AjitError, CompileError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from ajit._cache.entries.disk import PublishResult
+    from ajit._cache.leases.table import HolderRecord
+    from ajit._core.job import CompileOutput
+    from ajit._resolve.request import Request
+    from ajit._resolve.services import Look, Parts
+
+__all__ = ["Performer"]
+
+T = TypeVar("T")
+
+RELEASE_SECONDS = 2.0
+"""How long a result waits for its lease to be given back: a fraction of a millisecond, mostly."""
+
+_OUTCOMES = {
+    Happening.FOUND: "entry",
+    Happening.FAILED_BEFORE: "failure",
+    Happening.PATIENCE_ENDED: "patience",
+}
+"""What `events.WaitEnded` calls the end of a wait; anything else is ``lease``."""
+
+
+class Performer:
+    """One walk through the plan, for one key. Belongs to the task that runs it."""
+
+    def __init__(self, parts: Parts, request: Request, begun: float) -> None:
+        self._parts = parts
+        self._request = request
+        self._begun = begun
+        self._first_look: Look | None = request.first_look
+        self._has_credit = False
+        self._lease: Lease | None = None
+        self._waiter: LeaseWaiter | None = None
+        self._holder: HolderRecord | None = None
+        self._waited_seconds = 0.0
+        self._artifact: Artifact | None = None
+        self._error: AjitError | None = None
+        self._doers: dict[Action, Callable[[], Awaitable[Happening]]] = {
+            Action.READ_ENTRY: self._read_entry,
+            Action.TRY_LEASE: self._try_lease,
+            Action.WAIT: self._wait_for_lease,
+            Action.COMPILE: self._compile,
+            Action.LOOK_AGAIN: self._look_again,
+            Action.PUBLISH: self._publish,
+            Action.PUBLISH_REPLACING: self._publish_replacing,
+        }
+
+    async def run(self) -> Resolution:
+        """Walk to an end and return it, or raise what the compile raised."""
+        self._request.urgency.key = self._key
+        try:
+            return await self._walk()
+        finally:
+            self._give_credit_back()
+
+    async def _walk(self) -> Resolution:
+        plan, actions = start()
+        try:
+            while not plan.ended:
+                plan, actions = step(plan, await self._perform(actions))
+        except BaseException:
+            # Cancelled, or a defect of ours: the plan says what is still held.
+            plan, actions = step(plan, Happening.CANCELLED)
+            raise
+        finally:
+            # Shielded: a lease that is not given back would hold up every other process.
+            with anyio.CancelScope(shield=True):
+                await self._give_back(actions)
+        return self._end(actions[-1])
+
+    async def _perform(self, actions: tuple[Action, ...]) -> Happening:
+        """Do the actions in order and report what came of the last one."""
+        *first, last = actions
+        await self._give_back(tuple(first))
+        return await self._doers[last]()
+
+    async def _give_back(self, actions: tuple[Action, ...]) -> None:
+        try:
+            if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
+                await self._in_thread(self._parts.failures.record, self._error)
+        finally:
+            if Action.STOP_WAITING in actions:
+                await self._stop_waiting()
+            if Action.RELEASE in actions:
+                await self._release()
+
+    def _end(self, action: Action) -> Resolution:
+        if self._error is not None:
+            raise self._error
+        return Resolution(
+            artifact=self._made(),
+            tier="disk" if action is Action.RETURN_FROM_DISK else "compiled",
+            seconds=time.monotonic() - self._begun,
+            waited_for=self._waited_for(),
+        )
+
+    # --- the entry ---
+
+    async def _read_entry(self) -> Happening:
+        look, self._first_look = self._first_look, None
+        if look is None:
+            look = await self._in_thread(self._parts.look, self._key)
+        return self._take(look)
+
+    def _take(self, look: Look) -> Happening:
+        if self._request.recache and not isinstance(look, Missing):
+            return Happening.REJECTED  # as good as bad: to be replaced
+        if isinstance(look, Found):
+            self._artifact = look.artifact
+            return Happening.FOUND
+        if isinstance(look, CompileError):
+            self._error = look
+            return Happening.FAILED_BEFORE
+        if isinstance(look, Missing):
+            return Happening.MISSING
+        self._emit(events.EntryRejected, reason=look.reason)
+        return Happening.REJECTED
+
+    async def _look_again(self) -> Happening:
+        look = await self._in_thread(self._parts.store.read, self._key)
+        if isinstance(look, Missing):
+            return Happening.MISSING
+        replaceable = self._request.recache or isinstance(look, Rejected)
+        return Happening.REJECTED if replaceable else Happening.FOUND
+
+    async def _publish(self) -> Happening:
+        return await self._put(replace=False)
+
+    async def _publish_replacing(self) -> Happening:
+        return await self._put(replace=True)
+
+    async def _put(self, *, replace: bool) -> Happening:
+        result = await self._in_thread(self._put_beating, self._lease, replace)
+        if isinstance(result, Failed):
+            self._emit(events.CacheUnwritable, reason=result.reason)
+            self._parts.warn_unwritable(result.reason)
+            return Happening.PUBLISH_FAILED
+        return Happening.PUBLISHED
+
+    def _put_beating(self, lease: Lease | None, replace: bool) -> PublishResult:  # noqa: FBT001 - private
+        """Publish, in a thread that may hang in it: another one beats meanwhile."""
+        with lease.publishing() if lease is not None else nullcontext():
+            return self._parts.store.publish(self._made(), replace=replace)
+
+    # --- the lease ---
+
+    async def _try_lease(self) -> Happening:
+        await self._parts.credits.take(self._key, self._request.urgency.priority)
+        self._has_credit = True
+        compiler = str(self._request.toolchain.identity)
+        name = self._request.spec.name
+        take = partial(self._parts.leases.try_acquire, self._key, compiler, name=name)
+        taken = await self._in_thread(take)
+        if isinstance(taken, Lease):
+            self._lease = taken
+            return Happening.LEASE_TAKEN
+        if isinstance(taken, Busy):
+            self._holder = taken.holder
+            self._give_credit_back()
+            return Happening.LEASE_HELD
+        self._emit(events.LocksUnavailable, reason=taken.reason)
+        return Happening.LEASE_UNAVAILABLE
+
+    def _give_credit_back(self) -> None:
+        if self._has_credit:
+            self._has_credit = False
+            self._parts.credits.give_back()
+
+    async def _release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            # A disk that hangs holds this up, too. Then the result goes before: the thread stays.
+            with anyio.move_on_after(RELEASE_SECONDS):
+                await self._parts.in_thread(lease.release, abandon=True)
+
+    async def _wait_for_lease(self) -> Happening:
+        self._request.urgency.on_wait()
+        compiler = str(self._request.toolchain.identity)
+        name = self._request.spec.name
+        waiter = self._waiter = LeaseWaiter(self._parts, name, self._key, compiler, self._holder)
+        end = await waiter.wait(recache=self._request.recache)
+        self._holder, self._waited_seconds = waiter.holder, waiter.seconds
+        happening = self._wait_ended(waiter, end)
+        outcome = _OUTCOMES.get(happening, "lease")
+        holder = self._holder.holder() if self._holder else None
+        waited = self._waited_seconds
+        self._emit(events.WaitEnded, holder=holder, waited_seconds=waited, outcome=outcome)
+        return happening
+
+    def _wait_ended(self, waiter: LeaseWaiter, end: WaitEnd) -> Happening:
+        if end.how == "lease":
+            self._lease, waiter.lease = waiter.lease, None
+            return Happening.LEASE_TAKEN
+        if end.how == "patience":
+            return Happening.PATIENCE_ENDED
+        if end.look is not None:
+            return self._take(end.look)
+        self._emit(events.LocksUnavailable, reason=end.reason)
+        return Happening.LEASE_UNAVAILABLE
+
+    async def _stop_waiting(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        waiter.abandon()
+        # The lease may have come in the same moment.
+        if waiter.lease is not None:
+            await self._in_thread(waiter.lease.release)
+
+    def _waited_for(self) -> WaitedFor | None:
+        if self._holder is None or not self._waited_seconds:
+            return None
+        return WaitedFor(host=self._holder.host, pid=self._holder.pid, seconds=self._waited_seconds)
+
+    # --- the compile ---
+
+    async def _compile(self) -> Happening:
+        compiler = str(self._request.toolchain.identity)
+        self._emit(events.CompileStarted, compiler=compiler, arch=self._request.arch)
+        begun = time.monotonic()
+        try:
+            output = await self._parts.pool.compile(
+                self._job(),
+                on_beat=self._beat,
+                toolchain=self._request.toolchain,
+                priority=self._request.urgency.priority,
+            )
+        except AjitError as exc:
+            if self._request.note and isinstance(exc, CompileError):
+                exc.add_note(self._request.note)
+            self._error = exc
+            seconds = time.monotonic() - begun
+            self._emit(events.CompileFailed, error=str(exc), seconds=seconds)
+            rejected = isinstance(exc, CompileError)
+            return Happening.COMPILE_FAILED if rejected else Happening.COMPILE_BROKE_OFF
+        self._artifact = self._make_artifact(output)
+        self._emit(
+            events.CompileFinished,
+            compiler=compiler,
+            arch=self._request.arch,
+            seconds=output.seconds,
+            size_bytes=len(output.data),
+        )
+        return Happening.COMPILED
+
+    def _beat(self, phase: str) -> None:
+        """Called in a thread of the compile pool, once a second."""
+        lease = self._lease
+        if lease is not None:
+            lease.post_beat("queued" if phase == "queued" else "compiling")
+
+    def _job(self) -> CompileJob:
+        spec = self._request.spec
+        return CompileJob(
+            key=self._key,
+            name=spec.name,
+            source=spec.source,
+            entries=spec.entry_names,
+            compiler=self._request.compiler,
+            arch=self._request.arch,
+            options=spec.options,
+            defines=spec.defines,
+            include_dirs=spec.include_dirs,
+            headers=spec.headers,
+        )
+
+    def _make_artifact(self, output: CompileOutput) -> Artifact:
+        spec, toolchain = self._request.spec, self._request.toolchain.identity
+        return Artifact(
+            key=self._key,
+            key_fields=self._request.key.fields,
+            name=spec.name,
+            kind=output.kind,
+            arch=self._request.arch,
+            compiler=toolchain.name,
+            compiler_version=toolchain.version,
+            entries=spec.entry_names,
+            lowered=output.lowered,
+            log=output.log,
+            command=output.command,
+            created=time.time(),
+            seconds=output.seconds,
+            host=platform.node(),
+            ajit_version=ajit.__version__,
+            data=output.data,
+        )
+
+    # --- helpers ---
+
+    def _made(self) -> Artifact:
+        if self._artifact is None:
+            raise PlanError("there is no artifact yet")
+        return self._artifact
+
+    @property
+    def _key(self) -> str:
+        return self._request.key.hex
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await self._parts.in_thread(function, *args)
+
+    def _emit(self, event: type[events.Event], **facts: object) -> None:
+        if self._parts.emitter.listening:
+            made = event(name=self._request.spec.name, key=self._key, **facts)
+            self._parts.emitter.emit(made)

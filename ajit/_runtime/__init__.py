@@ -1,0 +1,1 @@
+"""One open runtime: opening, kernels, warm-up, log, statistics."""

@@ -1,0 +1,275 @@
+"""The kernels of one runtime: what is loaded, and the way of one spec to there.
+
+Each step of that way is a piece of work in the runtime's task group, one for all who want it
+(`ajit._system.shared_tasks`): resolving a spec, loading it, and loading the module of a key, which
+specs that differ in their labels only share. What somebody awaits hurries the work that a warm-up
+has begun.
+
+Belongs to the runtime's event loop. Whether the runtime may be used at all is its own to check.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ajit._core.events import FallbackUsed
+from ajit._core.spec import is_cpu_arch, validate_arch
+from ajit._resolve.request import Urgency
+from ajit._runtime.statistics import Counts, RuntimeStatistics
+from ajit._runtime.warmup import Ready
+from ajit._system.shared_tasks import Works
+from ajit.errors import AjitError, NoDevice, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from anyio.abc import TaskGroup
+
+    from ajit._core.events import Tier
+    from ajit._core.spec import EntryPoint, Spec
+    from ajit._gpu.device import Device
+    from ajit._gpu.module import Kernel, LoadedModule
+    from ajit._resolve.request import Resolution
+    from ajit._resolve.resolver import Resolver
+    from ajit._resolve.services import Parts
+
+__all__ = ["Kernels"]
+
+DEVICE_HINT = (
+    "this runtime was opened with device='none': it compiles, but has nothing to load or launch on"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A module on the device, and where its artifact came from.
+
+    Not the artifact itself: the device has its code, and a server keeps this for ever.
+    """
+
+    module: LoadedModule
+    tier: Tier
+
+
+class Kernels:
+    """Finds, compiles and loads what specs ask for, one spec at a time.
+
+    Args:
+        resolver: Finds artifacts.
+        device: What to load on, if anything.
+        group: Where the work runs.
+
+    Attributes:
+        counts: How requests ended.
+        ready: By spec, the kernel of its one entry point, for `Runtime.kernel` to look at first.
+    """
+
+    def __init__(self, resolver: Resolver, device: Device | None, group: TaskGroup) -> None:
+        abandoned = resolver.parts.settings.abandoned
+        self._resolver = resolver
+        self._device = device
+        self._works: Works[Urgency] = Works(group, cancel_abandoned=abandoned == "cancel")
+        self.counts = Counts()
+        self.ready: dict[Spec, Kernel] = {}
+        self._modules: dict[Spec, _Loaded] = {}
+        self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
+
+    @property
+    def parts(self) -> Parts:
+        """What specs are resolved with."""
+        return self._resolver.parts
+
+    @property
+    def device(self) -> Device:
+        """The device.
+
+        Raises:
+            NoDevice: There is none.
+        """
+        if self._device is None:
+            raise NoDevice(operation="use a device", detail=DEVICE_HINT)
+        return self._device
+
+    def loaded(self, spec: Spec) -> LoadedModule | None:
+        """Return the module of a spec if it is loaded."""
+        loaded = self._modules.get(spec)
+        return None if loaded is None else loaded.module
+
+    async def module(self, spec: Spec, *, recache: bool) -> LoadedModule:
+        """Return the loaded module of a spec, from whichever tier has it.
+
+        Raises:
+            AjitError: As `Runtime.module`.
+
+        Cancelling only leaves.
+        """
+        loaded = self.loaded(spec)
+        if loaded is not None and not recache:
+            self.counts.memory += 1
+            return loaded
+        return (await self._works.join(*self._loading(spec, Urgency(), recache=recache))).module
+
+    async def resolve(
+        self, spec: Spec, arch: str | None, *, recache: bool = False, urgency: Urgency | None = None
+    ) -> Resolution:
+        """Return the artifact of a spec, from whichever tier has it.
+
+        Args:
+            spec: What to find.
+            arch: For which architecture; None takes the spec's, else the device's.
+            recache: Compile it again, whatever is cached, and replace that.
+            urgency: Whether somebody awaits it; None: somebody does.
+
+        Raises:
+            AjitError: As `Runtime.compile`.
+
+        Cancelling only leaves.
+        """
+        urgency = urgency or Urgency()
+        target_arch = self._arch_for(spec, arch)
+        target = spec if spec.arch == target_arch else spec.with_(arch=target_arch)
+        name = ("resolve", target, recache)
+        self._follow(name, urgency)
+        resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
+        return await self._works.join(name, resolve, urgency)
+
+    async def warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
+        """Make a spec ready in the background: loaded if there is a device, else compiled.
+
+        Args:
+            spec: What to make ready.
+            on_wait: Called when it begins to wait for somebody else's compile.
+        """
+        urgency = Urgency(foreground=False, on_wait=on_wait)
+        if self._device is None:
+            resolution = await self.resolve(spec, None, urgency=urgency)
+            return Ready(resolution.artifact.key, resolution.tier)
+        module = self.loaded(spec)
+        if module is not None:
+            return Ready(module.key, "memory")
+        loaded = await self._works.join(*self._loading(spec, urgency))
+        return Ready(loaded.module.key, loaded.tier)
+
+    def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
+        """Return the fallback if it is loaded and the wanted one is not, and go for that."""
+        ready = self.loaded(fallback)
+        if ready is None or spec in self._modules:
+            return None
+        self._works.begin(*self._loading(spec, Urgency()))
+        emitter = self.parts.emitter
+        if emitter.listening:
+            emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
+        kernel = copy.copy(ready.kernel(fallback.entry(entry).name))
+        kernel.stands_in_for = spec
+        return kernel
+
+    def statistics(self) -> RuntimeStatistics:
+        """Return what was done and is going on."""
+        counts, parts = self.counts, self.parts
+        return RuntimeStatistics(
+            from_memory=counts.memory,
+            from_disk=counts.disk,
+            compiled=counts.compiled,
+            failed=counts.failed,
+            waited=counts.waited,
+            in_progress=len(self._works),
+            waiting=tuple(parts.waits.values()),
+            loaded_modules=len(self._modules_by_key),
+            disk=parts.store.statistics(),
+            pool=parts.pool.statistics(),
+            credits=parts.credits.statistics(),
+            device=self._device.statistics() if self._device else None,
+        )
+
+    def __repr__(self) -> str:
+        device = self._device.name if self._device else "none"
+        modules, works = len(self._modules_by_key), len(self._works)
+        return f"<Kernels device={device} modules={modules} in_progress={works}>"
+
+    # --- in tasks of the group ---
+
+    async def _resolve(self, spec: Spec, *, recache: bool, urgency: Urgency) -> Resolution:
+        try:
+            resolution = await self._resolver.resolve(
+                spec, self._arch_for(spec, None), recache=recache, urgency=urgency
+            )
+        except AjitError:
+            self.counts.failed += 1
+            raise
+        if resolution.tier == "disk":
+            self.counts.disk += 1
+        else:
+            self.counts.compiled += 1
+        self.counts.waited += resolution.waited_for is not None
+        return resolution
+
+    def _loading(
+        self, spec: Spec, urgency: Urgency, *, recache: bool = False
+    ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]], Urgency]:
+        """Name, function and urgency of the work that loads a spec, for `Works` to begin or join.
+
+        Raises:
+            CaptureMiss: The current task is in a block that captures. Neither compiled nor awaited.
+        """
+        if self._device is not None:
+            self._device.check_may_load(spec.name)
+        name = ("load", spec, recache)
+        self._follow(name, urgency)
+        return name, partial(self._load, spec, recache=recache, urgency=urgency), urgency
+
+    async def _load(self, spec: Spec, *, recache: bool, urgency: Urgency) -> _Loaded:
+        arch = self._arch_to_load(spec)
+        resolution = await self.resolve(spec, arch, recache=recache, urgency=urgency)
+        module = await self._load_artifact(spec, resolution, recache=recache)
+        loaded = self._modules[spec] = _Loaded(module, resolution.tier)
+        return loaded
+
+    async def _load_artifact(
+        self, spec: Spec, resolution: Resolution, *, recache: bool
+    ) -> LoadedModule:
+        # Specs that differ in their declared parameters only have one key and two modules.
+        name = (resolution.artifact.key, spec.entries)
+        if name not in self._modules_by_key or recache:
+            load = partial(self.device.load, resolution.artifact, spec.entries)
+            # Specs that differ in their labels only share a module.
+            self._modules_by_key[name] = await self._works.join(("module", name), load)
+            if recache:
+                self._forget_loaded(resolution.artifact.key)
+        return self._modules_by_key[name]
+
+    # --- helpers ---
+
+    def _follow(self, name: Hashable, urgency: Urgency) -> None:
+        """Where others have begun that work, it is what this one waits for."""
+        ahead = self._works.urgency(name)
+        if ahead is not None:
+            urgency.follow(ahead, self.parts)
+
+    def _forget_loaded(self, key: str) -> None:
+        """A key was loaded anew: no spec gets its former module any more."""
+        for spec in [spec for spec, known in self._modules.items() if known.module.key == key]:
+            del self._modules[spec]
+            self.ready.pop(spec, None)
+
+    def _arch_to_load(self, spec: Spec) -> str:
+        device, arch = self.device, self._arch_for(spec, None)
+        if is_cpu_arch(arch) != is_cpu_arch(device.arch):
+            raise SpecError(
+                f"spec {spec.name!r} is for arch {arch}, and the device {device.name} is "
+                f"{device.arch}; leave the spec's arch open, or use compile()"
+            )
+        return arch
+
+    def _arch_for(self, spec: Spec, arch: str | None) -> str:
+        wanted = spec.arch if arch is None else arch
+        if wanted is not None:
+            return validate_arch(wanted)
+        if self._device is None:
+            raise SpecError(
+                f"spec {spec.name!r} names no arch, and this runtime has no device to take it "
+                f"from; give arch='sm_90a' or the like"
+            )
+        return self._device.arch
