@@ -22,12 +22,12 @@ SERVED_SECONDS = 20.0
 """A kernel that is not served by then waits for a lease that was not given back."""
 
 ON_THE_WAY = {
-    "_resolve:resolve",  # key, closure and first look at the disk
-    "_perform:_try_lease",
-    "_perform:_read_entry",
+    "resolver:resolve",  # key, closure and first look at the disk
+    "walk:_try_lease",
+    "walk:_read_entry",
     "pool:compile",
-    "_perform:_put",
-    "_perform:_release",
+    "walk:_put",
+    "walk:_release",
 }
 """Places that must be among the awaits, or the scenario does not show what it says."""
 
@@ -44,7 +44,7 @@ async def test_callers_cancelled_at_any_await_leave_the_others_served(
 ):
     """Whoever leaves and whenever: the compile goes on, once, and who stays gets the kernel."""
     async with ajit.open_runtime(**with_device) as rt:
-        for sequencer in every_await(monkeypatch, ON_THE_WAY | {"_kernels:_load"}):
+        for sequencer in every_await(monkeypatch, ON_THE_WAY | {"kernels:_load"}):
             spec = saxpy(sequencer.at)
             before = compiler.started
             served: list[int] = []
@@ -78,7 +78,7 @@ async def test_runtime_cancelled_at_any_await_leaves_nothing(
     No lease (another process says so), no flight, no temporary file, no build folder, no compiler.
     """
     counts = []
-    for sequencer in every_await(monkeypatch, ON_THE_WAY | {"_kernels:_load"}):
+    for sequencer in every_await(monkeypatch, ON_THE_WAY | {"kernels:_load"}):
         spec = saxpy(sequencer.at)
 
         async def whole_life(spec=spec, points=sequencer.points):
@@ -106,7 +106,7 @@ async def test_runtime_cancelled_at_any_await_of_a_failing_compile_leaves_nothin
 ):
     """The way of a compiler that crashes gives back what it holds as well."""
     compiler.die_by("KILL")
-    for sequencer in every_await(monkeypatch, {"pool:compile", "_perform:_release"}):
+    for sequencer in every_await(monkeypatch, {"pool:compile", "walk:_release"}):
         spec = saxpy(sequencer.at)
 
         async def whole_life(spec=spec):

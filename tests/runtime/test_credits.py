@@ -317,7 +317,7 @@ async def test_cancelled_at_any_await_with_a_credit_to_wait_for_leaves_nothing(
     options, compiler, nothing_left, lock_peer, cache_dir, monkeypatch
 ):
     """The credit, the lease and the compile that follow are given back wherever it is cancelled."""
-    must_see = {"_credits:take", "_perform:_try_lease", "pool:compile", "_perform:_put"}
+    must_see = {"credits:take", "walk:_try_lease", "pool:compile", "walk:_put"}
     for sequencer in every_await(monkeypatch, must_see):
         spec = saxpy(sequencer.at, arch=ARCH)
         async with ajit.open_runtime(**options, abandoned="cancel") as rt:

@@ -197,7 +197,7 @@ async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
 ):
     """Cancelled while it waits, or while the lease comes: another process finds the lease free."""
     cache_dir = place.lock.parents[2]
-    must_see = {"_waiting:_win", "_waiting:_watch", "_waiting:wait"}
+    must_see = {"waiting:_win", "waiting:_watch", "waiting:wait"}
     for sequencer in every_await(monkeypatch, must_see):
         place.entry.unlink(missing_ok=True)
         lock_peer.hold(place.lock)
