@@ -27,8 +27,10 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from ajit._system.priority_line import PriorityLine
+
 if TYPE_CHECKING:
-    from ajit._compile.pool.task import Priority
+    from ajit._system.priority_line import Priority
 
 __all__ = ["CREDITS_PER_SLOT", "CreditStatistics", "Credits"]
 
@@ -57,10 +59,11 @@ class CreditStatistics:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
-    """A place in a line."""
+class _Waiter:
+    """A resolution that waits for a credit."""
 
     key: str
+    priority: Priority
     granted: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -73,9 +76,9 @@ class Credits:
 
     def __init__(self, slots: int) -> None:
         background = slots * CREDITS_PER_SLOT
-        # In the order in which they are served. Nobody stands in a line whose limit is not reached.
+        # In the order in which they are served. Nothing waits below its limit.
         self._limits: dict[Priority, int] = {"foreground": 2 * background, "background": background}
-        self._lines: dict[Priority, dict[_Place, None]] = {"foreground": {}, "background": {}}
+        self._line: PriorityLine[_Waiter] = PriorityLine()
         self._held = 0
 
     async def take(self, key: str, priority: Priority) -> None:
@@ -90,15 +93,14 @@ class Credits:
         if self._held < self._limits[priority]:
             self._held += 1
             return
-        place = _Place(key)
-        self._lines[priority][place] = None
+        waiter = _Waiter(key, priority)
+        self._line.push(waiter)
         try:
-            await place.granted.wait()
+            await waiter.granted.wait()
         except BaseException:
-            if place.granted.is_set():
+            if waiter.granted.is_set():
                 self.give_back()
-            for line in self._lines.values():
-                line.pop(place, None)
+            self._line.remove(waiter)
             raise
 
     def give_back(self) -> None:
@@ -108,29 +110,24 @@ class Credits:
 
     def promote(self, key: str) -> None:
         """Let background work for a key go with the foreground, for somebody awaits it now."""
-        background = self._lines["background"]
-        for place in [place for place in background if place.key == key]:
-            del background[place]
-            self._lines["foreground"][place] = None
-        self._grant()
+        if self._line.promote(key):
+            self._grant()
 
     def statistics(self) -> CreditStatistics:
         """Count credits, and who waits for one."""
-        foreground, background = map(len, self._lines.values())
         return CreditStatistics(
             total=self._limits["foreground"],
             held=self._held,
-            waiting=foreground + background,
-            waiting_background=background,
+            waiting=len(self._line),
+            waiting_background=self._line.count("background"),
         )
 
     def __repr__(self) -> str:
         return f"<Credits {self.statistics()}>"
 
     def _grant(self) -> None:
-        for priority, line in self._lines.items():
-            while line and self._held < self._limits[priority]:
-                place = next(iter(line))
-                del line[place]
+        for priority, limit in self._limits.items():
+            while self._held < limit and (waiter := self._line.head(priority)) is not None:
+                self._line.remove(waiter)
                 self._held += 1
-                place.granted.set()
+                waiter.granted.set()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._compile.pool.task import Priority
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._core import events
     from ajit._core.entry import Artifact
     from ajit._core.job import CompilerName
     from ajit._core.key import Key
     from ajit._core.spec import Spec
-    from ajit._resolve.services import Look, Parts
+    from ajit._resolve.services import Look, Services
+    from ajit._system.priority_line import Priority
 
 __all__ = ["Request", "Resolution", "Urgency", "WaitedFor"]
 
@@ -73,21 +73,21 @@ class Urgency:
         """The same, in the words of those who have lines."""
         return "foreground" if self.foreground else "background"
 
-    def hurry(self, parts: Parts) -> None:
+    def hurry(self, services: Services) -> None:
         """Somebody awaits it now: it goes before what a warm-up wants, with what is ahead of it."""
         if not self.foreground:
             self.foreground = True
             if self.key:
-                parts.hurry(self.key)
+                services.hurry(self.key)
             if self.ahead is not None:
-                self.ahead.hurry(parts)
+                self.ahead.hurry(services)
 
-    def follow(self, ahead: Urgency, parts: Parts) -> None:
+    def follow(self, ahead: Urgency, services: Services) -> None:
         """It waits for work that others have begun: that is awaited if it is, now or later."""
         self.ahead = ahead
         self.on_wait()
         if self.foreground:
-            ahead.hurry(parts)
+            ahead.hurry(services)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """From a spec to its key, and from the key to its flight.
 
 `Resolver.resolve` finds the toolchain, follows the includes, makes the key and looks at the disk,
-all in one visit to a thread, with other specs of the same moment (`ajit._system.batched_calls`). On
-a miss it joins the one flight of that key in this process: the first to join leads and walks the
-plan (`ajit._resolve.walk`), the others wait for what it finds.
+all in one hop to a thread, together with other specs of the same moment
+(`ajit._system.batched_calls`). On a miss it joins the one flight of that key in this process: the
+first to join leads and walks the plan (`ajit._resolve.walk`), the others wait for what it finds.
 
 It relies on being run in a task of the runtime and never in a caller's, so that a cancelled caller
 only leaves.
@@ -22,15 +22,16 @@ from ajit._core.key import make_key
 from ajit._core.spec import is_cpu_arch
 from ajit._resolve.frozen import forbidden
 from ajit._resolve.request import Request, Resolution, Urgency
-from ajit._resolve.walk import Performer
-from ajit._system.batched_calls import Visits
+from ajit._resolve.walk import PlanRunner
+from ajit._system.batched_calls import BatchedCalls
 from ajit.errors import AjitError, UnknownArch
 
 if TYPE_CHECKING:
     from ajit._core.job import CompilerName
     from ajit._core.spec import Spec
     from ajit._resolve.flight import Flights, Membership
-    from ajit._resolve.services import Parts
+    from ajit._resolve.services import Services
+    from ajit._system.shared_tasks import SharedTasks
 
 __all__ = ["Resolver", "compiler_for"]
 
@@ -53,12 +54,14 @@ def compiler_for(spec: Spec, arch: str) -> CompilerName:
 class Resolver:
     """Finds or compiles artifacts for one runtime, in its event loop."""
 
-    def __init__(self, parts: Parts, flights: Flights[Resolution]) -> None:
-        self.parts = parts
+    def __init__(
+        self, services: Services, flights: Flights[Resolution], tasks: SharedTasks
+    ) -> None:
+        self.services = services
         self._flights = flights
         # By key, and whether it recaches: the urgency of what leads its flight in this runtime.
         self._led: dict[tuple[str, bool], Urgency] = {}
-        self._visits = Visits(parts.in_thread)
+        self._calls = BatchedCalls(tasks, services.in_thread)
 
     async def resolve(
         self, spec: Spec, arch: str, *, recache: bool = False, urgency: Urgency | None = None
@@ -83,7 +86,7 @@ class Resolver:
         begun = time.monotonic()
         urgency = urgency or Urgency()
         prepare = partial(self._prepare, spec, arch, recache=recache, urgency=urgency)
-        request = await self._visits.call(prepare)
+        request = await self._calls.call(prepare)
         if isinstance(request.first_look, Found) and not recache:
             artifact, seconds = request.first_look.artifact, time.monotonic() - begun
             resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
@@ -95,17 +98,19 @@ class Resolver:
     def _prepare(self, spec: Spec, arch: str, *, recache: bool, urgency: Urgency) -> Request:
         """Find toolchain, closure and key, and look at the disk. In a thread."""
         compiler = compiler_for(spec, arch)
-        toolchain = self.parts.toolchains.find(compiler)
-        closure = self.parts.headers.closure(spec, toolchain.include_dirs)
+        toolchain = self.services.toolchains.find(compiler)
+        closure = self.services.headers.closure(spec, toolchain.include_dirs)
         key = make_key(spec, toolchain.identity, arch, closure.parts)
-        look = self.parts.look(key.hex)
+        look = self.services.look(key.hex)
         note = closure.note()
         return Request(spec, key, compiler, arch, toolchain, note, look, recache, urgency)
 
     async def _fly(self, request: Request, begun: float) -> Resolution:
-        if self.parts.settings.mode == "frozen":
-            raise await self.parts.in_thread(forbidden, self.parts.store, request.spec, request.key)
-        cache = (self.parts.store.directory.identity, request.recache)
+        if self.services.settings.mode == "frozen":
+            raise await self.services.in_thread(
+                forbidden, self.services.store, request.spec, request.key
+            )
+        cache = (self.services.store.directory.identity, request.recache)
         with self._flights.join(cache, request.key.hex) as membership:
             if not membership.leading:
                 self._follow(request)
@@ -121,7 +126,7 @@ class Resolver:
         self._set_urgency(request)
         self._led[place] = request.urgency
         try:
-            resolution = await Performer(self.parts, request, begun).run()
+            resolution = await PlanRunner(self.services, request, begun).run()
         except AjitError as exc:
             membership.fail(exc)
             raise
@@ -135,11 +140,11 @@ class Resolver:
         urgency = request.urgency
         if urgency.ahead is not None and urgency.ahead.foreground:
             # Who led was cancelled, and who awaited that awaits us.
-            urgency.hurry(self.parts)
+            urgency.hurry(self.services)
         other = self._led.get((request.key.hex, not request.recache))
         if other is not None:
             # Another flight, but the same lease: this one waits for that of the other.
-            urgency.follow(other, self.parts)
+            urgency.follow(other, self.services)
 
     def _follow(self, request: Request) -> None:
         """Wait for a spec of the same key, or for another runtime of this process."""
@@ -147,11 +152,11 @@ class Resolver:
         if led is None:
             request.urgency.on_wait()
         else:
-            request.urgency.follow(led, self.parts)
+            request.urgency.follow(led, self.services)
 
     def _announce(self, spec: Spec, resolution: Resolution) -> None:
-        if self.parts.emitter.listening:
-            self.parts.emitter.emit(
+        if self.services.emitter.listening:
+            self.services.emitter.emit(
                 events.KernelReady(
                     name=spec.name,
                     key=resolution.artifact.key,

@@ -6,7 +6,6 @@ default one, whose 40 threads are shared with the whole process.
 
 from __future__ import annotations
 
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +24,7 @@ from ajit._compile.headers.closure import HeaderIndex
 from ajit._compile.pool.pool import CompilePool
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._resolve.credits import Credits
-from ajit.errors import AjitWarning
+from ajit._system.warn import warn_only
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from ajit.errors import CompileError
     from ajit.settings import Settings
 
-__all__ = ["Look", "Parts", "keep_cache_small", "look_ahead", "open_parts", "shielded"]
+__all__ = ["Look", "Services", "keep_cache_small", "look_ahead", "open_services", "shielded"]
 
 T = TypeVar("T")
 
@@ -57,7 +56,7 @@ COLLECT_WORK_SECONDS = 2.0
 
 
 @dataclass(kw_only=True)
-class Parts:
+class Services:
     """What a runtime resolves with. Belongs to the runtime's event loop."""
 
     settings: Settings
@@ -109,23 +108,19 @@ class Parts:
         """Warn, once per runtime, that nothing is kept."""
         if not self._warned_unwritable:
             self._warned_unwritable = True
-            # Where warnings are errors, too, the kernel is returned.
-            with suppress(AjitWarning):
-                warnings.warn(
-                    f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; "
-                    f"kernels are compiled and returned, but not kept",
-                    AjitWarning,
-                    stacklevel=2,
-                )
+            warn_only(
+                f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; "
+                f"kernels are compiled and returned, but not kept"
+            )
 
 
-async def open_parts(
+async def open_services(
     stack: AsyncExitStack,
     settings: Settings,
     secret: bytes | None,
     emitter: events.Emitter,
     limiter: anyio.CapacityLimiter,
-) -> Parts:
+) -> Services:
     """Open cache and compile pool; the stack closes the pool.
 
     Args:
@@ -139,18 +134,18 @@ async def open_parts(
         CacheError: The cache cannot be used; nothing was started.
     """
     assemble = partial(_assemble, settings, secret, emitter)
-    parts = await anyio.to_thread.run_sync(assemble, limiter=limiter)
-    stack.push_async_callback(shielded, parts.pool.aclose)
-    return parts
+    services = await anyio.to_thread.run_sync(assemble, limiter=limiter)
+    stack.push_async_callback(shielded, services.pool.aclose)
+    return services
 
 
-def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter) -> Parts:
+def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter) -> Services:
     directory = open_configured_cache(settings)
     toolchains = Toolchains(settings)
     permits = CompilePermits(
         directory, settings.node_compile_slots, patience_seconds=settings.patience_seconds
     )
-    return Parts(
+    return Services(
         settings=settings,
         store=DiskStore(directory, secret),
         failures=FailureStore(directory, settings.failure_seconds, secret),
@@ -163,15 +158,15 @@ def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter)
     )
 
 
-async def keep_cache_small(parts: Parts) -> None:
+async def keep_cache_small(services: Services) -> None:
     """Evict what the cache has no room for, now and then, until cancelled."""
-    settings = parts.settings
+    settings = services.settings
     limits = Limits(
         max_bytes=settings.cache_limit_bytes,
         max_age_seconds=settings.cache_max_age_seconds,
         failure_seconds=settings.failure_seconds,
     )
-    collector = Collector(parts.store.directory, limits)
+    collector = Collector(services.store.directory, limits)
     collect = partial(
         collector.collect,
         every_seconds=COLLECT_EVERY_SECONDS,
@@ -181,18 +176,18 @@ async def keep_cache_small(parts: Parts) -> None:
     while True:
         # A cache that cannot be listed or written is everybody's problem but not this task's.
         with suppress(OSError):
-            await parts.in_thread(collect)
+            await services.in_thread(collect)
         await anyio.sleep(COLLECT_EVERY_SECONDS)
 
 
-async def look_ahead(parts: Parts) -> None:
+async def look_ahead(services: Services) -> None:
     """Look for NVRTC before the first kernel is asked for: no key is made without it.
 
     The other compilers are not looked for, since they are run for that.
     """
     # Whoever wants it looks for it again, and gets the error.
     with suppress(Exception):
-        await parts.in_thread(parts.toolchains.find, "nvrtc")
+        await services.in_thread(services.toolchains.find, "nvrtc")
 
 
 async def shielded(close: Callable[[], Awaitable[None]]) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._cache.leases.table import HolderRecord, LeaseWait
-    from ajit._resolve.services import Look, Parts
+    from ajit._resolve.services import Look, Services
 
 __all__ = ["LeaseWaiter", "Silence", "WaitEnd"]
 
@@ -105,12 +105,12 @@ class LeaseWaiter:
     """
 
     def __init__(
-        self, parts: Parts, name: str, key: str, compiler: str, holder: HolderRecord | None
+        self, services: Services, name: str, key: str, compiler: str, holder: HolderRecord | None
     ) -> None:
         self.holder = holder
         self.lease: Lease | None = None
         self.seconds = 0.0
-        self._parts = parts
+        self._services = services
         self._name = name
         self._key = key
         self._compiler = compiler
@@ -126,7 +126,7 @@ class LeaseWaiter:
         """
         begun = time.monotonic()
         glance = None if recache else self._glance
-        place = self._place = self._parts.leases.wait(
+        place = self._place = self._services.leases.wait(
             self._key, self._compiler, glance, name=self._name
         )
         ends: list[WaitEnd] = []
@@ -140,7 +140,7 @@ class LeaseWaiter:
                 group.start_soon(first, partial(self._win, place))
                 group.start_soon(first, partial(self._watch, begun, look_too=not recache))
         finally:
-            self._parts.waits.pop(self._key, None)
+            self._services.waits.pop(self._key, None)
             self.seconds = time.monotonic() - begun
         # Two may end in one turn of the loop; a lease that was won is used.
         return WaitEnd("lease") if self.lease else ends[0]
@@ -162,7 +162,7 @@ class LeaseWaiter:
 
     def _glance(self) -> Look | None:
         """Look under the lock, in its thread."""
-        look = self._parts.look(self._key)
+        look = self._services.look(self._key)
         return look if isinstance(look, Found | CompileError) else None
 
     async def _watch(self, begun: float, *, look_too: bool) -> WaitEnd:
@@ -170,13 +170,13 @@ class LeaseWaiter:
         silence = Silence(begun)
         if self.holder is None:
             # It had the lock and had not yet written who it is; by now it has.
-            read_holder = self._parts.leases.read_holder
-            self.holder = await self._parts.in_watch_thread(read_holder, self._key)
+            read_holder = self._services.leases.read_holder
+            self.holder = await self._services.in_watch_thread(read_holder, self._key)
         self._report(begun)
         while True:
-            period = max(WATCH_SECONDS, WATCH_SECONDS_EACH * len(self._parts.waits))
+            period = max(WATCH_SECONDS, WATCH_SECONDS_EACH * len(self._services.waits))
             await anyio.sleep(period)
-            record, look = await self._parts.in_watch_thread(self._look, look_too)
+            record, look = await self._services.in_watch_thread(self._look, look_too)
             now = time.monotonic()
             if look is not None:
                 return WaitEnd("seen", look)
@@ -187,11 +187,11 @@ class LeaseWaiter:
             self._report(begun)
 
     def _look(self, look_too: bool) -> tuple[HolderRecord | None, Look | None]:  # noqa: FBT001
-        record = self._parts.leases.read_holder(self._key)
+        record = self._services.leases.read_holder(self._key)
         return record, self._glance() if look_too else None
 
     def _is_out_of_patience(self, silent_seconds: float, waited_seconds: float) -> bool:
-        settings = self._parts.settings
+        settings = self._services.settings
         total = settings.patience_total_seconds
         return silent_seconds > settings.patience_seconds or 0 < total < waited_seconds
 
@@ -202,6 +202,6 @@ class LeaseWaiter:
             holder=self.holder.holder() if self.holder else None,
             waited_seconds=time.monotonic() - begun,
         )
-        self._parts.waits[self._key] = waiting
-        if self._parts.emitter.listening:
-            self._parts.emitter.emit(waiting)
+        self._services.waits[self._key] = waiting
+        if self._services.emitter.listening:
+            self._services.emitter.emit(waiting)

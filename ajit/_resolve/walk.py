@@ -1,8 +1,8 @@
-"""The performer: walks the plan of one key and does each of its actions.
+"""The plan runner: walks the plan of one key and does each of its actions.
 
-All blocking work is in threads: file and lock calls in those of `Parts`, waits for a lease in the
-lock layer's, compiles in the pool's. Whatever ends the walk, the plan says what is still held, and
-it is given back.
+All blocking work is in threads: file and lock calls in those of `Services`, waits for a lease in
+the lock layer's, compiles in the pool's. Whatever ends the walk, the plan says what is still held,
+and it is given back.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from ajit._cache.leases.table import HolderRecord
     from ajit._core.job import CompileOutput
     from ajit._resolve.request import Request
-    from ajit._resolve.services import Look, Parts
+    from ajit._resolve.services import Look, Services
 
-__all__ = ["Performer"]
+__all__ = ["PlanRunner"]
 
 T = TypeVar("T")
 
@@ -50,11 +50,11 @@ _OUTCOMES = {
 """What `events.WaitEnded` calls the end of a wait; anything else is ``lease``."""
 
 
-class Performer:
+class PlanRunner:
     """One walk through the plan, for one key. Belongs to the task that runs it."""
 
-    def __init__(self, parts: Parts, request: Request, begun: float) -> None:
-        self._parts = parts
+    def __init__(self, services: Services, request: Request, begun: float) -> None:
+        self._services = services
         self._request = request
         self._begun = begun
         self._first_look: Look | None = request.first_look
@@ -107,7 +107,7 @@ class Performer:
     async def _give_back(self, actions: tuple[Action, ...]) -> None:
         try:
             if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
-                await self._in_thread(self._parts.failures.record, self._error)
+                await self._in_thread(self._services.failures.record, self._error)
         finally:
             if Action.STOP_WAITING in actions:
                 await self._stop_waiting()
@@ -129,7 +129,7 @@ class Performer:
     async def _read_entry(self) -> Happening:
         look, self._first_look = self._first_look, None
         if look is None:
-            look = await self._in_thread(self._parts.look, self._key)
+            look = await self._in_thread(self._services.look, self._key)
         return self._take(look)
 
     def _take(self, look: Look) -> Happening:
@@ -147,7 +147,7 @@ class Performer:
         return Happening.REJECTED
 
     async def _look_again(self) -> Happening:
-        look = await self._in_thread(self._parts.store.read, self._key)
+        look = await self._in_thread(self._services.store.read, self._key)
         if isinstance(look, Missing):
             return Happening.MISSING
         replaceable = self._request.recache or isinstance(look, Rejected)
@@ -163,23 +163,23 @@ class Performer:
         result = await self._in_thread(self._put_beating, self._lease, replace)
         if isinstance(result, Failed):
             self._emit(events.CacheUnwritable, reason=result.reason)
-            self._parts.warn_unwritable(result.reason)
+            self._services.warn_unwritable(result.reason)
             return Happening.PUBLISH_FAILED
         return Happening.PUBLISHED
 
     def _put_beating(self, lease: Lease | None, replace: bool) -> PublishResult:  # noqa: FBT001 - private
         """Publish, in a thread that may hang in it: another one beats meanwhile."""
         with lease.publishing() if lease is not None else nullcontext():
-            return self._parts.store.publish(self._made(), replace=replace)
+            return self._services.store.publish(self._made(), replace=replace)
 
     # --- the lease ---
 
     async def _try_lease(self) -> Happening:
-        await self._parts.credits.take(self._key, self._request.urgency.priority)
+        await self._services.credits.take(self._key, self._request.urgency.priority)
         self._has_credit = True
         compiler = str(self._request.toolchain.identity)
         name = self._request.spec.name
-        take = partial(self._parts.leases.try_acquire, self._key, compiler, name=name)
+        take = partial(self._services.leases.try_acquire, self._key, compiler, name=name)
         taken = await self._in_thread(take)
         if isinstance(taken, Lease):
             self._lease = taken
@@ -194,20 +194,20 @@ class Performer:
     def _give_credit_back(self) -> None:
         if self._has_credit:
             self._has_credit = False
-            self._parts.credits.give_back()
+            self._services.credits.give_back()
 
     async def _release(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
             # A disk that hangs holds this up, too. Then the result goes before: the thread stays.
             with anyio.move_on_after(RELEASE_SECONDS):
-                await self._parts.in_thread(lease.release, abandon=True)
+                await self._services.in_thread(lease.release, abandon=True)
 
     async def _wait_for_lease(self) -> Happening:
         self._request.urgency.on_wait()
         compiler = str(self._request.toolchain.identity)
         name = self._request.spec.name
-        waiter = self._waiter = LeaseWaiter(self._parts, name, self._key, compiler, self._holder)
+        waiter = self._waiter = LeaseWaiter(self._services, name, self._key, compiler, self._holder)
         end = await waiter.wait(recache=self._request.recache)
         self._holder, self._waited_seconds = waiter.holder, waiter.seconds
         happening = self._wait_ended(waiter, end)
@@ -249,7 +249,7 @@ class Performer:
         self._emit(events.CompileStarted, compiler=compiler, arch=self._request.arch)
         begun = time.monotonic()
         try:
-            output = await self._parts.pool.compile(
+            output = await self._services.pool.compile(
                 self._job(),
                 on_beat=self._beat,
                 toolchain=self._request.toolchain,
@@ -327,9 +327,9 @@ class Performer:
         return self._request.key.hex
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await self._parts.in_thread(function, *args)
+        return await self._services.in_thread(function, *args)
 
     def _emit(self, event: type[events.Event], **facts: object) -> None:
-        if self._parts.emitter.listening:
+        if self._services.emitter.listening:
             made = event(name=self._request.spec.name, key=self._key, **facts)
-            self._parts.emitter.emit(made)
+            self._services.emitter.emit(made)

@@ -20,13 +20,10 @@ from ajit._core.spec import is_cpu_arch, validate_arch
 from ajit._resolve.request import Urgency
 from ajit._runtime.statistics import Counts, RuntimeStatistics
 from ajit._runtime.warmup import Ready
-from ajit._system.shared_tasks import Works
 from ajit.errors import AjitError, NoDevice, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
-
-    from anyio.abc import TaskGroup
 
     from ajit._core.events import Tier
     from ajit._core.spec import EntryPoint, Spec
@@ -34,7 +31,8 @@ if TYPE_CHECKING:
     from ajit._gpu.module import Kernel, LoadedModule
     from ajit._resolve.request import Resolution
     from ajit._resolve.resolver import Resolver
-    from ajit._resolve.services import Parts
+    from ajit._resolve.services import Services
+    from ajit._system.shared_tasks import SharedTasks
 
 __all__ = ["Kernels"]
 
@@ -60,27 +58,26 @@ class Kernels:
     Args:
         resolver: Finds artifacts.
         device: What to load on, if anything.
-        group: Where the work runs.
+        tasks: Where the work runs.
 
     Attributes:
         counts: How requests ended.
         ready: By spec, the kernel of its one entry point, for `Runtime.kernel` to look at first.
     """
 
-    def __init__(self, resolver: Resolver, device: Device | None, group: TaskGroup) -> None:
-        abandoned = resolver.parts.settings.abandoned
+    def __init__(self, resolver: Resolver, device: Device | None, tasks: SharedTasks) -> None:
         self._resolver = resolver
         self._device = device
-        self._works: Works[Urgency] = Works(group, cancel_abandoned=abandoned == "cancel")
+        self._tasks = tasks
         self.counts = Counts()
         self.ready: dict[Spec, Kernel] = {}
         self._modules: dict[Spec, _Loaded] = {}
         self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
 
     @property
-    def parts(self) -> Parts:
+    def services(self) -> Services:
         """What specs are resolved with."""
-        return self._resolver.parts
+        return self._resolver.services
 
     @property
     def device(self) -> Device:
@@ -110,7 +107,7 @@ class Kernels:
         if loaded is not None and not recache:
             self.counts.memory += 1
             return loaded
-        return (await self._works.join(*self._loading(spec, Urgency(), recache=recache))).module
+        return (await self._tasks.join(*self._loading(spec, Urgency(), recache=recache))).module
 
     async def resolve(
         self, spec: Spec, arch: str | None, *, recache: bool = False, urgency: Urgency | None = None
@@ -134,7 +131,7 @@ class Kernels:
         name = ("resolve", target, recache)
         self._follow(name, urgency)
         resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
-        return await self._works.join(name, resolve, urgency)
+        return await self._tasks.join(name, resolve, urgency)
 
     async def warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
         """Make a spec ready in the background: loaded if there is a device, else compiled.
@@ -150,7 +147,7 @@ class Kernels:
         module = self.loaded(spec)
         if module is not None:
             return Ready(module.key, "memory")
-        loaded = await self._works.join(*self._loading(spec, urgency))
+        loaded = await self._tasks.join(*self._loading(spec, urgency))
         return Ready(loaded.module.key, loaded.tier)
 
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
@@ -158,8 +155,8 @@ class Kernels:
         ready = self.loaded(fallback)
         if ready is None or spec in self._modules:
             return None
-        self._works.begin(*self._loading(spec, Urgency()))
-        emitter = self.parts.emitter
+        self._tasks.begin(*self._loading(spec, Urgency()))
+        emitter = self.services.emitter
         if emitter.listening:
             emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
         kernel = copy.copy(ready.kernel(fallback.entry(entry).name))
@@ -168,25 +165,25 @@ class Kernels:
 
     def statistics(self) -> RuntimeStatistics:
         """Return what was done and is going on."""
-        counts, parts = self.counts, self.parts
+        counts, services = self.counts, self.services
         return RuntimeStatistics(
             from_memory=counts.memory,
             from_disk=counts.disk,
             compiled=counts.compiled,
             failed=counts.failed,
             waited=counts.waited,
-            in_progress=len(self._works),
-            waiting=tuple(parts.waits.values()),
+            in_progress=len(self._tasks),
+            waiting=tuple(services.waits.values()),
             loaded_modules=len(self._modules_by_key),
-            disk=parts.store.statistics(),
-            pool=parts.pool.statistics(),
-            credits=parts.credits.statistics(),
+            disk=services.store.statistics(),
+            pool=services.pool.statistics(),
+            credits=services.credits.statistics(),
             device=self._device.statistics() if self._device else None,
         )
 
     def __repr__(self) -> str:
         device = self._device.name if self._device else "none"
-        modules, works = len(self._modules_by_key), len(self._works)
+        modules, works = len(self._modules_by_key), len(self._tasks)
         return f"<Kernels device={device} modules={modules} in_progress={works}>"
 
     # --- in tasks of the group ---
@@ -209,7 +206,7 @@ class Kernels:
     def _loading(
         self, spec: Spec, urgency: Urgency, *, recache: bool = False
     ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]], Urgency]:
-        """Name, function and urgency of the work that loads a spec, for `Works` to begin or join.
+        """Name, function and urgency of the work that loads a spec, to begin or join.
 
         Raises:
             CaptureMiss: The current task is in a block that captures. Neither compiled nor awaited.
@@ -235,7 +232,7 @@ class Kernels:
         if name not in self._modules_by_key or recache:
             load = partial(self.device.load, resolution.artifact, spec.entries)
             # Specs that differ in their labels only share a module.
-            self._modules_by_key[name] = await self._works.join(("module", name), load)
+            self._modules_by_key[name] = await self._tasks.join(("module", name), load)
             if recache:
                 self._forget_loaded(resolution.artifact.key)
         return self._modules_by_key[name]
@@ -244,9 +241,9 @@ class Kernels:
 
     def _follow(self, name: Hashable, urgency: Urgency) -> None:
         """Where others have begun that work, it is what this one waits for."""
-        ahead = self._works.urgency(name)
-        if ahead is not None:
-            urgency.follow(ahead, self.parts)
+        ahead = self._tasks.tag(name)
+        if isinstance(ahead, Urgency):
+            urgency.follow(ahead, self.services)
 
     def _forget_loaded(self, key: str) -> None:
         """A key was loaded anew: no spec gets its former module any more."""

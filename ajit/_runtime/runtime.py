@@ -15,9 +15,8 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-import warnings
 import weakref
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +27,14 @@ from ajit._core.events import Emitter
 from ajit._core.spec import Spec, is_cpu_arch
 from ajit._resolve.flight import flights
 from ajit._resolve.resolver import Resolver
-from ajit._resolve.services import keep_cache_small, look_ahead, open_parts, shielded
+from ajit._resolve.services import keep_cache_small, look_ahead, open_services, shielded
 from ajit._runtime.kernels import Kernels
 from ajit._runtime.log import LogLines
 from ajit._runtime.warmup import run_warmup
 from ajit._system.loop import LoopHandle
+from ajit._system.shared_tasks import SharedTasks
+from ajit._system.warn import warn_only
 from ajit.errors import (
-    AjitWarning,
     ForkedRuntime,
     RuntimeClosed,
     SpecError,
@@ -69,9 +69,9 @@ class Runtime:
     """
 
     def __init__(self, kernels: Kernels) -> None:
-        self.settings = kernels.parts.settings
+        self.settings = kernels.services.settings
         self._kernels = kernels
-        self._emitter = kernels.parts.emitter
+        self._emitter = kernels.services.emitter
         self._loop = LoopHandle.current()
         self._state = "open"
         self._counts = kernels.counts
@@ -297,12 +297,14 @@ async def open_here(
             emitter.subscribe(lines)
             stack.push_async_callback(shielded, lines.aclose)
             device = await _open_device(stack, in_force, limiter)
-            parts = await open_parts(stack, in_force, secret, emitter, limiter)
+            services = await open_services(stack, in_force, secret, emitter, limiter)
             group = await stack.enter_async_context(anyio.create_task_group())
-            group.start_soon(keep_cache_small, parts)
+            group.start_soon(keep_cache_small, services)
             if device is None or not is_cpu_arch(device.arch):
-                group.start_soon(look_ahead, parts)
-            runtime = Runtime(Kernels(Resolver(parts, flights), device, group))
+                group.start_soon(look_ahead, services)
+            tasks = SharedTasks(group, cancel_abandoned=in_force.abandoned == "cancel")
+            resolver = Resolver(services, flights, tasks)
+            runtime = Runtime(Kernels(resolver, device, tasks))
             try:
                 yield runtime
             except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001  # raised below
@@ -356,13 +358,7 @@ def _check_spec(spec: object) -> None:
 
 
 def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:
-    # Where warnings are errors, too, a broken subscriber does not disturb what it watches.
-    with suppress(AjitWarning):
-        warnings.warn(
-            f"subscriber {subscriber!r} raised {type(error).__name__}: {error}",
-            AjitWarning,
-            stacklevel=3,
-        )
+    warn_only(f"subscriber {subscriber!r} raised {type(error).__name__}: {error}", stacklevel=2)
 
 
 os.register_at_fork(after_in_child=_poison_after_fork)

@@ -126,7 +126,7 @@ async def run_warmup(
 
 
 class _Worker:
-    """Works off the queue, until somebody takes its place because it waits.
+    """SharedTasks off the queue, until somebody takes its place because it waits.
 
     Args:
         replace: Starts another one.

@@ -1,9 +1,12 @@
-"""One task for each piece of work, however many tasks want it.
+"""Shared tasks: one task for each piece of work, however many callers want it.
+
+This is how callers of one event loop join work or lead it; `ajit._resolve.flight` does the same
+between the loops and threads of a process.
 
 The work runs in the runtime's task group and never in a caller's scope: a caller that is cancelled
-only leaves, and the others get what they wait for. What becomes of work that everybody has left is
-a setting: it is finished, so that the cache gains, or it is cancelled. When the group is cancelled,
-because the runtime closes, every waiter gets `RuntimeClosed`. Belongs to one event loop.
+only leaves, and the others get what they wait for. Work that all callers have left is finished, so
+that the cache gains, or cancelled: that is a setting. When the group is cancelled, because the
+runtime closes, every caller gets `RuntimeClosed`. Belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -21,109 +24,120 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-__all__ = ["Works"]
+__all__ = ["SharedTasks"]
 
 T = TypeVar("T")
-U = TypeVar("U")
 
 
 @dataclass(slots=True)
-class _Work(Generic[T, U]):
-    """A piece of work.
+class _Task(Generic[T]):
+    """One piece of work.
 
     Attributes:
-        urgency: Whether somebody awaits it, if that matters.
-        kept: Whether it goes on without waiters whatever the setting.
-        waiters: Tasks that wait for it.
+        tag: What the caller that began it says of it, such as how urgent it is.
+        kept: Whether it goes on without callers whatever the setting.
+        callers: How many wait for it.
     """
 
-    urgency: U | None
+    tag: object
     kept: bool
-    waiters: int = 0
+    callers: int = 0
     done: anyio.Event = field(default_factory=anyio.Event)
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     value: T | None = None
     error: Exception | None = None
 
 
-class Works(Generic[U]):
-    """The pieces of work in progress.
+class SharedTasks:
+    """The work in progress.
 
     Args:
-        group: Where they run.
-        cancel_abandoned: Whether work that its last waiter has left is cancelled.
+        group: Where it runs.
+        cancel_abandoned: Whether work that its last caller has left is cancelled.
     """
 
     def __init__(self, group: TaskGroup, *, cancel_abandoned: bool = False) -> None:
         self._group = group
         self._cancel_abandoned = cancel_abandoned
-        self._works: dict[Hashable, _Work[Any, U]] = {}
+        self._tasks: dict[Hashable, _Task[Any]] = {}
 
     def __len__(self) -> int:
-        return len(self._works)
+        return len(self._tasks)
 
     def __contains__(self, name: Hashable) -> bool:
-        return name in self._works
+        return name in self._tasks
 
-    def urgency(self, name: Hashable) -> U | None:
-        """Return what the work of that name was begun with, from that moment to its end."""
-        work = self._works.get(name)
-        return None if work is None else work.urgency
+    def tag(self, name: Hashable) -> object:
+        """Return the tag that the work of that name was begun with; None if there is no work."""
+        task = self._tasks.get(name)
+        return None if task is None else task.tag
 
     def begin(
-        self, name: Hashable, do: Callable[[], Awaitable[T]], urgency: U | None = None
+        self, name: Hashable, do: Callable[[], Awaitable[object]], tag: object = None
     ) -> None:
-        """Start the work of that name, if nobody has, without waiting. It is never abandoned."""
-        work = self._works.get(name) or self._start(name, do, urgency)
-        work.kept = True
+        """Start the work of that name, unless it is in progress. It is never abandoned."""
+        task = self._tasks.get(name) or self._start(name, do, tag)
+        task.kept = True
 
     async def join(
-        self, name: Hashable, do: Callable[[], Awaitable[T]], urgency: U | None = None
+        self,
+        name: Hashable,
+        do: Callable[[], Awaitable[T]],
+        tag: object = None,
+        *,
+        kept: bool = False,
     ) -> T:
-        """Wait for the work of that name; start it if nobody has. Cancelling only leaves.
+        """Wait for the work of that name; start it first, unless it is in progress.
+
+        Args:
+            name: Equal for callers that want the same.
+            do: The work.
+            tag: Kept with the work, if this call starts it.
+            kept: Finish the work also when all callers have left, whatever the setting.
 
         Raises:
             RuntimeClosed: The task group was cancelled meanwhile.
-            Exception: What the work raised; each waiter gets its own copy.
+            Exception: What the work raised; each caller gets its own copy.
+
+        Cancelling only leaves.
         """
-        work: _Work[T, U] = self._works.get(name) or self._start(name, do, urgency)
-        work.waiters += 1
+        task: _Task[T] = self._tasks.get(name) or self._start(name, do, tag)
+        task.kept = task.kept or kept
+        task.callers += 1
         try:
-            await work.done.wait()
+            await task.done.wait()
         finally:
-            work.waiters -= 1
-            self._left(name, work)
-        if work.error is not None:
-            raise copy_of(work.error)
-        return cast("T", work.value)
+            task.callers -= 1
+            self._left(name, task)
+        if task.error is not None:
+            raise copy_of(task.error)
+        return cast("T", task.value)
 
-    def _start(
-        self, name: Hashable, do: Callable[[], Awaitable[T]], urgency: U | None
-    ) -> _Work[T, U]:
-        work: _Work[T, U] = _Work(urgency, kept=not self._cancel_abandoned)
-        self._works[name] = work
-        self._group.start_soon(self._run, name, work, do)
-        return work
+    def _start(self, name: Hashable, do: Callable[[], Awaitable[T]], tag: object) -> _Task[T]:
+        task: _Task[T] = _Task(tag, kept=not self._cancel_abandoned)
+        self._tasks[name] = task
+        self._group.start_soon(self._run, name, task, do)
+        return task
 
-    def _left(self, name: Hashable, work: _Work[Any, U]) -> None:
-        if work.waiters or work.kept or work.done.is_set():
+    def _left(self, name: Hashable, task: _Task[Any]) -> None:
+        if task.callers or task.kept or task.done.is_set():
             return
-        # Whoever wants it from now on begins anew; the flight and the lease keep the two apart.
-        self._forget(name, work)
-        work.scope.cancel()
+        # The next caller begins anew; the flight and the lease keep the two apart.
+        self._forget(name, task)
+        task.scope.cancel()
 
-    async def _run(self, name: Hashable, work: _Work[T, U], do: Callable[[], Awaitable[T]]) -> None:
-        # What waiters get if this task is cancelled.
-        work.error = RuntimeClosed("the runtime was closed during this request")
+    async def _run(self, name: Hashable, task: _Task[T], do: Callable[[], Awaitable[T]]) -> None:
+        # What callers get if this task is cancelled.
+        task.error = RuntimeClosed("the runtime was closed during this request")
         try:
-            with work.scope:
-                work.value, work.error = await do(), None
-        except Exception as exc:  # noqa: BLE001  # the waiters raise it, defects of ajit included
-            work.error = exc
+            with task.scope:
+                task.value, task.error = await do(), None
+        except Exception as exc:  # noqa: BLE001  # the callers raise it, defects of ajit included
+            task.error = exc
         finally:
-            self._forget(name, work)
-            work.done.set()
+            self._forget(name, task)
+            task.done.set()
 
-    def _forget(self, name: Hashable, work: _Work[Any, U]) -> None:
-        if self._works.get(name) is work:
-            del self._works[name]
+    def _forget(self, name: Hashable, task: _Task[Any]) -> None:
+        if self._tasks.get(name) is task:
+            del self._tasks[name]

@@ -102,7 +102,7 @@ def table(directory: CacheDirectory) -> Iterator[LeaseTable]:
     left = table.statistics()
     assert (left.held, left.waiting) == (0, 0)
     # Threads of abandoned waits end when the peers, which are dead by now, have lost their locks.
-    poll(lambda: not any(place[0] == directory.identity for place in current_process().slots))
+    poll(lambda: not any(place[0] == directory.identity for place in current_process().lock_files))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import anyio
 
 from ajit._cache.entries.disk import DiskStore, Found
 from ajit._cache.files.directory import open_cache_directory
-from ajit._cache.leases import lock_waiters as helpers
+from ajit._cache.leases import lock_waiters
 from ajit._cache.leases.permits import CompilePermit, CompilePermits
 from ajit._cache.leases.table import Busy, Glance, Lease, LeaseTable
 from tests.cache.artifacts import a_job, an_artifact
@@ -147,13 +147,13 @@ def main() -> None:
         os.setgid(int(sys.argv[3]))
         os.setuid(int(sys.argv[3]))
     peer = Peer(*sys.argv[1:3], *sys.argv[4:])
-    poll = helpers._poll
+    poll = lock_waiters._poll
 
     def counted(slot: object, kind: int) -> bool:
         _polls.append(slot)
         return poll(slot, kind)
 
-    helpers._poll = counted
+    lock_waiters._poll = counted
     answer(did="start", pid=os.getpid())
     for line in sys.stdin:
         verb, *arguments = line.split()

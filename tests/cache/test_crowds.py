@@ -139,7 +139,7 @@ async def test_a_wait_that_was_taken_over_needs_no_thread(table, holder, monkeyp
 
     def no_thread(*args: object) -> None:
         holder.ask("release", KEYS[0])
-        poll(lambda: not current_process().helpers._tried)
+        poll(lambda: not current_process().waiters._tried)
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:

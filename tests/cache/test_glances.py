@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from ajit._cache.entries.disk import DiskStore
-from ajit._cache.leases import lock_waiters as helpers
+from ajit._cache.leases import lock_waiters
 from ajit._cache.leases.table import Busy, Glimpse, Lease, LeaseTable
 from tests.cache.artifacts import a_key, an_artifact
 from tests.cache.helpers import in_thread, is_waited_for, poll, until
@@ -203,9 +203,9 @@ async def test_a_glance_is_taken_after_polling_too(table, store, start_peer, mon
     lease = await in_thread(table.try_acquire, two, "nvrtc")
     peer.tell("wait", two)
     await until(lambda: is_waited_for(peer.pid))
-    real = helpers._poll
+    real = lock_waiters._poll
     seen: list[int] = []
-    monkeypatch.setattr(helpers, "_poll", lambda *args: seen.append(args[1]) or real(*args))
+    monkeypatch.setattr(lock_waiters, "_poll", lambda *args: seen.append(args[1]) or real(*args))
     with table.wait(one, "nvrtc", lambda: "entry") as waiting:
         await until(lambda: seen)
         await in_thread(peer.ask, "release", one)

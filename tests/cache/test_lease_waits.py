@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from ajit._cache.files.directory import open_cache_directory
-from ajit._cache.leases import lock_waiters as helpers
+from ajit._cache.leases import lock_waiters
 from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import (
@@ -263,8 +263,8 @@ def test_an_abandoned_poll_ends(table: LeaseTable, start_peer, monkeypatch):
     peer.hear("queued")
     poll(lambda: is_waited_for(peer.pid))
 
-    polling, real = threading.Event(), helpers._poll
-    monkeypatch.setattr(helpers, "_poll", lambda *args: polling.set() or real(*args))
+    polling, real = threading.Event(), lock_waiters._poll
+    monkeypatch.setattr(lock_waiters, "_poll", lambda *args: polling.set() or real(*args))
 
     async def wait_until_it_polls() -> None:
         with table.wait(one, "nvrtc"):

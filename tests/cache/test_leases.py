@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from ajit._cache.files.directory import open_cache_directory
-from ajit._cache.leases.lock_file import borrow_slot
+from ajit._cache.leases.lock_file import borrow_lock_file
 from ajit._cache.leases.table import Busy, Lease, LeaseTable
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import is_locked_for_others, is_waited_for, lock_file, poll
@@ -216,7 +216,7 @@ def test_threads_and_caches_of_one_process_exclude_each_other(table, path, tmp_p
 
 def test_a_lock_file_that_is_in_use_has_one_slot(table: LeaseTable, directory):
     """Somebody is about to try while another gives back: both mean the same slot."""
-    with borrow_slot(directory, KEY) as slot:
+    with borrow_lock_file(directory, KEY) as slot:
         table.try_acquire(KEY, "nvrtc").release()
-        with borrow_slot(directory, KEY) as same:
+        with borrow_lock_file(directory, KEY) as same:
             assert same is slot

@@ -56,7 +56,7 @@ def test_the_age_of_a_lease_on_another_host_is_by_that_hosts_clock(ajit, table):
     """Clocks of two hosts are not subtracted: what is known is the age at the last beat."""
     elsewhere = {"boot_id": "elsewhere", "host": "far", "started": 1000.0, "beat_time": 1042.5}
     with table.try_acquire(KEY, "nvcc") as lease:
-        write_record(lease._slot.fd, msgspec.structs.replace(lease.record, **elsewhere))
+        write_record(lease._lock_file.fd, msgspec.structs.replace(lease.record, **elsewhere))
         [row] = ajit("locks", "--json").json()["leases"]
 
     assert 42.5 == row["age_seconds"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psutil
 
-from ajit._compile.pool.slot import Slot
+from ajit._compile.pool.slot import WorkerSlot
 from ajit._compile.pool.task import Task
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._core.job import CompileJob
@@ -54,7 +54,7 @@ class Bench:
 
     def __init__(self, **arguments: Any) -> None:
         self.settings = settings(**arguments)
-        self.slot = Slot(self.settings, Toolchains(self.settings))
+        self.slot = WorkerSlot(self.settings, Toolchains(self.settings))
 
     def task(self, given: CompileJob, on_beat: Callable[[Any], None] | None = None) -> Task:
         """The task of a job; nobody waits for its promise."""

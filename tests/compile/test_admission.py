@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ajit._compile.pool.pool import CompilePool
-    from ajit._compile.pool.task import Priority
     from ajit._core.job import CompileJob
+    from ajit._system.priority_line import Priority
 
 GIB = 1 << 30
 HOST = {"compiler": "host", "arch": os.uname().machine}

@@ -17,7 +17,7 @@ from ajit._system import process
 from ajit.cli import main as command_line
 
 if TYPE_CHECKING:
-    from ajit._resolve.services import Parts
+    from ajit._resolve.services import Services
 
 __all__ = ["temporary_name"]
 
@@ -38,9 +38,9 @@ def _own_prefix() -> str:
     return f"{host}.{us.namespace}.{NO_PROCESS}.1"
 
 
-async def look_nowhere(parts: Parts) -> None:
+async def look_nowhere(services: Services) -> None:
     """Look for nothing."""
-    del parts
+    del services
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ from ajit._compile.toolchains.identity import Toolchain
 from ajit._core import events
 from ajit._core.job import CompileOutput
 from ajit._core.key import ToolchainId
-from ajit._resolve import services as _parts
+from ajit._resolve import services as _services
 from ajit._resolve import waiting as _waiting
 from ajit._runtime import runtime as _runtime
 from ajit.cli import main as command_line
@@ -114,9 +114,9 @@ class StandInPool:
         """There is nothing to end."""
 
 
-async def look_nowhere(parts: _parts.Parts) -> None:
+async def look_nowhere(services: _services.Services) -> None:
     """Look for no toolchain ahead: that would be in the worker's thread, or beside it."""
-    del parts
+    del services
 
 
 class Talk:
@@ -214,8 +214,8 @@ def child(connection: socket.socket) -> None:
 def main(path: str) -> None:
     """Fork a process for each connection, until standard input ends."""
     warnings.simplefilter("ignore", ajit.AjitWarning)
-    _parts.CompilePool = StandInPool  # type: ignore[assignment,misc]
-    _parts.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
+    _services.CompilePool = StandInPool  # type: ignore[assignment,misc]
+    _services.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
     _runtime.look_ahead = look_nowhere
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     anyio.run(anyio.sleep, 0)  # loads the event loop, once and not in each child

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ajit._resolve.waiting import LeaseWaiter
-from ajit._system.shared_tasks import Works
+from ajit._system.shared_tasks import SharedTasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Sequencer", "every_await"]
 
 INNER_TASKS = (
-    (Works, "_run"),
+    (SharedTasks, "_run"),
     (LeaseWaiter, "_win"),
     (LeaseWaiter, "_watch"),
 )

@@ -50,5 +50,5 @@ SAXPY = saxpy()
 
 def key_of(runtime: ajit.Runtime, spec: ajit.Spec) -> Key:
     """Return the key that a spec without includes has on this machine. Blocks."""
-    toolchain = runtime._kernels.parts.toolchains.find("host")
+    toolchain = runtime._kernels.services.toolchains.find("host")
     return make_key(spec, toolchain.identity, ARCH, ())

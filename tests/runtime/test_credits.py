@@ -259,7 +259,7 @@ async def test_wait_that_begins_after_its_warm_up_was_cancelled_goes_on(
         key = (await anyio.to_thread.run_sync(key_of, rt, spec)).hex
         lock = cache_dir / "locks" / key[:2] / f"{key}.lock"
         lock_peer.hold(lock)
-        bank = rt._kernels.parts.credits
+        bank = rt._kernels.services.credits
         for _ in range(TOTAL):
             await bank.take("taken", "foreground")
         scope = anyio.CancelScope()
@@ -321,7 +321,7 @@ async def test_cancelled_at_any_await_with_a_credit_to_wait_for_leaves_nothing(
     for sequencer in every_await(monkeypatch, must_see):
         spec = saxpy(sequencer.at, arch=ARCH)
         async with ajit.open_runtime(**options, abandoned="cancel") as rt:
-            bank = rt._kernels.parts.credits
+            bank = rt._kernels.services.credits
             for _ in range(TOTAL):
                 await bank.take("taken", "foreground")
             scope = anyio.CancelScope()

@@ -50,7 +50,7 @@ def _publish_copies(rt, artifact):
     for n in range(2, WARM_UP + KERNELS + 1):
         key = key_of(rt, saxpy(n))
         copy = msgspec.structs.replace(artifact, key=key.hex, key_fields=key.fields)
-        rt._kernels.parts.store.publish(copy)
+        rt._kernels.services.store.publish(copy)
 
 
 def _own_bytes():

@@ -108,7 +108,7 @@ async def no_credits(options):
     """A runtime that has no lease credits left, so that whoever wants a kernel stands in line."""
     async with ajit.open_runtime(**options | {"compile_slots": 1}) as rt:
         for _ in range(2 * CREDITS_PER_SLOT):
-            await rt._kernels.parts.credits.take("taken", "foreground")
+            await rt._kernels.services.credits.take("taken", "foreground")
         async with anyio.create_task_group() as group:
             yield rt, group
             group.cancel_scope.cancel()

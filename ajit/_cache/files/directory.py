@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ajit._cache.files import fs
-from ajit._cache.files.sharing import Place, Sharing, sharing_with
+from ajit._cache.files.sharing import DirectoryRole, Sharing, sharing_with
 from ajit.errors import CacheError, UnsafeCacheDirectory
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _open_or_make(path: str, sharing: Sharing) -> int:
         return os.open(path, _DIRECTORY)
 
 
-def _make_with_parents(path: str, sharing: Sharing, place: Place) -> None:
+def _make_with_parents(path: str, sharing: Sharing, place: DirectoryRole) -> None:
     try:
         sharing.make_directory(path, place=place)
     except FileNotFoundError:

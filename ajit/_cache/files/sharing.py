@@ -20,9 +20,9 @@ from typing import Literal
 
 from ajit.errors import CacheError
 
-__all__ = ["Place", "Sharing", "sharing_with"]
+__all__ = ["DirectoryRole", "Sharing", "sharing_with"]
 
-Place = Literal["cache", "parent"]
+DirectoryRole = Literal["cache", "parent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Sharing:
         """Mode of its files."""
         return 0o600 if self.gid is None else 0o660
 
-    def directory_mode(self, place: Place = "cache") -> int:
+    def directory_mode(self, place: DirectoryRole = "cache") -> int:
         """Mode of a directory that is made: in the cache, or above it.
 
         The group passes through a directory above, and may not write there.
@@ -53,7 +53,7 @@ class Sharing:
         return 0o2770 if place == "cache" else 0o710
 
     def make_directory(
-        self, path: str, dir_fd: int | None = None, *, place: Place = "cache"
+        self, path: str, dir_fd: int | None = None, *, place: DirectoryRole = "cache"
     ) -> None:
         """Make one directory, unless it is there.
 

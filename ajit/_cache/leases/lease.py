@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from ajit._cache.leases.lock_file import Slot
+    from ajit._cache.leases.lock_file import LockFile
 
 __all__ = ["Busy", "Glance", "Glimpse", "Lease", "LeaseWait", "Unavailable", "lock_threads"]
 
@@ -81,12 +81,12 @@ class Lease:
         record: What the lock file says about us.
     """
 
-    def __init__(self, slot: Slot, compiler: str, name: str = "") -> None:
+    def __init__(self, lock_file: LockFile, compiler: str, name: str = "") -> None:
         process, now = this_process(), time.time()
-        self._slot = slot
+        self._lock_file = lock_file
         self._phase: Phase = "queued"
         self._poster = Poster(self.beat)
-        self.key = slot.key
+        self.key = lock_file.key
         self.record = HolderRecord(
             host=process.host[:HOST_CHARACTERS],
             boot_id=process.boot_id,
@@ -104,7 +104,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Whether it is still ours."""
-        return self._slot.owner is self and not self._slot.process.forked_away
+        return self._lock_file.owner is self and not self._lock_file.process.forked_away
 
     def beat(self, phase: Phase | None = None) -> None:
         """Tell waiters that we are at work, and in which phase. Does nothing once released.
@@ -114,7 +114,7 @@ class Lease:
         if not self.held:
             return
         self._phase = phase or self._phase
-        with self._slot.io:
+        with self._lock_file.io:
             if self.held:
                 self.record = msgspec.structs.replace(
                     self.record,
@@ -122,7 +122,7 @@ class Lease:
                     beat=self.record.beat + 1,
                     beat_time=time.time(),
                 )
-                write_record(self._slot.fd, self.record)
+                write_record(self._lock_file.fd, self.record)
 
     def post_beat(self, phase: Phase) -> None:
         """The same, but another thread writes it: never blocks, whatever the file system does.
@@ -143,12 +143,12 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease to the next waiter of this process, else back. Again does nothing."""
-        # Asked before the slot's lock is taken: in a forked child that may be locked for ever.
+        # Asked before the lock file's lock is taken: in a forked child that may be locked for ever.
         if not self.held:
             return
-        with self._slot.io:
+        with self._lock_file.io:
             if self.held:
-                self._slot.pass_on()
+                self._lock_file.pass_on()
 
     def __enter__(self) -> Self:
         return self
@@ -236,7 +236,7 @@ class LeaseWait:
                 outcome.release()
 
     def glance(self) -> Glimpse | None:
-        """Look whether the lease is still needed. Called by the slot, which has the lock."""
+        """Look whether the lease is still needed. Called by the lock file, which has the lock."""
         if self._glance is None:
             return None
         try:
@@ -246,7 +246,7 @@ class LeaseWait:
         return None if value is None else Glimpse(value)
 
     def deliver(self, outcome: Lease | Glimpse | Unavailable) -> bool:
-        """Hand the outcome over; false if nobody waits for it any more. Called by the slot."""
+        """Hand the outcome over; false if nobody waits for it any more. Called by the lock file."""
         with self._lock:
             if self._over:
                 return False

@@ -1,6 +1,6 @@
 """Lock files of this process: the inside of `table`, which says why it is like this.
 
-State of a slot, and what guards it::
+State of a lock file, and what guards it::
 
     fd                      ``io``, which is held during system calls but never while waiting for
                             a lock
@@ -25,7 +25,7 @@ from ajit._cache.files.fs import close_unwritten, with_parent
 from ajit._cache.leases import posix
 from ajit._cache.leases.holder import HolderRecord, clear_record, read_record, write_record
 from ajit._cache.leases.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable
-from ajit._cache.leases.lock_waiters import Helpers
+from ajit._cache.leases.lock_waiters import LockWaiters
 from ajit._system.process import this_process
 from ajit.errors import CacheError
 
@@ -34,37 +34,37 @@ if TYPE_CHECKING:
 
     from ajit._cache.files.directory import CacheDirectory
 
-__all__ = ["Process", "Slot", "borrow_slot", "current_process"]
+__all__ = ["LockFile", "Process", "borrow_lock_file", "current_process"]
 
-Place = tuple[tuple[int, int], str]
+LockName = tuple[tuple[int, int], str]
 """A lock file before it is opened: identity of the cache directory, and key."""
 
 
 class Process:
-    """All slots of this process. A forked child begins with a new one.
+    """All lock files of this process. A forked child begins with a new one.
 
     Attributes:
         lock: Held for a few instructions only.
-        slots: By their places.
-        helpers: The threads that wait for locks.
+        lock_files: By their names.
+        waiters: The threads that wait for locks.
         forked_away: Whether this is a copy of the parent's, in a child.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.slots: dict[Place, Slot] = {}
-        self.helpers = Helpers()
+        self.lock_files: dict[LockName, LockFile] = {}
+        self.waiters = LockWaiters()
         self.forked_away = False
 
 
-class Slot:
+class LockFile:
     """One lock file, for as long as this process has something to do with it."""
 
-    def __init__(self, process: Process, directory: CacheDirectory, place: Place) -> None:
+    def __init__(self, process: Process, directory: CacheDirectory, name: LockName) -> None:
         self.process = process
         self.directory = directory
-        self.place = place
-        self.key = key = place[1]
+        self.name = name
+        self.key = key = name[1]
         self.io = threading.Lock()
         self.fd = -1
         self.owner: Lease | None = None
@@ -193,15 +193,15 @@ class Slot:
         return None
 
     def settle(self) -> None:
-        """Start a helper if somebody waits and nobody is on the way; else drop an idle slot."""
+        """Start a helper if somebody waits and nobody is on the way; else drop an idle one."""
         with self.process.lock:
             idle = self.owner is None and not self.helper
             self.helper = self.helper or (idle and any(wait.waiting for wait in self.queue))
             start = idle and self.helper
             if idle and not start and not self.borrowers:
-                self.process.slots.pop(self.place, None)
+                self.process.lock_files.pop(self.name, None)
         if start:
-            self.process.helpers.send(self)
+            self.process.waiters.send(self)
 
     # --- for its helper: without `io`, so that others can read who holds the lock. Nobody else
     # closes the descriptor as long as `helper` is set.
@@ -261,27 +261,27 @@ class Slot:
 
     def __repr__(self) -> str:
         return (
-            f"<Slot {self.key[:16]} fd={self.fd} owned={self.owner is not None} "
+            f"<LockFile {self.key[:16]} fd={self.fd} owned={self.owner is not None} "
             f"helper={self.helper} queue={len(self.queue)}>"
         )
 
 
 @contextmanager
-def borrow_slot(directory: CacheDirectory, key: str) -> Iterator[Slot]:
-    """Give the process's one slot of a lock file, which stays in the table meanwhile."""
+def borrow_lock_file(directory: CacheDirectory, key: str) -> Iterator[LockFile]:
+    """Give the process's one object of a lock file, which stays in the table meanwhile."""
     process = _process
-    place = (directory.identity, key)
+    name = (directory.identity, key)
     with process.lock:
-        slot = process.slots.get(place)
-        if slot is None:
-            slot = process.slots[place] = Slot(process, directory, place)
-        slot.borrowers += 1
+        lock_file = process.lock_files.get(name)
+        if lock_file is None:
+            lock_file = process.lock_files[name] = LockFile(process, directory, name)
+        lock_file.borrowers += 1
     try:
-        yield slot
+        yield lock_file
     finally:
         with process.lock:
-            slot.borrowers -= 1
-        slot.settle()
+            lock_file.borrowers -= 1
+        lock_file.settle()
 
 
 def current_process() -> Process:

@@ -26,9 +26,9 @@ from ajit.errors import CacheError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._cache.leases.lock_file import Slot
+    from ajit._cache.leases.lock_file import LockFile
 
-__all__ = ["BLOCKING_LIMIT", "Helpers"]
+__all__ = ["BLOCKING_LIMIT", "LockWaiters"]
 
 BLOCKING_LIMIT = 8
 """Threads that block in locks, for one process. Pretty arbitrary: a handful."""
@@ -43,18 +43,18 @@ REST = 19
 """How many times as long as a round it rests after it."""
 
 
-class Helpers:
+class LockWaiters:
     """The waiting threads of this process, for all caches. Any thread."""
 
     def __init__(self) -> None:
         # Held for a few instructions only.
         self._lock = threading.Lock()
         self._blocking = 0
-        self._tried: deque[Slot] = deque()
+        self._tried: deque[LockFile] = deque()
         self._trying = False
 
-    def send(self, slot: Slot) -> None:
-        """Get the lock of a slot for those who wait. Only one helper may be on its way for a slot.
+    def send(self, lock_file: LockFile) -> None:
+        """Get a lock for those who wait. Only one thread may be on its way to each lock file.
 
         If no thread can be started, the waiters whom that leaves without one are told.
         """
@@ -64,25 +64,25 @@ class Helpers:
             if block:
                 self._blocking += 1
             else:
-                self._tried.append(slot)
+                self._tried.append(lock_file)
                 self._trying = True
         if start:
             try:
-                lock_threads.run(*((self._block, slot) if block else (self._try_all,)))
+                lock_threads.run(*((self._block, lock_file) if block else (self._try_all,)))
             except RuntimeError as exc:
-                for stranded in [self._not_blocked(slot)] if block else self._not_tried():
+                for stranded in [self._not_blocked(lock_file)] if block else self._not_tried():
                     stranded.stop_helping(f"cannot start a thread to wait for the lock: {exc}")
 
     def threads(self) -> int:
         """How many threads wait for locks."""
         return self._blocking + self._trying
 
-    def _not_blocked(self, slot: Slot) -> Slot:
+    def _not_blocked(self, lock_file: LockFile) -> LockFile:
         with self._lock:
             self._blocking -= 1
-        return slot
+        return lock_file
 
-    def _not_tried(self) -> deque[Slot]:
+    def _not_tried(self) -> deque[LockFile]:
         # All that are left, for the others were added in the belief that the thread is coming. It
         # may be that even the first is not among them: a blocking thread has taken it over.
         with self._lock:
@@ -90,9 +90,9 @@ class Helpers:
             self._trying = False
         return stranded
 
-    def _block(self, slot: Slot) -> None:
-        """Block for one slot after another. The main function of a blocking thread."""
-        following: Slot | None = slot
+    def _block(self, lock_file: LockFile) -> None:
+        """Block for one lock_file after another. The main function of a blocking thread."""
+        following: LockFile | None = lock_file
         while following is not None:
             _help(following)
             with self._lock:
@@ -101,7 +101,7 @@ class Helpers:
                     self._blocking -= 1
 
     def _try_all(self) -> None:
-        """Try every slot in turn until none is left. The main function of the trying thread."""
+        """Try every lock file in turn until none is left. Runs as the trying thread."""
         while True:
             begun = time.monotonic()
             for _ in range(len(self._tried)):
@@ -116,68 +116,70 @@ class Helpers:
         with self._lock:
             if not self._tried:
                 return
-            slot = self._tried.popleft()
-        if not _try(slot):
+            lock_file = self._tried.popleft()
+        if not _try(lock_file):
             with self._lock:
-                self._tried.append(slot)
+                self._tried.append(lock_file)
 
 
-def _help(slot: Slot) -> None:
-    """Wait for the lock of a slot, whatever happens, and end as its helper."""
+def _help(lock_file: LockFile) -> None:
+    """Wait for the lock of a lock file, whatever happens, and end as its helper."""
     won, problem = False, ""
     try:
-        if slot.open_for_waiters():
-            won = _win(slot, _wait)
+        if lock_file.open_for_waiters():
+            won = _win(lock_file, _wait)
     except (OSError, CacheError) as exc:
         problem = posix.reason(exc)
-    slot.end_helping(won=won, problem=problem)
+    lock_file.end_helping(won=won, problem=problem)
 
 
-def _try(slot: Slot) -> bool:
-    """Try for the lock of a slot; true if that was the end as its helper."""
+def _try(lock_file: LockFile) -> bool:
+    """Try for the lock of a lock file; true if that was the end as its helper."""
     won, problem = False, ""
     try:
-        if slot.open_for_waiters():
-            won = _win(slot, lambda slot, kind: posix.take_now(slot.fd, kind))
-            if not won and slot.wanted():
-                slot.close_for_now()
+        if lock_file.open_for_waiters():
+            won = _win(lock_file, lambda lock_file, kind: posix.take_now(lock_file.fd, kind))
+            if not won and lock_file.wanted():
+                lock_file.close_for_now()
                 return False
     except (OSError, CacheError) as exc:
         problem = posix.reason(exc)
-    slot.end_helping(won=won, problem=problem)
+    lock_file.end_helping(won=won, problem=problem)
     return True
 
 
-def _win(slot: Slot, take: Callable[[Slot, int], bool]) -> bool:
+def _win(lock_file: LockFile, take: Callable[[LockFile, int], bool]) -> bool:
     """Get the exclusive lock; false if it cannot be had, or nobody of this process needs it."""
-    if slot.glances() and take(slot, posix.SHARED):
-        _look_together(slot)
-    return slot.wanted() and take(slot, posix.EXCLUSIVE)
+    if lock_file.glances() and take(lock_file, posix.SHARED):
+        _look_together(lock_file)
+    return lock_file.wanted() and take(lock_file, posix.EXCLUSIVE)
 
 
-def _look_together(slot: Slot) -> None:
+def _look_together(lock_file: LockFile) -> None:
     """Take the glances under the shared lock, and give it back.
 
     All waiting processes have that at the same moment, so what the holder has published reaches
     them side by side. One after another, each would pay for the looks of all before it.
     """
-    seen = [(wait, glimpse) for wait in slot.glances() if (glimpse := wait.glance()) is not None]
+    seen = [
+        (wait, glimpse) for wait in lock_file.glances() if (glimpse := wait.glance()) is not None
+    ]
     # Given back before anybody asks for the exclusive lock: two processes that keep a shared one
     # meanwhile would wait for each other. And before anybody is told: an event loop that wakes up
     # competes with this thread.
-    posix.unlock(slot.fd)
+    posix.unlock(lock_file.fd)
     for wait, glimpse in seen:
         wait.deliver(glimpse)
 
 
-def _wait(slot: Slot, kind: int) -> bool:
+def _wait(lock_file: LockFile, kind: int) -> bool:
     """Wait for a lock; false if the kernel forbids to block, and then everybody has left."""
-    return posix.take(slot.fd, kind) or _poll(slot, kind)
+    return posix.take(lock_file.fd, kind) or _poll(lock_file, kind)
 
 
-def _poll(slot: Slot, kind: int) -> bool:
-    while slot.wanted():
+def _poll(lock_file: LockFile, kind: int) -> bool:
+    while lock_file.wanted():
         time.sleep(random.uniform(*DEADLOCK_POLL_SECONDS))  # noqa: S311  # jitter, not a secret
-        if posix.take_now(slot.fd, kind):
+        if posix.take_now(lock_file.fd, kind):
             return True
     return False

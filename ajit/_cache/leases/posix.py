@@ -1,4 +1,4 @@
-"""Classic POSIX record locks over whole files, as system calls. Who may use them, `slot` says.
+"""Classic POSIX record locks over whole files, as system calls. Who may use them, `lock_file` says.
 
 Not ``flock`` and no OFD locks: see `ajit._cache.leases.table`. The locks belong to the process, and
 closing any descriptor of a file drops them.

@@ -6,8 +6,8 @@ come with three traps, which give this module and `ajit._cache.leases.lock_file`
 
 1. They belong to the process. Two threads of one process do not exclude each other, and closing
    *any* descriptor of a file drops the process's lock on it. So there is one table for the whole
-   process (all event loops, threads and caches in it), a lock file has one slot there, and a slot
-   at most one descriptor. Nothing else in ajit opens a lock file, not even to read it.
+   process (all event loops, threads and caches in it), a lock file has one object there, and a
+   lock file at most one descriptor. Nothing else in ajit opens a lock file, not even to read it.
 2. Waiting for one blocks a thread, and such a wait cannot be called off. So daemon threads wait,
    one for each contended key and process, up to a handful (`ajit._cache.leases.lock_waiters`).
    Waiters come and go; should a thread win when all of them have left, it releases at once. Waiters
@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from ajit._cache.leases.holder import HolderRecord, Phase
 from ajit._cache.leases.lease import Busy, Glance, Glimpse, Lease, LeaseWait, Unavailable
-from ajit._cache.leases.lock_file import borrow_slot, current_process
+from ajit._cache.leases.lock_file import borrow_lock_file, current_process
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LeaseStatistics:
     Attributes:
         held: Leases held.
         waiting: Waiters that have not left.
-        helpers: Locks that a thread is on its way to, those included whose waiters have all left.
+        waiters: Locks that a thread is on its way to, those included whose waiters have all left.
         threads: Threads that wait for locks; from a handful on, one tries for all others.
     """
 
@@ -87,8 +87,8 @@ class LeaseTable:
             self.directory.renew_if_removed()
         except (OSError, CacheError) as exc:
             return Unavailable(str(exc))
-        with borrow_slot(self.directory, key) as slot, slot.io:
-            return slot.try_lock(compiler, name)
+        with borrow_lock_file(self.directory, key) as lock_file, lock_file.io:
+            return lock_file.try_lock(compiler, name)
 
     def wait(
         self, key: str, compiler: str, glance: Glance | None = None, *, name: str = ""
@@ -110,8 +110,8 @@ class LeaseTable:
         if self.directory.access == "none":
             wait.deliver(Unavailable(self.directory.problem))
             return wait
-        with borrow_slot(self.directory, key) as slot:
-            slot.enqueue(wait)
+        with borrow_lock_file(self.directory, key) as lock_file:
+            lock_file.enqueue(wait)
         return wait
 
     def read_holder(self, key: str) -> HolderRecord | None:
@@ -121,20 +121,20 @@ class LeaseTable:
         """
         if self.directory.access == "none":
             return None
-        with borrow_slot(self.directory, key) as slot, slot.io:
-            return slot.read_holder()
+        with borrow_lock_file(self.directory, key) as lock_file, lock_file.io:
+            return lock_file.read_holder()
 
     @staticmethod
     def statistics() -> LeaseStatistics:
         """Count leases, waiters and threads of this process, over all caches."""
         process = current_process()
         with process.lock:
-            slots = list(process.slots.values())
+            lock_files = list(process.lock_files.values())
             return LeaseStatistics(
-                held=sum(slot.owner is not None for slot in slots),
-                waiting=sum(wait.waiting for slot in slots for wait in slot.queue),
-                helpers=sum(slot.helper for slot in slots),
-                threads=process.helpers.threads(),
+                held=sum(lock_file.owner is not None for lock_file in lock_files),
+                waiting=sum(wait.waiting for lock_file in lock_files for wait in lock_file.queue),
+                helpers=sum(lock_file.helper for lock_file in lock_files),
+                threads=process.waiters.threads(),
             )
 
     def __repr__(self) -> str:

@@ -109,7 +109,7 @@ class _Text:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _IncludeSite:
     """Where a file lies, as far as a key may know.
 
     Attributes:
@@ -130,17 +130,17 @@ class _Place:
     def path(self) -> str:
         return os.path.join(self.folder, self.name)
 
-    def beside(self, name: str) -> _Place:
+    def beside(self, name: str) -> _IncludeSite:
         """The place that a quoted include in this file means first."""
         joined = posixpath.join(posixpath.dirname(self.name), name)
-        return _Place(self.root, self.folder, joined)
+        return _IncludeSite(self.root, self.folder, joined)
 
-    def normal(self) -> _Place:
+    def normal(self) -> _IncludeSite:
         """The place of the same file, spelt in the shortest way: mostly one label for one file.
 
         ``sub/../a.h`` is another file than ``a.h`` where ``sub`` is a link to elsewhere.
         """
-        short = _Place(self.root, self.folder, posixpath.normpath(self.name))
+        short = _IncludeSite(self.root, self.folder, posixpath.normpath(self.name))
         if ".." not in self.name or _is_same_file(short.path, self.path):
             return short
         return self
@@ -156,7 +156,7 @@ class _Unit:
         text: Its digest and directives.
     """
 
-    place: _Place
+    place: _IncludeSite
     shown: str
     text: _Text
 
@@ -212,7 +212,7 @@ class _Walk:
         self._parts: set[tuple[str, str]] = set()
         self._missing: dict[str, MissingInclude] = {}
         self._seen: set[tuple[str, str]] = set()
-        self._looked: dict[_Place, tuple[_Place, _Text] | None] = {}
+        self._looked: dict[_IncludeSite, tuple[_IncludeSite, _Text] | None] = {}
         self._queue: deque[_Unit] = deque()
 
     def run(self) -> Closure:
@@ -240,7 +240,7 @@ class _Walk:
             )
 
     def _in_memory(self, name: str, shown: str, text: str) -> _Unit:
-        return _Unit(_Place("worker", WORKER_DIR, name), shown, _scanned(text.encode()))
+        return _Unit(_IncludeSite("worker", WORKER_DIR, name), shown, _scanned(text.encode()))
 
     def _follow(self, directive: Directive, unit: _Unit) -> None:
         name = directive.name
@@ -273,22 +273,24 @@ class _Walk:
                 if there := self._look(place):
                     self._found(directive, _Unit(there[0], there[0].name, there[1]))
 
-    def _in_dirs(self, name: str) -> Iterable[_Place]:
-        return (_Place(str(ordinal), folder, name) for ordinal, folder in enumerate(self._dirs))
+    def _in_dirs(self, name: str) -> Iterable[_IncludeSite]:
+        return (
+            _IncludeSite(str(ordinal), folder, name) for ordinal, folder in enumerate(self._dirs)
+        )
 
-    def _candidates(self, directive: Directive, unit: _Unit) -> Iterable[_Place]:
+    def _candidates(self, directive: Directive, unit: _Unit) -> Iterable[_IncludeSite]:
         """Every place that some compiler would take the file from."""
         name = directive.name or ""
         if os.path.isabs(name):
             folder, base = os.path.split(name)
             digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
-            yield _Place(f"absolute/{digest}", folder, base)
+            yield _IncludeSite(f"absolute/{digest}", folder, base)
             return
         if directive.quoted:
             yield unit.place.beside(name)
         yield from self._in_dirs(name)
 
-    def _look(self, place: _Place) -> tuple[_Place, _Text] | None:
+    def _look(self, place: _IncludeSite) -> tuple[_IncludeSite, _Text] | None:
         """What lies in a place, looked at once for all the includes that mean it."""
         if place not in self._looked:
             text = self._files.get(place.path)

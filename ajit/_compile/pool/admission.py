@@ -4,7 +4,7 @@ A task stays in the queue until the moment at which everything it needs is there
 overtaken by a more urgent one, promoted, or cancelled until then, and it beats as ``queued``. What
 a slot's thread waits for, in this order:
 
-1. **A task**: foreground before background (`ajit._compile.pool.queue`).
+1. **A task**: foreground before background (`ajit._system.priority_line`).
 2. **A slot for it.** While foreground work has been coming in, background work leaves the last free
    slot alone: then a request that needs a compile does not wait for one of a warm-up. A warm-up
    that nobody disturbs uses every slot. With one slot, a foreground task waits for at most the
@@ -24,9 +24,9 @@ import time
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from ajit._compile.pool.ledger import MemoryLedger
-from ajit._compile.pool.queue import JobQueue
-from ajit._compile.pool.task import warn
 from ajit._system.limits import available_memory_bytes
+from ajit._system.priority_line import PriorityLine
+from ajit._system.warn import warn_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ class Admission:
         )
         # Guards everything below. Held for microseconds; never while waiting for anything else.
         self._changed = threading.Condition()
-        self._queue = JobQueue()
+        self._queue: PriorityLine[Task] = PriorityLine()
         self._running: set[Task] = set()
         self._idle = 0
         self._has_leader = False
@@ -219,7 +219,7 @@ class Admission:
         try:
             permit = self._gate.try_admit(task.job)
         except Exception as exc:  # noqa: BLE001 - foreign code; it only saves load
-            warn(f"compiles are no longer counted by {self._gate!r}: {exc!r}")
+            warn_only(f"compiles are no longer counted by {self._gate!r}: {exc!r}")
             self._gate = None
             return "", None
         return ("permit", None) if permit is None else ("", permit)
@@ -260,4 +260,4 @@ class Admission:
         try:
             permit.release()
         except Exception as exc:  # noqa: BLE001 - foreign code; the compile is done
-            warn(f"the permit {permit!r} could not be given back: {exc!r}")
+            warn_only(f"the permit {permit!r} could not be given back: {exc!r}")

@@ -21,27 +21,28 @@ import contextlib
 import os
 import threading
 import time
-import warnings
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ajit._compile.pool.admission import Admission
 from ajit._compile.pool.folders import sweep_folders
-from ajit._compile.pool.slot import Slot
+from ajit._compile.pool.slot import WorkerSlot
 from ajit._compile.pool.statistics import PoolStatistics
 from ajit._compile.pool.task import Task
 from ajit._system.loop import Promise
-from ajit.errors import AjitError, AjitWarning, ForkedRuntime, RuntimeClosed
+from ajit._system.warn import warn_only
+from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._compile.pool.admission import Gate
-    from ajit._compile.pool.task import BeatPhase, Priority
+    from ajit._compile.pool.task import BeatPhase
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._compile.toolchains.toolchains import Toolchains
     from ajit._core.job import CompileJob, CompileOutput
+    from ajit._system.priority_line import Priority
     from ajit.settings import Settings
 
 __all__ = ["CompilePool", "PoolStatistics"]
@@ -77,11 +78,11 @@ class CompilePool:
         self._admission = Admission(settings, admission)
         self._pid = os.getpid()
         # Only the event loop's thread touches these two.
-        self._slots: list[Slot] = []
+        self._slots: list[WorkerSlot] = []
         self._threads: list[threading.Thread] = []
         # Guards the two below. Held for microseconds; never while waiting for anything else.
         self._lock = threading.Lock()
-        self._running: dict[Task, Slot] = {}
+        self._running: dict[Task, WorkerSlot] = {}
         self._counts = dict.fromkeys(("finished", "failed", "killed"), 0)
 
     def __repr__(self) -> str:
@@ -154,8 +155,7 @@ class CompilePool:
             limiter = anyio.CapacityLimiter(1)  # of its own: the default one may be used up
             stuck = await anyio.to_thread.run_sync(_join, self._threads, limiter=limiter)
         if stuck:
-            message = f"threads that did not end within {CLOSE_SECONDS:g} s: {', '.join(stuck)}"
-            warnings.warn(message, AjitWarning, stacklevel=2)
+            warn_only(f"threads that did not end within {CLOSE_SECONDS:g} s: {', '.join(stuck)}")
 
     def promote(self, key: str) -> bool:
         """Let a queued background job go with the foreground ones, for somebody awaits it now.
@@ -199,7 +199,7 @@ class CompilePool:
         if not self._threads:
             self._start(self._beat_queued, "ajit-compile-beat")
         if len(self._slots) < self._settings.compile_slots:
-            slot = Slot(self._settings, self._toolchains)
+            slot = WorkerSlot(self._settings, self._toolchains)
             self._slots.append(slot)
             self._start(lambda: self._serve(slot), f"ajit-compile-{len(self._slots)}")
 
@@ -220,14 +220,14 @@ class CompilePool:
 
     # --- the slot threads' side
 
-    def _serve(self, slot: Slot) -> None:
+    def _serve(self, slot: WorkerSlot) -> None:
         try:
             while (task := self._admission.take(IDLE_SECONDS, slot.close)) is not None:
                 self._perform(slot, task)
         finally:
             slot.close()
 
-    def _perform(self, slot: Slot, task: Task) -> None:
+    def _perform(self, slot: WorkerSlot, task: Task) -> None:
         output: CompileOutput | None = None
         error: BaseException | None = None
         with self._lock:

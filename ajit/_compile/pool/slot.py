@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from ajit._core.job import CompileOutput
     from ajit.settings import Settings
 
-__all__ = ["Slot"]
+__all__ = ["WorkerSlot"]
 
 OVERHEAD_BYTES = 16 * 1024 * 1024
 """What an answer may have beside the artifact: log, names, command."""
 
 
-class Slot:
+class WorkerSlot:
     """Does tasks, one after another, in one thread; owns at most one worker process."""
 
     def __init__(self, settings: Settings, toolchains: Toolchains) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import warnings
 from typing import TYPE_CHECKING, Literal
 
-from ajit.errors import AjitWarning
+from ajit._system.warn import warn_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,14 +15,12 @@ if TYPE_CHECKING:
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._core.job import CompileJob, CompileOutput
     from ajit._system.loop import Promise
+    from ajit._system.priority_line import Priority
 
-__all__ = ["BeatPhase", "Priority", "Task", "TaskState", "warn"]
+__all__ = ["BeatPhase", "Task", "TaskState"]
 
 TaskState = Literal["queued", "running", "done"]
 BeatPhase = Literal["queued", "compiling"]
-
-Priority = Literal["foreground", "background"]
-"""Whether somebody waits for the result now, or it is warm-up work."""
 
 
 class Task:
@@ -43,6 +39,7 @@ class Task:
         priority: Priority = "foreground",
     ) -> None:
         self.job = job
+        self.key = job.key
         self.toolchain = toolchain
         self.promise = promise
         self.priority = priority
@@ -61,11 +58,4 @@ class Task:
             on_beat(phase)
         except Exception as exc:  # noqa: BLE001 - the owner's code; the compile is worth more
             self._on_beat = None
-            warn(f"beat of {self.job.name} failed, it gets no more: {exc!r}")
-
-
-def warn(message: str) -> None:
-    """Say what cannot be raised. Any thread."""
-    # Where warnings are errors, this one is still not a reason to lose a compile.
-    with contextlib.suppress(AjitWarning):
-        warnings.warn(message, AjitWarning, stacklevel=3)
+            warn_only(f"beat of {self.job.name} failed, it gets no more: {exc!r}")

@@ -1,0 +1,21 @@
+"""Warnings about what cannot be raised: in callbacks, finalizers and background threads."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import suppress
+
+from ajit.errors import AjitWarning
+
+__all__ = ["warn_only"]
+
+
+def warn_only(message: str, *, stacklevel: int = 2) -> None:
+    """Warn, and never raise, also where warnings are errors. Any thread.
+
+    Args:
+        message: What failed, and what goes on nevertheless.
+        stacklevel: Of `warnings.warn`, counted from the caller.
+    """
+    with suppress(AjitWarning):
+        warnings.warn(message, AjitWarning, stacklevel=stacklevel + 1)
