@@ -1,9 +1,9 @@
 """Settings: one frozen value, made once, each field with its origin.
 
 A value comes from the argument, else from the variable ``AJIT_<NAME>``, else from the default.
-Nothing is read when ajit is imported: `Settings.load` reads the environment when it is called. An
-unknown ``AJIT_*`` variable is a warning with the nearest name, for a misspelt setting that is
-silently ignored costs days.
+Nothing is read when ajit is imported: `Settings` reads the environment when it is called. An
+unknown ``AJIT_*`` variable is a warning with the nearest name: a misspelt setting that is silently
+ignored costs days.
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ import re
 import warnings
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from ajit._core.setting_fields import number, one_of, setting, switch
+from ajit._core.setting_fields import Origins, absolute_directory, number, one_of, setting, switch
 from ajit._system.limits import available_cpus, memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Unpack
 
-__all__ = ["Settings", "available_cpus"]
+__all__ = ["Settings", "SettingsOptions", "available_cpus"]
 
 MiB = 1024 * 1024
 GiB = 1024 * MiB
 
 HIDDEN = "(hidden)"
-"""What is shown of a secret."""
+"""Shown instead of a secret."""
+
+_REPR_LENGTH = 200
+_REPR_VALUE_LENGTH = 60
 
 _ONE_DEVICE = re.compile(r"(cuda|cpu):[0-9]{1,4}")
 
@@ -44,7 +48,7 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
     if not Path(base).is_absolute():  # the XDG specification: a relative path is to be ignored
         base = os.path.join(environ.get("HOME") or "~", ".cache")  # noqa: PTH118  # ~ stays
     try:
-        return _directory(base) / "ajit"
+        return absolute_directory(base) / "ajit"
     except ValueError:
         raise SettingsError(
             name="cache_dir",
@@ -62,24 +66,51 @@ def default_compile_memory_limit() -> int:
     return min(8 * GiB, memory_limit_bytes() // 2 or 8 * GiB)
 
 
-def _directory(path: Any) -> Path:
-    """An absolute path: a server that changes its directory keeps its cache."""
-    text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(path)
-    try:
-        return Path(text).expanduser().absolute()
-    except (RuntimeError, OSError) as exc:  # no such home; the working directory was removed
-        raise ValueError(path) from exc
-
-
 def _is_device(value: str) -> bool:
     return value in ("cuda", "cpu", "auto", "none") or bool(_ONE_DEVICE.fullmatch(value))
 
 
+class SettingsOptions(TypedDict, total=False):
+    """The settings as keyword arguments, for type checkers. None means not given."""
+
+    cache_dir: str | os.PathLike[str] | None
+    allow_unsafe_cache: bool | None
+    cache_limit_bytes: int | None
+    cache_max_age_seconds: float | None
+    shared_group: str | None
+    hmac_key_file: str | os.PathLike[str] | None
+    hmac_key: str | None
+    device: str | None
+    compile_slots: int | None
+    node_compile_slots: int | None
+    compile_timeout_seconds: float | None
+    compile_output_limit_bytes: int | None
+    compile_memory_limit_bytes: int | None
+    compile_memory_estimate_bytes: int | None
+    compiler_niceness: int | None
+    nvcc: str | os.PathLike[str] | None
+    host_compiler: str | os.PathLike[str] | None
+    worker_max_jobs: int | None
+    worker_max_bytes: int | None
+    patience_seconds: float | None
+    patience_total_seconds: float | None
+    abandoned: str | None
+    mode: str | None
+    failure_seconds: float | None
+    ticket_deadline_seconds: float | None
+    time_tickets: bool | None
+    spin_seconds: float | None
+    ring_capacity: int | None
+    pinned_pool_bytes: int | None
+    device_memory_limit_bytes: int | None
+    device_memory_idle_seconds: float | None
+    plain_device_memory: bool | None
+    stall_seconds: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting of ajit. Make it with `Settings.load`.
+    """Every setting of ajit. Make it with `Settings`.
 
     Attributes are described in their field's metadata, which ``ajit config`` prints.
     """
@@ -88,7 +119,7 @@ class Settings:
         Path(),
         "directory of the kernel cache; may be shared by processes and nodes",
         "a path",
-        parse=_directory,
+        parse=absolute_directory,
     )
     allow_unsafe_cache: bool = switch("use a cache directory that others own or may write to")
     cache_limit_bytes: int = number(
@@ -220,36 +251,41 @@ class Settings:
         "and the stacks of all threads are printed; 0: never",
         least=0,
     )
-    origins: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
-    @classmethod
-    def load(cls, environ: Mapping[str, str] | None = None, **arguments: Any) -> Settings:
-        """Make settings from arguments, then ``AJIT_*`` variables, then defaults.
-
-        Args:
-            environ: The environment; None takes the process's.
-            **arguments: Values by name; None means not given.
-
-        Raises:
-            SettingsError: A value cannot be used; nothing was started.
-        """
-        environ = os.environ if environ is None else environ
+    def __init__(
+        self, *, environ: Mapping[str, str] | None = None, **arguments: Unpack[SettingsOptions]
+    ) -> None:
+        given: dict[str, Any] = dict(arguments)
+        former = _former(given)
+        _refuse_unknown(given)
+        if former is not None:
+            environ = {}  # a copy keeps what was read for the original
+        elif environ is None:
+            environ = os.environ
         _warn_unknown(environ)
-        for name, value in arguments.items():
-            if name not in setting_names():
-                expected = _nearest(name)
-                raise SettingsError(name=name, value=value, origin="argument", expected=expected)
-        values: dict[str, Any] = {}
-        origins: dict[str, str] = {}
-        for name in setting_names():
-            values[name], origins[name] = _value(name, arguments.get(name), environ)
-        for name in ("compile_slots", "node_compile_slots"):
-            values[name] = values[name] or available_cpus()
-        limit = values["compile_memory_limit_bytes"] or default_compile_memory_limit()
-        values["compile_memory_limit_bytes"] = limit
-        settings = cls(**values, origins=origins)
-        _validate(settings)
-        return settings
+        values, origins = _values(given, environ)
+        if former is not None:
+            origins = former.carried_over(values, origins)
+        _validate(values, origins)
+        self.__dict__.update(values, origins=Origins(origins, values))
+
+    def __reduce__(self) -> tuple[Callable[..., Settings], tuple[dict[str, Any], dict[str, str]]]:
+        values = {name: getattr(self, name) for name in setting_names()}
+        return _restored, (values, dict(self.origins))
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{name}={_shown(name, getattr(self, name))}"
+            for name, origin in self.origins.items()
+            if origin != "default" and getattr(self, name) != _default(name)
+        ]
+        kept, room = 0, _REPR_LENGTH - len("Settings(, and 99 more)")
+        while kept < len(shown) and room > len(shown[kept]):
+            room -= len(shown[kept]) + len(", ")
+            kept += 1
+        more = [f"and {len(shown) - kept} more"] if kept < len(shown) else []
+        return f"Settings({', '.join(shown[:kept] + more)})"
 
 
 def setting_names() -> tuple[str, ...]:
@@ -269,6 +305,48 @@ def is_secret(name: str) -> bool:
 
 def _about(name: str, what: str) -> Any:
     return Settings.__dataclass_fields__[name].metadata[what]
+
+
+def _former(given: dict[str, Any]) -> Origins | None:
+    """Take out the origins that `dataclasses.replace` and `_restored` pass on with the values."""
+    origins = given.get("origins")
+    if not isinstance(origins, Origins):
+        return None
+    del given["origins"]
+    return origins
+
+
+def _restored(values: dict[str, Any], origins: dict[str, str]) -> Settings:
+    """Make a copy, also in another process. It is checked like any other settings."""
+    given: dict[str, Any] = {**values, "origins": Origins(origins, values)}
+    return Settings(**given)
+
+
+def _default(name: str) -> Any:
+    return Settings.__dataclass_fields__[name].default
+
+
+def _shown(name: str, value: object) -> str:
+    if is_secret(name):
+        return HIDDEN
+    text = repr(str(value) if isinstance(value, Path) else value)
+    cut = _REPR_VALUE_LENGTH
+    return text if len(text) <= cut else f"{text[: cut // 2]}...{text[-cut // 2 :]}"
+
+
+def _values(
+    given: Mapping[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the value of every setting and its origin, with what 0 stands for filled in."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name in setting_names():
+        values[name], origins[name] = _value(name, given.get(name), environ)
+    for name in ("compile_slots", "node_compile_slots"):
+        values[name] = values[name] or available_cpus()
+    limit = values["compile_memory_limit_bytes"] or default_compile_memory_limit()
+    values["compile_memory_limit_bytes"] = limit
+    return values, origins
 
 
 def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, str]:
@@ -291,7 +369,7 @@ def _taken(argument: Any, item: Field[Any]) -> Any:
     """An argument has its setting's type: the text "0" must not pass for true."""
     kind = type(item.default)
     if item.name == "cache_dir":
-        return _directory(argument)
+        return absolute_directory(argument)
     if kind is str and isinstance(argument, os.PathLike):
         argument = os.fspath(argument)
     if kind is float and isinstance(argument, int) and not isinstance(argument, bool):
@@ -301,12 +379,18 @@ def _taken(argument: Any, item: Field[Any]) -> Any:
     return argument
 
 
-def _validate(settings: Settings) -> None:
-    for name in setting_names():
-        if not _about(name, "holds")(getattr(settings, name)):
-            raise _unusable(name, getattr(settings, name), settings.origins[name])
-    if settings.hmac_key and settings.hmac_key_file:
-        raise _unusable("hmac_key", settings.hmac_key, settings.origins["hmac_key"])
+def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        if not _about(name, "holds")(value):
+            raise _unusable(name, value, origins[name])
+    if values["hmac_key"] and values["hmac_key_file"]:
+        raise _unusable("hmac_key", values["hmac_key"], origins["hmac_key"])
+
+
+def _refuse_unknown(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name not in setting_names():
+            raise SettingsError(name=name, value=value, origin="argument", expected=_nearest(name))
 
 
 def _unusable(name: str, value: Any, origin: str) -> SettingsError:

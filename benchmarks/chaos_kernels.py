@@ -61,7 +61,7 @@ def spec_of(number: int, kernels: int) -> ajit.Spec:
         f"// chaos kernel {number}, chaos: {mark}\n"
         f'extern "C" __global__ void crunch(float* x) {{ x[threadIdx.x] += {number}.0f; }}\n'
     )
-    return ajit.Spec.of(source, "crunch", name=str(number))
+    return ajit.Spec(source, "crunch", name=str(number))
 
 
 def expected_digest(number: int) -> str:

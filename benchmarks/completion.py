@@ -82,7 +82,7 @@ def _cell(arguments: list[str], environ: dict[str, str]) -> list[dict[str, Any]]
 
 async def _compile(device: str, folder: Path) -> None:
     """Leave the kernel for the peers and, on the CPU, the driver under the name they look for."""
-    spec = ajit.Spec.of(SOURCE, "nothing", "float* x, int n")
+    spec = ajit.Spec(SOURCE, "nothing", params="float* x, int n")
     async with ajit.open_runtime(device=device, cache_dir=folder / "cache") as rt:
         (folder / IMAGE).write_bytes((await rt.compile(spec)).data)
     if device == "cpu":

@@ -38,7 +38,7 @@ HOP = "a hop through a thread"
 
 async def measure(loop: str, busy: int, device: str, effort: Effort) -> list[Measured]:
     """Measure everything on one loop."""
-    spec = ajit.Spec.of(SOURCE, "nothing", "float* x, int n")
+    spec = ajit.Spec(SOURCE, "nothing", params="float* x, int n")
     with tempfile.TemporaryDirectory(prefix="ajit-bench-") as cache_dir:
         async with ajit.open_runtime(device=device, cache_dir=cache_dir) as rt:
             kernel = await rt.kernel(spec)

@@ -82,7 +82,7 @@ def _specs() -> list[Any]:
     import ajit
 
     return [
-        ajit.Spec.of(SOURCE, "step", name="step.cu", defines={"WIDTH": 32 + i}, arch=ARCH)
+        ajit.Spec(SOURCE, "step", name="step.cu", defines={"WIDTH": 32 + i}, arch=ARCH)
         for i in range(KERNELS)
     ]
 

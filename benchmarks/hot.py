@@ -26,7 +26,7 @@ def rows() -> list[Row]:
 
 
 async def _measure() -> tuple[Sample, Sample, Sample]:
-    spec = ajit.Spec.of(SOURCE, "nothing", "int n")
+    spec = ajit.Spec(SOURCE, "nothing", params="int n")
     with tempfile.TemporaryDirectory(prefix="ajit-bench-") as cache_dir:
         async with ajit.open_runtime(device="cpu", cache_dir=cache_dir) as rt:
             kernel = await rt.kernel(spec)

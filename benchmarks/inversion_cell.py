@@ -125,7 +125,7 @@ async def drive_ajit(
     from ajit.settings import Settings
 
     kind = "cuda" if path.startswith("libcuda") else "cpu"
-    async with open_device(Settings.load(environ={}, device=kind)) as device:
+    async with open_device(Settings(environ={}, device=kind)) as device:
         buffer = await device.alloc(256)
         done = 0
         with beside(path):

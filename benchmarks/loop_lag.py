@@ -50,9 +50,7 @@ async def _lag_compiling() -> Sample:
     with tempfile.TemporaryDirectory(prefix="ajit-bench-") as cache_dir:
         async with ajit.open_runtime(device="none", cache_dir=cache_dir) as rt:
             specs = [
-                ajit.Spec.of(
-                    SOURCE, "crunch", options=["-std=c++17"], arch=ARCH, defines={"SALT": i}
-                )
+                ajit.Spec(SOURCE, "crunch", options=["-std=c++17"], arch=ARCH, defines={"SALT": i})
                 for i in range(64)
             ]
             async with anyio.create_task_group() as group:
@@ -65,7 +63,7 @@ async def _lag_compiling() -> Sample:
 
 
 async def _lag_unrelated() -> Sample:
-    async with _compilers(Settings.load().compile_slots):
+    async with _compilers(Settings().compile_slots):
         return await _ticks()
 
 
@@ -104,7 +102,7 @@ def _compile_for_ever() -> None:
 
     from benchmarks.racer_peers import compile_options
 
-    os.nice(Settings.load().compiler_niceness)
+    os.nice(Settings().compiler_niceness)
     options = compile_options()
     print("compiling", flush=True)
     end = time.monotonic() + 10 * SECONDS

@@ -50,7 +50,7 @@ def _child(what: str, cache_dir: str) -> dict[str, Any]:
 def _specs() -> list[ajit.Spec]:
     source = 'extern "C" __global__ void put(int* x) { *x = NUMBER; }'
     return [
-        ajit.Spec.of(source, "put", "int* x", defines={"NUMBER": i}, options=["-O0"])
+        ajit.Spec(source, "put", params="int* x", defines={"NUMBER": i}, options=["-O0"])
         for i in range(KERNELS)
     ]
 
@@ -78,7 +78,7 @@ async def _worker(cache_dir: str) -> dict[str, Any]:
     async with ajit.open_runtime(device="none", cache_dir=cache_dir, compile_slots=1) as rt:
         for salt in range(WORKER_JOBS):
             await rt.compile(
-                ajit.Spec.of(
+                ajit.Spec(
                     CUB_SOURCE, "crunch", options=["-std=c++17"], arch=ARCH, defines={"SALT": salt}
                 )
             )

@@ -20,7 +20,7 @@ from benchmarks.racer_protocol import Run, timed
 async def with_ajit(cache_dir: str, run: Run) -> None:
     """Resolve, without a device."""
     logging.getLogger("ajit").setLevel(logging.ERROR)  # that it waits is what is measured here
-    spec = ajit.Spec.of(SOURCE, "crunch", name="crunch.cu", options=["-std=c++17"], arch=ARCH)
+    spec = ajit.Spec(SOURCE, "crunch", name="crunch.cu", options=["-std=c++17"], arch=ARCH)
     # The peers compile in the process that asks, at its own priority; so that a busy machine is as
     # busy for all, ajit's compiler gets the same here. By default it gives way to the server.
     async with ajit.open_runtime(

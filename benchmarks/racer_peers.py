@@ -76,7 +76,7 @@ def compile_options() -> Any:
     from ajit._compile.toolchains.toolchains import Toolchains
     from ajit.settings import Settings
 
-    include_dirs = list(Toolchains(Settings.load()).find("nvrtc").include_dirs)
+    include_dirs = list(Toolchains(Settings()).find("nvrtc").include_dirs)
     return ProgramOptions(arch=ARCH, std="c++17", include_path=include_dirs)
 
 

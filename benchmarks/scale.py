@@ -120,7 +120,7 @@ async def _ask(cache_dir: str) -> None:
     compiled = _pause_instead_of_compiling()
     source = 'extern "C" __global__ void put(int* x) { *x = NUMBER; }'
     specs = [
-        ajit.Spec.of(source, "put", "int* x", defines={"NUMBER": i}, arch="sm_90a")
+        ajit.Spec(source, "put", params="int* x", defines={"NUMBER": i}, arch="sm_90a")
         for i in range(KERNELS)
     ]
     async with ajit.open_runtime(device="none", cache_dir=cache_dir) as rt:

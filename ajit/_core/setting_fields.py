@@ -1,15 +1,76 @@
-"""Fields of `Settings`: a default, what it is for, how it is read, and which values can be used."""
+"""Parts of `Settings`.
+
+A field has a default, a description, a way to read it, and a test of which values can be used.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["number", "one_of", "setting", "switch"]
+__all__ = ["Origins", "absolute_directory", "number", "one_of", "setting", "switch"]
+
+
+class Origins(Mapping[str, str]):
+    """Where each setting came from, and the value that came from there. Cannot be changed.
+
+    A copy of settings with some changes gets the origins of the original: the values tell which of
+    them still hold.
+
+    Args:
+        origins: Setting to origin.
+        values: Setting to value.
+    """
+
+    __slots__ = ("_origins", "_values")
+
+    def __init__(self, origins: Mapping[str, str], values: Mapping[str, Any]) -> None:
+        self._origins = dict(origins)
+        self._values = dict(values)
+
+    def carried_over(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, str]:
+        """Return the origins of other values: the former ones of those that are the same."""
+        return {
+            name: self._origins[name]
+            if name in self._values and self._values[name] == values[name]
+            else origin
+            for name, origin in origins.items()
+        }
+
+    def __getitem__(self, name: str) -> str:
+        return self._origins[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._origins)
+
+    def __len__(self) -> int:
+        return len(self._origins)
+
+    def __repr__(self) -> str:
+        given = {name: origin for name, origin in self._origins.items() if origin != "default"}
+        return f"<Origins {given}>"
+
+
+def absolute_directory(path: Any) -> Path:
+    """An absolute path: a server that changes its directory keeps its cache.
+
+    Raises:
+        ValueError: It cannot be one.
+    """
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(path)
+    try:
+        return Path(text).expanduser().absolute()
+    except (RuntimeError, OSError) as exc:  # no such home; the working directory was removed
+        raise ValueError(path) from exc
 
 
 def _anything(_value: object) -> bool:

@@ -15,7 +15,7 @@ from ajit._core import written
 from ajit.errors import SpecError, UnknownArch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "MAX_SOURCE_BYTES",
@@ -36,61 +36,78 @@ _CPU_ARCHES = frozenset({"x86_64", "aarch64"})
 _GPU_ARCH = re.compile(r"sm_[1-9][0-9]{1,2}[af]?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class EntryPoint:
     """One kernel of a source.
 
-    Attributes:
+    Args:
         name: A declared name (``saxpy``), or a name expression of a template (``scale<float, 4>``).
-        params: C types of the parameters in order, such as ``("float", "const float*", "int")``;
-            None if undeclared: such a kernel can be compiled and loaded, but not launched.
+        params: C types of the parameters: a sequence such as ``["float", "const float*", "int"]``,
+            or a parameter list as in the source (``"float a, const float* x, int n"``).
+
+    Attributes:
+        name: With its white space folded.
+        params: The types in order; None if undeclared: such a kernel can be compiled and loaded,
+            but not launched.
+
+    Raises:
+        SpecError: The name or a type is not well formed.
     """
 
     name: str
-    params: tuple[str, ...] | None = None
+    params: tuple[str, ...] | None
+
+    def __init__(self, name: str, params: str | Sequence[str] | None = None) -> None:
+        object.__setattr__(self, "name", written.kernel_name(name))
+        object.__setattr__(self, "params", written.parameter_types(params))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Spec:
-    """A request for compiled kernels, made with `Spec.of`.
+    """A request for compiled kernels.
 
-    Attributes:
-        source: CUDA C++ source text.
-        entries: The entry points, at least one, in the order given.
+    Args:
+        source: CUDA C++ text, or its UTF-8 bytes.
+        entries: A kernel's name, or several names; `EntryPoint` declares the parameters of each.
+        params: Parameter types of a single kernel: a sequence of C types, or a parameter list as in
+            the source (``"float a, const float* x, int n"``).
         name: A label for logs, tables and file names in compiler output. Not part of the key.
-        compiler: ``auto`` takes the host compiler for a CPU arch and NVRTC for a GPU's.
+        compiler: ``auto``, ``nvrtc``, ``nvcc`` or ``host``. ``auto`` takes the host compiler for a
+            CPU arch and NVRTC for a GPU's.
         arch: ``sm_80``, ``sm_90a``, ... or ``x86_64``, ``aarch64``; None takes the device's.
         options: Compiler flags in order, passed on as they are.
-        defines: Macros, sorted by name; a value of None is a bare ``-DNAME``.
+        defines: Macro names, pairs, or a mapping; numbers and booleans become text, None makes a
+            bare ``-DNAME``.
         include_dirs: Directories of user headers, in search order. Only contents reach the key.
-        headers: Virtual headers: include name and text.
+        headers: Virtual headers: include name to text.
         extra_digest: Anything else the result depends on; required where an include cannot be
             followed statically, or an option names a file that is no header (``@flags``).
+
+    Attributes have the names of the arguments and hold tuples: `entries` of `EntryPoint`, `defines`
+    and `headers` of pairs that are sorted by name.
+
+    Raises:
+        SpecError: The spec is not well formed; nothing was started.
     """
 
     source: str
     entries: tuple[EntryPoint, ...]
-    name: str = "kernel"
-    compiler: CompilerKind = "auto"
-    arch: str | None = None
-    options: tuple[str, ...] = ()
-    defines: tuple[tuple[str, str | None], ...] = ()
-    include_dirs: tuple[str, ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
-    extra_digest: str | None = None
-    _hash: int = field(init=False, repr=False, default=0)
+    name: str
+    compiler: CompilerKind
+    arch: str | None
+    options: tuple[str, ...]
+    defines: tuple[tuple[str, str | None], ...]
+    include_dirs: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...]
+    extra_digest: str | None
+    _hash: int = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        _validate(self)
-        object.__setattr__(self, "_hash", hash(self._fields()))
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         source: str | bytes,
-        entry: str | EntryPoint | Iterable[str | EntryPoint],
-        params: str | Sequence[str] | None = None,
+        entries: str | EntryPoint | Iterable[str | EntryPoint],
         *,
+        params: str | Sequence[str] | None = None,
         name: str = "kernel",
         compiler: CompilerKind = "auto",
         arch: str | None = None,
@@ -99,47 +116,32 @@ class Spec:
         include_dirs: Iterable[object] = (),
         headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
         extra_digest: str | None = None,
-    ) -> Spec:
-        """Make a spec from what one writes by hand.
-
-        Args:
-            source: CUDA C++ text, or its UTF-8 bytes.
-            entry: One entry point, or several.
-            params: Parameter types of a single entry point: a sequence of C types, or a parameter
-                list as in the source (``"float a, const float* x, int n"``).
-            name: See `Spec`, as for all that follow.
-            compiler: ``auto``, ``nvrtc``, ``nvcc`` or ``host``.
-            arch: None takes the device's.
-            options: Flags in order.
-            defines: Macro names, pairs, or a mapping; numbers and booleans become text.
-            include_dirs: Paths, in search order.
-            headers: Include name to text.
-            extra_digest: Anything else the result depends on.
-
-        Raises:
-            SpecError: The spec is not well formed; nothing was started.
-        """
-        return cls(
-            written.source_text(source),
-            _entries(entry, params),
-            name=written.label(name),
-            compiler=compiler,
-            arch=arch,
-            options=written.texts(options, "options"),
-            defines=written.macros(defines),
-            include_dirs=written.paths(include_dirs, "include_dirs"),
-            headers=written.virtual_headers(headers),
-            extra_digest=None
+    ) -> None:
+        made: dict[str, object] = {
+            "source": written.source_text(source),
+            "entries": _entries(entries, params),
+            "name": written.label(name),
+            "compiler": compiler,
+            "arch": arch,
+            "options": written.texts(options, "options"),
+            "defines": written.macros(defines),
+            "include_dirs": written.paths(include_dirs, "include_dirs"),
+            "headers": written.virtual_headers(headers),
+            "extra_digest": None
             if extra_digest is None
             else written.text(extra_digest, "extra_digest"),
-        )
+        }
+        for attribute, value in made.items():
+            object.__setattr__(self, attribute, value)
+        _validate(self)
+        object.__setattr__(self, "_hash", hash(self._fields()))
 
     @property
     def entry_names(self) -> tuple[str, ...]:
         """Names of the entry points, in order."""
         return tuple(entry.name for entry in self.entries)
 
-    def entry(self, name: str | None = None) -> EntryPoint:
+    def entry_point(self, name: str | None = None) -> EntryPoint:
         """Return the entry point of that name, or the only one.
 
         Raises:
@@ -159,17 +161,16 @@ class Spec:
         raise SpecError(f"spec {self.name!r} declares no entry point {name!r}")
 
     def with_(self, **changes: Any) -> Spec:
-        """Return a copy with some attributes changed, to anything that `Spec.of` takes.
+        """Return a copy with some attributes changed, to anything that `Spec` takes.
 
         Raises:
             SpecError: The copy would not be well formed.
         """
-        fields = dict(zip(_ATTRIBUTES, self._fields(), strict=True)) | changes
-        return Spec.of(fields.pop("source"), fields.pop("entries"), **fields)
+        return Spec(**dict(zip(_ATTRIBUTES, self._fields(), strict=True)) | changes)
 
-    def __reduce__(self) -> tuple[type[Spec], tuple[object, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Spec], tuple[object, ...]]:
         # Made anew on the other side: texts hash differently in each process.
-        return Spec, self._fields()
+        return _restored, self._fields()
 
     def _fields(self) -> tuple[Any, ...]:
         return (
@@ -194,6 +195,10 @@ class Spec:
 
 
 _ATTRIBUTES = tuple(name for name in Spec.__dataclass_fields__ if name != "_hash")
+
+
+def _restored(*values: Any) -> Spec:
+    return Spec(**dict(zip(_ATTRIBUTES, values, strict=True)))
 
 
 def is_cpu_arch(arch: str) -> bool:
@@ -229,20 +234,15 @@ def _validate(spec: Spec) -> None:
         validate_arch(spec.arch)
 
 
-def _entries(entry: Any, params: str | Sequence[str] | None) -> tuple[EntryPoint, ...]:
-    if isinstance(entry, str):
-        return (_entry(entry, params),)
+def _entries(entries: Any, params: str | Sequence[str] | None) -> tuple[EntryPoint, ...]:
+    if isinstance(entries, str):
+        return (EntryPoint(entries, params),)
     if params is not None:
         raise SpecError("params go with a single entry point; give EntryPoint(name, params) each")
-    if isinstance(entry, EntryPoint):
-        entry = [entry]
-    if isinstance(entry, bytes) or not isinstance(entry, Iterable):
-        raise SpecError(f"entry is a {type(entry).__name__}, not the name of a kernel or several")
-    return tuple(
-        _entry(item.name, item.params) if isinstance(item, EntryPoint) else _entry(item, None)
-        for item in entry
-    )
-
-
-def _entry(name: object, params: str | Sequence[str] | None) -> EntryPoint:
-    return EntryPoint(written.kernel_name(name), written.parameter_types(params))
+    if isinstance(entries, EntryPoint):
+        return (entries,)
+    if isinstance(entries, bytes) or not isinstance(entries, Iterable):
+        raise SpecError(
+            f"entries must be the name of a kernel or several, got {type(entries).__name__}"
+        )
+    return tuple(item if isinstance(item, EntryPoint) else EntryPoint(item) for item in entries)

@@ -159,7 +159,7 @@ class Kernels:
         emitter = self.services.emitter
         if emitter.listening:
             emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
-        kernel = copy.copy(ready.kernel(fallback.entry(entry).name))
+        kernel = copy.copy(ready.kernel(fallback.entry_point(entry).name))
         kernel.stands_in_for = spec
         return kernel
 

@@ -127,7 +127,7 @@ class Runtime:
         # First of all: a forked child has no event loop that could set a deadline.
         self._check_usable()
         _check_spec(spec)
-        point = spec.entry(entry)
+        point = spec.entry_point(entry)
         if fallback is not None:
             stand_in = self._kernels.stand_in(spec, fallback, entry)
             if stand_in is not None:
@@ -146,7 +146,7 @@ class Runtime:
             WouldBlock: It is not; nothing was started.
         """
         self._check_usable()
-        point = spec.entry(entry)
+        point = spec.entry_point(entry)
         module = self._kernels.loaded(spec)
         if module is None:
             raise WouldBlock(f"kernel {point.name!r} of spec {spec.name!r} is not loaded")
@@ -327,7 +327,7 @@ def _read_settings(
 ) -> tuple[Settings, bytes | None]:
     """Return settings and the secret that they name. Reads files: the latter, limits of cgroups."""
     if settings is None:
-        settings = Settings.load(**arguments)
+        settings = Settings(**arguments)
     return settings, load_secret(settings)
 
 
@@ -354,7 +354,7 @@ def _poison_after_fork() -> None:
 
 def _check_spec(spec: object) -> None:
     if not isinstance(spec, Spec):
-        raise SpecError(f"a {type(spec).__name__} is not a spec; make one with Spec.of")
+        raise SpecError(f"expected an ajit.Spec, got {type(spec).__name__}")
 
 
 def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:

@@ -7,7 +7,7 @@ version 2 (one tree) and version 1 (a tree for each controller), also side by si
 Where nothing can be read (no ``/proc``, no ``/sys/fs/cgroup``, another operating system's layout),
 nothing limits. Every function takes the directory that stands for ``/``, and reads it when it is
 called: limits of a running container do change. Reading takes some 0.4 ms and waits for no device,
-so `Settings.load` may do it where an event loop runs.
+so `Settings` may do it where an event loop runs.
 """
 
 from __future__ import annotations

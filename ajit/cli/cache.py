@@ -84,7 +84,7 @@ command.add_command(prune)
 @json_option
 def path_(*, cache_dir: str | None, as_json: bool) -> None:
     """Print the cache directory. It need not exist yet."""
-    settings = Settings.load(cache_dir=cache_dir)
+    settings = Settings(cache_dir=cache_dir)
     payload = {"cache_dir": settings.cache_dir, "origin": settings.origins["cache_dir"]}
     Output(as_json=as_json).result(payload, lambda: str(settings.cache_dir))
 
@@ -188,7 +188,7 @@ class _Cache:
     """The cache that a command is about; without entries where there is no directory yet."""
 
     def __init__(self, cache_dir: str | None) -> None:
-        settings = Settings.load(cache_dir=cache_dir)
+        settings = Settings(cache_dir=cache_dir)
         self.path: Path = settings.cache_dir
         # Opening would make the directory: looking does not.
         self.store = _open(settings) if self.path.exists() else None

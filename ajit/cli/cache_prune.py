@@ -67,7 +67,7 @@ def prune(
     was published or used in the last minute, or whose lease is held, stays. Ends with 3 if
     something that was to go stays.
     """
-    settings = Settings.load(
+    settings = Settings(
         cache_dir=cache_dir,
         cache_limit_bytes=max_bytes,
         cache_max_age_seconds=max_age,

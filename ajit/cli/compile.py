@@ -74,8 +74,8 @@ def command(  # one parameter per option
     if arch is None and compiler == "host":
         arch = platform.machine()
     # With an arch no device is needed, and none is opened.
-    settings = Settings.load(cache_dir=cache_dir, device="none" if arch else None)
-    spec = Spec.of(
+    settings = Settings(cache_dir=cache_dir, device="none" if arch else None)
+    spec = Spec(
         file.read_bytes(),
         entries,
         name=file.name,

@@ -23,7 +23,7 @@ def command(*, as_json: bool) -> None:
     A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from its
     default. This command has no arguments to take them from, so it shows what the environment says.
     """
-    settings = Settings.load()
+    settings = Settings()
     rows = [_row(settings, name) for name in setting_names()]
     Output(as_json=as_json).result({"settings": rows}, lambda: _draw(rows))
 

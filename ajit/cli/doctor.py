@@ -32,7 +32,7 @@ def command(*, cache_dir: str | None, as_json: bool) -> int:
     """
     from ajit.cli.checks import run_checks  # noqa: PLC0415  # command-line start-up
 
-    checks = run_checks(Settings.load(cache_dir=cache_dir))
+    checks = run_checks(Settings(cache_dir=cache_dir))
     healthy = all(check.status != "problem" for check in checks)
     payload = {"healthy": healthy, "checks": checks}
     Output(as_json=as_json).result(payload, lambda: _draw(checks))

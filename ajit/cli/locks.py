@@ -31,7 +31,7 @@ def command(*, cache_dir: str | None, as_json: bool) -> None:
     who waits for it compiles for itself when the patience (AJIT_PATIENCE_SECONDS) ends. Waiters are
     counted on this machine only.
     """
-    settings = Settings.load(cache_dir=cache_dir)
+    settings = Settings(cache_dir=cache_dir)
     held = _held(settings) if settings.cache_dir.exists() else []
     rows = [_row(lease) for lease in held]
     payload = {

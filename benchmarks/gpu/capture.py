@@ -83,7 +83,7 @@ def measure(part: Part) -> dict[str, Any]:
 
 
 async def _ajit(part: Part) -> int:
-    spec = Spec.of(SOURCE, "nothing", "float* x, int n")
+    spec = Spec(SOURCE, "nothing", params="float* x, int n")
     async with ajit.open_runtime(device=part.driver, cache_dir=part.folder / "cache") as rt:
         artifact = await rt.compile(spec)
         holder = capturing(part.library)

@@ -58,7 +58,7 @@ def _raw(part: Part, nbytes: int) -> dict[str, float]:
 
 async def _ajit(part: Part, nbytes: int) -> dict[str, float]:
     array = np.ones(nbytes, np.uint8)
-    async with open_device(Settings.load(environ={}, device=part.driver)) as device:
+    async with open_device(Settings(environ={}, device=part.driver)) as device:
         pinned, buffer = await device.alloc_pinned(nbytes), await device.alloc(nbytes)
         pinned.view()[:] = bytes(array)
 

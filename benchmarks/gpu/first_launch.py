@@ -45,7 +45,7 @@ def _raw(part: Part) -> dict[str, Any]:
 
 
 async def _ajit(part: Part) -> dict[str, Any]:
-    spec = Spec.of(SOURCE, "nothing", "float* x, int n")
+    spec = Spec(SOURCE, "nothing", params="float* x, int n")
     async with ajit.open_runtime(device=part.driver, cache_dir=part.folder / "cache") as rt:
         artifact = await rt.compile(spec)
         begun = time.perf_counter()

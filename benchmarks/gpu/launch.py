@@ -61,7 +61,7 @@ def _result(submitted: list[float], resumed: list[float], rows: list[float]) -> 
 
 
 async def _ajit(part: Part) -> dict[str, Any]:
-    spec = Spec.of(SOURCE, "nothing", "float* x, int n")
+    spec = Spec(SOURCE, "nothing", params="float* x, int n")
     submitted, resumed, rows, batches = [], [], [], []
     async with ajit.open_runtime(device=part.driver, cache_dir=part.folder / "cache") as rt:
         kernel = await rt.kernel(spec)

@@ -28,7 +28,7 @@ def probe(part: Part) -> dict[str, Any]:
 
 
 async def _probe(part: Part) -> dict[str, Any]:
-    spec = Spec.of(SOURCE, "nothing", "float* x, int n")
+    spec = Spec(SOURCE, "nothing", params="float* x, int n")
     async with ajit.open_runtime(device=part.driver, cache_dir=part.folder / "cache") as rt:
         (part.folder / IMAGE).write_bytes((await rt.compile(spec)).data)
         return {

@@ -77,10 +77,10 @@ def pipeline_specs(hidden: int, features: int, dtype: str) -> PipelineSpecs:
 
 def _spec(kernel: str, dtype: str, params: str, macros: dict[str, object]) -> ajit.Spec:
     widths = "x".join(str(macros[name]) for name in ("HIDDEN", "FEATURES") if name in macros)
-    return ajit.Spec.of(
+    return ajit.Spec(
         _SOURCES[kernel],
         kernel,
-        params,
+        params=params,
         name=f"{kernel} {widths} {dtype}",
         defines=macros | {"ELEMENT": _ELEMENTS[dtype]},
         include_dirs=[_FOLDER],

@@ -44,7 +44,7 @@ def key_file(tmp_path: Path) -> Path:
 
 def load(path: Path) -> bytes | None:
     """Load the secret as settings name it."""
-    return load_secret(Settings.load({"HOME": "/h", "AJIT_HMAC_KEY_FILE": str(path)}))
+    return load_secret(Settings(environ={"HOME": "/h", "AJIT_HMAC_KEY_FILE": str(path)}))
 
 
 def test_an_authentic_entry_is_found(safe: DiskStore):
@@ -144,7 +144,7 @@ def test_a_failure_record_changed_anywhere_counts_for_nothing(directory, path: P
 def test_the_secret_is_what_the_file_holds(key_file: Path):
     """Without the line break of an editor; no file named, no secret."""
     assert load(key_file) == SECRET.hex().encode()
-    assert load_secret(Settings.load({"HOME": "/h"})) is None
+    assert load_secret(Settings(environ={"HOME": "/h"})) is None
 
 
 def test_a_mounted_secret_may_be_a_link(key_file: Path, tmp_path: Path):
@@ -196,7 +196,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path):
 
 def test_a_secret_may_come_by_a_variable(key_file: Path):
     """The same secret in a variable and in a file: the same entries are authentic."""
-    from_variable = load_secret(Settings.load({"AJIT_HMAC_KEY": SECRET.hex() + "\n"}))
+    from_variable = load_secret(Settings(environ={"AJIT_HMAC_KEY": SECRET.hex() + "\n"}))
 
     assert from_variable == load(key_file)
 
@@ -204,7 +204,7 @@ def test_a_secret_may_come_by_a_variable(key_file: Path):
 def test_a_secret_that_is_too_short_is_refused_and_not_shown():
     """A password is no secret of 128 bits."""
     with pytest.raises(SettingsError, match="at least 16 secret bytes") as caught:
-        load_secret(Settings.load({"AJIT_HMAC_KEY": "hunter2"}))
+        load_secret(Settings(environ={"AJIT_HMAC_KEY": "hunter2"}))
     assert caught.value.origin == "AJIT_HMAC_KEY"
     assert "hunter2" not in str(caught.value)
 
@@ -212,7 +212,7 @@ def test_a_secret_that_is_too_short_is_refused_and_not_shown():
 def test_a_secret_of_surrogates_is_refused_and_not_shown():
     """A text that stands for no bytes; the error of the encoding would carry it along."""
     with pytest.raises(SettingsError, match="surrogates that stand for no byte") as caught:
-        load_secret(Settings.load({}, hmac_key="hunter2\ud800" * 4))
+        load_secret(Settings(environ={}, hmac_key="hunter2\ud800" * 4))
 
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     assert "hunter2" not in f"{caught.value} {caught.value!r}"
@@ -223,14 +223,14 @@ def test_two_secrets_at_once_are_refused(key_file: Path):
     both = {"AJIT_HMAC_KEY": SECRET.hex(), "AJIT_HMAC_KEY_FILE": str(key_file)}
 
     with pytest.raises(SettingsError, match="not together") as caught:
-        Settings.load(both)
+        Settings(environ=both)
     assert SECRET.hex() not in f"{caught.value} {caught.value!r}"
 
 
 def test_a_secret_is_not_in_the_repr_of_the_settings():
     """Settings are logged; and a wrong argument is shown in the error, but not this one."""
-    assert SECRET.hex() not in repr(Settings.load({}, hmac_key=SECRET.hex()))
+    assert SECRET.hex() not in repr(Settings(environ={}, hmac_key=SECRET.hex()))
 
     with pytest.raises(SettingsError) as caught:
-        Settings.load({}, hmac_key=SECRET)
+        Settings(environ={}, hmac_key=SECRET)
     assert repr(SECRET) not in str(caught.value)

@@ -164,7 +164,7 @@ async def test_a_result_does_not_wait_for_a_dead_disk_to_take_the_lease_back(
 ):
     """Who asked hears of the time limit although beat, permit and release hang."""
     monkeypatch.setattr(_perform, "RELEASE_SECONDS", 0.1)
-    gate, spec = Gate(tmp_path), ajit.Spec.of('extern "C" __global__ void plain() {}', "plain")
+    gate, spec = Gate(tmp_path), ajit.Spec('extern "C" __global__ void plain() {}', "plain")
     given = {"cache_dir": str(path), "device": "none", "host_compiler": gate.compiler}
     async with ajit.open_runtime(**given, compile_timeout_seconds=3.0) as runtime:
         async with anyio.create_task_group() as group:
@@ -211,7 +211,7 @@ async def test_a_holder_beats_while_its_publish_hangs(path: Path, tmp_path: Path
 
     monkeypatch.setattr(os, "fsync", fsync)
     compiler = fake_compiler(tmp_path, 'echo result > "$out"')
-    spec = ajit.Spec.of('extern "C" __global__ void plain() {}', "plain")
+    spec = ajit.Spec('extern "C" __global__ void plain() {}', "plain")
     given = {"cache_dir": str(path), "device": "none", "host_compiler": compiler}
     async with ajit.open_runtime(**given) as runtime, anyio.create_task_group() as group:
         group.start_soon(partial(runtime.compile, spec, arch=os.uname().machine))

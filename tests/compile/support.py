@@ -46,7 +46,7 @@ def job(source: str = SCALE, entries: tuple[str, ...] = ("plain",), **fields: An
 
 def settings(**arguments: Any) -> Settings:
     """Settings that owe nothing to the environment."""
-    return Settings.load({}, **arguments)
+    return Settings(environ={}, **arguments)
 
 
 class Bench:

@@ -20,7 +20,7 @@ KERNEL = "__global__ void k() {}\n"
 
 def spec(source: str, **options: object) -> Spec:
     """A spec that includes."""
-    return Spec.of(source + "\n" + KERNEL, "k", **options)
+    return Spec(source + "\n" + KERNEL, "k", **options)
 
 
 def labels(closure: Closure) -> list[str]:

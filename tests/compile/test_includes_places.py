@@ -38,7 +38,7 @@ def parts(tmp_path: Path) -> Callable[..., dict[str, str]]:
 
     def closure(source: str, dirs: tuple[str, ...] = (), **options: object) -> dict[str, str]:
         include_dirs = [tmp_path / name for name in dirs]
-        spec = Spec.of(source + "\nint k;", "k", include_dirs=include_dirs, **options)
+        spec = Spec(source + "\nint k;", "k", include_dirs=include_dirs, **options)
         return dict(HeaderIndex().closure(spec).parts)
 
     return closure

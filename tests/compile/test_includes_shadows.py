@@ -38,7 +38,7 @@ def user(tmp_path: Path) -> Path:
 
 def labels(own: Path, *dirs: Path, source: str = "#include <api.h>") -> list[str]:
     """What the closure of a source holds."""
-    spec = ajit.Spec.of(source, "k", include_dirs=dirs)
+    spec = ajit.Spec(source, "k", include_dirs=dirs)
     return [label for label, _ in HeaderIndex().closure(spec, [str(own)]).parts]
 
 
@@ -61,7 +61,7 @@ def test_what_is_beside_the_includer_may_be_taken_as_well(own: Path, user: Path)
 
 def test_an_edit_changes_the_digest(own: Path, user: Path) -> None:
     """And so does a header that goes away."""
-    spec = ajit.Spec.of("#include <api.h>", "k", include_dirs=[user])
+    spec = ajit.Spec("#include <api.h>", "k", include_dirs=[user])
     index, seen = HeaderIndex(), []
     for text in ("one", "two"):
         (user / "config.h").write_text(text)
@@ -76,7 +76,7 @@ def test_an_edit_changes_the_digest(own: Path, user: Path) -> None:
 def test_a_toolchain_that_is_edited_is_followed_anew(own: Path, user: Path) -> None:
     """A compiler may be upgraded under a running server."""
     (user / "config.h").write_text("")
-    spec = ajit.Spec.of("#include <api.h>", "k", include_dirs=[user])
+    spec = ajit.Spec("#include <api.h>", "k", include_dirs=[user])
     index = HeaderIndex()
     index.closure(spec, [str(own)])
     (own / "api.h").write_text("// nothing any more")

@@ -77,7 +77,7 @@ def cpu_ticks(pid):
 async def lifespan(app):
     async with ajit.open_runtime(device="none", cache_dir=sys.argv[1], compile_slots=1) as rt:
         async with anyio.create_task_group() as tasks:
-            spec = ajit.Spec.of(ENDLESS, "plain", compiler=sys.argv[2], arch=sys.argv[3])
+            spec = ajit.Spec(ENDLESS, "plain", compiler=sys.argv[2], arch=sys.argv[3])
             tasks.start_soon(rt.compile, spec)
             await compiler_at_work(sys.argv[2])
             print(*workers_of(own_pid()), flush=True)

@@ -25,7 +25,7 @@ def a_spec(**changes: object) -> Spec:
     """A spec with every attribute given, some of them as asked."""
     given = {
         "source": SOURCE,
-        "entry": "saxpy",
+        "entries": "saxpy",
         "params": "float a, const float* x, float* y, int n",
         "name": "saxpy",
         "compiler": "nvrtc",
@@ -36,7 +36,7 @@ def a_spec(**changes: object) -> Spec:
         "headers": {"tile.h": "#pragma once"},
         "extra_digest": "v1",
     }
-    return Spec.of(**given | changes)
+    return Spec(**given | changes)
 
 
 # --- what one may write ---
@@ -44,7 +44,7 @@ def a_spec(**changes: object) -> Spec:
 
 def test_source_and_entry_are_enough():
     """Everything else has a default."""
-    spec = Spec.of(SOURCE, "saxpy")
+    spec = Spec(SOURCE, "saxpy")
 
     assert spec.source == SOURCE
     assert spec.entries == (EntryPoint("saxpy", None),)
@@ -89,47 +89,47 @@ def test_numpy_numbers_are_macro_values():
 
 def test_source_may_be_utf8_bytes():
     """Bytes from a file are the same source as their text."""
-    assert Spec.of("// größe\n".encode(), "k") == Spec.of("// größe\n", "k")
+    assert Spec("// größe\n".encode(), "k") == Spec("// größe\n", "k")
 
 
 def test_several_entry_points_keep_their_order():
     """Names and `EntryPoint` mix."""
-    spec = Spec.of(SOURCE, ["scale<float, 4>", EntryPoint("axpy", ("float", "int"))])
+    spec = Spec(SOURCE, ["scale<float, 4>", EntryPoint("axpy", ("float", "int"))])
 
     assert spec.entry_names == ("scale<float, 4>", "axpy")
-    assert spec.entry("axpy").params == ("float", "int")
+    assert spec.entry_point("axpy").params == ("float", "int")
 
 
 @pytest.mark.parametrize("params", [["int", "float *"], "int n, float *x"], ids=["list", "text"])
 def test_entry_point_may_declare_its_parameters_like_a_spec(params):
-    """`EntryPoint(name, params)` takes what `Spec.of` takes, and the spec is hashable."""
-    spec = Spec.of(SOURCE, [EntryPoint("k", params)])
+    """`EntryPoint(name, params)` takes what `Spec` takes, and the spec is hashable."""
+    spec = Spec(SOURCE, [EntryPoint("k", params)])
 
-    assert spec.entry().params == ("int", "float*")
-    assert hash(spec) == hash(Spec.of(SOURCE, "k", params))
+    assert spec.entry_point().params == ("int", "float*")
+    assert hash(spec) == hash(Spec(SOURCE, "k", params=params))
 
 
 def test_white_space_in_a_name_expression_is_folded():
     """One name expression has one spelling, and is found by any spelling."""
-    spec = Spec.of(SOURCE, " scale<float,\n   4> ")
+    spec = Spec(SOURCE, " scale<float,\n   4> ")
 
     assert spec.entry_names == ("scale<float, 4>",)
-    assert spec.entry("scale<float,   4>") is spec.entries[0]
+    assert spec.entry_point("scale<float,   4>") is spec.entries[0]
 
 
 def test_the_only_entry_point_needs_no_name():
     """With one kernel there is nothing to choose."""
-    assert a_spec().entry().name == "saxpy"
+    assert a_spec().entry_point().name == "saxpy"
 
 
 def test_choosing_among_entry_points():
     """With several, a name is needed, and it has to be one of them; both errors say so."""
-    spec = Spec.of(SOURCE, ["a", "b"], name="pair")
+    spec = Spec(SOURCE, ["a", "b"], name="pair")
 
     with pytest.raises(SpecError, match=r"pair.*2 entry points.*a, b"):
-        spec.entry()
+        spec.entry_point()
     with pytest.raises(SpecError, match=r"pair.*no entry point 'c'"):
-        spec.entry("c")
+        spec.entry_point("c")
 
 
 def test_with_takes_what_of_takes():
@@ -144,7 +144,7 @@ def test_with_takes_what_of_takes():
 
 def test_with_changes_nothing_by_itself():
     """A copy with no change is equal; an unknown attribute is an error of the caller's code."""
-    spec = a_spec(entry=["a", EntryPoint("b", ("int",))], params=None)
+    spec = a_spec(entries=["a", EntryPoint("b", ("int",))], params=None)
 
     assert spec.with_() == spec
     with pytest.raises(TypeError, match="colour"):
@@ -161,21 +161,21 @@ BAD_SPECS = {
     "no source": ({"source": None}, "source is a NoneType"),
     "source with NUL": ({"source": "int a;\0int b;"}, "NUL"),
     "lone surrogate": ({"source": "// \ud800"}, "UTF-8"),
-    "no entry point": ({"entry": [], "params": None}, "no entry point"),
-    "empty entry point": ({"entry": " "}, "not the name of a kernel"),
-    "entry twice": ({"entry": ["a", "a"], "params": None}, "twice"),
-    "entry in two spellings": ({"entry": ["a<1, 2>", "a<1,  2>"], "params": None}, "twice"),
-    "entry with code": ({"entry": "a; int b"}, "not the name of a kernel"),
-    "entry with braces": ({"entry": "a{}"}, "not the name of a kernel"),
-    "entry with a directive": ({"entry": "a\n#include <b>"}, "not the name of a kernel"),
-    "entry with a comment": ({"entry": "a // b"}, "not the name of a kernel"),
-    "entry with an open comment": ({"entry": "a /* b"}, "not the name of a kernel"),
-    "entry with NUL": ({"entry": "a\0b"}, "not the name of a kernel"),
-    "entry with a surrogate": ({"entry": "a\ud800"}, "not the name of a kernel"),
-    "entry is bytes": ({"entry": b"saxpy", "params": None}, "entry"),
-    "entry is a number": ({"entry": 7, "params": None}, "entry"),
-    "entries are numbers": ({"entry": [7], "params": None}, "not the name of a kernel"),
-    "params of several": ({"entry": ["a", "b"]}, "single entry point"),
+    "no entry point": ({"entries": [], "params": None}, "no entry point"),
+    "empty entry point": ({"entries": " "}, "not the name of a kernel"),
+    "entry twice": ({"entries": ["a", "a"], "params": None}, "twice"),
+    "entry in two spellings": ({"entries": ["a<1, 2>", "a<1,  2>"], "params": None}, "twice"),
+    "entry with code": ({"entries": "a; int b"}, "not the name of a kernel"),
+    "entry with braces": ({"entries": "a{}"}, "not the name of a kernel"),
+    "entry with a directive": ({"entries": "a\n#include <b>"}, "not the name of a kernel"),
+    "entry with a comment": ({"entries": "a // b"}, "not the name of a kernel"),
+    "entry with an open comment": ({"entries": "a /* b"}, "not the name of a kernel"),
+    "entry with NUL": ({"entries": "a\0b"}, "not the name of a kernel"),
+    "entry with a surrogate": ({"entries": "a\ud800"}, "not the name of a kernel"),
+    "entry is bytes": ({"entries": b"saxpy", "params": None}, "entries"),
+    "entry is a number": ({"entries": 7, "params": None}, "entries"),
+    "entries are numbers": ({"entries": [7], "params": None}, "not the name of a kernel"),
+    "params of several": ({"entries": ["a", "b"]}, "single entry point"),
     "unknown compiler": ({"compiler": "gcc"}, "auto, nvrtc, nvcc, host"),
     "compiler is a list": ({"compiler": ["nvrtc"]}, "auto, nvrtc, nvcc, host"),
     "options in one text": ({"options": "-G -lineinfo"}, r"options.*one text"),
@@ -214,17 +214,17 @@ def test_bad_spec_says_what_is_wrong(changes, complaint):
 def test_source_that_is_not_utf8_names_the_line():
     """A Latin-1 file is reported by the line that has the byte."""
     with pytest.raises(SpecError, match="line 3") as caught:
-        Spec.of(b"int a;\nint b;\n// gr\xf6\xdfe\n", "k")
+        Spec(b"int a;\nint b;\n// gr\xf6\xdfe\n", "k")
 
     assert caught.value.__cause__ is None, "the message says it all"
 
 
 def test_source_of_ten_megabytes_is_fine():
     """Generators write big sources."""
-    spec = Spec.of("// 10 MB\n" + "int filler;\n" * 900_000, "k")
+    spec = Spec("// 10 MB\n" + "int filler;\n" * 900_000, "k")
 
     assert len(spec.source) > 10_000_000
-    assert hash(spec) == hash(Spec.of(spec.source.encode(), "k"))
+    assert hash(spec) == hash(Spec(spec.source.encode(), "k"))
 
 
 @pytest.mark.parametrize("letter", ["x", "é"], ids=["ascii", "two bytes each"])
@@ -233,7 +233,7 @@ def test_source_above_the_limit_is_refused(letter):
     too_many = MAX_SOURCE_BYTES // len(letter.encode()) + 1
 
     with pytest.raises(SpecError, match=f"above {MAX_SOURCE_BYTES} bytes"):
-        Spec.of(letter * too_many, "k")
+        Spec(letter * too_many, "k")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_source_above_the_limit_is_refused(letter):
 )
 def test_known_forms_of_arch(arch):
     """GPU and CPU archs that compilers know."""
-    assert Spec.of(SOURCE, "k", arch=arch).arch == arch
+    assert Spec(SOURCE, "k", arch=arch).arch == arch
     assert validate_arch(arch) == arch
 
 
@@ -311,7 +311,7 @@ PARAMETER_LISTS = {
 @pytest.mark.parametrize(("text", "expected"), PARAMETER_LISTS.items(), ids=repr)
 def test_parameter_list_as_in_the_source(text, expected):
     """A parameter list can be pasted from the kernel."""
-    assert Spec.of(SOURCE, "k", text).entry().params == expected
+    assert Spec(SOURCE, "k", params=text).entry_point().params == expected
 
 
 @pytest.mark.parametrize(
@@ -322,14 +322,14 @@ def test_parameter_list_as_in_the_source(text, expected):
 def test_parameter_list_that_is_not_understood(text):
     """Guessing a type would be found out on the device; the way out is named."""
     with pytest.raises(SpecError, match=r"parameter.*sequence"):
-        Spec.of(SOURCE, "k", text)
+        Spec(SOURCE, "k", params=text)
 
 
 def test_sequence_of_types_is_taken_as_it_is():
     """A sequence holds types, not declarations; only their spacing is made uniform."""
     types = ["const  float *", "Vec<float, 4>", "struct Args", "std::array<int,4>", "T&"]
 
-    assert Spec.of(SOURCE, "k", types).entry().params == (
+    assert Spec(SOURCE, "k", params=types).entry_point().params == (
         "const float*", "Vec<float, 4>", "struct Args", "std::array<int,4>", "T&",
     )  # fmt: skip
 
@@ -338,20 +338,20 @@ def test_sequence_of_types_is_taken_as_it_is():
 def test_bad_sequence_of_types(params):
     """Each type is a text that says something."""
     with pytest.raises(SpecError, match="parameter"):
-        Spec.of(SOURCE, "k", params)
+        Spec(SOURCE, "k", params=params)
 
 
 def test_undeclared_parameters_are_not_the_same_as_none():
     """Undeclared kernels cannot be launched; kernels without parameters can."""
-    assert Spec.of(SOURCE, "k").entry().params is None
-    assert Spec.of(SOURCE, "k", ()).entry().params == ()
+    assert Spec(SOURCE, "k").entry_point().params is None
+    assert Spec(SOURCE, "k", params=()).entry_point().params == ()
 
 
 # --- a value ---
 
 OTHER_VALUES = {
     "source": "__global__ void other() {}",
-    "entry": "other",
+    "entries": "other",
     "params": "int n",
     "name": "other",
     "compiler": "nvcc",
@@ -399,11 +399,11 @@ def test_copies_are_equal():
 
 def test_pickled_spec_is_found_in_another_process():
     """Texts hash differently in each process, so a cached hash must not travel."""
-    spec = Spec.of(SOURCE, "saxpy")
+    spec = Spec(SOURCE, "saxpy")
     program = (
         "import pickle, sys; from ajit._core.spec import Spec;"
         "sent = pickle.load(sys.stdin.buffer);"
-        f"made = Spec.of({SOURCE!r}, 'saxpy');"
+        f"made = Spec({SOURCE!r}, 'saxpy');"
         "sys.exit(not (sent == made and hash(sent) == hash(made) and sent in {made}))"
     )
 
@@ -416,7 +416,7 @@ def test_pickled_spec_is_found_in_another_process():
 
 def test_hash_does_not_depend_on_the_size_of_the_spec():
     """The hot path hashes a spec at each call: that is one lookup of a number."""
-    small, big = Spec.of("a", "k"), Spec.of("a", "k", options=[f"-D{n}" for n in range(20_000)])
+    small, big = Spec("a", "k"), Spec("a", "k", options=[f"-D{n}" for n in range(20_000)])
     hash_small = min(timeit.repeat(lambda: hash(small), number=1000, repeat=5))
     hash_big = min(timeit.repeat(lambda: hash(big), number=1000, repeat=5))
 
@@ -427,7 +427,7 @@ def test_hash_does_not_depend_on_the_size_of_the_spec():
 def test_representation_is_short():
     """A log line with a spec does not have its source."""
     assert repr(a_spec()) == "<Spec 'saxpy' entries=[saxpy] compiler=nvrtc arch=sm_90a>"
-    assert len(repr(Spec.of("x" * 100_000, "k"))) < 100
+    assert len(repr(Spec("x" * 100_000, "k"))) < 100
 
 
 ANY_TEXT = st.text(st.characters(), max_size=20)
@@ -443,8 +443,8 @@ def test_any_text_is_refused_or_can_be_sent_to_a_compiler(
 ):
     """There is no third way: what is accepted survives the way to a worker process."""
     try:
-        spec = Spec.of(
-            source, entry, params, name=name, options=options, defines=defines,
+        spec = Spec(
+            source, entry, params=params, name=name, options=options, defines=defines,
             include_dirs=include_dirs, headers=headers,
         )  # fmt: skip
     except AjitError:

@@ -147,7 +147,7 @@ async def resolve(talk: Talk) -> None:
     if order.pop("do") == "verify":
         talk.say(**verify(order["cache_dir"]))
         return
-    spec = ajit.Spec.of(order.pop("source"), "kernel", name="kernel")
+    spec = ajit.Spec(order.pop("source"), "kernel", name="kernel")
     _waiting.WATCH_SECONDS = order.pop("watch_seconds")
 
     def on_event(event: object) -> None:

@@ -107,7 +107,7 @@ def artifact(data: bytes, entries: tuple[EntryPoint, ...] = ENTRIES) -> Artifact
 async def cpu_device(**settings: Any) -> AsyncIterator[Device]:
     """The CPU driver's device, opened for this loop; with `ON_GPU`, the first GPU in its place."""
     kind = "cuda" if ON_GPU else "cpu"
-    async with open_device(Settings.load(environ={}, device=kind, **settings)) as device:
+    async with open_device(Settings(environ={}, device=kind, **settings)) as device:
         yield device
 
 
@@ -131,7 +131,7 @@ def _gpu_cache() -> str:
 
 async def _compiled_for_gpu(arch: str) -> Artifact:
     async with ajit.open_runtime(device="none", cache_dir=_gpu_cache()) as rt:
-        return await rt.compile(ajit.Spec.of(SOURCE, ENTRIES), arch=arch)
+        return await rt.compile(ajit.Spec(SOURCE, ENTRIES), arch=arch)
 
 
 class Faults:

@@ -22,7 +22,7 @@ extern "C" __global__ void saxpy(float a, const float* x, float* y, int n) {
 
 async def test_a_kernel_on_the_gpu_computes_what_numpy_does(runtime):
     """Upload, launch, download: the whole way, with staged copies."""
-    spec = ajit.Spec.of(SAXPY, "saxpy", "float a, const float* x, float* y, int n")
+    spec = ajit.Spec(SAXPY, "saxpy", params="float a, const float* x, float* y, int n")
     x, y = np.arange(1 << 20, dtype=np.float32), np.ones(1 << 20, np.float32)
     kernel = await runtime.kernel(spec)
     dx, dy = await runtime.device.upload(x), await runtime.device.upload(y)

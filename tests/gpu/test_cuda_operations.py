@@ -47,7 +47,7 @@ extern "C" __global__ void spin(long long nanoseconds) {
 @pytest.mark.parametrize("blocks", [1, 2, 8, 16])
 async def test_clusters_have_the_size_of_the_launch(runtime, blocks):
     """The kernel sees its cluster; more than 8 blocks are allowed for the function first."""
-    kernel = await runtime.kernel(ajit.Spec.of(CLUSTER_SIZE, "cluster_size", "unsigned* out"))
+    kernel = await runtime.kernel(ajit.Spec(CLUSTER_SIZE, "cluster_size", params="unsigned* out"))
     if not runtime.device.has_clusters:
         with pytest.raises(LaunchError, match="no clusters"):
             kernel.with_attributes(cluster=blocks)
@@ -63,7 +63,7 @@ async def test_dependent_launches_see_what_came_before(runtime):
     """Ten launches that may overlap give what ten in a row give, alone and as a graph."""
     if not runtime.device.has_clusters:
         pytest.skip("dependent launches need compute capability 9.0, as clusters do")
-    kernel = await runtime.kernel(ajit.Spec.of(DEPENDENT, "dependent", "int* x, int n"))
+    kernel = await runtime.kernel(ajit.Spec(DEPENDENT, "dependent", params="int* x, int n"))
     dependent = kernel.with_attributes(programmatic=True, priority=0)
     n = 1 << 16
     x = await runtime.device.upload(np.zeros(n, np.int32))
@@ -81,7 +81,7 @@ async def test_dependent_launches_see_what_came_before(runtime):
 
 async def test_the_gpu_tells_how_long_it_worked(runtime):
     """A kernel of 2 ms takes 2 ms, however long it stood in the queue."""
-    kernel = await runtime.kernel(ajit.Spec.of(SPIN, "spin", "long long nanoseconds"))
+    kernel = await runtime.kernel(ajit.Spec(SPIN, "spin", params="long long nanoseconds"))
     first = kernel.launch(1, 1, 2_000_000, timed=True)
     second = kernel.launch(1, 1, 2_000_000, timed=True)
     await second

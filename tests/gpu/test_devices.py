@@ -29,7 +29,7 @@ EXIT_SECONDS = 20.0
 
 def device_number(ordinal):
     """The CPU driver's device of this number, opened for this loop."""
-    return open_device(Settings.load(environ={}, device=f"cpu:{ordinal}"))
+    return open_device(Settings(environ={}, device=f"cpu:{ordinal}"))
 
 
 def descriptors():

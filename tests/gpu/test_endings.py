@@ -41,7 +41,7 @@ COMMON = """
 
     async def opened_and_left():
         '''Nobody closes it: the loop ends, and the process does.'''
-        device = await Device.open(Settings.load(environ={}, device="cpu"))
+        device = await Device.open(Settings(environ={}, device="cpu"))
         kept.append(device)
         await work(device)
         return device

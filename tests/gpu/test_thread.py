@@ -183,7 +183,7 @@ async def test_no_gpu_names_both_ways_out(monkeypatch):
     """Without the driver's library, opening a GPU says what to do instead."""
     monkeypatch.setattr("ajit._gpu.driver.CUDA_LIBRARY", "libcuda-that-is-not-there.so.1")
     with pytest.raises(NoDevice, match="AJIT_DEVICE=cpu") as caught:
-        async with open_device(Settings.load(environ={}, device="cuda")):
+        async with open_device(Settings(environ={}, device="cuda")):
             pass
 
     assert 'device="cpu"' in str(caught.value)
@@ -192,7 +192,7 @@ async def test_no_gpu_names_both_ways_out(monkeypatch):
 async def test_auto_falls_back_to_the_cpu(monkeypatch):
     """Auto takes the CPU driver where there is no GPU."""
     monkeypatch.setattr("ajit._gpu.driver.CUDA_LIBRARY", "libcuda-that-is-not-there.so.1")
-    async with open_device(Settings.load(environ={}, device="auto")) as device:
+    async with open_device(Settings(environ={}, device="auto")) as device:
         assert device.kind == "cpu"
 
 
@@ -201,7 +201,7 @@ async def test_a_device_number_that_does_not_exist(monkeypatch):
     cpu = driver_choices("cpu")[0]
     monkeypatch.setattr("ajit._gpu.driver.CUDA_LIBRARY", cpu.path)
     with pytest.raises(NoDevice, match="devices"):
-        async with open_device(Settings.load(environ={}, device="cuda:99")):
+        async with open_device(Settings(environ={}, device="cuda:99")):
             pass
 
 

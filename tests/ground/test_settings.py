@@ -62,7 +62,7 @@ def test_every_setting_is_tested():
 
 def test_defaults():
     """Without argument and variable; each origin says so."""
-    settings = Settings.load({"HOME": "/home/ann"})
+    settings = Settings(environ={"HOME": "/home/ann"})
 
     assert settings.cache_dir == Path("/home/ann/.cache/ajit")
     assert settings.device == "cuda"
@@ -76,10 +76,10 @@ def test_defaults():
 def test_variable_comes_before_the_default(name):
     """`AJIT_` and the name in capitals."""
     text, expected = OTHER_VALUES[name]
-    settings = Settings.load({"HOME": "/home/ann", f"AJIT_{name.upper()}": text})
+    settings = Settings(environ={"HOME": "/home/ann", f"AJIT_{name.upper()}": text})
 
     assert getattr(settings, name) == expected
-    assert type(getattr(settings, name)) is type(getattr(Settings.load({}), name))
+    assert type(getattr(settings, name)) is type(getattr(Settings(environ={}), name))
     assert settings.origins[name] == f"AJIT_{name.upper()}"
     assert [other for other, origin in settings.origins.items() if origin != "default"] == [name]
 
@@ -88,7 +88,7 @@ def test_variable_comes_before_the_default(name):
 def test_argument_comes_before_the_variable(name):
     """What the program says counts, also beside a variable that could not be used."""
     _, expected = OTHER_VALUES[name]
-    settings = Settings.load({f"AJIT_{name.upper()}": "nonsense"}, **{name: expected})
+    settings = Settings(environ={f"AJIT_{name.upper()}": "nonsense"}, **{name: expected})
 
     assert getattr(settings, name) == expected
     assert settings.origins[name] == "argument"
@@ -96,14 +96,14 @@ def test_argument_comes_before_the_variable(name):
 
 def test_none_is_no_argument():
     """A command line passes what was not given as None."""
-    settings = Settings.load({"AJIT_DEVICE": "cpu"}, device=None)
+    settings = Settings(environ={"AJIT_DEVICE": "cpu"}, device=None)
 
     assert (settings.device, settings.origins["device"]) == ("cpu", "AJIT_DEVICE")
 
 
 def test_empty_variable_is_not_given():
     """`AJIT_DEVICE= server` is how a shell takes a variable away."""
-    settings = Settings.load({"AJIT_DEVICE": "", "AJIT_COMPILE_SLOTS": ""})
+    settings = Settings(environ={"AJIT_DEVICE": "", "AJIT_COMPILE_SLOTS": ""})
 
     assert (settings.device, settings.origins["device"]) == ("cuda", "default")
 
@@ -112,7 +112,7 @@ def test_environment_of_the_process_is_the_default(monkeypatch):
     """Read when asked, not when ajit was imported."""
     monkeypatch.setenv("AJIT_PATIENCE_SECONDS", "3")
 
-    assert Settings.load().patience_seconds == 3
+    assert Settings().patience_seconds == 3
 
 
 # --- unknown names ---
@@ -131,7 +131,7 @@ def test_environment_of_the_process_is_the_default(monkeypatch):
 def test_unknown_variable_warns_with_the_nearest_name(variable, hint):
     """A misspelt setting is not silently ignored; the warning points to the caller."""
     with pytest.warns(AjitWarning) as caught:
-        Settings.load({variable: "1"})
+        Settings(environ={variable: "1"})
 
     assert [str(warning.message) for warning in caught] == [f"unknown variable {variable}{hint}"]
     assert caught[0].filename == __file__
@@ -145,17 +145,17 @@ def test_other_variables_do_not_warn(variable):
     """Known ones, those of the CPU driver, and everybody else's."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Settings.load({variable: "cpu"})
+        Settings(environ={variable: "cpu"})
 
 
 def test_unknown_argument_is_an_error_with_the_nearest_name():
     """In a program it is a mistake, not a leftover."""
     with pytest.raises(SettingsError, match=r"cachedir.*did you mean cache_dir\?") as caught:
-        Settings.load({}, cachedir="/srv")
+        Settings(environ={}, cachedir="/srv")
 
     assert (caught.value.name, caught.value.origin) == ("cachedir", "argument")
     with pytest.raises(SettingsError, match="origins"):
-        Settings.load({}, origins={})
+        Settings(environ={}, origins={})
 
 
 # --- values that cannot be ---
@@ -191,7 +191,7 @@ def test_variable_that_cannot_be_used(name, text):
     """The error has name, value, where it came from and what it should be."""
     variable = f"AJIT_{name.upper()}"
     with pytest.raises(SettingsError, match="expected") as caught:
-        Settings.load({variable: text})
+        Settings(environ={variable: text})
 
     assert (caught.value.name, caught.value.origin) == (name, variable)
     assert str(caught.value.value) in (text, str(float("nan")), str(Path(text)), f"{text}.0")
@@ -214,7 +214,7 @@ BAD_ARGUMENTS = [
 def test_argument_that_cannot_be_used(name, value):
     """An argument has its setting's type: no text passes for a number, or for true."""
     with pytest.raises(SettingsError) as caught:
-        Settings.load({}, **{name: value})
+        Settings(environ={}, **{name: value})
 
     assert (caught.value.name, caught.value.origin) == (name, "argument")
 
@@ -223,35 +223,35 @@ def test_argument_that_cannot_be_used(name, value):
 def test_infinity_is_refused_as_what_it_is(name):
     """It is above 0; what is asked for is a number of seconds."""
     with pytest.raises(SettingsError, match="finite"):
-        Settings.load({f"AJIT_{name.upper()}": "inf"})
+        Settings(environ={f"AJIT_{name.upper()}": "inf"})
 
 
 @pytest.mark.parametrize("text", ["1", "true", "TRUE", "yes"])
 def test_ways_to_say_yes(text):
     """As one writes it in a shell."""
-    assert Settings.load({"AJIT_ALLOW_UNSAFE_CACHE": text}).allow_unsafe_cache
+    assert Settings(environ={"AJIT_ALLOW_UNSAFE_CACHE": text}).allow_unsafe_cache
 
 
 @pytest.mark.parametrize("text", ["0", "false", "No"])
 def test_ways_to_say_no(text):
     """The text "0" is not true."""
-    assert not Settings.load({"AJIT_ALLOW_UNSAFE_CACHE": text}).allow_unsafe_cache
+    assert not Settings(environ={"AJIT_ALLOW_UNSAFE_CACHE": text}).allow_unsafe_cache
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:15", "cpu", "cpu:1", "auto", "none"])
 def test_devices(device):
     """Every device that can be asked for."""
-    assert Settings.load({}, device=device).device == device
+    assert Settings(environ={}, device=device).device == device
 
 
 def test_whole_seconds_are_seconds():
     """`patience_seconds=5` is a float as the field says."""
-    assert type(Settings.load({}, patience_seconds=5).patience_seconds) is float
+    assert type(Settings(environ={}, patience_seconds=5).patience_seconds) is float
 
 
 def test_compilers_may_be_paths():
     """`nvcc=Path(...)` is what a program has at hand."""
-    assert Settings.load({}, nvcc=Path("/opt/nvcc")).nvcc == "/opt/nvcc"
+    assert Settings(environ={}, nvcc=Path("/opt/nvcc")).nvcc == "/opt/nvcc"
 
 
 # --- compile slots ---
@@ -260,14 +260,14 @@ def test_compilers_may_be_paths():
 @pytest.mark.parametrize("given", [{}, {"compile_slots": 0}])
 def test_compile_slots_are_the_cpus_of_this_process(given):
     """Those that it may run on, not those of the machine: a container has fewer."""
-    assert Settings.load({}, **given).compile_slots == available_cpus()
+    assert Settings(environ={}, **given).compile_slots == available_cpus()
 
 
 def test_compile_slots_follow_the_affinity():
     """`taskset` counts."""
     program = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-        "from ajit.settings import Settings; print(Settings.load({}).compile_slots)"
+        "from ajit.settings import Settings; print(Settings(environ={}).compile_slots)"
     )
     printed = subprocess.check_output(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(PROJECT)}, timeout=60
@@ -282,7 +282,7 @@ def test_compile_memory_is_half_of_what_there_is(given):
     """At most 8 GiB; a container counts as it does everywhere."""
     expected = min(8 << 30, memory_limit_bytes() // 2)
 
-    assert Settings.load({}, **given).compile_memory_limit_bytes == expected
+    assert Settings(environ={}, **given).compile_memory_limit_bytes == expected
 
 
 # --- the cache directory ---
@@ -301,7 +301,7 @@ def test_compile_memory_is_half_of_what_there_is(given):
 )
 def test_cache_directory(environ, expected):
     """Where the desktop's specification says, unless told otherwise."""
-    assert Settings.load(environ).cache_dir == Path(expected)
+    assert Settings(environ=environ).cache_dir == Path(expected)
 
 
 def test_cache_directory_is_absolute(monkeypatch, tmp_path):
@@ -309,8 +309,8 @@ def test_cache_directory_is_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ann")
 
-    assert Settings.load({}, cache_dir="cache").cache_dir == tmp_path / "cache"
-    assert Settings.load({}, cache_dir="~/cache").cache_dir == Path("/home/ann/cache")
+    assert Settings(environ={}, cache_dir="cache").cache_dir == tmp_path / "cache"
+    assert Settings(environ={}, cache_dir="~/cache").cache_dir == Path("/home/ann/cache")
     assert not (tmp_path / "cache").exists(), "nothing is made"
 
 
@@ -320,10 +320,10 @@ def test_without_a_home_the_cache_directory_has_to_be_told(monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
 
     with pytest.raises(SettingsError, match=r"cache_dir.*AJIT_CACHE_DIR"):
-        Settings.load({})
-    assert Settings.load({"AJIT_CACHE_DIR": "/srv/x"}).cache_dir == Path("/srv/x")
-    assert Settings.load({}, cache_dir="/srv/x").cache_dir == Path("/srv/x")
-    assert Settings.load({"XDG_CACHE_HOME": "/var/x"}).cache_dir == Path("/var/x/ajit")
+        Settings(environ={})
+    assert Settings(environ={"AJIT_CACHE_DIR": "/srv/x"}).cache_dir == Path("/srv/x")
+    assert Settings(environ={}, cache_dir="/srv/x").cache_dir == Path("/srv/x")
+    assert Settings(environ={"XDG_CACHE_HOME": "/var/x"}).cache_dir == Path("/var/x/ajit")
 
 
 # --- a value ---
@@ -331,7 +331,7 @@ def test_without_a_home_the_cache_directory_has_to_be_told(monkeypatch):
 
 def test_settings_are_frozen_and_equal_by_value():
     """Origins do not make settings different."""
-    one, other = Settings.load({}, device="cpu"), Settings.load({"AJIT_DEVICE": "cpu"})
+    one, other = Settings(environ={}, device="cpu"), Settings(environ={"AJIT_DEVICE": "cpu"})
 
     assert one == other
     assert hash(one) == hash(other)

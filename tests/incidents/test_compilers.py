@@ -28,7 +28,7 @@ async def test_precompiled_headers_of_concurrent_compiles_do_not_meet(
     monkeypatch.setattr(tempfile, "tempdir", str(private))
     artifacts = {}
     specs = [
-        ajit.Spec.of(
+        ajit.Spec(
             KERNEL,
             "scale",
             name=f"scale-{number}",
@@ -65,7 +65,7 @@ async def test_switches_for_looking_change_neither_key_nor_build(
 ):
     """Verbose environment, debug logging, a listener: the same key, and the same bytes."""
     del options["host_compiler"]  # the system's: the bytes are its own
-    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpy", name="saxpy", compiler=kind)
+    spec = ajit.Spec(SAXPY_SOURCE, "saxpy", name="saxpy", compiler=kind)
 
     async def compiled(place, **more):
         settings = {**options, "cache_dir": str(tmp_path / place)}

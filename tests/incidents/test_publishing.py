@@ -22,7 +22,7 @@ LONG_AGO, FAR_AHEAD = 1.0, 4e9
 
 UNTIL_SECONDS = 30.0
 
-TEMPLATE = ajit.Spec.of(
+TEMPLATE = ajit.Spec(
     "template <class T> __global__ void scale(T* x, T a) { x[threadIdx.x] *= a; }",
     "scale<float>",
     name="scale",

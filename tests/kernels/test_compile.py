@@ -34,7 +34,7 @@ def compiler(request: pytest.FixtureRequest) -> str:
     """Each of NVIDIA's compilers, where ajit finds it: on PATH, in a toolkit or in a wheel."""
     name: CompilerName = request.param
     try:
-        Toolchains(Settings.load()).find(name)
+        Toolchains(Settings()).find(name)
     except CompilerNotFound as exc:
         pytest.skip(str(exc))  # says where it was sought and what to install
     return name

@@ -51,7 +51,7 @@ async def test_kernel_agrees_with_numpy(case: Case, device: str, corpus_cache: P
 async def test_two_entry_points_of_one_module(device: str, corpus_cache: Path) -> None:
     """Scatter and gather come from one source: one compile, one module, two kernels."""
     scatter, gather = by_name("kv_scatter"), by_name("kv_gather")
-    spec = ajit.Spec.of(
+    spec = ajit.Spec(
         (SOURCES / scatter.file).read_text(),
         [*scatter.spec().entries, *gather.spec().entries],
         defines=scatter.defines,
@@ -68,7 +68,7 @@ async def test_two_entry_points_of_one_module(device: str, corpus_cache: Path) -
 async def test_two_instances_of_a_template_in_one_module(device: str, corpus_cache: Path) -> None:
     """Name expressions pick instances, which do not get in each other's way."""
     cases = [by_name("scale_float_4"), by_name("scale_half_8")]
-    spec = ajit.Spec.of(
+    spec = ajit.Spec(
         (SOURCES / "scale.cu").read_text(),
         [entry for case in cases for entry in case.spec().entries],
         include_dirs=[SOURCES],

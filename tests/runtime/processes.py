@@ -36,7 +36,7 @@ class Peer:
     def __init__(
         self, settings: dict[str, Any], backend: str = "asyncio", source: str = SAXPY_SOURCE
     ) -> None:
-        spec = {"source": source, "entry": "saxpy", "name": "saxpy"}
+        spec = {"source": source, "entries": "saxpy", "name": "saxpy"}
         order = {"backend": backend, "settings": settings, "spec": spec, "arch": ARCH}
         self._start("tests.runtime.program", order)
 

@@ -1,7 +1,7 @@
 """A process that opens a runtime and resolves one spec, as its parent says, line by line.
 
 Started with one argument, a JSON object: ``backend``, ``settings`` (of `open_runtime`), ``spec``
-(of `Spec.of`), ``arch``. Writes one JSON object a line: ``{"ready": pid}``, then waits for a line
+(of `Spec`), ``arch``. Writes one JSON object a line: ``{"ready": pid}``, then waits for a line
 on standard input, then every event as it happens, and ``{"answer": ...}`` or ``{"failure": ...}``.
 """
 
@@ -31,7 +31,7 @@ def on_event(event: object) -> None:
 
 async def main(order: dict) -> None:
     """Open, wait for the word, resolve, answer."""
-    spec = ajit.Spec.of(**order["spec"])
+    spec = ajit.Spec(**order["spec"])
     async with ajit.open_runtime(subscribers=[on_event], **order["settings"]) as runtime:
         say(ready=os.getpid())
         await anyio.to_thread.run_sync(sys.stdin.readline)

@@ -25,20 +25,20 @@ extern "C" __global__ void scale(float a, float* x, int n) {
 """
 
 SYNTAX_ERROR_LINE = 3
-SYNTAX_ERROR = ajit.Spec.of(
+SYNTAX_ERROR = ajit.Spec(
     'extern "C" __global__ void broken(float* x) {\n    int i = threadIdx.x;\n    x[i] = ;\n}\n',
     "broken",
-    "float* x",
+    params="float* x",
     name="broken",
 )
 
 
 def saxpy(variant: int = 0, **changes: Any) -> ajit.Spec:
     """Return a spec of saxpy; each variant has a key of its own and the same behaviour."""
-    spec = ajit.Spec.of(
+    spec = ajit.Spec(
         SAXPY_SOURCE,
         "saxpy",
-        "float a, const float* x, float* y, int n",
+        params="float a, const float* x, float* y, int n",
         name="saxpy",
         defines={"VARIANT": variant} if variant else {},
     )

@@ -93,7 +93,7 @@ async def test_remembered_failure_is_of_one_source_only(options):
 
 async def test_remembered_failure_keeps_its_type_and_entry_point(options):
     """Another runtime reads the record: the error is as typed as the compiler's own."""
-    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpi", name="misspelt")
+    spec = ajit.Spec(SAXPY_SOURCE, "saxpi", name="misspelt")
     errors = []
 
     for _ in range(2):
@@ -110,7 +110,7 @@ async def test_remembered_failure_keeps_its_type_and_entry_point(options):
 
 async def test_unknown_entry_point_is_named(options, cache_dir):
     """The source compiles, but has no such kernel: the error says which was missing."""
-    spec = ajit.Spec.of(SAXPY_SOURCE, "saxpi", name="misspelt")
+    spec = ajit.Spec(SAXPY_SOURCE, "saxpi", name="misspelt")
 
     async with ajit.open_runtime(**options) as rt:
         with pytest.raises(ajit.UnknownEntryPoint) as caught:
@@ -131,7 +131,7 @@ async def test_entry_point_that_the_spec_does_not_declare_is_refused(with_device
 
 async def test_missing_include_says_where_was_searched(options, tmp_path):
     """The compiler's error for a missing header carries ajit's own search as a note."""
-    spec = ajit.Spec.of(
+    spec = ajit.Spec(
         '#include "no_such_header.cuh"\n' + SAXPY_SOURCE, "saxpy", include_dirs=[tmp_path]
     )
 
@@ -148,7 +148,7 @@ async def test_missing_include_says_where_was_searched(options, tmp_path):
 async def test_include_of_a_macro_needs_an_extra_digest(options, compiler):
     """An include that only the preprocessor can follow is refused, unless the spec vouches."""
     source = '#define HEADER "values.cuh"\n#include HEADER\n' + SAXPY_SOURCE
-    spec = ajit.Spec.of(source, "saxpy", name="macro", headers={"values.cuh": "// nothing\n"})
+    spec = ajit.Spec(source, "saxpy", name="macro", headers={"values.cuh": "// nothing\n"})
 
     async with ajit.open_runtime(**options) as rt:
         with pytest.raises(ajit.IncludeError) as caught:
@@ -175,13 +175,13 @@ async def test_include_of_a_macro_needs_an_extra_digest(options, compiler):
 async def test_source_that_is_no_text_is_refused(source, message):
     """No spec is made of it, so nothing can be started."""
     with pytest.raises(ajit.SpecError, match=message):
-        ajit.Spec.of(source, "f")
+        ajit.Spec(source, "f")
 
 
 async def test_source_of_ten_megabytes_compiles(options):
     """Size alone is no reason to refuse: generated kernels are large."""
     padding = "// " + "x" * 96 + "\n"
-    spec = ajit.Spec.of(padding * 105_000 + SAXPY_SOURCE, "saxpy")
+    spec = ajit.Spec(padding * 105_000 + SAXPY_SOURCE, "saxpy")
 
     async with ajit.open_runtime(**options) as rt:
         artifact = await rt.compile(spec, arch=ARCH)

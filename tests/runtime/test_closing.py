@@ -146,7 +146,7 @@ import os, sys, json
 import anyio, ajit
 
 async def main(settings, source, backend):
-    spec = ajit.Spec.of(source, "saxpy", "float a, const float* x, float* y, int n")
+    spec = ajit.Spec(source, "saxpy", "float a, const float* x, float* y, int n")
     async with ajit.open_runtime(**settings) as rt:
         await rt.kernel(spec)
         child = os.fork()

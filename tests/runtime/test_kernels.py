@@ -68,7 +68,7 @@ async def test_kernel_that_is_not_loaded_is_refused_in_a_capture(with_device, co
 
 async def test_module_gives_every_entry_point(with_device):
     """One compile and one load serve all kernels of a source."""
-    spec = ajit.Spec.of(
+    spec = ajit.Spec(
         SAXPY_SOURCE,
         [
             ajit.EntryPoint("saxpy", ("float", "const float*", "float*", "int")),
@@ -127,8 +127,8 @@ async def test_loaded_kernel_is_returned_without_io_or_locks(with_device):
 
 async def test_equal_specs_made_twice_are_one_kernel(with_device):
     """A spec is a value: one that is made again finds what is loaded."""
-    again = ajit.Spec.of(
-        SAXPY_SOURCE, "saxpy", "float a, const float* x, float* y, int n", name="saxpy"
+    again = ajit.Spec(
+        SAXPY_SOURCE, "saxpy", params="float a, const float* x, float* y, int n", name="saxpy"
     )
 
     async with ajit.open_runtime(**with_device) as rt:
@@ -189,7 +189,7 @@ async def test_wrong_arguments_are_refused_before_the_driver_sees_them(with_devi
 
 async def test_declared_types_of_another_size_than_the_kernels_are_refused(with_device):
     """A spec that declares double where the source has float fails, and does not corrupt."""
-    lying = ajit.Spec.of(SAXPY_SOURCE, "saxpy", "double a, const float* x, float* y, int n")
+    lying = ajit.Spec(SAXPY_SOURCE, "saxpy", params="double a, const float* x, float* y, int n")
 
     async with ajit.open_runtime(**with_device) as rt:
         x = await rt.device.upload(np.ones(4, np.float32))
@@ -224,7 +224,7 @@ async def test_impossible_launch_shape_is_refused(with_device, grid, block, shar
 
 async def test_undeclared_parameters_cannot_be_launched(with_device):
     """Without declared types nothing could be checked, so the error asks for them."""
-    undeclared = ajit.Spec.of(SAXPY_SOURCE, "saxpy")
+    undeclared = ajit.Spec(SAXPY_SOURCE, "saxpy")
 
     async with ajit.open_runtime(**with_device) as rt:
         kernel = await rt.kernel(undeclared)

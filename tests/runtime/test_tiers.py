@@ -47,7 +47,7 @@ async def test_many_tasks_that_want_one_key_start_one_compile(options, compiler)
 
 async def test_label_and_parameter_types_are_not_part_of_the_key(options, compiler):
     """Two specs that differ only in what the compiler does not see share one compile."""
-    relabelled = ajit.Spec.of(SAXPY_SOURCE, "saxpy", name="another label")
+    relabelled = ajit.Spec(SAXPY_SOURCE, "saxpy", name="another label")
 
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
         group.start_soon(lambda: rt.compile(SAXPY, arch=ARCH))
@@ -101,7 +101,7 @@ async def test_compile_for_a_gpu_needs_no_device(options):
 
 async def test_settings_and_arguments_together_are_refused(options):
     """Which of the two would win is not guessed."""
-    settings = await anyio.to_thread.run_sync(partial(ajit.Settings.load, **options))
+    settings = await anyio.to_thread.run_sync(partial(ajit.Settings, **options))
 
     with pytest.raises(TypeError, match="not both"):
         async with ajit.open_runtime(settings, device="none"):
@@ -121,7 +121,7 @@ async def test_exception_of_the_body_comes_out_as_it_is(options):
 
 async def test_template_keeps_its_lowered_name_on_a_disk_hit(options):
     """A kernel picked by a name expression is found by its mangled name, from the disk as well."""
-    spec = ajit.Spec.of(
+    spec = ajit.Spec(
         "template <typename T, int N> __global__ void scale(T* x) { x[threadIdx.x] *= N; }\n",
         "scale<float, 4>",
         name="template",

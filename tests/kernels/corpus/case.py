@@ -83,10 +83,10 @@ class Case:
 
     def spec(self, **options: object) -> ajit.Spec:
         """The request for this kernel; `options` are further attributes of the spec."""
-        return ajit.Spec.of(
+        return ajit.Spec(
             (SOURCES / self.file).read_text(),
             self.entry,
-            self.params,
+            params=self.params,
             name=self.name,
             defines=self.defines,
             include_dirs=[SOURCES],
