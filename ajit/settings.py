@@ -16,8 +16,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ajit._core.setting_fields import Origins, absolute_directory, number, one_of, setting, switch
 from ajit._system.limits import available_cpus, memory_limit_bytes
+from ajit._system.setting_fields import Origins, absolute_directory, number, one_of, setting, switch
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
             name="cache_dir",
             value=None,
             origin="default",
-            expected="a directory: this user has no home, so set AJIT_CACHE_DIR",
+            expected="a directory; this user has no home directory, so set AJIT_CACHE_DIR",
         ) from None
 
 
 def default_compile_memory_limit() -> int:
     """Half of the memory that this process may use, at most 8 GiB.
 
-    Eight, because no kernel is known to need more; where the memory is not known, too.
+    No kernel is known to need more than 8 GiB; that is also the limit where the memory is unknown.
     """
     return min(8 * GiB, memory_limit_bytes() // 2 or 8 * GiB)
 
@@ -117,138 +117,144 @@ class Settings:
 
     cache_dir: Path = setting(  # noqa: RUF009  # it makes a field
         Path(),
-        "directory of the kernel cache; may be shared by processes and nodes",
+        "directory of the kernel cache; processes and nodes may share it",
         "a path",
         parse=absolute_directory,
     )
-    allow_unsafe_cache: bool = switch("use a cache directory that others own or may write to")
+    allow_unsafe_cache: bool = switch(
+        "use a cache directory even if other users own it or can write to it"
+    )
     cache_limit_bytes: int = number(
-        4 * GiB, "size above which the entries unused for longest are removed; 0: never", least=0
+        4 * GiB,
+        "size limit of the cache; above it, least recently used entries are evicted; 0: no limit",
+        least=0,
     )
     cache_max_age_seconds: float = number(
-        0.0, "time without use after which an entry is removed; 0: never", least=0
+        0.0, "evict entries that were not used for this long; 0: never", least=0
     )
     shared_group: str = setting(
         "",
-        "group that shares the cache: its members may write to it; empty: only this user",
+        "Unix group whose members may write to the cache; empty: this user only",
         "a group's name or number",
     )
     hmac_key_file: str = setting(
         "",
-        "file with a secret that every entry must be authenticated with; empty: none",
+        "file with the secret that authenticates cache entries; empty: no authentication",
         "a path",
     )
     hmac_key: str = setting(
         "",
-        "the same secret itself, for a variable; empty: none. A file is seen by fewer",
+        "the secret as text, for use in an environment variable; prefer hmac_key_file",
         "text, and not together with hmac_key_file",
         secret=True,
     )
     device: str = setting(
         "cuda",
-        "cuda, cuda:N, cpu, cpu:N, auto (a GPU if there is one, else the CPU driver), or none",
+        "device to open: cuda, cuda:N, cpu, cpu:N, auto (a GPU, else the CPU driver), or none",
         "cuda, cuda:N, cpu, cpu:N, auto or none",
         holds=_is_device,
     )
     compile_slots: int = number(
         0,
-        "compiles that run at once in this process",
+        "most compiles at once in this process; 0: one for each CPU",
         least=0,
         expected="at least 1, or 0 for the CPUs",
     )
     node_compile_slots: int = number(
         0,
-        "compiles that run at once on this machine, in all processes that use the cache",
+        "most compiles at once on this machine, over all processes that use this cache; "
+        "0: one for each CPU",
         least=0,
         expected="at least 1, or 0 for the CPUs",
     )
     compile_timeout_seconds: float = number(
-        1800.0, "wall time after which a compile is killed", above=0
+        1800.0, "wall time limit of a compile; a compile that takes longer is killed", above=0
     )
     compile_output_limit_bytes: int = number(
-        256 * MiB, "largest artifact that is accepted from a compiler", least=1
+        256 * MiB, "largest artifact that a compile may produce", least=1
     )
     compile_memory_limit_bytes: int = number(
         0,
-        "memory of a compiler and its children above which it is killed; "
+        "memory limit of a compiler and its children; above it they are killed; "
         "0: half of what this process may use, at most 8 GiB",
         least=0,
     )
     compile_memory_estimate_bytes: int = number(
         1 * GiB,
-        "free memory that a compile needs to start beside another one, "
-        "until compiles have shown that they need more; 0: any",
+        "free memory that must be left to start a compile beside another one; grows when compiles "
+        "are seen to need more; 0: do not check",
         least=0,
     )
     compiler_niceness: int = number(
-        10, "how much lower than the server the compilers' CPU priority is", least=0, most=19
+        10, "niceness added to compilers, so that the server gets the CPU first", least=0, most=19
     )
-    nvcc: str = setting("", "path of nvcc; empty: searched", "a path")
-    host_compiler: str = setting("", "path of the C++ compiler; empty: searched", "a path")
-    worker_max_jobs: int = number(200, "jobs after which a compile worker is replaced", least=1)
+    nvcc: str = setting("", "path of nvcc; empty: search for it", "a path")
+    host_compiler: str = setting("", "path of the C++ compiler; empty: search for it", "a path")
+    worker_max_jobs: int = number(200, "compiles after which a worker process is replaced", least=1)
     worker_max_bytes: int = number(
-        400 * MiB, "memory above which a compile worker is replaced", least=1
+        400 * MiB, "memory above which a worker process is replaced", least=1
     )
     patience_seconds: float = number(
-        10.0, "silence of a lease's holder after which a waiter compiles for itself", above=0
+        10.0,
+        "a waiter compiles for itself when the lease holder has been silent for this long",
+        above=0,
     )
     patience_total_seconds: float = number(
         0.0,
-        "time after which a waiter compiles for itself however lively the holder is; 0: never",
+        "a waiter compiles for itself after this long, even if the holder is alive; 0: never",
         least=0,
     )
     abandoned: str = one_of(
         "finish",
-        "what becomes of a compile that everybody has left: finish (the cache gains) or cancel",
+        "a compile that no task waits for any more: finish (and cache) it, or cancel it",
         "cancel",
     )
     mode: str = one_of(
         "normal",
-        "normal, or frozen: nothing is compiled, and a kernel that is not cached is an error",
+        "normal, or frozen: never compile; a kernel that is not cached is an error",
         "frozen",
     )
     failure_seconds: float = number(
         30.0,
-        "how long the error of a rejected source is shared instead of compiling it again",
+        "how long a compile error is remembered before the same source is compiled again",
         least=0,
     )
     ticket_deadline_seconds: float = number(
-        60.0, "time after which device work counts as stuck", above=0
+        60.0, "default limit on waiting for device work; a ticket that takes longer fails", above=0
     )
     time_tickets: bool = switch(
-        "let the device time all work, for ticket.device_seconds; two events of the driver for each"
+        "measure ticket.device_seconds for all work; costs two CUDA events for each submission"
     )
     spin_seconds: float = number(
-        50e-6, "how long the CUDA thread spins for work before it sleeps", least=0, most=1
+        50e-6, "how long the idle CUDA thread spins for new work before it parks", least=0, most=1
     )
     ring_capacity: int = setting(
         4096,
-        "operations that may wait for the CUDA thread",
+        "operations that may be queued for the CUDA thread",
         "a power of two",
         parse=int,
         holds=lambda n: n >= 2 and n & (n - 1) == 0,
     )
     pinned_pool_bytes: int = number(
-        256 * MiB, "limit of the pinned host memory that copies are staged in", least=1
+        256 * MiB, "limit of the pinned host memory used for staging copies", least=1
     )
     device_memory_limit_bytes: int = number(
         0,
-        "device memory that this process may allocate through ajit; 0: what the device has",
+        "limit of the device memory that ajit allocates in this process; 0: no limit",
         least=0,
     )
     device_memory_idle_seconds: float = number(
         10.0,
-        "time without work after which device memory that is kept for reuse is given back; "
-        "0: never",
+        "release device memory kept for reuse after this long without work; 0: never",
         least=0,
     )
     plain_device_memory: bool = switch(
-        "allocate device memory apart from any pool, for other GPUs, RDMA or other processes"
+        "allocate device memory outside of a pool, as peer access, RDMA or IPC may need"
     )
     stall_seconds: float = number(
         30.0,
-        "time in one operation after which the CUDA thread counts as stuck, "
-        "and the stacks of all threads are printed; 0: never",
+        "print the stacks of all threads when the CUDA thread has spent this long in one "
+        "operation; 0: never",
         least=0,
     )
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -8,11 +8,19 @@ host and in CUDA alike.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CType", "ParamKind", "bfloat16_bits", "parse_ctype"]
+__all__ = [
+    "CType",
+    "ParamKind",
+    "bfloat16_bits",
+    "is_known_type",
+    "known_types",
+    "parse_ctype",
+]
 
 ParamKind = Literal["bool", "int", "float", "half", "bfloat16", "pointer", "struct"]
 
@@ -44,6 +52,8 @@ _INTEGERS = {
     "int32_t": "i", "uint32_t": "I", "int64_t": "q", "uint64_t": "Q",
     "size_t": "Q", "ssize_t": "q", "ptrdiff_t": "q", "intptr_t": "q", "uintptr_t": "Q",
     "uchar": "B", "ushort": "H", "uint": "I", "ulong": "Q",
+    "wchar_t": "i", "char8_t": "B", "char16_t": "H", "char32_t": "I",
+    "cudaTextureObject_t": "Q", "cudaSurfaceObject_t": "Q", "CUtexObject": "Q", "CUsurfObject": "Q",
 }  # fmt: skip
 _OTHERS: dict[str, tuple[ParamKind, str]] = {
     "bool": ("bool", "?"),
@@ -55,6 +65,17 @@ _OTHERS: dict[str, tuple[ParamKind, str]] = {
     "__nv_bfloat16": ("bfloat16", "H"),
     "CUdeviceptr": ("pointer", "Q"),
 }
+_STRUCTS = frozenset({
+    "dim3", "half2", "nv_bfloat162", "CUtensorMap",
+    *(f"{scalar}{count}" for count in range(1, 5) for scalar in (
+        "char", "uchar", "short", "ushort", "int", "uint", "long", "ulong", "longlong", "ulonglong",
+        "float", "double",
+    )),
+})  # fmt: skip
+_OF_CUDA = re.compile(r"__\w+|_\w+|cuda[A-Z]\w*|CU\w+|nv\w+|(?:u?long|u?longlong|double)4_\w+")
+_NAMESPACES = re.compile(r"^(?:::)?(?:cuda::)?(?:std::)?")
+"""Namespaces in front of a type of the standard library."""
+_KNOWN = frozenset({*_INTEGERS, *_OTHERS, *_STRUCTS})
 _QUALIFIERS = frozenset({"const", "volatile", "__restrict__", "__restrict", "restrict"})
 # Words of an integer type that may stand in any order; "int" and "signed" then say nothing new.
 _INTEGER_WORDS = frozenset({"unsigned", "signed", "char", "short", "int", "long"})
@@ -67,7 +88,7 @@ def parse_ctype(declared: str) -> CType:
         declared: Such as ``float``, ``const __half*``, ``unsigned``, ``std::int32_t``, ``Params``.
     """
     text = declared.replace("*", " * ").replace("&", " & ").replace("[", " [ ")
-    words = [word.removeprefix("std::") for word in text.split() if word not in _QUALIFIERS]
+    words = [_NAMESPACES.sub("", word) for word in text.split() if word not in _QUALIFIERS]
     if "*" in words or "&" in words or "[" in words:
         return CType(declared, "pointer", 8, "Q")
     name = _integer_name(words) if words and _INTEGER_WORDS.issuperset(words) else " ".join(words)
@@ -76,6 +97,16 @@ def parse_ctype(declared: str) -> CType:
     if name in _OTHERS:
         return _made(declared, *_OTHERS[name])
     return CType(declared, "struct", 0, "")
+
+
+def is_known_type(name: str) -> bool:
+    """Whether a name is a type of C++ or CUDA, or looks like one that CUDA may declare."""
+    return name in known_types() or _OF_CUDA.fullmatch(name) is not None
+
+
+def known_types() -> frozenset[str]:
+    """Names of the types that need no declaration in a source."""
+    return _KNOWN
 
 
 def bfloat16_bits(value: float) -> int:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from ajit._core import written
+from ajit._core.signature import Origin, check_params, read_params
+from ajit._core.source_file import read_source
 from ajit.errors import SpecError, UnknownArch
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Unpack
 
 __all__ = [
     "MAX_SOURCE_BYTES",
@@ -32,6 +36,10 @@ COMPILER_KINDS: tuple[CompilerKind, ...] = get_args(CompilerKind)
 MAX_SOURCE_BYTES = 64 * 1024 * 1024
 """A source above this is refused. Pretty arbitrary: generated kernels are 10 MB at most."""
 
+_REPR_ENTRIES = 80
+_REPR_LABEL = 50
+"""Characters in a spec's representation, which is one line of less than 200."""
+
 _CPU_ARCHES = frozenset({"x86_64", "aarch64"})
 _GPU_ARCH = re.compile(r"sm_[1-9][0-9]{1,2}[af]?")
 
@@ -47,8 +55,9 @@ class EntryPoint:
 
     Attributes:
         name: With its white space folded.
-        params: The types in order; None if undeclared: such a kernel can be compiled and loaded,
-            but not launched.
+        params: The types in order. A spec reads them from its source where they are not given;
+            None if the source does not tell: such a kernel can be compiled and loaded, but not
+            launched.
 
     Raises:
         SpecError: The name or a type is not well formed.
@@ -56,10 +65,42 @@ class EntryPoint:
 
     name: str
     params: tuple[str, ...] | None
+    _read: bool = field(repr=False, compare=False)
 
     def __init__(self, name: str, params: str | Sequence[str] | None = None) -> None:
         object.__setattr__(self, "name", written.kernel_name(name))
         object.__setattr__(self, "params", written.parameter_types(params))
+        object.__setattr__(self, "_read", False)
+
+    def _with_params(self, origin: Origin) -> EntryPoint:
+        """Return this entry point with the parameters that the source of a spec says.
+
+        What was read from another source before does not count.
+        """
+        if self.params is None or self._read:
+            params, read = read_params(self.name, origin), True
+        else:
+            params, read = check_params(self.name, self.params, origin), False
+        if params == self.params:
+            return self
+        made = object.__new__(EntryPoint)
+        object.__setattr__(made, "name", self.name)
+        object.__setattr__(made, "params", params)
+        object.__setattr__(made, "_read", read)
+        return made
+
+
+class SpecOptions(TypedDict, total=False):
+    """What `Spec` takes as keywords, all but ``include_dirs``, for type checkers."""
+
+    params: str | Sequence[str] | None
+    name: str | None
+    compiler: CompilerKind
+    arch: str | None
+    options: Iterable[str]
+    defines: Mapping[str, object] | Iterable[str | tuple[str, object]]
+    headers: Mapping[str, str] | Iterable[tuple[str, str]]
+    extra_digest: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
@@ -70,8 +111,10 @@ class Spec:
         source: CUDA C++ text, or its UTF-8 bytes.
         entries: A kernel's name, or several names; `EntryPoint` declares the parameters of each.
         params: Parameter types of a single kernel: a sequence of C types, or a parameter list as in
-            the source (``"float a, const float* x, int n"``).
-        name: A label for logs, tables and file names in compiler output. Not part of the key.
+            the source (``"float a, const float* x, int n"``). They are read from the source; give
+            them where that does not work, as with macros in the list.
+        name: A label for logs, tables and file names in compiler output; None takes the name of
+            the first kernel. Not part of the key.
         compiler: ``auto``, ``nvrtc``, ``nvcc`` or ``host``. ``auto`` takes the host compiler for a
             CPU arch and NVRTC for a GPU's.
         arch: ``sm_80``, ``sm_90a``, ... or ``x86_64``, ``aarch64``; None takes the device's.
@@ -108,7 +151,7 @@ class Spec:
         entries: str | EntryPoint | Iterable[str | EntryPoint],
         *,
         params: str | Sequence[str] | None = None,
-        name: str = "kernel",
+        name: str | None = None,
         compiler: CompilerKind = "auto",
         arch: str | None = None,
         options: Iterable[str] = (),
@@ -120,7 +163,7 @@ class Spec:
         made: dict[str, object] = {
             "source": written.source_text(source),
             "entries": _entries(entries, params),
-            "name": written.label(name),
+            "name": "" if name is None else written.label(name),
             "compiler": compiler,
             "arch": arch,
             "options": written.texts(options, "options"),
@@ -133,8 +176,37 @@ class Spec:
         }
         for attribute, value in made.items():
             object.__setattr__(self, attribute, value)
+        if name is None and self.entries:
+            object.__setattr__(self, "name", self.entries[0].name)
         _validate(self)
+        origin = Origin(self.source, self.headers, self.defines, self.options)
+        read = tuple(entry._with_params(origin) for entry in self.entries)  # noqa: SLF001  # its other half
+        object.__setattr__(self, "entries", read)
         object.__setattr__(self, "_hash", hash(self._fields()))
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        entries: str | EntryPoint | Iterable[str | EntryPoint],
+        *,
+        include_dirs: Iterable[object] = (),
+        **options: Unpack[SpecOptions],
+    ) -> Spec:
+        """Make a spec from a source file, which is read at once, and blocks for as long.
+
+        Args:
+            path: A file in UTF-8, such as ``"kernels/saxpy.cu"``.
+            entries: A kernel's name, or several names.
+            include_dirs: Directories of user headers; the file's own is searched before them.
+            **options: What else `Spec` takes as keywords.
+
+        Raises:
+            SpecError: The file cannot be read, or the spec is not well formed.
+        """
+        source, folder = read_source(path)
+        searched = (folder, *written.paths(include_dirs, "include_dirs"))
+        return cls(source, entries, include_dirs=searched, **options)
 
     @property
     def entry_names(self) -> tuple[str, ...]:
@@ -151,14 +223,17 @@ class Spec:
             if len(self.entries) > 1:
                 raise SpecError(
                     f"spec {self.name!r} has {len(self.entries)} entry points; name one of "
-                    f"{', '.join(self.entry_names)} or use module()"
+                    f"{', '.join(self.entry_names)}, or use module()"
                 )
             return self.entries[0]
         folded = written.kernel_name(name)
         for entry in self.entries:
             if entry.name == folded:
                 return entry
-        raise SpecError(f"spec {self.name!r} declares no entry point {name!r}")
+        raise SpecError(
+            f"spec {self.name!r} declares no entry point {name!r}; it has "
+            f"{', '.join(self.entry_names)}"
+        )
 
     def with_(self, **changes: Any) -> Spec:
         """Return a copy with some attributes changed, to anything that `Spec` takes.
@@ -189,9 +264,10 @@ class Spec:
         return self._hash == other._hash and self._fields() == other._fields()
 
     def __repr__(self) -> str:
-        names = ", ".join(self.entry_names)
+        names = _cut(", ".join(self.entry_names), _REPR_ENTRIES)
         arch = self.arch or "device's arch"
-        return f"<Spec {self.name!r} entries=[{names}] compiler={self.compiler} arch={arch}>"
+        label = _cut(repr(self.name), _REPR_LABEL)
+        return f"<Spec {label} entries=[{names}] compiler={self.compiler} arch={arch}>"
 
 
 _ATTRIBUTES = tuple(name for name in Spec.__dataclass_fields__ if name != "_hash")
@@ -234,11 +310,17 @@ def _validate(spec: Spec) -> None:
         validate_arch(spec.arch)
 
 
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
 def _entries(entries: Any, params: str | Sequence[str] | None) -> tuple[EntryPoint, ...]:
     if isinstance(entries, str):
         return (EntryPoint(entries, params),)
     if params is not None:
-        raise SpecError("params go with a single entry point; give EntryPoint(name, params) each")
+        raise SpecError(
+            "params belong to a single kernel; for several, give EntryPoint(name, params) for each"
+        )
     if isinstance(entries, EntryPoint):
         return (entries,)
     if isinstance(entries, bytes) or not isinstance(entries, Iterable):

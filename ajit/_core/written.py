@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "declared_type",
     "kernel_name",
     "label",
     "macros",
@@ -31,6 +32,7 @@ __all__ = [
 
 _MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SPACES = re.compile(r"\s+")
+_FILE_NAME = re.compile(r"[^\n{};#]{1,4096}\.(?:cu|cuh|c|cc|cpp|cxx|h|hh|hpp|hxx|inl)")
 _NOT_IN_A_NAME = re.compile(r"""[;{}"'\\#]|//|/\*""")
 
 
@@ -44,13 +46,18 @@ def source_text(source: object) -> str:
             raise SpecError(
                 f"source is not UTF-8: byte {exc.start}, line {line}: {exc.reason}"
             ) from None
+    if not isinstance(source, str):
+        hint = " (use Spec.from_file)" if hasattr(source, "__fspath__") else ""
+        raise SpecError(f"source must be str or bytes, got {type(source).__name__}{hint}")
+    if _FILE_NAME.fullmatch(source):
+        raise SpecError(f"source is the name of a file, {source!r}; use Spec.from_file")
     return text(source, "source")
 
 
 def text(value: object, what: str) -> str:
     """Return a text that can be sent to a compiler: UTF-8 can write it, and it has no NUL."""
     if not isinstance(value, str):
-        raise SpecError(f"{what} is a {type(value).__name__}, not a text")
+        raise SpecError(f"{what} must be str, got {type(value).__name__}")
     if "\0" in value:
         raise SpecError(f"{what} contains a NUL character, where a compiler would stop reading")
     try:
@@ -62,7 +69,9 @@ def text(value: object, what: str) -> str:
 
 def texts(values: Iterable[object], what: str) -> tuple[str, ...]:
     """Return a sequence of texts, and refuse one text, whose letters are a sequence as well."""
-    return tuple(text(value, f"{what}: {value!r}") for value in _iterated(values, what))
+    return tuple(
+        text(value, f"{what}[{index}]") for index, value in enumerate(_iterated(values, what))
+    )
 
 
 def paths(values: Iterable[object], what: str) -> tuple[str, ...]:
@@ -123,9 +132,9 @@ def virtual_headers(
 
 def _iterated(values: Iterable[object], what: str) -> Iterable[object]:
     if isinstance(values, str | bytes):
-        raise SpecError(f"{what} is one text, not a sequence of texts; write [{values!r}]")
+        raise SpecError(f"{what} must be a list, got one {type(values).__name__}: [{values!r}]?")
     if not isinstance(values, Iterable):
-        raise SpecError(f"{what} is a {type(values).__name__}, not a sequence")
+        raise SpecError(f"{what} must be a list, got {type(values).__name__}")
     return values
 
 
@@ -135,7 +144,7 @@ def _pairs(values: Mapping[str, object] | Iterable[object], what: str) -> Iterab
 
 def _pair(item: object, what: str) -> tuple[object, object]:
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise SpecError(f"{item!r} is not a pair of {what}")
+        raise SpecError(f"{what} must be a pair of name and value, got {item!r}")
     return item[0], item[1]
 
 
@@ -167,11 +176,14 @@ def parameter_types(params: str | Sequence[str] | None) -> tuple[str, ...] | Non
         return None
     if isinstance(params, str):
         return _declared_types(params)
-    types = tuple(_tidy(text(item, "a parameter")) for item in _iterated(params, "parameters"))
-    for item in types:
-        if not item or not item.isprintable():
-            raise SpecError(f"{item!r} is not the type of a parameter")
-    return types
+    types = []
+    for index, item in enumerate(_iterated(params, "params")):
+        type_ = _tidy(item) if isinstance(item, str) and item.isprintable() else ""
+        if not type_:
+            got = repr(item) if isinstance(item, str) else type(item).__name__
+            raise SpecError(f'params[{index}] must be a C type name such as "float", got {got}')
+        types.append(text(type_, f"params[{index}]"))
+    return tuple(types)
 
 
 @lru_cache(maxsize=256)  # a server writes the same kernel's list for every shape
@@ -180,7 +192,7 @@ def _declared_types(declarations: str) -> tuple[str, ...]:
     bare = _tidy(_COMMENT.sub(" ", declarations))
     if bare in ("", "void"):
         return ()
-    return tuple(_declared_type(part) for part in _split(bare))
+    return tuple(declared_type(part) for part in _split(bare))
 
 
 def _split(declarations: str) -> Iterable[str]:
@@ -194,10 +206,15 @@ def _split(declarations: str) -> Iterable[str]:
     yield declarations[start:]
 
 
-def _declared_type(declaration: str) -> str:
-    declared = declaration.partition("=")[0].strip()  # what follows is a default argument
+def declared_type(declaration: str) -> str:
+    """Return the type of one parameter, from its declaration.
+
+    Raises:
+        SpecError: The declaration is not of a form that is understood.
+    """
+    declared = _tidy(declaration.partition("=")[0])  # what follows is a default argument
     if array := _ARRAY.fullmatch(declared):
-        return _declared_type(array[1]) + "*"
+        return declared_type(array[1]) + "*"
     named = _DECLARATION.fullmatch(declared)
     # "unsigned int" and "const half" have no parameter name: the last word belongs to the type.
     if named and named[2] not in _LAST_WORDS_OF_TYPES and set(named[1].split()) - _QUALIFIERS:

@@ -75,15 +75,15 @@ def command(  # one parameter per option
         arch = platform.machine()
     # With an arch no device is needed, and none is opened.
     settings = Settings(cache_dir=cache_dir, device="none" if arch else None)
-    spec = Spec(
-        file.read_bytes(),
+    spec = Spec.from_file(
+        file,
         entries,
         name=file.name,
         compiler=compiler or "auto",
         arch=arch,
         options=options,
         defines=[_macro(define) for define in defines],
-        include_dirs=[str(file.resolve().parent), *include_dirs],
+        include_dirs=include_dirs,
     )
     output = Output(as_json=as_json)
     watcher = _Watcher(output)

@@ -207,12 +207,12 @@ def test_bad_entry_is_told_once_and_replaced(ajit, saxpy):
     assert again.err.startswith("warning: ")
 
 
-def test_unknown_entry_point_is_a_problem_of_the_source(ajit, saxpy):
-    """The name that was asked for is in the message."""
+def test_unknown_kernel_is_a_usage_error(ajit, saxpy):
+    """Found when the source is read: the message has the nearest name."""
     ended = ajit("compile", saxpy, "--entry", "daxpy", *FOR_GPU)
 
-    assert exits.PROBLEM == ended.code
-    assert "no entry point 'daxpy'" in ended.err
+    assert exits.USAGE == ended.code
+    assert "no kernel 'daxpy'; did you mean 'saxpy'?" in ended.err
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_an_include_that_is_nowhere_is_recorded_as_absent(index: HeaderIndex, us
     after = index.closure(wanted)
 
     assert ("late.h", ABSENT) in before.parts
-    assert '"late.h" (kernel:2)' in str(before.note())
+    assert '"late.h" (k:2)' in str(before.note())
     assert str(user) in str(before.note())
     assert before.parts != after.parts
     assert after.note() is None

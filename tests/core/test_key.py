@@ -132,7 +132,7 @@ SAME_REQUESTS = {
     "label": {"spec": SPEC.with_(name="other label")},
     "include paths": {"spec": SPEC.with_(include_dirs=["/opt/other/include", "more"])},
     "declared parameters": {
-        "spec": SPEC.with_(entries=[EntryPoint(e.name, ("float", "float*")) for e in SPEC.entries])
+        "spec": SPEC.with_(entries=[EntryPoint(e.name, e.params) for e in SPEC.entries])
     },
     "how the compiler was chosen": {"spec": SPEC.with_(compiler="auto")},
     "arch by name or from the device": {"spec": SPEC.with_(arch="sm_90a")},
@@ -153,7 +153,7 @@ def test_key_is_the_same_in_every_process(tmp_path):
     """Not another directory, nor environment, nor locale, nor seed of hashes makes another key."""
     program = (
         "from ajit._core.key import ToolchainId, make_key; from ajit._core.spec import Spec;"
-        "spec = Spec('int größe;', ['b', 'a'], defines={'Z': 1, 'A': 2}, headers={'h': ''});"
+        "spec = Spec('int größe, a, b;', ['b', 'a'], defines={'Z': 1, 'A': 2}, headers={'h': ''});"
         "print(make_key(spec, ToolchainId('a', 'b', 'c'), 'sm_80', ()).hex)"
     )
 
@@ -185,7 +185,7 @@ NAME = st.sampled_from(["a", "aa", "b"])
 PAIRS = st.dictionaries(NAME, TINY, max_size=2)
 REQUESTS = st.builds(
     lambda source, entries, options, defines, headers, extra, toolchain, arch, closure: (
-        Spec("x" + source, entries, options=options, defines=defines, headers=headers,
+        Spec("#include <x>\n" + source, entries, options=options, defines=defines, headers=headers,
                 extra_digest=extra),
         ToolchainId(*toolchain), arch, tuple(sorted(closure.items())),
     ),
@@ -197,16 +197,16 @@ REQUESTS = st.builds(
 
 @given(REQUESTS, REQUESTS)
 @example(
-    (Spec("x", "a", options=["a", "a"]), TOOLCHAIN, "", ()),
-    (Spec("x", "a", options=["aa"]), TOOLCHAIN, "", ()),
+    (Spec("#include <x>", "a", options=["a", "a"]), TOOLCHAIN, "", ()),
+    (Spec("#include <x>", "a", options=["aa"]), TOOLCHAIN, "", ()),
 )
 @example(
-    (Spec("x", "a", headers={"a": "b"}), TOOLCHAIN, "", ()),
-    (Spec("x", "a"), TOOLCHAIN, "", (("a", "b"),)),
+    (Spec("#include <x>", "a", headers={"a": "b"}), TOOLCHAIN, "", ()),
+    (Spec("#include <x>", "a"), TOOLCHAIN, "", (("a", "b"),)),
 )
 @example(
-    (Spec("x", "a"), ToolchainId("a", "aa", ""), "", ()),
-    (Spec("x", "a"), ToolchainId("aa", "a", ""), "", ()),
+    (Spec("#include <x>", "a"), ToolchainId("a", "aa", ""), "", ()),
+    (Spec("#include <x>", "a"), ToolchainId("aa", "a", ""), "", ()),
 )
 def test_only_equal_requests_share_a_key(one, other):
     """Lengths stand before the parts, so no text can run into the next one."""
@@ -229,11 +229,11 @@ def test_explain_says_what_changed():
 
 def test_explain_shows_long_values_as_digests():
     """A changed source is one short line, not two sources."""
-    other = key_of(spec=SPEC.with_(source="x" * 10_000))
+    other = key_of(spec=SPEC.with_(source="scale " * 2_000))
     [difference] = explain(key_of(), other)
 
     assert difference.field == "source"
-    assert difference.b == f"sha256:{hashlib.sha256(b'x' * 10_000).hexdigest()} (10000 bytes)"
+    assert difference.b == f"sha256:{hashlib.sha256(b'scale ' * 2_000).hexdigest()} (12000 bytes)"
     assert difference.a != difference.b
 
 

@@ -171,7 +171,9 @@ async def test_a_kernel_that_does_not_compile_is_an_error_with_its_reason(
     """The client gets a 500 with the compiler's words, and the worker serves on."""
     specs = pipeline_specs(HIDDEN, FEATURES, "float32")
     broken = type(specs)(
-        specs.rms_norm, specs.matmul.with_(source="#error no product today"), *list(specs)[2:]
+        specs.rms_norm,
+        specs.matmul.with_(source="#error no product today\n" + specs.matmul.source),
+        *list(specs)[2:],
     )
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "pipeline_specs", lambda *_: broken)

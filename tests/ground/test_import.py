@@ -66,7 +66,7 @@ def test_import_has_no_effect(tmp_path):
 
 def test_ground_needs_neither_a_loop_nor_a_device(tmp_path):
     """Making a spec and catching an error in a program without a server stays cheap."""
-    program = "import ajit; ajit.Spec('int a;', 'k'); ajit.CompileError; ajit.Settings"
+    program = "import ajit; ajit.Spec('int k;', 'k'); ajit.CompileError; ajit.Settings"
     modules = in_new_process(program, tmp_path)["modules"]
 
     assert {"anyio", "asyncio", "trio", "cuda", "numpy", "ctypes"} & set(modules) == set()

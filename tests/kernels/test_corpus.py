@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import ajit
 from tests.kernels.corpus import CASES, SOURCES, Case, by_name
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -33,6 +34,15 @@ def test_arguments_match_the_parameter_list(case: Case) -> None:
         assert ("*" in param) == isinstance(argument, np.ndarray)
     for position in case.expected(*arguments):
         assert not params[position].startswith("const")
+
+
+@every_case
+def test_parameters_are_read_from_the_source(case: Case) -> None:
+    """Macros and template parameters are replaced: a spec finds what the case declares."""
+    expected = ajit.EntryPoint(case.entry, case.params).params
+    actual = case.spec().entry_point().params
+
+    assert expected == actual
 
 
 @every_case

@@ -93,7 +93,7 @@ async def test_remembered_failure_is_of_one_source_only(options):
 
 async def test_remembered_failure_keeps_its_type_and_entry_point(options):
     """Another runtime reads the record: the error is as typed as the compiler's own."""
-    spec = ajit.Spec(SAXPY_SOURCE, "saxpi", name="misspelt")
+    spec = ajit.Spec(SAXPY_SOURCE + "// no saxpi", "saxpi", name="misspelt")
     errors = []
 
     for _ in range(2):
@@ -110,7 +110,7 @@ async def test_remembered_failure_keeps_its_type_and_entry_point(options):
 
 async def test_unknown_entry_point_is_named(options, cache_dir):
     """The source compiles, but has no such kernel: the error says which was missing."""
-    spec = ajit.Spec(SAXPY_SOURCE, "saxpi", name="misspelt")
+    spec = ajit.Spec(SAXPY_SOURCE + "// no saxpi", "saxpi", name="misspelt")
 
     async with ajit.open_runtime(**options) as rt:
         with pytest.raises(ajit.UnknownEntryPoint) as caught:

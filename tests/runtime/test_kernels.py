@@ -188,8 +188,13 @@ async def test_wrong_arguments_are_refused_before_the_driver_sees_them(with_devi
 
 
 async def test_declared_types_of_another_size_than_the_kernels_are_refused(with_device):
-    """A spec that declares double where the source has float fails, and does not corrupt."""
-    lying = ajit.Spec(SAXPY_SOURCE, "saxpy", params="double a, const float* x, float* y, int n")
+    """A spec that declares double where a macro hides float fails, and does not corrupt."""
+    lying = ajit.Spec(
+        "#define PARAMS float a, const float* x, float* y, int n\n"
+        'extern "C" __global__ void saxpy(PARAMS) { y[0] = a * x[0] + n; }',
+        "saxpy",
+        params="double a, const float* x, float* y, int n",
+    )
 
     async with ajit.open_runtime(**with_device) as rt:
         x = await rt.device.upload(np.ones(4, np.float32))
@@ -223,13 +228,17 @@ async def test_impossible_launch_shape_is_refused(with_device, grid, block, shar
 
 
 async def test_undeclared_parameters_cannot_be_launched(with_device):
-    """Without declared types nothing could be checked, so the error asks for them."""
-    undeclared = ajit.Spec(SAXPY_SOURCE, "saxpy")
+    """Where a macro hides the types, nothing could be checked, so the error asks for them."""
+    undeclared = ajit.Spec(
+        "#define FACTOR(name) float name\n"
+        'extern "C" __global__ void scale(FACTOR(a), float* x) { x[0] *= a; }',
+        "scale",
+    )
 
     async with ajit.open_runtime(**with_device) as rt:
         kernel = await rt.kernel(undeclared)
         with pytest.raises(ajit.ArgumentError, match="declare"):
-            kernel.launch(1, 1, 1.0)
+            kernel.launch(1, 1, 1.0, None)
 
 
 async def test_launches_from_many_tasks_all_complete(with_device):

@@ -58,7 +58,7 @@ class Case:
         name: A name that is unique in the corpus.
         file: The source, below `SOURCES`.
         entry: The kernel's name, or the name expression of a template's instance.
-        params: Its parameter list, as in the source.
+        params: Its parameter list with macros replaced; the spec reads it from the source.
         launch: Grid, block and dynamic shared memory.
         inputs: Makes the arguments in order. Arrays that are only written start as zeros.
         expected: From the same arguments, the arrays that must come out, by argument position.
@@ -86,7 +86,6 @@ class Case:
         return ajit.Spec(
             (SOURCES / self.file).read_text(),
             self.entry,
-            params=self.params,
             name=self.name,
             defines=self.defines,
             include_dirs=[SOURCES],

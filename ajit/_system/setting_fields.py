@@ -59,10 +59,10 @@ class Origins(Mapping[str, str]):
 
 
 def absolute_directory(path: Any) -> Path:
-    """An absolute path: a server that changes its directory keeps its cache.
+    """Return an absolute path, so that a server that changes its directory keeps its cache.
 
     Raises:
-        ValueError: It cannot be one.
+        ValueError: It cannot be made absolute.
     """
     text = os.fspath(path)
     if not isinstance(text, str) or not text or "\0" in text:
@@ -86,15 +86,15 @@ def setting(
     holds: Callable[[Any], bool] = _anything,
     secret: bool = False,
 ) -> Any:
-    """A field.
+    """Make a field.
 
     Args:
-        default: Its value without argument and variable; its type is that of arguments.
-        doc: What it is for, in one line.
-        expected: What an error says that it should be.
+        default: The value without argument and variable; arguments must have its type.
+        doc: What the setting is for, in one line.
+        expected: Which values are allowed, for errors.
         parse: Makes a value from a variable's text; raises ValueError or TypeError.
-        holds: Whether a value can be used.
-        secret: Whether it must not be shown.
+        holds: Whether a value is allowed.
+        secret: Whether the value must not be shown.
     """
     about = {
         "doc": doc, "expected": expected, "parse": parse, "holds": holds, "secret": secret
@@ -111,7 +111,7 @@ def number(
     most: float = math.inf,
     expected: str = "",
 ) -> Any:
-    """A field that is a number with bounds: an int if its default is one. Infinity is none."""
+    """Make a field for a finite number with bounds: an int if its default is one."""
 
     def holds(value: float) -> bool:
         in_bounds = above < value <= most and (least is None or value >= least)
@@ -127,13 +127,13 @@ def number(
 
 
 def one_of(default: str, doc: str, *others: str) -> Any:
-    """A field that is one of some words, the first of them the default."""
+    """Make a field for one of some words; the first is the default."""
     words = (default, *others)
     return setting(default, doc, " or ".join(words), holds=lambda text: text in words)
 
 
 def switch(doc: str) -> Any:
-    """A field that is on or off, and off by default."""
+    """Make a field that is on or off, and off by default."""
     return setting(default=False, doc=doc, expected="0 or 1", parse=_boolean)
 
 

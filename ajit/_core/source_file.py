@@ -1,0 +1,31 @@
+"""The one file that a spec is made from, where it is made with `Spec.from_file`.
+
+All else in this package is pure; this reads a file because the user asks for just that.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ajit.errors import SpecError
+
+__all__ = ["read_source"]
+
+
+def read_source(path: Any) -> tuple[bytes, str]:
+    """Return the contents of a source file, and the directory in which it was named.
+
+    Raises:
+        SpecError: It cannot be read.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise SpecError(f"path must be str or a path, got {type(path).__name__}")
+    try:
+        file = Path(path).absolute()
+        # Not where a link leads to: compilers look for "x.cuh" beside the name they were given.
+        return file.read_bytes(), str(file.parent)
+    except (OSError, ValueError, TypeError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise SpecError(f"source file {str(path)!r} cannot be read: {reason}") from exc
