@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -79,6 +80,15 @@ def faults() -> Iterator[Faults]:
     faults.reset()
     yield faults
     faults.reset()
+
+
+@pytest.fixture
+def patient_threads() -> Iterator[None]:
+    """No thread makes another one let the GIL go: one goes on only where another waits."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000.0)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 
 ON_GPU = os.environ.get("AJIT_TEST_DEVICE") == "cuda"
 """Whether tests marked `both` run on a GPU this time: `python -m benchmarks.gpu` does so."""
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.005
+MANY, UNTIL_RELEASED = 1 << 30, 0xFFFFFFFF
+"""More calls than a test makes, and the delay that lasts until they are released (cpu_fault.h)."""
 
 # The recipe stands in cpu_kernel.hpp.
 RECIPE = shlex.split(
@@ -148,6 +150,25 @@ class Faults:
         """Let a function, or a step of the device, fail or take longer."""
         code = self._library.ajit_cpu_inject(function.encode(), error, count, int(delay * 1e6))
         assert code == 0
+
+    @contextmanager
+    def stopped(self, function: str) -> Iterator[None]:
+        """Calls of a function, or steps of the device, that begin in the block end after it."""
+        self.stop(function)
+        try:
+            yield
+        finally:
+            self.inject(function, count=0)
+            self.release()
+
+    def stop(self, function: str) -> None:
+        """Let calls of a function not return until `release`."""
+        code = self._library.ajit_cpu_inject(function.encode(), 0, MANY, UNTIL_RELEASED)
+        assert code == 0
+
+    def release(self) -> None:
+        """Let the calls go on that are stopped now."""
+        self._library.ajit_cpu_release_calls()
 
     def lose_callbacks(self, count: int) -> None:
         """Let the next host functions never come."""

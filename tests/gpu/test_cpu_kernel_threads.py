@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -239,17 +238,14 @@ def test_nanosleep_lets_the_other_threads_go_on(cpu: Cpu, image: bytes) -> None:
     assert cpu.download(out, zeros(2)).tolist() == [1, 7]
 
 
-def test_a_tiled_product_is_right_and_not_slow(cpu: Cpu, image: bytes) -> None:
-    """256 x 256 x 256 in 16 x 16 tiles; the bound is ten times what a laptop needs."""
+def test_a_tiled_product_is_right(cpu: Cpu, image: bytes) -> None:
+    """256 x 256 x 256 in 16 x 16 tiles."""
     a, b = np.random.default_rng(0).random((2, 256, 256), dtype=np.float32)
     pa, pb, pc, n = cpu.upload(a), cpu.upload(b), cpu.upload(np.zeros_like(a)), ctypes.c_int(256)
     function = cpu.function(cpu.load(image), "matmul")
-    started = time.perf_counter()
     cpu.launch(function, (16, 16, 1), (16, 16, 1), pa, pb, pc, n)
-    seconds = time.perf_counter() - started
 
     np.testing.assert_allclose(cpu.download(pc, a), a @ b, rtol=1e-4)
-    assert seconds < 1
 
 
 # ---- what does not compile ----

@@ -126,7 +126,7 @@ CASES = [
     if backend != "trio" or not program.startswith(("left_open", "exit_"))
 ]
 TIMES = 10
-SECONDS = 30.0
+SECONDS = 100.0
 
 
 @pytest.fixture(scope="module")

@@ -170,14 +170,11 @@ async def test_a_finalizer_never_enters_the_driver(faults):
     """Collecting buffers costs nothing even while the driver blocks in every free (R3)."""
     async with cpu_device() as device:
         buffers = [await device.alloc(64) for _ in range(50)]
-        faults.inject("cuMemFreeAsync", count=50, delay=0.02)
-        began = anyio.current_time()
-        buffers.clear()
-        gc.collect()
-        took = anyio.current_time() - began
+        with faults.stopped("cuMemFreeAsync"):
+            buffers.clear()
+            gc.collect()  # does not return, if it enters the driver
 
-        # The driver needs a second for these; posting needs microseconds.
-        assert took < 0.5
+            assert device.statistics().live_resources == 50
         await until(lambda: device.statistics().live_resources == 0)
 
 

@@ -58,7 +58,8 @@ async def test_time_in_the_queue_is_not_the_devices_work(faults):
         quick = device.copy(buffer[0:8], buffer[8:16], timed=True)
         await quick
 
-        assert quick.device_seconds < 0.2 <= slow.device_seconds
+        assert slow.device_seconds >= 0.2
+        assert quick.device_seconds < slow.device_seconds
         assert quick.seconds > slow.device_seconds - 0.01  # from one submission to the other
 
 
@@ -150,11 +151,12 @@ async def test_python_on_the_cuda_thread_does_not_count_as_time():
     """The ticket is settled after it, with the time at which the device was done."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
+        began = time.perf_counter()
         ticket = kernel.launch(1, 1, timed=True)
-        await device.run(time.sleep, 0.5)
+        ended = await device.run(lambda: (time.sleep(0.5), time.perf_counter())[1])
         await ticket
 
-        assert ticket.device_seconds <= ticket.seconds < 0.5
+        assert ticket.device_seconds <= ticket.seconds < ended - began
 
 
 async def test_many_timed_tickets_are_all_told_and_none_taken_for_lost():
@@ -205,7 +207,6 @@ async def test_a_load_does_not_delay_what_was_submitted_before(faults):
     """However long the load takes, the device is at the launch already."""
     async with cpu_device() as device:
         kernel, go, order = (await kernels(device))("nothing"), threading.Event(), []
-        faults.inject("cuModuleLoadData", delay=0.3)
 
         async def load():
             await device.load(compiled())
@@ -215,11 +216,12 @@ async def test_a_load_does_not_delay_what_was_submitted_before(faults):
             tasks.start_soon(device.run, go.wait)
             await until(lambda: device.health().operation == "run Python")
             ticket = kernel.launch(1, 1)
-            tasks.start_soon(load)
-            await until(lambda: len(device._port.in_flight) == 3)
-            go.set()
-            await ticket
-            order.append("launch")
+            with faults.stopped("cuModuleLoadData"):
+                tasks.start_soon(load)
+                await until(lambda: len(device._port.in_flight) == 3)
+                go.set()
+                await ticket
+                order.append("launch")
 
         assert order == ["launch", "load"]
         assert device.statistics().behind_loads == 0
@@ -229,11 +231,11 @@ async def test_what_stands_behind_a_load_is_counted(faults):
     """Whoever submits while a module is loaded waits for it, and the statistics tell how long."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
-        faults.inject("cuModuleLoadData", delay=0.3)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(device.load, compiled())
-            await until(lambda: device.health().operation == "load")
-            tickets = [kernel.launch(1, 1), device.mark()]
+            with faults.stopped("cuModuleLoadData"):
+                tasks.start_soon(device.load, compiled())
+                await until(lambda: device.health().operation == "load")
+                tickets = [kernel.launch(1, 1), device.mark()]
             for ticket in tickets:
                 await ticket
         statistics = device.statistics()
@@ -250,16 +252,16 @@ async def test_a_barrier_settles_what_is_done_and_timed(faults):
     async with cpu_device(device_memory_limit_bytes=1 << 20) as device:
         kernel = (await kernels(device))("nothing")
         used = await device.alloc(700 << 10)
-        with faults.held():
-            first = device.fill(used, 1, timed=True)
-            used.free()
-            async with anyio.create_task_group() as group:
-                group.start_soon(device.alloc, 800 << 10)
-                await until(lambda: device.statistics().deferred_frees == 1)
-                faults.inject("device:launch", delay=2.0)
-                slow = kernel.launch(1, 1)
-                group.start_soon(device.run, str)
-                faults.let_go()
-        assert first.done
-        assert not slow.done
+        with faults.stopped("device:launch"):
+            with faults.held():
+                first = device.fill(used, 1, timed=True)
+                used.free()
+                async with anyio.create_task_group() as group:
+                    group.start_soon(device.alloc, 800 << 10)
+                    await until(lambda: device.statistics().deferred_frees == 1)
+                    slow = kernel.launch(1, 1)
+                    group.start_soon(device.run, str)
+                    faults.let_go()
+            assert first.done
+            assert not slow.done
         await slow

@@ -4,7 +4,7 @@
  * "device:launch", "device:copy" or "device:host". The next `count` times it is reached, it takes
  * `delay_us` longer and fails with `error` (0: only the delay). An error of a device step is
  * sticky, as a device's error is. The delay of a call is spent before the driver lock is taken: it
- * delays that call and nobody else.
+ * delays that call and nobody else. A delay of `AJIT_CPU_UNTIL_RELEASED` ends when the test says so.
  */
 #include "cpu_driver.h"
 #include "cpu_fault.h"
@@ -28,6 +28,7 @@ static _Atomic unsigned active; /* so that a call without injections costs one l
 static _Atomic unsigned lost_callbacks;
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static _Atomic bool held; /* written under the mutex */
+static unsigned releases; /* how often stopped calls were released; under the mutex */
 
 static injection *find(const char *function) {
     for (int i = 0; i < MAX_INJECTIONS; i++)
@@ -48,11 +49,18 @@ static void sleep_us(unsigned microseconds) {
     }
 }
 
+static void sleep_until_released(unsigned releases_before) {
+    pthread_mutex_lock(&mutex);
+    while (releases == releases_before) pthread_cond_wait(&released, &mutex);
+    pthread_mutex_unlock(&mutex);
+}
+
 CUresult cpu_injected(const char *function) {
     if (atomic_load_explicit(&active, memory_order_relaxed) == 0) return CUDA_SUCCESS;
     CUresult error = CUDA_SUCCESS;
     unsigned delay_us = 0;
     pthread_mutex_lock(&mutex);
+    unsigned releases_before = releases;
     injection *found = find(function);
     if (found != NULL) {
         error = found->error;
@@ -60,7 +68,10 @@ CUresult cpu_injected(const char *function) {
         if (--found->count == 0) atomic_fetch_sub(&active, 1);
     }
     pthread_mutex_unlock(&mutex);
-    if (delay_us > 0) sleep_us(delay_us);
+    if (delay_us == AJIT_CPU_UNTIL_RELEASED)
+        sleep_until_released(releases_before);
+    else if (delay_us > 0)
+        sleep_us(delay_us);
     return error;
 }
 
@@ -106,6 +117,13 @@ void ajit_cpu_hold_streams(int hold) {
     pthread_mutex_unlock(&mutex);
 }
 
+void ajit_cpu_release_calls(void) {
+    pthread_mutex_lock(&mutex);
+    releases++;
+    pthread_cond_broadcast(&released);
+    pthread_mutex_unlock(&mutex);
+}
+
 void ajit_cpu_poison(int error) {
     for (int device = 0; device < CPU_MAX_DEVICES; device++)
         cpu_lose(cpu_context(device), (CUresult)error);
@@ -120,4 +138,5 @@ void ajit_cpu_reset(void) {
     for (int device = 0; device < CPU_MAX_DEVICES; device++)
         atomic_store(&cpu_context(device)->lost, CUDA_SUCCESS);
     ajit_cpu_hold_streams(0);
+    ajit_cpu_release_calls();
 }

@@ -5,10 +5,15 @@
 #ifndef AJIT_CPU_FAULT_H
 #define AJIT_CPU_FAULT_H
 
+/* A delay that lasts until `ajit_cpu_release_calls`. */
+#define AJIT_CPU_UNTIL_RELEASED 0xffffffffu
+
 #pragma GCC visibility push(default)
 
 /* See cpu_fault.c for what may be named. `count` 0 takes an injection back. Returns a CUresult. */
 int ajit_cpu_inject(const char *function, int error, unsigned count, unsigned delay_us);
+/* Ends the delay of every call that is stopped now; one that comes later stops. */
+void ajit_cpu_release_calls(void);
 /* The next `count` host functions are never run, though their streams go on. */
 void ajit_cpu_set_lost_callbacks(unsigned count);
 /* The device is lost: every call that needs it returns `error`, until reset. */
