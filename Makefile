@@ -14,9 +14,6 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 NATIVE := ajit/_gpu/native
 NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.c $(NATIVE)/*.h)
-# What `make test` may take in all; one test's limit stands in pyproject.toml.
-TEST_SECONDS := 480
-SLOW_SECONDS := 1800
 # Test files that run at once in `make test`. The slow tests run one by one.
 JOBS ?= 2
 # The Python of `make gpu`, which needs no network and no .venv: best the one that has PyTorch.
@@ -34,13 +31,12 @@ setup: $(STAMPS)/develop $(STAMPS)/native ## make .venv and build the C librarie
 demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on demand, verify, show what happened
 	@$(BIN)/ajit demo $(ARGS)
 
-test: setup ## the tests, all but the slow ones, in less than 8 minutes on 2 cores
-	@timeout --kill-after=10 $(TEST_SECONDS) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS) \
-	|| { status=$$?; [ $$status -ne 124 ] || echo "make test: stopped after $(TEST_SECONDS) seconds" >&2; exit $$status; }
+# No limit for the whole run: each test has one (pyproject.toml), and a slow machine may need longer.
+test: setup ## the tests, all but the slow ones, in about 5 minutes on 2 cores
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: setup ## the tests marked slow: fault injection, models, chaos, sanitizers, memory (minutes)
-	@timeout --kill-after=10 $(SLOW_SECONDS) $(BIN)/python -m pytest -m slow $(ARGS) \
-	|| { status=$$?; [ $$status -ne 124 ] || echo "make test-slow: stopped after $(SLOW_SECONDS) seconds" >&2; exit $$status; }
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 crash: setup ## every fault at every system call on the cache (minutes)
 	@$(BIN)/python -m pytest tests/crash --all-faults --timeout=600 $(ARGS)
@@ -85,7 +81,7 @@ $(STAMPS)/venv:
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/packages: pyproject.toml $(STAMPS)/venv
-	@tools/install $(VENV) cli,headers,examples,build
+	@tools/install $(VENV) headers,examples,build
 	@touch $@
 
 $(STAMPS)/develop: pyproject.toml $(STAMPS)/packages

@@ -1,7 +1,7 @@
 """``python -m ajit``, and the ``ajit`` command.
 
-The command line is an extra: the library runs in servers that have neither click nor rich. Where
-they are missing, this says what to install, instead of a traceback.
+``pip install ajit`` brings click and rich for it. The library itself runs without them, in images
+that leave them out; there this says what to install, instead of a traceback.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main() -> int:
             raise
         sys.stderr.write(
             f"ajit: the command line needs {exc.name}, which is not installed\n"
-            "try: pip install 'ajit[cli]'\n"
+            "try: pip install click rich\n"
         )
         return EXIT_ENVIRONMENT
     run = importlib.import_module("ajit.cli.main").run

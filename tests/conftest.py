@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # How long something that is ending may take to end on a loaded 2-core machine. Arbitrary.
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
 KERNEL_LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEADLINE_SECONDS = 40.0
+DEADLINE_SECONDS = 60.0
 """For `until` and `poll`: far more than anything takes, and less than a test's own limit."""
 
 

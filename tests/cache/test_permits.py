@@ -100,10 +100,10 @@ def test_a_holder_at_work_beats(directory: CacheDirectory, start_peer, monkeypat
     monkeypatch.setattr(permits, "BEAT_SECONDS", 0.02)
     permit = CompilePermits(directory, 1).try_admit(a_job())
     peer = start_peer()
-    peer.ask("count", "1", "0.5")
+    peer.ask("count", "1", "1.0")
     begun = first_record(directory)
     answers = [peer.ask("admit")]
-    while (record := first_record(directory)).beat_time < begun.beat_time + 1:
+    while (record := first_record(directory)).beat_time < begun.beat_time + 2:
         answers.append(peer.ask("admit"))
 
     assert not any(answer["granted"] for answer in answers)

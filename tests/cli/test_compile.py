@@ -34,7 +34,7 @@ extern "C" __global__ void slow(int* out) { *out = Slow<DEPTH, 0>::value; }
 
 FOR_GPU = ("--arch", "sm_90a")
 FOR_CPU = ("--compiler", "host")
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ajit._compile.pool.admission import Gate as OutsideGate
 
-LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = 60.0
 
 
 class Gate:

@@ -6,10 +6,12 @@ import contextlib
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psutil
 
+from ajit._compile.pool import process as process_module
 from ajit._compile.pool.slot import WorkerSlot
 from ajit._compile.pool.task import Task
 from ajit._compile.toolchains.toolchains import Toolchains
@@ -18,6 +20,8 @@ from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
 
     from ajit._core.job import CompileOutput
     from ajit._system.loop import Promise
@@ -35,7 +39,9 @@ template <int B> struct tree<0, B> { static constexpr int value = B; };
 extern "C" __global__ void plain(int* x) { x[0] = tree<28, 1>::value; }
 """
 """Keeps a compiler busy for minutes (2^29 instantiations); every test that uses it kills it."""
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
+LIMIT_SECONDS = 10_000.0
+"""Longer than the time limit of any compile here."""
 
 
 def job(source: str = SCALE, entries: tuple[str, ...] = ("plain",), **fields: Any) -> CompileJob:
@@ -77,6 +83,16 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
         time.sleep(0.01)
+
+
+def let_limits_pass(monkeypatch: pytest.MonkeyPatch, when: Callable[[], object]) -> None:
+    """Let the time limits of compiles of this process be over as soon as something is so."""
+
+    def monotonic() -> float:
+        return time.monotonic() + (LIMIT_SECONDS if when() else 0.0)
+
+    fake = SimpleNamespace(monotonic=monotonic, sleep=time.sleep)
+    monkeypatch.setattr(process_module, "time", fake)
 
 
 def group_members(group: int) -> list[str]:

@@ -99,15 +99,20 @@ async def test_foreground_goes_before_background(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_last_slot_is_kept_while_requests_come_in(gate: Gate) -> None:
+async def test_the_last_slot_is_kept_while_requests_come_in(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A request does not wait for a compile of the warm-up, once requests have begun to come."""
+    monkeypatch.setattr(admission_module, "URGENT_SECONDS", 1000.0)
     async with (
         opened(host_compiler=gate.compiler, compile_slots=2) as pool,
         anyio.create_task_group() as tasks,
     ):
         order = Order(pool, tasks)
-        for name, priority in (("f1", "foreground"), ("b1", "background"), ("b2", "background")):
-            await order.submit(name, priority)
+        await order.submit("f1", "foreground")
+        await eventually(lambda: order.begun == ["f1"])  # the slots' threads race with each other
+        for name in ("b1", "b2"):
+            await order.submit(name, "background")
         await eventually(lambda: pool.statistics().held_back == "foreground")
         held = pool.statistics()
         await order.submit("f2", "foreground")

@@ -147,7 +147,7 @@ def test_a_killed_server_leaves_no_compiler_behind(
     group = server.await_compiler(kind)
     before = len(list(scratch.iterdir()))
     os.kill(server.process.pid, number)
-    server.process.communicate(timeout=20)
+    server.process.communicate(timeout=60)
     wait_until(lambda: not group_members(group), "the end of the group")
     wait_until(lambda: not list(scratch.iterdir()), "the removal of the private folder")
 
@@ -163,7 +163,7 @@ def test_an_application_that_fails_to_start_leaves_nothing(
     arguments = (str(tmp_path / "cache"), kind.name, kind.arch)
     server = Server(APPLICATION, *arguments, scratch=scratch)
     try:
-        out, err = server.process.communicate(timeout=40)
+        out, err = server.process.communicate(timeout=60)
     finally:
         server.end()
 

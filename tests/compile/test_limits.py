@@ -113,6 +113,7 @@ def test_memory_is_that_of_the_whole_group(
     finally:
         os.killpg(leader.pid, 9)
         leader.wait()
+    wait_until(lambda: not group_members(leader.pid), "the end of the child, which nobody reaps")
 
     assert actual > 50 * MIB
     assert abs(actual - expected) < 5 * MIB

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -92,21 +91,21 @@ def test_a_directive_knows_its_line() -> None:
 def test_a_huge_source_does_not_hold_the_gil() -> None:
     """Other threads run while 10 MB are scanned; the event loop is one of them."""
     source = b'#include "a.h"\n' + b"__global__ void f(float* x) { x[0] = 1; } // it's\n" * 200_000
-    gaps, done = [], threading.Event()
+    turns, done = 0, threading.Event()
 
     def watch() -> None:
-        last = time.perf_counter()
+        nonlocal turns
         while not done.wait(0.001):
-            now = time.perf_counter()
-            gaps.append(now - last)
-            last = now
+            turns += 1
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    before = turns
     found = names(source)
+    taken = turns - before
     done.set()
     watcher.join()
 
     assert found == ["a.h"]
-    # A pattern over the whole text holds it for 300 ms; the bound is wide for a loaded machine.
-    assert sorted(gaps)[len(gaps) // 2] < 0.05
+    # A pattern over the whole text would hold it from the beginning to the end.
+    assert taken >= 10

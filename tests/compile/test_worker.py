@@ -24,6 +24,7 @@ from tests.compile.support import (
     fake_compiler,
     group_members,
     job,
+    let_limits_pass,
     wait_until,
 )
 
@@ -290,16 +291,18 @@ def test_a_path_that_is_no_text_is_refused(own_bench: Bench) -> None:
 
 
 def test_a_compile_past_its_limit_is_killed_with_its_group(
-    faking: Callable[..., Bench], scratch: Path, tmp_path: Path
+    faking: Callable[..., Bench], scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Children of the compiler too, and its private folder goes."""
-    hang = f'sleep 1000 & ps -o pgid= $$ > "{tmp_path}/group"; wait'
-    bench = faking(hang, compile_timeout_seconds=0.5)
+    begun = tmp_path / "begun"
+    hang = f'sleep 1000 & ps -o pgid= $$ > "{tmp_path}/group"; touch "{begun}"; wait'
+    let_limits_pass(monkeypatch, begun.exists)
+    bench = faking(hang, compile_timeout_seconds=90.0)
     with pytest.raises(CompileTimeout) as caught:
         bench.compile(fake_job())
     group = int((tmp_path / "group").read_text())
 
-    assert caught.value.limit_seconds == 0.5
+    assert caught.value.limit_seconds == 90.0
     assert group_members(group) == []
     assert list(scratch.iterdir()) == []
 

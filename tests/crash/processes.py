@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PROJECT", "Ended", "Process", "Zygote"]
 
 PROJECT = Path(__file__).parents[2]
-HEAR_SECONDS = 30.0
+HEAR_SECONDS = 60.0
 """Far above what a line takes on a loaded machine: who hits this hangs."""
 
 

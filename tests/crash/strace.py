@@ -21,7 +21,7 @@ FILE_CALLS = "%file,%desc"
 
 KILL = "SIGKILL"
 
-END_SECONDS = 30.0
+END_SECONDS = 60.0
 
 _CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*?)(?:\)\s+= (?P<result>.*)|<unfinished.*)?$")
 _WHAT_TO_DO = re.compile(r"\b(?:O_[A-Z_|]+|F_(?!WRLCK|RDLCK|UNLCK)[A-Z_]+)")

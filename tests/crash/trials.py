@@ -31,7 +31,7 @@ SECOND_PATIENCE_SECONDS = 0.3
 ATTEMPTS = 3
 """To reach a point: its number may be another if a thread was slow. Then nothing is shown."""
 
-RELEASE_SECONDS = 10.0
+RELEASE_SECONDS = 60.0
 """How long a lease may take to be given back; a killed process needs milliseconds to be gone."""
 
 

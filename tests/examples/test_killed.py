@@ -86,7 +86,7 @@ def test_an_ended_server_leaves_no_compiler_no_lock_and_no_file(
     groups = server.ask()
     held = _locks_of(server.cache_dir)
     os.kill(server.process.pid, number)
-    server.process.wait(timeout=40)
+    server.process.wait(timeout=60)
 
     for group in groups:
         wait_until(lambda group=group: not group_members(group), "the end of the compilers")

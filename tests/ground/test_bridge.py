@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 
 from ajit._system.loop import LoopHandle, Promise
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 
 
 @contextmanager

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FAILED = pytest.StashKey[bool]()
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 30.0
 OWN_THREADS = ("ajit-compile", "ajit-cuda")
 POLL_SECONDS = 0.01
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PROJECT", "Peer"]
 
 PROJECT = Path(__file__).parents[2]
-HEAR_SECONDS = 30.0
+HEAR_SECONDS = 60.0
 
 Line = dict[str, Any]
 

@@ -100,6 +100,6 @@ class ScriptedCompiler:
 
     async def wait_started(self, count: int = 1) -> None:
         """Wait until that many compiles have been started."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while self.started < count:  # noqa: ASYNC110  # it is another process that counts
                 await anyio.sleep(0.005)

@@ -18,7 +18,7 @@ from tests.runtime.sources import ARCH, saxpy
 
 pytestmark = pytest.mark.anyio
 
-SERVED_SECONDS = 20.0
+SERVED_SECONDS = 60.0
 """A kernel that is not served by then waits for a lease that was not given back."""
 
 ON_THE_WAY = {

@@ -51,7 +51,7 @@ async def test_kernel_that_was_compiling_at_the_close_is_served_by_the_next_runt
     compiler.let_go()
 
     async with ajit.open_runtime(**options) as rt:
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             resolution = await rt.resolve(SAXPY, arch=ARCH)
 
     assert resolution.tier == "compiled"
@@ -146,7 +146,7 @@ import os, sys, json
 import anyio, ajit
 
 async def main(settings, source, backend):
-    spec = ajit.Spec(source, "saxpy", "float a, const float* x, float* y, int n")
+    spec = ajit.Spec(source, "saxpy")
     async with ajit.open_runtime(**settings) as rt:
         await rt.kernel(spec)
         child = os.fork()
@@ -180,7 +180,7 @@ def test_runtime_is_refused_in_a_forked_child_and_goes_on_in_the_parent(with_dev
     )
 
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == {"child": 0, "parent": "kernel"}
+    assert json.loads(result.stdout) == {"child": 0, "parent": "saxpy"}
 
 
 async def test_kernel_that_arrives_in_the_turn_of_the_close_is_not_kept(with_device):

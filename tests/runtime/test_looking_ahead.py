@@ -15,7 +15,7 @@ from tests.runtime.sources import ARCH, SAXPY
 
 pytestmark = pytest.mark.anyio
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ WANTED, READY = saxpy(1), saxpy(2)
 
 async def until(condition) -> None:
     """Wait for something that another task or process brings about."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while not condition():  # noqa: ASYNC110  # it is not ours to set an event
             await anyio.sleep(0.005)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LOOPS = [("asyncio", "trio"), ("trio", "asyncio"), ("asyncio", "asyncio")]
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 class LoopThread:

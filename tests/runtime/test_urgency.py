@@ -37,7 +37,7 @@ def finished(options) -> list[str]:
 
 async def queued(rt: ajit.Runtime, count: int) -> None:
     """Wait until that many compiles are in line behind the running one."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while in_line(rt) < count:  # noqa: ASYNC110  # no event says so
             await anyio.sleep(0.005)
 
@@ -74,7 +74,7 @@ async def test_warm_up_job_that_somebody_awaits_moves_to_the_front(options, comp
         group.start_soon(rt.warmup, [AWAITED])
         await queued(rt, 2)
         group.start_soon(rt.compile, AWAITED)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while rt.statistics().pool.queued < 2:  # noqa: ASYNC110  # as above
                 await anyio.sleep(0.005)
         compiler.let_go()
@@ -95,7 +95,7 @@ async def test_warm_up_job_moves_to_the_front_for_a_spec_of_the_same_key(
         group.start_soon(rt.warmup, [AWAITED])
         await queued(rt, 2)
         group.start_soon(rt.compile, AWAITED.with_(name="another label"))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while rt.statistics().credits.waiting:  # noqa: ASYNC110  # as above
                 await anyio.sleep(0.005)
         compiler.let_go()
@@ -116,14 +116,14 @@ async def no_credits(options):
 
 async def lines(rt: ajit.Runtime, foreground: int, background: int) -> None:
     """Wait until so many stand in each of the two lines."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while in_lines(rt) != (foreground, background):  # noqa: ASYNC110  # no event says so
             await anyio.sleep(0.005)
 
 
 async def members(count: int) -> None:
     """Wait until so many want the key that is in flight."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         while flights.statistics().members != count:  # noqa: ASYNC110  # no event says so
             await anyio.sleep(0.005)
 

@@ -214,7 +214,7 @@ async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
         nothing_left()
         assert not lock_peer.held(cache_dir), f"lease held after {sequencer.points[-1]}"
         async with ajit.open_runtime(**options) as rt:
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await rt.compile(SAXPY, arch=ARCH)
 
 
@@ -258,7 +258,7 @@ async def test_waiters_use_up_no_threads_of_the_loop(options, lock_peer, cache_d
         async with anyio.create_task_group() as group:
             for spec in specs:
                 group.start_soon(lambda spec=spec: rt.compile(spec, arch=ARCH))
-            with anyio.fail_after(20):
+            with anyio.fail_after(60):
                 await all_waiting.wait()
                 hop = await anyio.to_thread.run_sync(lambda: "a thread of the loop's own")
                 resolution = await rt.resolve(saxpy(waits + 1), arch=ARCH)
