@@ -51,6 +51,13 @@ class Holder:
     compiler: str
     age_seconds: float
 
+    def __str__(self) -> str:
+        """One line for logs and errors: ``pid 7 on node3, compiling with nvcc 13.0 for 2.0 s``."""
+        return (
+            f"pid {self.pid} on {self.host}, {self.phase} with {self.compiler} "
+            f"for {self.age_seconds:.1f} s"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:

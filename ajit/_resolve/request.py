@@ -73,6 +73,11 @@ class Urgency:
         """The same, in the words of those who have lines."""
         return "foreground" if self.foreground else "background"
 
+    @property
+    def known_key(self) -> str:
+        """The key, also where the work that this one waits for has found it; else empty."""
+        return self.key or (self.ahead.known_key if self.ahead is not None else "")
+
     def hurry(self, services: Services) -> None:
         """Somebody awaits it now: it goes before what a warm-up wants, with what is ahead of it."""
         if not self.foreground:

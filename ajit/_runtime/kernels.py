@@ -11,6 +11,7 @@ Belongs to the runtime's event loop. Whether the runtime may be used at all is i
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -162,6 +163,28 @@ class Kernels:
         kernel = copy.copy(ready.kernel(fallback.entry_point(entry).name))
         kernel.stands_in_for = spec
         return kernel
+
+    def progress(self, spec: Spec, waited_seconds: float, *, recache: bool) -> str:
+        """Say how far the work that loads a spec has come, for who waited for it in vain."""
+        urgency = self._tasks.tag(("load", spec, recache))
+        key = urgency.known_key if isinstance(urgency, Urgency) else ""
+        shown = f" ({key[:16]})" if key else ""
+        after = f"kernel {spec.name!r}{shown} is not ready after {waited_seconds:.2f} s"
+        return (
+            f"{after}: {self._phase(key)}; the work goes on, unless the setting abandoned is cancel"
+        )
+
+    def _phase(self, key: str) -> str:
+        services = self.services
+        waiting = services.waits.get(key)
+        if waiting is not None:
+            return f"waiting for {waiting.holder or 'another process'}"
+        phase = services.pool.phase(key) if key else None
+        if phase == "queued":
+            return "queued for a compile slot of this process"
+        if phase == "compiling":
+            return f"compiling in this process (pid {os.getpid()})"
+        return "about to be compiled or loaded" if key else "reading headers and cache"
 
     def statistics(self) -> RuntimeStatistics:
         """Return what was done and is going on."""

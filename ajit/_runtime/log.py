@@ -10,6 +10,7 @@ their own, started with the first line and ended with the runtime.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from logging.handlers import QueueListener
 from queue import SimpleQueue
@@ -29,6 +30,7 @@ QUIET_WAIT_SECONDS = 0.5
 REPEAT_SECONDS = 10.0
 """How long after a line about a wait the next one is written."""
 
+_SAYS_ERROR = re.compile(r"\b(?:fatal )?error\b", re.IGNORECASE)
 
 Line = tuple[int, str]
 
@@ -113,8 +115,9 @@ def _finished(event: Any, what: str) -> Line:
 
 
 def _failed(event: Any, what: str) -> Line:
-    first_line = event.error.partition("\n")[0]
-    return logging.WARNING, f"{what}: {first_line}"
+    # The error's own first line names the kernel once more.
+    error = _first_error(event.error) or event.error
+    return logging.WARNING, f"{what}: compile failed after {event.seconds:.2f} s: {error}"
 
 
 def _rejected(event: Any, what: str) -> Line:
@@ -136,9 +139,12 @@ _MAKERS: dict[type[events.Event], Callable[[Any, str], Line]] = {
 
 
 def _who(holder: events.Holder | None) -> str:
-    if holder is None:
-        return "another process"
-    return (
-        f"pid {holder.pid} on {holder.host}, {holder.phase} with {holder.compiler} "
-        f"for {holder.age_seconds:.1f} s"
-    )
+    return "another process" if holder is None else str(holder)
+
+
+def _first_error(text: str) -> str:
+    """The compiler's first error, with its file and line: the first line that says so."""
+    _, _, log = text.partition("\n")
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if _SAYS_ERROR.search(line)]
+    return (errors or lines or [""])[0]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import time
 import weakref
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -114,7 +115,8 @@ class Runtime:
             CaptureMiss: It is not loaded, and this is a block of `Device.capture`; nothing was
                 started, a `fallback` is not recorded either.
             NoDevice: The runtime has no device.
-            TimeoutError: The time is over; otherwise as if cancelled.
+            TimeoutError: The time is over; says the key, the phase, and for which process it waits.
+                Otherwise as if cancelled.
 
         Cancelling only leaves: the compile goes on and the cache gains, unless the setting
         ``abandoned`` says otherwise.
@@ -132,8 +134,7 @@ class Runtime:
             stand_in = self._kernels.stand_in(spec, fallback, entry)
             if stand_in is not None:
                 return stand_in
-        with anyio.fail_after(timeout):
-            kernel = (await self._kernels.module(spec, recache=recache)).kernel(point.name)
+        kernel = (await self._module(spec, timeout, recache=recache)).kernel(point.name)
         # The runtime may have closed between the end of the work and this task's turn.
         if entry is None and self._state == "open":
             self._ready[spec] = kernel
@@ -237,6 +238,13 @@ class Runtime:
 
     def __repr__(self) -> str:
         return f"<Runtime {self._state} {self._kernels!r}>"
+
+    async def _module(self, spec: Spec, timeout: float | None, *, recache: bool) -> LoadedModule:
+        begun = time.monotonic()
+        with anyio.move_on_after(timeout):
+            return await self._kernels.module(spec, recache=recache)
+        waited = time.monotonic() - begun
+        raise TimeoutError(self._kernels.progress(spec, waited, recache=recache))
 
     # --- warm-up ---
 

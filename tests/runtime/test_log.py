@@ -8,6 +8,7 @@ from itertools import pairwise
 import anyio
 import pytest
 
+import ajit
 from ajit import events
 from ajit._runtime.log import QUIET_WAIT_SECONDS, REPEAT_SECONDS, LogLines
 
@@ -70,3 +71,17 @@ async def test_next_wait_for_a_key_is_logged_anew(written):
     waits = [waiting(1.0), ended, waiting(1.1), waiting(0.1), waiting(1.2), waiting(0.9)]
 
     assert await written(waits) == [1.0, 1.1, 1.2, 0.9]
+
+
+async def test_failed_compile_is_logged_with_the_compilers_first_error(caplog):
+    """One line: kernel once, and the error with its file and line."""
+    caplog.set_level(logging.WARNING, "ajit")
+    log = "saxpy.cu(2): warning: unused\nsaxpy.cu(3): error: identifier is undefined\n1 error"
+    error = ajit.CompileError(name="saxpy", key=KEY, compiler="nvrtc 13.0", log=log)
+    failed = events.CompileFailed(name="saxpy", key=KEY, error=str(error), seconds=0.25)
+    lines = LogLines(anyio.CapacityLimiter(1))
+    lines(failed)
+    await lines.aclose()
+
+    expected = "compile failed after 0.25 s: saxpy.cu(3): error: identifier is undefined"
+    assert caplog.messages == [f"saxpy ({KEY[:16]}): {expected}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import anyio
@@ -76,9 +77,15 @@ async def test_time_limit_ends_the_wait_and_not_the_compile(with_device, compile
         with pytest.raises(TimeoutError):
             await rt.kernel(SAXPY, timeout=0.01)
         await compiler.wait_started()
+        with pytest.raises(TimeoutError) as caught:
+            await rt.kernel(SAXPY, timeout=0.01)
         compiler.let_go()
-        await rt.kernel(SAXPY)
+        kernel = await rt.kernel(SAXPY)
 
+    expected = (
+        rf"kernel 'saxpy' \({kernel.module.key[:16]}\) is not ready after 0\.\d\d s: compiling"
+    )
+    assert re.match(expected, str(caught.value))
     assert compiler.started == 1
 
 

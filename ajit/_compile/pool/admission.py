@@ -111,6 +111,11 @@ class Admission:
             self._changed.notify_all()
             return moved
 
+    def is_queued(self, key: str) -> bool:
+        """Whether a task of a key waits for its start."""
+        with self._changed:
+            return any(task.key == key for task in self._queue)
+
     def withdraw(self, task: Task) -> bool:
         """Take a task out of the queue; False if it has started or ended."""
         with self._changed:

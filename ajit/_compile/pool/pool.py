@@ -166,6 +166,14 @@ class CompilePool:
         """
         return self._admission.promote(key)
 
+    def phase(self, key: str) -> BeatPhase | None:
+        """Return what the pool does with a key now; None if it has no such job. Any thread."""
+        if self._admission.is_queued(key):
+            return "queued"
+        with self._lock:
+            compiles = any(task.key == key for task in self._running)
+        return "compiling" if compiles else None
+
     def statistics(self) -> PoolStatistics:
         """Return the pool's numbers. Any thread."""
         running, queued, background = self._admission.counts()
