@@ -171,13 +171,10 @@ async def test_a_finalizer_never_enters_the_driver(faults):
     async with cpu_device() as device:
         buffers = [await device.alloc(64) for _ in range(50)]
         faults.inject("cuMemFreeAsync", count=50, delay=0.02)
-        began = anyio.current_time()
         buffers.clear()
-        gc.collect()
-        took = anyio.current_time() - began
 
-        # The driver needs a second for these; posting needs microseconds.
-        assert took < 0.5
+        # The driver needs a second for these: finalizers that entered it would have freed them all.
+        assert device.statistics().live_resources > 0
         await until(lambda: device.statistics().live_resources == 0)
 
 
