@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from ajit._core.spec import Spec as Spec
     from ajit._gpu.completion import Ticket as Ticket
     from ajit._gpu.device import Device as Device
+    from ajit._gpu.hostarray import HostArray as HostArray
+    from ajit._gpu.memory import BufferSlice as BufferSlice
     from ajit._gpu.memory import DeviceBuffer as DeviceBuffer
+    from ajit._gpu.memory import PinnedBuffer as PinnedBuffer
     from ajit._gpu.module import Kernel as Kernel
     from ajit._gpu.shape import LaunchAttributes as LaunchAttributes
     from ajit._runtime.open import open_runtime as open_runtime
@@ -27,11 +30,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "ajit._core.entry",
+    "BufferSlice": "ajit._gpu.memory",
     "Device": "ajit._gpu.device",
     "DeviceBuffer": "ajit._gpu.memory",
     "EntryPoint": "ajit._core.spec",
+    "HostArray": "ajit._gpu.hostarray",
     "Kernel": "ajit._gpu.module",
     "LaunchAttributes": "ajit._gpu.shape",
+    "PinnedBuffer": "ajit._gpu.memory",
     "Runtime": "ajit._runtime.runtime",
     "Settings": "ajit.settings",
     "Spec": "ajit._core.spec",

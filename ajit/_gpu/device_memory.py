@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ajit._gpu import wire
+from ajit._gpu.extent import extent
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
 from ajit._gpu.operand import copy_operation, fill_operation
-from ajit._gpu.shape import whole_number
 from ajit._gpu.stream import stream_target
 from ajit._gpu.transfer import Transfers
-from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.extent import Extent, Sizes
+    from ajit._gpu.hostarray import HostArray
     from ajit._gpu.memory import BufferSlice
     from ajit._gpu.thread import DeviceThread
 
@@ -38,59 +39,81 @@ class DeviceMemory:
         self._transfers = Transfers(port, self.alloc_pinned)
         self.total_memory_bytes = int(thread.info.total_memory_bytes)
 
-    async def alloc(self, nbytes: int) -> DeviceBuffer:
+    async def alloc(self, shape: Sizes, dtype: object = None) -> DeviceBuffer:
         """Allocate device memory; its contents are undefined.
 
+        Args:
+            shape: How many elements: a number, or the sizes of several axes. ``alloc(4096)`` are
+                4096 bytes, ``alloc((3, 4), "float32")`` are 48.
+            dtype: Their type: a name as ``float32``, or what numpy, torch or `ml_dtypes` have for
+                one, as ``np.float32``, ``torch.bfloat16``. None: bytes, ``uint8``.
+
         Raises:
-            ArgumentError: The size is no whole number, or below 0; nothing was started.
+            ArgumentError: A size is no whole number, or below 0, or the type is not known; nothing
+                was started.
             OutOfMemory: There is not enough, or ``device_memory_limit_bytes`` is reached; nothing
                 was allocated.
         """
-        return await self._alloc(wire.ALLOC, nbytes, DeviceBuffer)
+        return await self._alloc(wire.ALLOC, extent(shape, dtype, "alloc"), DeviceBuffer.make)
 
-    async def alloc_pinned(self, nbytes: int) -> PinnedBuffer:
-        """Allocate page-locked host memory.
+    async def alloc_pinned(self, shape: Sizes, dtype: object = None) -> PinnedBuffer:
+        """Allocate page-locked host memory. Takes what `alloc` does.
 
         Raises:
+            ArgumentError: As `alloc`.
             OutOfMemory: There is not enough; nothing was allocated.
         """
-        return await self._alloc(wire.ALLOC_HOST, nbytes, PinnedBuffer)
+        asked = extent(shape, dtype, "alloc_pinned")
+        return await self._alloc(wire.ALLOC_HOST, asked, PinnedBuffer.make)
 
     async def upload(self, obj: Any) -> DeviceBuffer:
-        """Copy host memory to new device memory.
+        """Copy host memory to new device memory of the same shape and type.
 
         Args:
-            obj: Any contiguous object with the buffer protocol or ``__array_interface__``: bytes,
-                an array. It must not be changed before this returns.
+            obj: An object with the buffer protocol, ``__array_interface__``, or DLPack on the CPU:
+                an array of numpy or `ml_dtypes`, a tensor of torch, bytes. It has to be contiguous
+                in C order, may be read-only, and must not be changed before this returns.
+
+        Returns:
+            The buffer. Its dtype is the object's, bfloat16 and 8-bit floats included; bytes are
+            ``uint8`` of one axis.
 
         Raises:
-            ArgumentError: The object has no contiguous memory; nothing was started.
+            ArgumentError: The object has no contiguous memory, or its elements are of no type that
+                ajit knows (structures, strings, times, big-endian numbers: upload their bytes);
+                nothing was started.
             OutOfMemory: There is not enough device memory; nothing was allocated.
 
         Cancelling leaves: the copy is finished and its memory freed in the background.
         """
         return await self._transfers.upload(obj, self._explain_memory)
 
-    async def download(self, buffer: DeviceBuffer | BufferSlice, out: Any = None) -> Any:
+    @overload
+    async def download(self, buffer: DeviceBuffer | BufferSlice, out: None = None) -> HostArray: ...
+
+    @overload
+    async def download(self, buffer: DeviceBuffer | BufferSlice, out: T) -> T: ...
+
+    async def download(self, buffer: DeviceBuffer | BufferSlice, out: object = None) -> object:
         """Copy device memory to the host.
 
         Args:
             buffer: What to copy, all of it: a buffer, or a part of one.
-            out: A writable contiguous object of the same size to fill; None makes new bytes.
+            out: An array or other writable contiguous memory to fill, of the same shape and type;
+                memory of bytes (uint8, of one axis) only needs the same size, and so does any
+                memory if the buffer is one of bytes. None makes a new host array.
 
         Returns:
-            ``out``, or the bytes.
+            ``out``, or a `HostArray` of the buffer's shape and type, for ``np.asarray`` and
+            ``torch.from_dlpack``.
 
         Raises:
-            ArgumentError: The sizes differ, ``out`` cannot be written, or the buffer was freed.
+            ArgumentError: Sizes, shapes or types differ, ``out`` cannot be written, or the buffer
+                was freed.
 
         Cancelling leaves: ``out`` may still be written to until the copy is done.
         """
         return await self._transfers.download(buffer, out)
-
-    def copy_to(self, buffer: DeviceBuffer, obj: Any, *, stream: object = None) -> Ticket[None]:
-        """Submit a copy of host memory into a buffer of the same size. See `copy`."""
-        return self.copy(buffer, obj, stream=stream)
 
     def copy(
         self,
@@ -110,13 +133,15 @@ class DeviceMemory:
             target: A `DeviceBuffer`, a part of one, a `PinnedBuffer`, an array that another library
                 has on the device (``__cuda_array_interface__``, DLPack), or any contiguous object
                 with the buffer protocol. Host memory must not be touched before the ticket is done.
-            source: The same, of the same size.
+            source: The same, of the same size in bytes and, where both have one, of the same type:
+                a copy moves bytes and converts nothing, unlike those of numpy and torch. ``uint8``
+                counts as bytes of any type, `DeviceBuffer.view` makes it so. Shapes may differ.
             stream: Any stream, see `Kernel.launch`; None takes the device's own.
             deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked, see `Kernel.launch`.
 
         Raises:
-            ArgumentError: A side cannot be used, the sizes differ, or both are host memory.
+            ArgumentError: A side cannot be used, sizes or types differ, or both are host memory.
             WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
         """
         where = stream_target(stream, self._thread)
@@ -134,7 +159,10 @@ class DeviceMemory:
         deadline_seconds: float | None = None,
         timed: bool = False,
     ) -> Ticket[None]:
-        """Submit the filling of device memory with a byte. Takes and raises what `copy` does."""
+        """Submit the filling of device memory with a byte. Takes and raises what `copy` does.
+
+        Elements larger than a byte can only be set to 0; their ``view("uint8")`` to any byte.
+        """
         where = stream_target(stream, self._thread)
         packed = fill_operation(buffer, value, self._thread, where[1])
         return self._submit(
@@ -171,17 +199,14 @@ class DeviceMemory:
 
         return await (await port.patiently(submit))
 
-    async def _alloc(self, opcode: int, nbytes: int, kind: Callable[[Port, int, int], T]) -> T:
-        nbytes = whole_number("alloc", "nbytes", nbytes)
-        if not 0 <= nbytes < 1 << 64:
-            raise ArgumentError(operation="alloc", detail=f"{nbytes} bytes", index=0)
-        port = self._port
+    async def _alloc(self, opcode: int, asked: Extent, make: Callable[[Port, int, Extent], T]) -> T:
+        port, nbytes = self._port, asked.nbytes
         if not nbytes:
-            return kind(port, 0, 0)
+            return make(port, 0, asked)
         operation = wire.simple(opcode, nbytes)
         name = f"allocate {nbytes} bytes"
         return await self._patiently(
-            operation, name, lambda made: kind(port, made, nbytes), self._explain_memory
+            operation, name, lambda made: make(port, made, asked), self._explain_memory
         )
 
     def _explain_memory(self, _: int) -> str:

@@ -1,6 +1,6 @@
 """Arrays of other libraries: where their memory is, by DLPack or ``__cuda_array_interface__``.
 
-A capsule that nobody consumes frees its tensor when it is collected, so holding it is all that it
+A capsule that is not consumed deletes its tensor when it is collected, so holding it is all that it
 takes to keep the memory (the DLPack specification).
 """
 
@@ -10,29 +10,38 @@ import ctypes
 import math
 from typing import Any
 
-from ajit._gpu.wire import library
+from ajit._gpu.capsule import CPU, CUDA, CUDA_HOST, CUDA_MANAGED
+from ajit._gpu.dtype import name_of_dlpack, name_of_typestr
+from ajit._gpu.hostarray import HostArray
 
-__all__ = ["ForeignArray", "dlpack_capsule", "dlpack_device", "foreign_array"]
+__all__ = ["ForeignArray", "foreign_array", "foreign_host_array", "gapless"]
 
-_CPU, _CUDA, _CUDA_HOST, _CUDA_MANAGED = 1, 2, 3, 13
-_REACHABLE = {"cuda": (_CUDA, _CUDA_HOST, _CUDA_MANAGED), "cpu": (_CPU,)}
+_REACHABLE = {"cuda": (CUDA, CUDA_HOST, CUDA_MANAGED), "cpu": (CPU,)}
 """DLPack's device types that a kernel can work on, by the kind of the device."""
+_ON_HOST = (CPU, CUDA_HOST)
 _BITS_OF_A_BYTE = 8
+_GAPS = "its memory is not C-contiguous; give a copy: x.contiguous() (torch), or "
+_GAPS += "np.ascontiguousarray(x)"
 
 
 class ForeignArray:
-    """Contiguous memory that another library made on the device.
+    """Contiguous memory of another library.
 
     Attributes:
         address: Of the first byte.
         nbytes: Its size in bytes.
+        shape: Elements along each axis.
+        dtype: Name of their type, or None: one that ajit does not know.
         owner: Keeps the memory.
     """
 
-    __slots__ = ("address", "nbytes", "owner")
+    __slots__ = ("address", "dtype", "nbytes", "owner", "shape")
 
-    def __init__(self, address: int, nbytes: int, owner: object) -> None:
-        self.address, self.nbytes, self.owner = address, nbytes, owner
+    def __init__(
+        self, address: int, shape: tuple[int, ...], itemsize: int, dtype: str | None, owner: object
+    ) -> None:
+        self.address, self.shape, self.dtype, self.owner = address, shape, dtype, owner
+        self.nbytes = math.prod(shape) * itemsize
 
 
 def foreign_array(value: Any, kind: str) -> ForeignArray | None:
@@ -49,24 +58,59 @@ def foreign_array(value: Any, kind: str) -> ForeignArray | None:
     """
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is not None and kind == "cuda":
-        if interface.get("strides") is not None:
-            raise ValueError("its memory is not C-contiguous")
-        itemsize = int(interface["typestr"][2:])
-        return ForeignArray(
-            int(interface["data"][0] or 0), math.prod(interface["shape"]) * itemsize, value
-        )
+        itemsize, shape = int(interface["typestr"][2:]), tuple(interface["shape"])
+        if not gapless(shape, interface.get("strides"), itemsize):
+            raise ValueError(_GAPS)
+        name = name_of_typestr(interface["typestr"])
+        return ForeignArray(int(interface["data"][0] or 0), shape, itemsize, name, value)
     where = getattr(value, "__dlpack_device__", None)
     if where is None or where()[0] not in _REACHABLE[kind] or _is_host_memory(value):
         return None
-    capsule = value.__dlpack__()
-    return _read(capsule)
+    return _read(value.__dlpack__())
+
+
+def foreign_host_array(value: Any) -> ForeignArray | None:
+    """Return where an array in host memory is, by DLPack, or None if it is none.
+
+    Raises:
+        ValueError: Its memory has gaps, or its library does not give it away.
+    """
+    where = getattr(value, "__dlpack_device__", None)
+    if where is None:
+        return None
+    if where()[0] not in _ON_HOST:
+        raise ValueError("it is on a device; device.copy(target, x) takes it there")
+    try:
+        return _read(value.__dlpack__())
+    except (BufferError, RuntimeError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def gapless(shape: tuple[int, ...], strides: Any, unit: int = 1) -> bool:
+    """Return whether elements lie one after the other, in C order.
+
+    Args:
+        shape: Of the array.
+        strides: Its strides, or None: they do.
+        unit: The stride between neighbours.
+    """
+    if strides is None or 0 in shape:
+        return True
+    expected = unit
+    for size, stride in zip(reversed(shape), reversed(tuple(strides)), strict=True):
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _is_host_memory(value: Any) -> bool:
+    if isinstance(value, HostArray):
+        return True
     try:
         memoryview(value)
-    except TypeError:
-        return False
+    except (TypeError, ValueError, BufferError):
+        return hasattr(value, "__array_interface__")
     return True
 
 
@@ -88,59 +132,11 @@ _capsule_pointer.restype = ctypes.c_void_p
 
 def _read(capsule: object) -> ForeignArray:
     tensor = _Tensor.from_address(_capsule_pointer(capsule, b"dltensor"))
-    shape = [tensor.shape[i] for i in range(tensor.ndim)]
-    if tensor.strides and not _contiguous(shape, [tensor.strides[i] for i in range(tensor.ndim)]):
-        raise ValueError("its memory is not C-contiguous")
-    nbytes = math.prod(shape) * tensor.lanes * tensor.bits // _BITS_OF_A_BYTE
-    return ForeignArray((tensor.data or 0) + tensor.byte_offset, nbytes, capsule)
-
-
-def _contiguous(shape: list[int], strides: list[int]) -> bool:
-    expected = 1
-    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-_NAME = ctypes.c_char_p(b"dltensor")
-_DESTRUCTOR = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, _DESTRUCTOR)(
-    ("PyCapsule_New", ctypes.pythonapi)
-)
-# By address: in its destructor the capsule is no object any more.
-_is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_IsValid", ctypes.pythonapi)
-)
-_pointer_at = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", ctypes.pythonapi)
-)
-
-
-def _delete_unconsumed(capsule: int) -> None:
-    """Free the tensor of a capsule that nobody consumed: a consumer renames it."""
-    if _is_valid(capsule, _NAME):
-        library().tensor_delete(_pointer_at(capsule, _NAME))
-
-
-_destructor = _DESTRUCTOR(_delete_unconsumed)
-
-
-def dlpack_device(kind: str, ordinal: int) -> tuple[int, int]:
-    """Return DLPack's type and number of a device: the CPU driver's memory is host memory."""
-    return (_CUDA, ordinal) if kind == "cuda" else (_CPU, 0)
-
-
-def dlpack_capsule(
-    executor: int, resource: int, address: int, nbytes: int, device: tuple[int, int]
-) -> object:
-    """Return memory as a capsule with a DLPack tensor of bytes, which holds the resource.
-
-    Raises:
-        MemoryError: There is no host memory for the tensor.
-    """
-    tensor = library().tensor(executor, resource, address, nbytes, *device)
-    if not tensor:
-        raise MemoryError("no host memory for a tensor")
-    return _new_capsule(tensor, _NAME, _destructor)
+    shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
+    strides = [tensor.strides[i] for i in range(tensor.ndim)] if tensor.strides else None
+    if not gapless(shape, strides):
+        raise ValueError(_GAPS)
+    bits = tensor.lanes * tensor.bits
+    name = name_of_dlpack(tensor.code, tensor.bits) if tensor.lanes == 1 else None
+    address = (tensor.data or 0) + tensor.byte_offset
+    return ForeignArray(address, shape, bits // _BITS_OF_A_BYTE, name, capsule)

@@ -1,4 +1,4 @@
-"""Host memory of somebody else: where it is, how large it is, and a hold on it."""
+"""Host memory of other objects: where it is, what it holds, and a hold on it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import ctypes
 import math
 from typing import Any
 
+from ajit._gpu.dlpack import foreign_host_array, gapless
+from ajit._gpu.dtype import DTYPES, name_of_format, name_of_typestr
+from ajit._gpu.hostarray import HostArray
 from ajit.errors import ArgumentError
 
 __all__ = ["HostView"]
 
+_GAPS = "its memory is not C-contiguous; give a copy: np.ascontiguousarray(x), or bytes(x)"
+
 
 class HostView:
-    """Contiguous memory of an object that has the buffer protocol or ``__array_interface__``.
+    """Contiguous memory of an object with the buffer protocol, ``__array_interface__`` or DLPack.
 
-    The second is for dtypes that the buffer protocol has no letter for, such as bfloat16.
+    The others are for types that the buffer protocol has no letter for, such as bfloat16.
 
     Attributes:
         address: Of the first byte.
         nbytes: Its size in bytes; may be 0.
+        shape: Elements along each axis.
+        dtype: Name of their type, or None: none that ajit knows.
+        called: What the object calls their type, for messages.
         owner: Keeps the address good while it is referred to.
     """
 
-    __slots__ = ("address", "nbytes", "owner")
+    __slots__ = ("address", "called", "dtype", "nbytes", "owner", "shape")
 
     def __init__(self, obj: Any, *, writable: bool = False) -> None:
         """Look at an object.
@@ -32,45 +40,64 @@ class HostView:
                 where it must be written.
         """
         self.owner: Any = obj
+        self.dtype: str | None
+        if isinstance(obj, HostArray):
+            self.address, self.nbytes = obj.pointer, obj.nbytes
+            self.shape, self.dtype, self.called = obj.shape, obj.dtype, obj.dtype
+            return
         try:
             view = memoryview(obj)
         except (TypeError, ValueError, BufferError) as error:
-            self.address, self.nbytes = _by_array_interface(obj, error, writable=writable)
+            self._look_further(obj, error, writable)
             return
         if not view.c_contiguous:
-            raise _refusal(obj, writable, "its memory is not C-contiguous; copy it first")
+            raise _refusal(obj, writable, _GAPS)
         if writable and view.readonly:
             raise _refusal(obj, writable, "its memory is read-only")
         self.owner = view  # an exported buffer can be neither resized nor freed
-        self.nbytes = view.nbytes
+        self.nbytes, self.shape = view.nbytes, view.shape or ()
+        self.called = view.format
+        self.dtype = name_of_format(view.format, view.itemsize)
         self.address = _address(view)
 
-    @classmethod
-    def of_new_bytes(cls, nbytes: int) -> HostView:
-        """Look at a new bytes object, `owner`, that is filled before anybody else sees it.
+    def _look_further(self, obj: Any, error: Exception, writable: bool) -> None:  # noqa: FBT001  # private
+        interface = getattr(obj, "__array_interface__", None)
+        if interface is not None:
+            self._take_interface(obj, interface, writable)
+            return
+        try:
+            array = foreign_host_array(obj)
+        except ValueError as refused:
+            raise _refusal(obj, writable, str(refused)) from refused
+        if array is None:
+            raise _refusal(obj, writable, f"it has no usable buffer: {error}") from error
+        self.address, self.nbytes, self.owner = array.address, array.nbytes, array
+        self.shape, self.dtype = array.shape, array.dtype
+        self.called = str(getattr(obj, "dtype", "unknown"))
 
-        Filling a bytearray and making bytes of it would copy everything once more, on the loop.
-        """
-        view = cls(b"")
-        if nbytes:
-            view.owner = _new_bytes(None, nbytes)
-            view.address = _bytes_address(view.owner)
-            view.nbytes = nbytes
-        else:
-            view.owner = b""
-        return view
+    def _take_interface(self, obj: Any, interface: Any, writable: bool) -> None:  # noqa: FBT001  # private
+        self.shape, typestr = tuple(interface["shape"]), interface["typestr"]
+        itemsize = _itemsize(typestr)
+        if not gapless(self.shape, interface.get("strides"), itemsize):
+            raise _refusal(obj, writable, _GAPS)
+        data = interface.get("data")
+        if not isinstance(data, tuple):  # an object with a buffer, or the object itself has one
+            inner = HostView(obj if data is None else data, writable=writable)
+            data, self.owner = (inner.address + interface.get("offset", 0), False), (obj, inner)
+        if writable and data[1]:
+            raise _refusal(obj, writable, "its memory is read-only")
+        self.address, self.nbytes = data[0], math.prod(self.shape) * itemsize
+        self.called = str(getattr(obj, "dtype", typestr))
+        # numpy shows the types of ml_dtypes as bytes without a meaning; they have names.
+        known = DTYPES.get(self.called)
+        named = self.called if known is not None and known.itemsize == itemsize else None
+        self.dtype = named or name_of_typestr(typestr)
 
 
-def _by_array_interface(obj: Any, error: Exception, *, writable: bool) -> tuple[int, int]:
-    interface = getattr(obj, "__array_interface__", None)
-    if interface is None:
-        raise _refusal(obj, writable, f"it has no usable buffer: {error}") from error
-    if interface.get("strides") is not None:
-        raise _refusal(obj, writable, "its memory is not C-contiguous; copy it first")
-    address, readonly = interface["data"]
-    if writable and readonly:
-        raise _refusal(obj, writable, "its memory is read-only")
-    return address, math.prod(interface["shape"]) * int(interface["typestr"][2:])
+def _itemsize(typestr: str) -> int:
+    """Return the size of an element: ``<f4``, ``<U3`` (of 4 bytes each), ``<M8[us]``."""
+    size = int(typestr[2:].partition("[")[0])
+    return 4 * size if typestr[1] == "U" else size
 
 
 def _refusal(obj: object, writable: bool, detail: str) -> ArgumentError:  # noqa: FBT001  # private
@@ -99,11 +126,3 @@ def _address(view: memoryview) -> int:
     address = raw.buf or 0
     _release_buffer(ctypes.byref(raw))
     return address
-
-
-_new_bytes = ctypes.pythonapi.PyBytes_FromStringAndSize
-_new_bytes.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
-_new_bytes.restype = ctypes.py_object
-_bytes_address = ctypes.pythonapi.PyBytes_AsString
-_bytes_address.argtypes = (ctypes.py_object,)
-_bytes_address.restype = ctypes.c_void_p

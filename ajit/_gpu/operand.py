@@ -1,11 +1,13 @@
-"""Operands of copies and fills: memory on the device or on the host, of whoever made it."""
+"""Operands of copies and fills: memory on the device or on the host, of ajit or another library."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ajit._gpu import wire
 from ajit._gpu.dlpack import foreign_array
+from ajit._gpu.dtype import DTYPES
+from ajit._gpu.extent import Extent
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import BufferSlice, DeviceBuffer, PinnedBuffer
 from ajit._gpu.shape import whole_number
@@ -16,7 +18,23 @@ if TYPE_CHECKING:
 
     from ajit._gpu.thread import DeviceThread
 
-__all__ = ["Operand", "copies_operation", "copy_operation", "fill_operation", "mark_used"]
+__all__ = [
+    "Operand",
+    "check_fits",
+    "copies_operation",
+    "copy_operation",
+    "fill_operation",
+    "mark_used",
+]
+
+
+class _Typed(Protocol):
+    """Memory with a shape and a type; the type may be None: none that ajit knows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str | None: ...
 
 
 class Operand:
@@ -26,7 +44,7 @@ class Operand:
         on_device: Whether it is device memory.
         address: Of its first byte.
         nbytes: Its size in bytes.
-        owner: Keeps the memory.
+        owner: Keeps the memory, and has its shape and dtype.
     """
 
     __slots__ = ("address", "nbytes", "on_device", "owner")
@@ -39,7 +57,7 @@ class Operand:
         Args:
             value: `DeviceBuffer`, a part of one, `PinnedBuffer`, an array of another library on the
                 device (``__cuda_array_interface__`` or DLPack), or host memory: any contiguous
-                object with the buffer protocol or ``__array_interface__``.
+                object with the buffer protocol, ``__array_interface__`` or DLPack.
             thread: The device.
             lane: That will use it.
             writable: Whether it is written to.
@@ -49,7 +67,7 @@ class Operand:
             ArgumentError: It is none of these, of another device, freed, not contiguous, or
                 read-only.
         """
-        self.owner: object = value
+        self.owner: _Typed = value
         if isinstance(value, DeviceBuffer | BufferSlice | PinnedBuffer):
             if value._thread is not thread:  # noqa: SLF001  # one package, one secret
                 raise ArgumentError(operation=operation, detail=f"{value!r} is of another device")
@@ -68,6 +86,42 @@ class Operand:
         self.on_device = host is None and thread.choice.kind == "cuda"
         self.address, self.nbytes, self.owner = found.address, found.nbytes, found
 
+    @property
+    def extent(self) -> Extent:
+        """What it holds; bytes where the type is none of ajit's."""
+        if self.owner.dtype is None:
+            return Extent((self.nbytes,), "uint8", self.nbytes)
+        return Extent(self.owner.shape, self.owner.dtype, self.nbytes)
+
+
+def check_fits(out: HostView, source: Operand) -> None:
+    """Check that a download fits into what it is to fill.
+
+    Raises:
+        ArgumentError: The sizes in bytes differ, or the types do, or the shapes do. Bytes (uint8,
+            of one axis) on either side fit everything of their size.
+    """
+    extent, detail = source.extent, ""
+    if out.nbytes != extent.nbytes:
+        detail = f"the buffer has {extent.nbytes} bytes, out has {out.nbytes}"
+    elif _types_differ(out, source.owner):
+        detail = f"the buffer is {extent.dtype}, out is {out.dtype}: no value is converted"
+    elif out.shape != extent.shape and not (_raw(out) or _raw(source.owner)):
+        detail = f"the buffer has the shape {extent.shape}, out has {out.shape}"
+    if detail:
+        raise ArgumentError(operation="download", detail=detail, index=1)
+
+
+def _raw(side: _Typed) -> bool:
+    return side.dtype is None or (side.dtype == "uint8" and len(side.shape) == 1)
+
+
+def _types_differ(one: _Typed, other: _Typed) -> bool:
+    """Whether both have a type, and not the same one. uint8 are bytes, which may be of any type."""
+    if one.dtype == other.dtype:
+        return False
+    return not {one.dtype, other.dtype} & {None, "uint8"}
+
 
 def _pair(
     target: Any, source: Any, thread: DeviceThread, lane: int, operation: str
@@ -77,6 +131,10 @@ def _pair(
     if into.nbytes != out_of.nbytes:
         detail = f"the target has {into.nbytes} bytes, the source {out_of.nbytes}"
         raise ArgumentError(operation=operation, detail=f"{detail}: they differ in size")
+    if _types_differ(into.owner, out_of.owner):
+        detail = f"the target is {into.owner.dtype}, the source {out_of.owner.dtype}: a copy "
+        detail += "converts no value; to copy the bytes, take x.view('uint8')"
+        raise ArgumentError(operation=operation, detail=detail)
     if not into.on_device and not out_of.on_device:
         raise ArgumentError(operation=operation, detail="both sides are host memory")
     return into, out_of
@@ -88,7 +146,7 @@ def copy_operation(
     """Return a copy as an operation, empty for 0 bytes, and what it uses.
 
     Raises:
-        ArgumentError: A side cannot be used, the sizes differ, or both are host memory.
+        ArgumentError: A side cannot be used, the sizes or types differ, or both are host memory.
     """
     into, out_of = _pair(target, source, thread, lane, "copy")
     if not into.nbytes:
@@ -126,13 +184,18 @@ def fill_operation(
     """Return a fill as an operation, empty for 0 bytes, and what it uses.
 
     Raises:
-        ArgumentError: The value is no byte, or the memory is not on the device.
+        ArgumentError: The value is no byte, a byte other than 0 would be written into elements that
+            are larger, or the memory is not on the device.
     """
     if not 0 <= whole_number("fill", "value", value) <= 0xFF:
         raise ArgumentError(operation="fill", detail=f"{value} is not a byte", index=1)
     operand = Operand(buffer, thread, lane, writable=True, operation="fill")
     if not operand.on_device:
         raise ArgumentError(operation="fill", detail=f"{buffer!r} is host memory", index=0)
+    dtype = operand.owner.dtype
+    if value and dtype is not None and DTYPES[dtype].itemsize > 1:
+        detail = f"{value} is a byte, the elements are {dtype}; fill buffer.view('uint8')"
+        raise ArgumentError(operation="fill", detail=detail, index=1)
     if not operand.nbytes:
         return b"", ()
     size = wire.FillLayout.size

@@ -8,9 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
+from ajit._gpu.extent import Extent
+from ajit._gpu.hostarray import HostArray, HostMemory
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import DeviceBuffer
-from ajit._gpu.operand import Operand
+from ajit._gpu.operand import Operand, check_fits
 from ajit._gpu.staging import STAGED_FROM_BYTES, Staged, StagingPool
 from ajit.errors import ArgumentError
 
@@ -39,9 +41,12 @@ class Transfers:
     async def upload(self, obj: Any, explain: Callable[[int], str]) -> DeviceBuffer:
         """See `Device.upload`. `explain` says why there is no memory."""
         view = HostView(obj)
+        if view.dtype is None:
+            raise ArgumentError(operation="upload", detail=_unknown(view.called), index=0)
         port, nbytes = self._port, view.nbytes
+        extent = Extent(view.shape, view.dtype, nbytes)
         if not nbytes:
-            return DeviceBuffer(port, 0, 0)
+            return DeviceBuffer.make(port, 0, extent)
         staged = await self._stage(nbytes)
         if staged is not None:
             await self.pool.move(staged.address, view.address, nbytes)
@@ -52,7 +57,7 @@ class Transfers:
         def submit() -> Ticket[DeviceBuffer]:
             return port.submit_operations(
                 operations, f"upload {nbytes} bytes", (staged, view),
-                lambda resource: DeviceBuffer(port, resource, nbytes), count=2,
+                lambda resource: DeviceBuffer.make(port, resource, extent), count=2,
             ).explained_by(explain)  # fmt: skip
 
         return await (await port.patiently(submit))
@@ -62,29 +67,42 @@ class Transfers:
         source = Operand(buffer, self._port.thread, 0, writable=False, operation="download")
         if not source.on_device:
             raise ArgumentError(operation="download", detail=f"{buffer!r} is host memory")
-        view = HostView.of_new_bytes(source.nbytes) if out is None else HostView(out, writable=True)
-        if view.nbytes != source.nbytes:
-            detail = f"{buffer!r} has {source.nbytes} bytes, the other side {view.nbytes}"
-            raise ArgumentError(operation="download", detail=detail)
-        if view.nbytes:
-            await self._fill(view, source)
-        return view.owner if out is None else out
+        nbytes = source.nbytes
+        if out is None:
+            memory = HostMemory(nbytes)
+            if nbytes:
+                await self._fill(memory.pointer, memory, source)
+            return HostArray.make(memory, 0, source.extent)
+        view = HostView(out, writable=True)
+        check_fits(view, source)
+        if nbytes:
+            await self._fill(view.address, view, source)
+        return out
 
-    async def _fill(self, view: HostView, source: Operand) -> None:
-        nbytes = view.nbytes
+    async def _fill(self, address: int, keep: object, source: Operand) -> None:
+        nbytes = source.nbytes
         staged = await self._stage(nbytes)
-        target = staged.address if staged is not None else view.address
+        target = staged.address if staged is not None else address
         copy = wire.COPY.pack(wire.COPY_TO_HOST, wire.COPY.size, target, source.address, nbytes)
 
         def submit() -> Ticket[None]:
-            name, keep = f"download {nbytes} bytes", (source.owner, staged, view)
-            return self._port.submit_operations(copy, name, keep, None)
+            name, kept = f"download {nbytes} bytes", (source.owner, staged, keep)
+            return self._port.submit_operations(copy, name, kept, None)
 
         await (await self._port.patiently(submit))
         if staged is not None:
-            await self.pool.move(view.address, staged.address, nbytes)
+            await self.pool.move(address, staged.address, nbytes)
 
     async def _stage(self, nbytes: int) -> Staged | None:
         if not self.stages or nbytes <= STAGED_FROM_BYTES:
             return None
         return await self.pool.lend(nbytes)
+
+
+def _unknown(called: str) -> str:
+    says = f"its elements ({called}) are of no type that ajit knows; "
+    if called.startswith((">", "!")):
+        return f"{says}make them little-endian: x.astype(x.dtype.newbyteorder('='))"
+    if called in ("O", "object"):
+        return f"{says}they are Python objects; convert them: x.astype(np.float32)"
+    return f"{says}upload their bytes, x.view(np.uint8), or times as x.view(np.int64)"

@@ -159,11 +159,18 @@ class Library:
         self.destroy = _typed(quick.ajit_executor_destroy, None, pointer)
         self.submit = _typed(quick.ajit_submit, ctypes.c_int, ctypes.c_char_p)
         self.post = _typed(quick.ajit_post, None, pointer, pointer, _u64)
+        packed = ctypes.c_char_p  # structures, from the `struct` module
         self.tensor = _typed(
             quick.ajit_tensor_make, pointer,
-            pointer, pointer, _u64, _u64, ctypes.c_int, ctypes.c_int,
+            pointer, pointer, _u64, packed, packed,
         )  # fmt: skip
-        self.tensor_delete = _typed(quick.ajit_tensor_delete, None, pointer)
+        self.tensor_destructor = _typed(quick.ajit_tensor_destructor, pointer, pointer, pointer)
+        self.host_make = _typed(quick.ajit_host_make, pointer, _u64)
+        self.host_release = _typed(quick.ajit_host_release, None, pointer)
+        self.host_tensor = _typed(
+            quick.ajit_host_tensor_make, pointer,
+            pointer, _u64, packed, packed,
+        )  # fmt: skip
         self.port_create = _typed(quick.ajit_port_create, pointer, pointer, _u64, _u64)
         self.port_release = _typed(quick.ajit_port_release, None, pointer)
         self.port_drain = _typed(quick.ajit_port_drain, ctypes.c_uint32, pointer)

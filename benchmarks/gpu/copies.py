@@ -60,7 +60,7 @@ async def _ajit(part: Part, nbytes: int) -> dict[str, float]:
     array = np.ones(nbytes, np.uint8)
     async with open_device(Settings(environ={}, device=part.driver)) as device:
         pinned, buffer = await device.alloc_pinned(nbytes), await device.alloc(nbytes)
-        pinned.view()[:] = bytes(array)
+        pinned.view().data[:] = bytes(array)
 
         async def to_device() -> None:
             await device.copy(buffer, pinned)

@@ -85,9 +85,9 @@ class Pipeline:
         device = self._device
         with (
             await device.upload(x) as x_on_device,
-            await device.alloc(x.nbytes) as normal,
-            await device.alloc(answer.nbytes) as logits,
-            await device.alloc(answer.nbytes) as probabilities,
+            await device.alloc(x.shape, x.dtype) as normal,
+            await device.alloc(answer.shape, answer.dtype) as logits,
+            await device.alloc(answer.shape, answer.dtype) as probabilities,
         ):
             rows, columns = -(-tokens // TILE), -(-features // TILE)
             # Device work runs in the order of submission, so nothing waits between the stages.

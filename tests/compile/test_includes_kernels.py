@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,9 +29,9 @@ async def value(source: str, cache: Path, **options: object) -> float:
     """What the kernel computes, in a runtime of its own on a cache that stays."""
     spec = ajit.Spec(f"{source}\n{KERNEL}", "k", params="float* x", **options)
     async with ajit.open_runtime(device="cpu", cache_dir=str(cache)) as rt:
-        x = await rt.device.alloc(4)
+        x = await rt.device.alloc(1, "float32")
         await (await rt.kernel(spec)).launch(1, 1, x)
-        return struct.unpack("f", await rt.device.download(x))[0]
+        return (await rt.device.download(x))[0]
 
 
 async def test_an_edit_behind_include_next_is_seen(dirs, tmp_path):

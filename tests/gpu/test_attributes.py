@@ -42,7 +42,7 @@ async def test_a_launch_with_attributes_runs_alone_in_batches_and_in_graphs():
             graph.launch(kernel, (4, 2), 1, count)
         await graph.launch_graph()
         await plain.launch(1, 1, count)
-        actual = np.frombuffer(await device.download(count), np.int32)
+        actual = np.asarray(await device.download(count)).view(np.int32)
 
         assert actual.tolist() == [8 * 4 + 1]
         assert kernel.attributes.cluster == (2, 2, 1)
@@ -166,9 +166,9 @@ async def test_options_of_odd_types_are_typed_errors(options, error, reason):
 @pytest.mark.parametrize(
     ("use", "reason"),
     [
-        (lambda device, _: device.alloc("8"), "nbytes is '8', must be a whole number"),
-        (lambda device, _: device.alloc_pinned(1.5), "nbytes is 1.5"),
-        (lambda device, _: device.alloc(-1), "-1 bytes"),
+        (lambda device, _: device.alloc("8"), "shape is '8', must be a whole number"),
+        (lambda device, _: device.alloc_pinned(1.5), "shape is 1.5"),
+        (lambda device, _: device.alloc(-1), "-1: a size is below 0"),
         (lambda device, _: device.alloc(1 << 64), "bytes"),
         (lambda device, _: device.stream(priority="low"), "priority is 'low'"),
         (lambda device, buffer: device.fill(buffer, "x"), "value is 'x', must be a whole number"),

@@ -94,4 +94,4 @@ async def test_a_first_launch_does_not_wait_for_a_kernel_that_spins():
         await spinning
 
         assert not done_before
-        assert await device.download(counter) == b"\1\0\0\0"
+        assert bytes(await device.download(counter)) == b"\1\0\0\0"

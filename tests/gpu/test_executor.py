@@ -225,7 +225,7 @@ async def test_a_blocking_driver_blocks_nobody_else(faults):
     [
         ("cuMemAllocFromPoolAsync", lambda device, _: device.alloc(8)),
         ("cuMemHostAlloc", lambda device, _: device.alloc_pinned(8)),
-        ("cuMemcpyHtoDAsync_v2", lambda device, buffer: device.copy_to(buffer, bytes(8))),
+        ("cuMemcpyHtoDAsync_v2", lambda device, buffer: device.copy(buffer, bytes(8))),
         ("cuMemcpyDtoHAsync_v2", lambda device, buffer: device.download(buffer)),
         ("cuMemcpyDtoDAsync_v2", lambda device, buffer: device.copy(buffer, buffer)),
         ("cuMemsetD8Async", lambda device, buffer: device.fill(buffer, 1)),

@@ -40,20 +40,8 @@ async def test_what_is_uploaded_is_downloaded(obj):
         buffer = await device.upload(obj)
         actual = await device.download(buffer)
 
-        assert actual == expected
+        assert actual.tobytes() == expected
         assert buffer.nbytes == len(expected)
-
-
-async def test_downloads_fill_what_they_are_given():
-    """An array is filled in place and returned; bfloat16, which has no buffer format, too."""
-    source = np.arange(100, dtype=ml_dtypes.bfloat16)
-    async with cpu_device() as device:
-        buffer = await device.upload(source)
-        out = np.zeros(100, ml_dtypes.bfloat16)
-        returned = await device.download(buffer, out)
-
-        assert returned is out
-        np.testing.assert_array_equal(out, source)
 
 
 async def test_nothing_is_a_size_like_any_other():
@@ -62,9 +50,9 @@ async def test_nothing_is_a_size_like_any_other():
         empty, allocated = await device.upload(b""), await device.alloc(0)
         await device.fill(empty, 1)
         await device.copy(empty, allocated)
-        await device.copy_to(empty, b"")
+        await device.copy(empty, b"")
 
-        assert await device.download(empty) == b""
+        assert bytes(await device.download(empty)) == b""
         assert empty.pointer == 0
         assert device.statistics().live_resources == 0
         empty.free()
@@ -87,29 +75,11 @@ async def test_copies_on_the_device_and_fills():
         first, second = await device.alloc(8), await device.upload(b"abcdefgh")
         device.fill(first, 0x2A)
         device.copy(second, first)
-        device.copy_to(first, b"12345678")
+        device.copy(first, b"12345678")
         await device.synchronize()
 
-        assert await device.download(first) == b"12345678"
-        assert await device.download(second) == b"*" * 8
-
-
-@pytest.mark.parametrize(
-    ("obj", "reason"),
-    [
-        (np.arange(10)[::2], "contiguous"),
-        (np.arange(10, dtype=ml_dtypes.bfloat16)[::2], "contiguous"),
-        ("text", "no usable buffer"),
-        (5, "no usable buffer"),
-    ],
-)
-async def test_what_cannot_be_uploaded(obj, reason):
-    """Memory that is not contiguous, and no memory at all, is refused before anything starts."""
-    async with cpu_device() as device:
-        with pytest.raises(ArgumentError, match=reason):
-            await device.upload(obj)
-
-        assert device.statistics().dispatched == 0
+        assert bytes(await device.download(first)) == b"12345678"
+        assert bytes(await device.download(second)) == b"*" * 8
 
 
 async def test_what_cannot_be_downloaded():
@@ -163,7 +133,7 @@ async def test_freeing_waits_for_launches_that_were_submitted_before(faults):
         for each in [*tickets, ticket, late]:
             await each
         await until(lambda: device.statistics().live_resources == live - 1)
-        assert await device.download(other) == bytes(400)
+        assert bytes(await device.download(other)) == bytes(400)
 
 
 async def test_a_finalizer_never_enters_the_driver(faults):
@@ -237,14 +207,8 @@ async def test_pinned_memory_is_shared_with_python():
     """What is written through the view is what the device copies."""
     async with cpu_device() as device:
         with await device.alloc_pinned(16) as pinned:
-            pinned.view()[:] = b"0123456789abcdef"
+            pinned.view().data[:] = b"0123456789abcdef"
             buffer = await device.upload(pinned.view())
 
-            assert await device.download(buffer) == b"0123456789abcdef"
+            assert bytes(await device.download(buffer)) == b"0123456789abcdef"
         assert "freed" in repr(pinned)
-
-
-async def test_memory_of_the_cpu_driver_is_no_cuda_array():
-    """Other CUDA libraries must not take an address of the CPU driver for one of a GPU."""
-    async with cpu_device() as device:
-        assert not hasattr(await device.alloc(4), "__cuda_array_interface__")

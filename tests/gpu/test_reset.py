@@ -141,7 +141,7 @@ async def test_a_new_runtime_can_use_the_device_again(faults, how):
         kernel, buffer = (await kernels(device))("add_one"), await device.upload(bytes(4))
         await kernel.launch(1, 1, buffer, 1)
 
-        assert await device.download(buffer) == b"\1\0\0\0"
+        assert bytes(await device.download(buffer)) == b"\1\0\0\0"
         assert device.health()
 
 

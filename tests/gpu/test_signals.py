@@ -87,7 +87,7 @@ async def main():
             if number % 20 == 0:
                 (await device.alloc(4096)).free()
                 buffer = await device.upload(bytes(1 << 20))
-                assert await device.download(buffer) == bytes(1 << 20)
+                assert bytes(await device.download(buffer)) == bytes(1 << 20)
                 await anyio.sleep(0.001)
         storm.clear()
         signal.setitimer(signal.ITIMER_REAL, 0)

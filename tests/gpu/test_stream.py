@@ -37,7 +37,7 @@ async def test_everything_can_be_submitted_to_a_stream():
             batch.submit()
             await device.copy(second, first, stream=stream)
 
-            assert await device.download(second) == (2).to_bytes(4, "little") * 10
+            assert bytes(await device.download(second)) == (2).to_bytes(4, "little") * 10
 
 
 async def test_streams_of_other_libraries_are_taken(faults):
@@ -54,7 +54,7 @@ async def test_streams_of_other_libraries_are_taken(faults):
             await ticket
 
         assert version == 0
-        assert await device.download(buffer) == b"\7\7\7\7"
+        assert bytes(await device.download(buffer)) == b"\7\7\7\7"
         with pytest.raises(ArgumentError, match="no __cuda_stream__"):
             device.fill(buffer, 1, stream=object())
 
@@ -73,7 +73,7 @@ async def test_a_stream_waits_for_another(faults, what):
         await device.fill(buffer, ord("x"), stream=second)
         await ticket  # whichever came last is what stays
 
-        assert await device.download(buffer) == b"xxxx"
+        assert bytes(await device.download(buffer)) == b"xxxx"
 
 
 async def test_streams_do_not_wait_for_one_another(faults):
@@ -141,14 +141,14 @@ async def test_a_stream_is_destroyed_after_its_work(faults):
         await ticket
         await until(lambda: device.statistics().live_resources == live)
 
-        assert await device.download(buffer) == b"\t\t\t\t"
+        assert bytes(await device.download(buffer)) == b"\t\t\t\t"
 
 
 async def test_copies_go_in_every_direction():
     """Host memory, pinned memory, buffers and parts of them are sides of a copy."""
     async with cpu_device() as device:
         buffer, pinned = await device.alloc(8), await device.alloc_pinned(8)
-        pinned.view()[:] = b"12345678"
+        pinned.view().data[:] = b"12345678"
         out = bytearray(4)
         await device.copy(buffer, pinned)
         await device.copy(buffer[0:2], buffer[6:8])
@@ -156,12 +156,12 @@ async def test_copies_go_in_every_direction():
         await device.copy(out, buffer[0:4])
 
         assert out == b"78ab"
-        assert await device.download(buffer[2:5]) == b"ab5"
+        assert bytes(await device.download(buffer[2:5])) == b"ab5"
         with pytest.raises(ArgumentError, match="both sides are host"):
             device.copy(bytearray(8), pinned)
         with pytest.raises(ArgumentError, match="differ in size"):
             device.copy(buffer[0:1], buffer[0:2])
-        with pytest.raises(ArgumentError, match="no part of 8 bytes"):
+        with pytest.raises(IndexError, match="outside of the 8 elements"):
             buffer[4:9]
         with pytest.raises(ArgumentError, match="read-only"):
             device.copy(b"12", buffer[0:2])
@@ -189,19 +189,19 @@ async def test_arrays_of_other_libraries_are_taken_by_dlpack():
         await add_one.launch(1, 4, tensor, 4)
         buffer = await device.alloc(16)
         await device.copy(buffer, tensor)
-        copied = await device.download(buffer)
+        copied = bytes(await device.download(buffer))
 
     assert list(memory) == [2, 3, 4, 5]
     assert copied == bytes(memory)
 
 
 async def test_buffers_are_offered_by_dlpack():
-    """Another library sees the bytes, and keeps the memory when the buffer is freed."""
+    """Another library shares the memory, and keeps it when the buffer is freed."""
     async with cpu_device() as device:
         buffer = await device.upload(b"12345678")
         live = device.statistics().live_resources
         assert buffer.__dlpack_device__() == (1, 0)
-        del_me = buffer.__dlpack__()  # nobody consumes it
+        del_me = buffer.__dlpack__()  # never consumed
         array = np.from_dlpack(buffer)
         del del_me
         buffer.free()
@@ -213,5 +213,3 @@ async def test_buffers_are_offered_by_dlpack():
         del array
         gc.collect()
         await until(lambda: device.statistics().live_resources == live - 1)
-        with pytest.raises(BufferError):
-            (await device.alloc(0)).__dlpack__()

@@ -75,7 +75,7 @@ async def test_only_who_asks_is_timed():
         ticket = (await kernels(device))("nothing").launch(1, 1)
         await ticket
         buffer = await device.upload(bytes(8))
-        copied = device.copy_to(buffer, bytes(8))
+        copied = device.copy(buffer, bytes(8))
         await copied
 
         assert ticket.device_seconds is not None

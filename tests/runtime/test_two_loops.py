@@ -203,7 +203,7 @@ def test_two_loops_share_one_device_thread(with_device):
             x = await rt.device.upload(np.ones(8, np.float32))
             for _ in range(20):
                 await kernel.launch(1, 8, 1.0, x, x, 8)
-            results[backend] = float(np.frombuffer(await rt.device.download(x), np.float32)[0])
+            results[backend] = float(np.asarray(await rt.device.download(x))[0])
             await anyio.to_thread.run_sync(both.wait)
 
     threads = [

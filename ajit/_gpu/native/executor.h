@@ -94,6 +94,13 @@ struct ajit_executor {
     bool stopping; /* nothing waits any more */
 };
 
+/* Type of a tensor, as DLPack has it. */
+struct ajit_tensor_type {
+    int32_t code, bits;
+    int32_t device_type, device_id;
+    int32_t dimensions;
+};
+
 /* Called through PyDLL: memory only, never the driver, never a wait that is not bounded. */
 AJIT_API struct ajit_executor *ajit_executor_create(const char *library, const struct ajit_options *);
 AJIT_API void ajit_executor_destroy(struct ajit_executor *);
@@ -104,9 +111,13 @@ AJIT_API struct ajit_port *ajit_port_create(struct ajit_executor *, uint64_t spi
 AJIT_API void ajit_port_release(struct ajit_port *);
 AJIT_API uint32_t ajit_port_drain(struct ajit_port *);
 AJIT_API uint32_t ajit_port_wait(struct ajit_port *);
+AJIT_API void *ajit_host_make(uint64_t bytes);
+AJIT_API void ajit_host_release(void *bytes);
+AJIT_API void *ajit_host_tensor_make(void *host, uint64_t address, const struct ajit_tensor_type *,
+                                     const int64_t *sizes);
 AJIT_API void *ajit_tensor_make(struct ajit_executor *, struct ajit_resource *, uint64_t address,
-                                uint64_t bytes, int device_type, int device_id);
-AJIT_API void ajit_tensor_delete(void *tensor);
+                                const struct ajit_tensor_type *, const int64_t *sizes);
+AJIT_API void *ajit_tensor_destructor(void *is_valid, void *pointer);
 AJIT_API void ajit_layout(uint64_t *sizes);
 
 /* Called through CDLL, by the CUDA thread only. */
