@@ -25,7 +25,7 @@
     │   │   ├── CaptureMiss        a kernel is not loaded, inside a capture; nothing was started
     │   │   └── ArgumentError      wrong number, type or size of arguments; the driver saw nothing
     │   ├── OutOfMemory            device or pinned memory is used up; nothing was allocated
-    │   ├── DeadlineExceeded       a ticket ran past its deadline; its buffers stay alive
+    │   ├── TicketTimeout          a ticket ran past its timeout; its buffers stay alive
     │   └── DeviceLost             the context is unusable; every later call fails like this one
     └── UsageError                 the call itself was wrong; nothing was started
         ├── RuntimeClosed          the runtime is closed, or closing
@@ -61,7 +61,6 @@ __all__ = [
     "CompilerCrashed",
     "CompilerError",
     "CompilerNotFound",
-    "DeadlineExceeded",
     "DeviceError",
     "DeviceLost",
     "ForkedRuntime",
@@ -73,6 +72,7 @@ __all__ = [
     "RuntimeClosed",
     "SettingsError",
     "SpecError",
+    "TicketTimeout",
     "UnknownArch",
     "UnknownEntryPoint",
     "UnsafeCacheDirectory",
@@ -398,8 +398,8 @@ class OutOfMemory(DeviceError):
     """Device or pinned memory is used up. Nothing was allocated."""
 
 
-class DeadlineExceeded(DeviceError):
-    """A ticket ran past its deadline. The device may still be at it; its buffers stay alive."""
+class TicketTimeout(DeviceError):
+    """A ticket ran past its timeout. The device may still run it; its buffers stay alive."""
 
 
 class DeviceLost(DeviceError):

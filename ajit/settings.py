@@ -219,7 +219,7 @@ class Settings:
         "how long a compile error is remembered before the same source is compiled again",
         least=0,
     )
-    ticket_deadline_seconds: float = number(
+    ticket_timeout_seconds: float = number(
         60.0, "default limit on waiting for device work; a ticket that takes longer fails", above=0
     )
     time_tickets: bool = switch(

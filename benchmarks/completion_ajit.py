@@ -78,7 +78,7 @@ async def _batches(device: Any, kernel: Any, buffer: Any, effort: Effort) -> lis
         async def batch(count: int = count) -> None:
             batch = device.batch()
             for _ in range(count):
-                batch.add(bound)
+                batch.add_bound(bound)
             await batch.submit()
 
         values = await times(batch, BURSTS * 5, effort.seconds, pause=True)
@@ -99,13 +99,13 @@ async def _submitting(device: Any, kernel: Any, buffer: Any) -> list[Measured]:
     for _ in range(200):
         batch, begun = device.batch(), time.perf_counter()
         for _ in range(SUBMITTED):
-            batch.launch(kernel, 1, 1, buffer, 1)
+            batch.add_launch(kernel, 1, 1, buffer, 1)
         ticket = batch.submit()
         batched.append(time.perf_counter() - begun)
         await ticket
         batch, begun = device.batch(), time.perf_counter()
         for _ in range(SUBMITTED):
-            batch.add(bound)
+            batch.add_bound(bound)
         ticket = batch.submit()
         added.append(time.perf_counter() - begun)
         await ticket

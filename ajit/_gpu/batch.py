@@ -8,7 +8,7 @@ from ajit._gpu import wire
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
 from ajit._gpu.stream import stream_target
-from ajit._gpu.submission import deadline_ns
+from ajit._gpu.submission import timeout_ns
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -24,9 +24,10 @@ __all__ = ["Batch", "Operations"]
 
 
 class Operations:
-    """Operations for the device, collected. The base of `Batch` and `Capture`.
+    """Operations for the device, collected. The base of `Batch` and `Graph`.
 
-    Arguments are checked when an operation is added. Not for several threads at once.
+    Arguments are checked when an operation is added; each `add_*` returns its index, for
+    ``ticket.at(index)``. Not for several threads at once.
     """
 
     __slots__ = ("_gone", "_keep", "_operations", "_port")
@@ -38,46 +39,48 @@ class Operations:
         self._keep: list[tuple[Kernel | None, tuple[Any, ...]]] = []
         self._gone = port.thread.gone  # of the operation that was checked first
 
-    def launch(
+    def add_launch(
         self,
         kernel: Kernel,
         grid: Dimensions,
         block: Dimensions,
         *args: Any,
         shared_bytes: int = 0,
-    ) -> None:
+    ) -> int:
         """Add a launch; takes and checks what `Kernel.launch` does."""
-        self._operations.append(kernel.operation(grid, block, args, shared_bytes))
-        self._keep.append((kernel, args))
+        return self._append(kernel.operation(grid, block, args, shared_bytes), kernel, args)
 
-    def add(self, bound: BoundLaunch) -> None:
+    def add_bound(self, bound: BoundLaunch) -> int:
         """Add a launch that is packed already, see `Kernel.bind`. Checked by `submit`."""
-        self._operations.append(bound.operation)
-        self._keep.append((bound.kernel, bound.args))
         self._gone = min(self._gone, bound.gone)
+        return self._append(bound.operation, bound.kernel, bound.args)
 
-    def copy(self, target: Any, source: Any) -> None:
+    def add_copy(self, target: Any, source: Any) -> int:
         """Add a copy in any direction; takes and checks what `Device.copy` does."""
-        self._append(copy_operation(target, source, self._port.thread, 0))
+        operation, keep = copy_operation(target, source, self._port.thread, 0)
+        return self._append(operation, None, keep)
 
-    def copies(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+    def add_copies(self, pairs: Iterable[tuple[Any, Any]]) -> int:
         """Add many copies as one operation: the driver may do them in any order, and at once.
 
         Args:
-            pairs: Target and source of each, as `copy` takes them. No target may overlap anything
-                else of the same operation.
+            pairs: Target and source of each, as `add_copy` takes them. No target may overlap
+                anything else of the same operation.
         """
-        self._append(copies_operation(pairs, self._port.thread, 0))
+        operation, keep = copies_operation(pairs, self._port.thread, 0)
+        return self._append(operation, None, keep)
 
-    def fill(self, buffer: Any, value: int) -> None:
+    def add_fill(self, buffer: Any, value: int) -> int:
         """Add the filling of device memory with a byte; checks what `Device.fill` does."""
-        self._append(fill_operation(buffer, value, self._port.thread, 0))
+        operation, keep = fill_operation(buffer, value, self._port.thread, 0)
+        return self._append(operation, None, keep)
 
-    def _append(self, packed: tuple[bytes, tuple[object, ...]]) -> None:
-        operation, keep = packed
+    def _append(self, operation: bytes, kernel: Kernel | None, keep: tuple[Any, ...]) -> int:
+        index = len(self._operations)
         # Of 0 bytes there is nothing to do, but it keeps its place: steps are counted.
         self._operations.append(operation or wire.simple(wire.MARK))
-        self._keep.append((None, keep))
+        self._keep.append((kernel, keep))
+        return index
 
     def _check_alive(self, lane: int) -> None:
         """Nothing that was freed by hand since it was added may reach the driver."""
@@ -110,7 +113,7 @@ class Batch(Operations):
         ticket: Of the last submission; None before.
     """
 
-    __slots__ = ("_deadline_seconds", "_steps", "_stream", "_timed", "ticket")
+    __slots__ = ("_steps", "_stream", "_timed", "_timeout", "ticket")
 
     def __init__(
         self,
@@ -118,11 +121,11 @@ class Batch(Operations):
         *,
         steps: bool = False,
         stream: object = None,
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> None:
         super().__init__(port)
-        self._steps, self._stream, self._deadline_seconds = steps, stream, deadline_seconds
+        self._steps, self._stream, self._timeout = steps, stream, timeout
         self._timed = timed
         self.ticket: Ticket[None] | None = None
 
@@ -144,7 +147,7 @@ class Batch(Operations):
         self._check_alive(target[1])
         body, count = self._packed()
         number = next(port.thread.numbers)
-        due = deadline_ns(self._deadline_seconds)
+        due = timeout_ns(self._timeout)
         submission = wire.submission(
             port.handle, number, body, count=count, target=target, deadline_ns=due,
             timed=self._timed,
@@ -157,7 +160,7 @@ class Batch(Operations):
         ticket.stream = stream
         self.ticket = ticket.explained_by(_explain_step if self._steps else _explain)
         self._operations, self._keep, self._gone = [], [], port.thread.gone
-        return ticket.due_in(self._deadline_seconds)
+        return ticket.due_in(self._timeout)
 
     def _packed(self) -> tuple[bytes, int]:
         operations = self._operations or [wire.simple(wire.MARK)]

@@ -177,7 +177,7 @@ class Port(Submissions):
 
     async def _watch(self) -> None:
         """Settle tickets that the CUDA thread cannot: it looks after deadlines, unless it hangs."""
-        seconds = self.thread.settings.ticket_deadline_seconds
+        seconds = self.thread.settings.ticket_timeout_seconds
         before: set[int] = set()
         while self.handle:
             stuck = [self.in_flight[number] for number in before & self.in_flight.keys()]

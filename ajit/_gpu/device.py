@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ajit._core.entry import Artifact
     from ajit._gpu.completion import Port, Ticket
-    from ajit._gpu.graph import Capture
+    from ajit._gpu.graph import Graph
     from ajit._gpu.health import DeviceHealth
     from ajit._gpu.module import LoadedModule
     from ajit.settings import Settings
@@ -115,7 +115,7 @@ class Device(DeviceMemory):
         *,
         steps: bool = False,
         stream: object = None,
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> Batch:
         """Return an empty batch: many operations, submitted as one.
@@ -124,26 +124,26 @@ class Device(DeviceMemory):
             steps: Whether each operation can be awaited by itself, with ``ticket.at(index)``. Costs
                 a host function of the driver for each.
             stream: Where to submit it; None takes the device's own.
-            deadline_seconds: Time after which its ticket is overdue; None: as the settings say.
+            timeout: Time after which its ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked on all of it, see `Kernel.launch`.
         """
         return Batch(
             self._port,
             steps=steps,
             stream=stream,
-            deadline_seconds=deadline_seconds,
+            timeout=timeout,
             timed=timed,
         )
 
-    def capture(self) -> AbstractAsyncContextManager[Capture]:
+    def capture(self) -> AbstractAsyncContextManager[Graph]:
         """Collect operations in an ``async with`` block, and make a graph of them at its end.
 
         In the block, asking for a kernel that is not loaded raises `CaptureMiss`.
         """
         return capture(self._port)
 
-    async def stream(self, *, priority: int = 0) -> Stream:
-        """Make a stream that no default stream waits for.
+    async def create_stream(self, *, priority: int = 0) -> Stream:
+        """Create a stream that no default stream waits for.
 
         Args:
             priority: Lower numbers go first; what the device does not have is brought into range.
@@ -151,19 +151,19 @@ class Device(DeviceMemory):
         Raises:
             ArgumentError: The priority is no whole number; nothing was started.
         """
-        priority = whole_number("make a stream", "priority", priority)
+        priority = whole_number("create a stream", "priority", priority)
         operation = wire.simple(wire.MAKE_STREAM, priority & wire.ALL_LANES)
         port = self._port
         return await self._patiently(
-            operation, "make a stream", lambda made: Stream(port, made, priority)
+            operation, "create a stream", lambda made: Stream(port, made, priority)
         )
 
-    async def event(self, *, timing: bool = True) -> Event:
-        """Make an event, to be recorded in streams. Without timing it is cheaper for the device."""
+    async def create_event(self, *, timing: bool = True) -> Event:
+        """Create an event, to be recorded in streams. It is cheaper without timing."""
         operation = wire.simple(wire.MAKE_EVENT, 0 if timing else EVENT_DISABLE_TIMING)
         port = self._port
         return await self._patiently(
-            operation, "make an event", lambda made: Event(port, made, timing)
+            operation, "create an event", lambda made: Event(port, made, timing)
         )
 
     def mark(self) -> Ticket[None]:

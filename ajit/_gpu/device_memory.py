@@ -121,7 +121,7 @@ class DeviceMemory:
         source: Any,
         *,
         stream: object = None,
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> Ticket[None]:
         """Submit a copy, to the device, from it, or on it.
@@ -137,7 +137,7 @@ class DeviceMemory:
                 a copy moves bytes and converts nothing, unlike those of numpy and torch. ``uint8``
                 counts as bytes of any type, `DeviceBuffer.view` makes it so. Shapes may differ.
             stream: Any stream, see `Kernel.launch`; None takes the device's own.
-            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timeout: Time after which the ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked, see `Kernel.launch`.
 
         Raises:
@@ -146,9 +146,7 @@ class DeviceMemory:
         """
         where = stream_target(stream, self._thread)
         packed = copy_operation(target, source, self._thread, where[1])
-        return self._submit(
-            "copy", packed, stream, where, deadline_seconds=deadline_seconds, timed=timed
-        )
+        return self._submit("copy", packed, stream, where, timeout=timeout, timed=timed)
 
     def fill(
         self,
@@ -156,7 +154,7 @@ class DeviceMemory:
         value: int,
         *,
         stream: object = None,
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> Ticket[None]:
         """Submit the filling of device memory with a byte. Takes and raises what `copy` does.
@@ -165,9 +163,7 @@ class DeviceMemory:
         """
         where = stream_target(stream, self._thread)
         packed = fill_operation(buffer, value, self._thread, where[1])
-        return self._submit(
-            "fill", packed, stream, where, deadline_seconds=deadline_seconds, timed=timed
-        )
+        return self._submit("fill", packed, stream, where, timeout=timeout, timed=timed)
 
     def _submit(
         self,

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from ajit._gpu.completion import Port, Ticket
 
-__all__ = ["Capture", "capture", "refuse_in_capture"]
+__all__ = ["Graph", "capture", "refuse_in_capture"]
 
 _open: ContextVar[bool] = ContextVar("ajit_capture_open", default=False)
 """Whether the current task, or the one that started it, is in a block that captures."""
 
 
-class Capture(Operations):
+class Graph(Operations):
     """Collects operations, then launches them as a graph. Get it with `Device.capture`.
 
     Kernels, buffers and host memory that it uses are kept as long as it is.
@@ -40,7 +40,7 @@ class Capture(Operations):
 
     def __init__(self, port: Port) -> None:
         super().__init__(port)
-        self._graph: _Graph | None = None
+        self._graph: _Executable | None = None
 
     @property
     def captured(self) -> bool:
@@ -60,7 +60,7 @@ class Capture(Operations):
         operations = [wire.simple(wire.CAPTURE), *self._operations]
         body, port = b"".join(operations), self._port
 
-        def submit() -> Ticket[_Graph]:
+        def submit() -> Ticket[_Executable]:
             ticket = port.submit_operations(
                 body, "launch a capture", self._keep, self._made, count=len(operations)
             )
@@ -68,21 +68,21 @@ class Capture(Operations):
 
         self._graph = await (await port.patiently(submit))
 
-    def _made(self, resource: int) -> _Graph:
-        return _Graph(self._port, resource, wire.ALL_LANES)
+    def _made(self, resource: int) -> _Executable:
+        return _Executable(self._port, resource, wire.ALL_LANES)
 
-    def launch_graph(
+    def launch(
         self,
         *,
         stream: object = None,
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> Ticket[None]:
         """Submit the whole graph as one operation.
 
         Args:
             stream: Any stream, see `Kernel.launch`; None takes the device's own.
-            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timeout: Time after which the ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked, see `Kernel.launch`.
 
         Raises:
@@ -99,7 +99,7 @@ class Capture(Operations):
         self._gone = port.thread.gone
         ticket: Ticket[None] = port.submit_operations(
             wire.simple(wire.LAUNCH_GRAPH, graph.handle), "launch a graph",
-            (graph, self._keep, stream), None, stream=target, deadline_seconds=deadline_seconds,
+            (graph, self._keep, stream), None, stream=target, timeout=timeout,
             timed=timed,
         )  # fmt: skip
         ticket.stream = stream
@@ -112,10 +112,10 @@ class Capture(Operations):
 
     def __repr__(self) -> str:
         state = "captured" if self.captured else "open"
-        return f"<Capture of {len(self)} operations: {state}>"
+        return f"<Graph of {len(self)} operations: {state}>"
 
 
-class _Graph(Handled):
+class _Executable(Handled):
     """The driver's executable graph."""
 
     __slots__ = ()
@@ -124,9 +124,9 @@ class _Graph(Handled):
 
 
 @asynccontextmanager
-async def capture(port: Port) -> AsyncGenerator[Capture, None]:
+async def capture(port: Port) -> AsyncGenerator[Graph, None]:
     """Collect operations in a block, and capture them at its end. A block that raises: nothing."""
-    graph = Capture(port)
+    graph = Graph(port)
     token = _open.set(True)
     try:
         yield graph

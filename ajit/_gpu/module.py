@@ -12,7 +12,7 @@ from ajit._gpu.launch import Signature
 from ajit._gpu.operand import mark_used
 from ajit._gpu.shape import LaunchAttributes, ShapeLimits, pack_shape
 from ajit._gpu.stream import stream_target
-from ajit._gpu.submission import deadline_ns
+from ajit._gpu.submission import timeout_ns
 from ajit.errors import AjitError, LaunchError, LoadError, RuntimeClosed
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Kernel:
         *args: Any,
         shared_bytes: int = 0,
         stream: object = None,
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> Ticket[None]:
         """Submit the kernel at once, and return without waiting for it.
@@ -90,7 +90,7 @@ class Kernel:
             shared_bytes: Dynamic shared memory of a block.
             stream: A `Stream`, or that of another library (``__cuda_stream__`` or its handle); None
                 takes the device's own, in which everything runs in the order of submission.
-            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timeout: Time after which the ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked: ``ticket.device_seconds``. Costs two
                 events of the driver. The CUDA thread settles such a ticket, so after what it is at:
                 mostly some microseconds later, but behind a load when the load is over.
@@ -113,8 +113,8 @@ class Kernel:
         if self.module.unloaded:
             raise self.module.unloaded_error()
         port, signature = self._port, self._signature
-        if stream is not None or deadline_seconds is not None or timed:
-            return self._launch_in(stream, deadline_seconds, shape, args, wire.TIME if timed else 0)
+        if stream is not None or timeout is not None or timed:
+            return self._launch_in(stream, timeout, shape, args, wire.TIME if timed else 0)
         number = next(port.thread.numbers)
         submission = signature.pack((port.handle, number, 0, 0, 0), shape, args)
         return port.submit(submission, number, signature.operation, (self, args))
@@ -156,7 +156,7 @@ class Kernel:
     def _launch_in(
         self,
         stream: object,
-        deadline_seconds: float | None,
+        timeout: float | None,
         shape: bytes,
         args: tuple[Any, ...],
         time: int,
@@ -164,14 +164,14 @@ class Kernel:
         port, signature = self._port, self._signature
         number = next(port.thread.numbers)
         handle, lane = stream_target(stream, port.thread)
-        where = (port.handle, number, handle, deadline_ns(deadline_seconds), lane + time)
+        where = (port.handle, number, handle, timeout_ns(timeout), lane + time)
         submission = signature.pack(where, shape, args)
         mark_used(args, lane)
         ticket: Ticket[None] = port.submit(
             submission, number, signature.operation, (self, args, stream)
         )
         ticket.stream = stream
-        return ticket.due_in(deadline_seconds)
+        return ticket.due_in(timeout)
 
     def bind(
         self, grid: Dimensions, block: Dimensions, *args: Any, shared_bytes: int = 0

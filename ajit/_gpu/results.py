@@ -7,12 +7,12 @@ driver API's, from CUDA 13.
 from __future__ import annotations
 
 from ajit.errors import (
-    DeadlineExceeded,
     DeviceError,
     DeviceLost,
     LaunchError,
     LoadError,
     OutOfMemory,
+    TicketTimeout,
 )
 
 __all__ = ["OUT_OF_MEMORY", "STICKY", "code_name", "device_error", "overdue"]
@@ -89,10 +89,10 @@ def device_error(operation: str, code: int, *, lost: bool = False, detail: str =
     return kind(operation=operation, code=code, code_name=code_name(code), detail=detail)
 
 
-def overdue(operation: str, seconds: float) -> DeadlineExceeded:
-    """Return the exception for a ticket that is past its deadline."""
-    return DeadlineExceeded(
+def overdue(operation: str, seconds: float) -> TicketTimeout:
+    """Return the exception for a ticket that ran past its timeout."""
+    return TicketTimeout(
         operation=operation,
-        detail=f"the device is still at it after {seconds:.3g} s; raise ticket_deadline_seconds "
-        f"if it really takes that long",
+        detail=f"still running on the device after {seconds:.3g} s; raise timeout or "
+        f"ticket_timeout_seconds if it really takes that long",
     )

@@ -24,7 +24,7 @@ LEGACY_STREAM = 1
 
 
 class Stream(Handled):
-    """A stream of its own, which no default stream waits for. Get it with `Device.stream`.
+    """A stream of its own, which no default stream waits for. Get it with `Device.create_stream`.
 
     Attributes:
         priority: What it was asked for: lower numbers go first, as the driver has it.
@@ -35,7 +35,7 @@ class Stream(Handled):
     _called = "stream"
 
     def __init__(self, port: Port, resource: int, priority: int) -> None:
-        """Made by `Device.stream`."""
+        """Made by `Device.create_stream`."""
         self._lane = int(wire.Resource.from_address(resource).size)
         super().__init__(port, resource, 1 << self._lane)
         self.priority = priority
@@ -83,7 +83,7 @@ class Stream(Handled):
 
 
 class Event(Handled):
-    """A point in a stream's work. Get it with `Device.event`.
+    """A point in a stream's work. Get it with `Device.create_event`.
 
     Attributes:
         timing: Whether it tells times, see `seconds_until`.
@@ -94,7 +94,7 @@ class Event(Handled):
     _called = "event"
 
     def __init__(self, port: Port, resource: int, timing: bool) -> None:  # noqa: FBT001  # private
-        """Made by `Device.event`."""
+        """Made by `Device.create_event`."""
         super().__init__(port, resource, wire.ALL_LANES)
         self.timing = timing
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from ajit._gpu.thread import DeviceThread
 
-__all__ = ["Submissions", "deadline_ns"]
+__all__ = ["Submissions", "timeout_ns"]
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Submissions:
         *,
         count: int = 1,
         stream: tuple[int, int] = (0, 0),
-        deadline_seconds: float | None = None,
+        timeout: float | None = None,
         timed: bool = False,
     ) -> Ticket[T]:
         """Submit packed operations. Takes and raises what `submit` does.
@@ -109,7 +109,7 @@ class Submissions:
             finish: Makes the ticket's result from the record's value.
             count: How many operations there are.
             stream: From `stream_target`.
-            deadline_seconds: Time after which the ticket is overdue; None: as the settings say.
+            timeout: Time after which the ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked.
         """
         if self._refusal is not None:
@@ -117,10 +117,10 @@ class Submissions:
         number = next(self.thread.numbers)
         submission = wire.submission(
             self.handle, number, operations, count=count, target=stream,
-            deadline_ns=deadline_ns(deadline_seconds), timed=timed,
+            deadline_ns=timeout_ns(timeout), timed=timed,
         )  # fmt: skip
         ticket = self.submit(submission, number, operation, keep, finish)
-        return ticket.due_in(deadline_seconds)
+        return ticket.due_in(timeout)
 
     async def patiently(self, submit: Callable[[], Ticket[T]]) -> Ticket[T]:
         """Call a function that submits, again until the ring has room. Waiters go in order.
@@ -173,8 +173,8 @@ class Submissions:
         return self._refusal is not None
 
 
-def deadline_ns(seconds: float | None) -> int:
-    """Return a deadline as the executor wants it; 0 means what the settings say.
+def timeout_ns(seconds: float | None) -> int:
+    """Return a timeout as the executor wants it; 0 means what the settings say.
 
     Raises:
         ArgumentError: It is no number above 0, or more than 500 years.
@@ -186,5 +186,7 @@ def deadline_ns(seconds: float | None) -> int:
     except (TypeError, ValueError, OverflowError):
         nanoseconds = 0
     if not 0 < nanoseconds < 1 << 64:
-        raise ArgumentError(operation="submit", detail=f"a deadline of {seconds!r} s")
+        raise ArgumentError(
+            operation="submit", detail=f"a timeout of {seconds!r} s, must be above 0"
+        )
     return nanoseconds

@@ -68,7 +68,7 @@ class DeviceThread:
         options = wire.Options(
             capacity=settings.ring_capacity,
             spin_ns=int(settings.spin_seconds * 1e9) if len(os.sched_getaffinity(0)) > 1 else 0,
-            deadline_ns=int(settings.ticket_deadline_seconds * 1e9),
+            deadline_ns=int(settings.ticket_timeout_seconds * 1e9),
             memory_limit_bytes=settings.device_memory_limit_bytes,
             stall_ns=int(settings.stall_seconds * 1e9),
             pool_idle_ns=int(settings.device_memory_idle_seconds * 1e9),

@@ -119,7 +119,7 @@ class Ticket(Generic[T]):
 
         Raises:
             LaunchError: The driver refused the launch; nothing ran on the device.
-            DeadlineExceeded: The deadline passed; the device may still be at it.
+            TicketTimeout: The deadline passed; the device may still be at it.
             DeviceLost: The context is unusable.
             RuntimeClosed: The device was closed before it was done.
             DeviceError: The driver answered with another error.

@@ -82,7 +82,7 @@ async def _ajit(part: Part) -> dict[str, Any]:
             batch = rt.device.batch()
             begun = time.perf_counter()
             for _ in range(IN_A_ROW):
-                batch.add(bound)
+                batch.add_bound(bound)
             ticket = batch.submit()
             batches.append(time.perf_counter() - begun)
             await ticket

@@ -36,11 +36,11 @@ async def test_a_launch_with_attributes_runs_alone_in_batches_and_in_graphs():
         kernel = plain.with_attributes(cluster=(2, 2), programmatic=True, priority=-1)
         await kernel.launch((4, 2), 1, count)
         async with device.batch() as batch:
-            batch.launch(kernel, (4, 2), 1, count)
-            batch.add(kernel.bind((4, 2), 1, count))
+            batch.add_launch(kernel, (4, 2), 1, count)
+            batch.add_bound(kernel.bind((4, 2), 1, count))
         async with device.capture() as graph:
-            graph.launch(kernel, (4, 2), 1, count)
-        await graph.launch_graph()
+            graph.add_launch(kernel, (4, 2), 1, count)
+        await graph.launch()
         await plain.launch(1, 1, count)
         actual = np.asarray(await device.download(count)).view(np.int32)
 
@@ -146,10 +146,10 @@ class Odd:
         ({"stream": Odd((0,))}, ArgumentError, "tells no handle"),
         ({"stream": Odd((0, "x"))}, ArgumentError, "tells no handle"),
         ({"stream": Odd((0, -2))}, ArgumentError, "no stream's handle"),
-        ({"deadline_seconds": "1"}, ArgumentError, "a deadline of '1' s"),
-        ({"deadline_seconds": float("nan")}, ArgumentError, "a deadline of nan s"),
-        ({"deadline_seconds": float("inf")}, ArgumentError, "a deadline of inf s"),
-        ({"deadline_seconds": 1e30}, ArgumentError, "a deadline of 1e"),
+        ({"timeout": "1"}, ArgumentError, "a timeout of '1' s"),
+        ({"timeout": float("nan")}, ArgumentError, "a timeout of nan s"),
+        ({"timeout": float("inf")}, ArgumentError, "a timeout of inf s"),
+        ({"timeout": 1e30}, ArgumentError, "a timeout of 1e"),
     ],
 )
 async def test_options_of_odd_types_are_typed_errors(options, error, reason):
@@ -170,7 +170,7 @@ async def test_options_of_odd_types_are_typed_errors(options, error, reason):
         (lambda device, _: device.alloc_pinned(1.5), "shape is 1.5"),
         (lambda device, _: device.alloc(-1), "-1: a size is below 0"),
         (lambda device, _: device.alloc(1 << 64), "bytes"),
-        (lambda device, _: device.stream(priority="low"), "priority is 'low'"),
+        (lambda device, _: device.create_stream(priority="low"), "priority is 'low'"),
         (lambda device, buffer: device.fill(buffer, "x"), "value is 'x', must be a whole number"),
         (lambda device, buffer: device.fill(buffer, 256), "256 is not a byte"),
     ],

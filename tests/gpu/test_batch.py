@@ -19,13 +19,13 @@ async def test_a_batch_runs_in_order_as_one_submission():
         first, second = await device.alloc(400), await device.alloc(400)
         before = device.statistics().dispatched
         batch = device.batch()
-        batch.fill(first, 0)
+        batch.add_fill(first, 0)
         bound = kernel.bind(1, 128, first, 100)
         for _ in range(30):
-            batch.add(bound)
-            batch.launch(kernel, 1, 128, first, 100)
-        batch.copy(second, first)
-        batch.fill(first, 0xFF)
+            batch.add_bound(bound)
+            batch.add_launch(kernel, 1, 128, first, 100)
+        batch.add_copy(second, first)
+        batch.add_fill(first, 0xFF)
 
         assert len(batch) == 63
         await batch.submit()
@@ -47,9 +47,9 @@ async def test_a_refused_operation_ends_the_batch_after_what_came_before(faults)
         kernel = (await kernels(device))("add_one")
         buffer = await device.upload(bytes(4))
         batch = device.batch()
-        batch.launch(kernel, 1, 1, buffer, 1)
-        batch.fill(await device.alloc(4), 1)
-        batch.launch(kernel, 1, 1, buffer, 1)
+        batch.add_launch(kernel, 1, 1, buffer, 1)
+        batch.add_fill(await device.alloc(4), 1)
+        batch.add_launch(kernel, 1, 1, buffer, 1)
         faults.inject("cuMemsetD8Async", INVALID_VALUE)
         with pytest.raises(LaunchError, match="operation 1 of the batch"):
             await batch.submit()
@@ -64,13 +64,13 @@ async def test_bad_operations_are_refused_when_they_are_added():
         small, large = await device.alloc(1), await device.alloc(2)
         batch = device.batch()
         with pytest.raises(ArgumentError):
-            batch.launch(kernel, 1, 1, small)
+            batch.add_launch(kernel, 1, 1, small)
         with pytest.raises(LaunchError):
-            batch.launch(kernel, 1, 1025, small, 1)
+            batch.add_launch(kernel, 1, 1025, small, 1)
         with pytest.raises(ArgumentError, match="size"):
-            batch.copy(small, large)
+            batch.add_copy(small, large)
         with pytest.raises(ArgumentError, match="byte"):
-            batch.fill(small, -1)
+            batch.add_fill(small, -1)
 
         assert len(batch) == 0
     with pytest.raises(RuntimeClosed):
@@ -84,14 +84,14 @@ async def test_what_was_freed_meanwhile_is_not_used():
         buffer = await device.upload(bytes(4))
         bound = kernel.bind(1, 1, buffer, 1)
         batches = [device.batch(), device.batch()]
-        batches[0].launch(kernel, 1, 1, buffer, 1)
-        batches[1].add(bound)
+        batches[0].add_launch(kernel, 1, 1, buffer, 1)
+        batches[1].add_bound(bound)
         buffer.free()
         for batch in batches:
             with pytest.raises(ArgumentError, match="operation 0 was freed"):
                 batch.submit()
         unloaded = device.batch()
-        unloaded.launch(kernel, 1, 1, None, 0)
+        unloaded.add_launch(kernel, 1, 1, None, 0)
         kernel.module.unload()
         with pytest.raises(RuntimeClosed, match="unloaded"):
             unloaded.submit()

@@ -24,7 +24,7 @@ async def test_nothing_of_ajit_comes_into_an_open_capture(journal, faults):
         old = await device.load(artifact, ENTRIES)
         kernel, buffer = old.kernel("nothing"), await device.alloc(64)
         given_back = [await device.alloc(64), await device.alloc_pinned(64)]
-        given_back += [await device.stream(), await device.event()]
+        given_back += [await device.create_stream(), await device.create_event()]
         given_back.append(await device.load(artifact, ENTRIES))
         await device.synchronize()
         began = len(journal)
@@ -52,9 +52,9 @@ async def test_nothing_of_ajit_comes_into_an_open_capture(journal, faults):
 async def capture(device, buffer, kernel):
     """Capture a fill, a launch and a copy."""
     async with device.capture() as graph:
-        graph.fill(buffer, 1)
-        graph.launch(kernel, 1, 1)
-        graph.copy(buffer, buffer)
+        graph.add_fill(buffer, 1)
+        graph.add_launch(kernel, 1, 1)
+        graph.add_copy(buffer, buffer)
 
 
 async def test_a_first_launch_loads_nothing(journal):
@@ -83,7 +83,7 @@ async def test_a_first_launch_does_not_wait_for_a_kernel_that_spins():
         go, counter = await device.alloc(4), await device.upload(bytes(4))
         await device.fill(go, 0)
         fresh = (await device.load(compiled(), ENTRIES)).kernel("add_one")
-        stream = await device.stream()
+        stream = await device.create_stream()
         spinning = spin.launch(1, 1, go)
         try:
             with anyio.fail_after(GRACE_SECONDS):

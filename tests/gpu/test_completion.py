@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from ajit._gpu import completion
-from ajit.errors import DeadlineExceeded, DeviceLost, WouldBlock, WrongLoop
+from ajit.errors import TicketTimeout, DeviceLost, WouldBlock, WrongLoop
 from tests.gpu.support import GRACE_SECONDS, cpu_device, kernels, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
@@ -120,16 +120,16 @@ async def test_a_refused_host_function_does_not_lose_the_ticket(faults):
             await device.mark()
 
 
-async def test_a_ticket_past_its_deadline_fails_and_is_retired_later(faults):
-    """DeadlineExceeded reaches the task, the buffers stay, and the late end is still noticed."""
-    async with cpu_device(ticket_deadline_seconds=0.05) as device:
+async def test_a_ticket_past_its_timeout_fails_and_is_retired_later(faults):
+    """TicketTimeout reaches the task, the buffers stay, and the late end is still noticed."""
+    async with cpu_device(ticket_timeout_seconds=0.05) as device:
         buffer = await device.alloc(64)
         live = device.statistics().live_resources
         with faults.held():
             ticket = device.fill(buffer, 1)
-            with anyio.fail_after(GRACE_SECONDS), pytest.raises(DeadlineExceeded):
+            with anyio.fail_after(GRACE_SECONDS), pytest.raises(TicketTimeout):
                 await ticket
-            with pytest.raises(DeadlineExceeded):
+            with pytest.raises(TicketTimeout):
                 await ticket
             del buffer
 
@@ -141,16 +141,16 @@ async def test_a_ticket_past_its_deadline_fails_and_is_retired_later(faults):
 
 
 async def test_a_cuda_thread_that_hangs_in_the_driver_is_noticed(faults):
-    """Tickets behind a driver call that does not return fail by their deadline as well."""
-    async with cpu_device(ticket_deadline_seconds=0.1) as device:
+    """Tickets behind a driver call that does not return fail by their timeout as well."""
+    async with cpu_device(ticket_timeout_seconds=0.1) as device:
         kernel = (await kernels(device))("nothing")
         with faults.stopped("cuLaunchKernel"):
             tickets = [kernel.launch(1, 1), device.mark()]
             pending = device.alloc(100)
             for ticket in tickets:
-                with anyio.fail_after(GRACE_SECONDS), pytest.raises(DeadlineExceeded):
+                with anyio.fail_after(GRACE_SECONDS), pytest.raises(TicketTimeout):
                     await ticket
-            with pytest.raises(DeadlineExceeded):
+            with pytest.raises(TicketTimeout):
                 await pending
         # Late, but not lost: what was allocated for nobody is freed.
         await until(lambda: device.statistics().allocations == 1)

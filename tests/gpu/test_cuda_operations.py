@@ -71,8 +71,8 @@ async def test_dependent_launches_see_what_came_before(runtime):
         ticket = dependent.launch(n // 256, 256, x, n)
     async with runtime.device.capture() as graph:
         for _ in range(5):
-            graph.launch(dependent, n // 256, 256, x, n)
-    await graph.launch_graph()
+            graph.add_launch(dependent, n // 256, 256, x, n)
+    await graph.launch()
     await ticket
     actual = np.asarray(await runtime.device.download(x))
 

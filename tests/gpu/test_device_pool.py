@@ -148,7 +148,7 @@ async def test_the_pool_of_everybody_else_is_left_alone():
 async def test_a_free_does_not_wait_for_the_device(faults):
     """What nobody uses is freed while the device is at something else, however long that takes."""
     async with cpu_device() as device:
-        slow = await device.stream()
+        slow = await device.create_stream()
         busy, idle = await device.alloc(64), await device.alloc(4096)
         with faults.held():
             ticket = device.fill(busy, 1, stream=slow)
@@ -281,7 +281,7 @@ class Storm:
     async def work(self, seed):
         """Do all of it, in a stream of its own or the device's."""
         random_ = random.Random(seed)  # noqa: S311  # the same storm every time
-        stream = await self.device.stream() if seed % 2 else None
+        stream = await self.device.create_stream() if seed % 2 else None
         for _ in range(self.ROUNDS):
             patience = random_.choice((60, 60, 60, 0.0005))
             with anyio.move_on_after(patience) as scope:

@@ -33,7 +33,7 @@ COMMON = """
         '''Memory, a kernel, a stream, and forty tickets that are on their way.'''
         with open(IMAGE, "rb") as file:
             module = await device.load(artifact(file.read()), ENTRIES)
-        buffer, stream = await device.alloc(64), await device.stream()
+        buffer, stream = await device.alloc(64), await device.create_stream()
         Faults().inject("device:host", delay=0.02, count=1000)
         kept.extend([module, buffer, stream, await device.alloc_pinned(64)])
         kept.extend(module.kernel("nothing").launch(1, 1) for _ in range(20))

@@ -165,15 +165,19 @@ async def test_the_driver_is_never_entered_with_the_gil(journal):
 
 
 async def _use_streams_and_graphs(device, buffer):
-    stream, start, end = await device.stream(), await device.event(), await device.event()
+    stream, start, end = (
+        await device.create_stream(),
+        await device.create_event(),
+        await device.create_event(),
+    )
     stream.wait(start.record())
     async with device.batch(steps=True, stream=stream) as batch:
-        batch.copies([(buffer[0:4], bytes(4)), (buffer[4:8], bytes(4))])
+        batch.add_copies([(buffer[0:4], bytes(4)), (buffer[4:8], bytes(4))])
     await end.record(stream)
     await start.seconds_until(end)
     async with device.capture() as graph:
-        graph.fill(buffer, 1)
-    await graph.launch_graph(stream=stream)
+        graph.add_fill(buffer, 1)
+    await graph.launch(stream=stream)
     for owned in (stream, start, end, graph):
         owned.free()
 

@@ -76,7 +76,7 @@ async def test_many_copies_go_to_the_default_stream_as_well():
     async with cpu_device() as device:
         source, target = await device.upload(b"abcdefgh"), await device.upload(bytes(8))
         async with device.batch(stream=DefaultStream()) as batch:
-            batch.copies([(target[0:4], source[4:8]), (target[4:8], source[0:4])])
+            batch.add_copies([(target[0:4], source[4:8]), (target[4:8], source[0:4])])
         await batch.ticket
 
         assert bytes(await device.download(target)) == b"efghabcd"

@@ -22,13 +22,13 @@ async def test_a_graph_runs_what_was_captured_each_time():
         add_one = (await kernels(device))("add_one")
         buffer, copied = await device.upload(bytes(8)), await device.alloc(8)
         async with device.capture() as graph:
-            graph.launch(add_one, 1, 2, buffer, 2)
-            graph.launch(add_one, 1, 2, buffer, 2)
-            graph.copy(copied, buffer)
+            graph.add_launch(add_one, 1, 2, buffer, 2)
+            graph.add_launch(add_one, 1, 2, buffer, 2)
+            graph.add_copy(copied, buffer)
         assert bytes(await device.download(buffer)) == bytes(8)
 
-        await graph.launch_graph()
-        await graph.launch_graph(stream=await device.stream())
+        await graph.launch()
+        await graph.launch(stream=await device.create_stream())
 
         assert bytes(await device.download(copied)) == (4).to_bytes(4, "little") * 2
 
@@ -54,8 +54,8 @@ async def test_an_operation_that_the_driver_refuses_ends_the_capture(faults):
         assert device.statistics().live_resources == live
 
         async with device.capture() as graph:
-            graph.launch(nothing, 1, 1)
-        await graph.launch_graph()
+            graph.add_launch(nothing, 1, 1)
+        await graph.launch()
         graph.free()
         await until(lambda: device.statistics().live_resources == live)
 
@@ -66,17 +66,17 @@ async def test_a_graph_with_a_freed_buffer_is_not_launched():
         add_one = (await kernels(device))("add_one")
         buffer = await device.upload(bytes(4))
         async with device.capture() as graph:
-            graph.launch(add_one, 1, 1, buffer, 1)
-        await graph.launch_graph()
+            graph.add_launch(add_one, 1, 1, buffer, 1)
+        await graph.launch()
         buffer.free()
         for _ in range(2):
             with pytest.raises(ArgumentError, match="freed"):
-                graph.launch_graph()
+                graph.launch()
         with pytest.raises(ArgumentError, match="nothing was added"):
             async with device.capture():
                 pass
     with pytest.raises(RuntimeClosed):
-        graph.launch_graph()
+        graph.launch()
 
 
 async def test_loads_and_frees_do_not_kill_the_captures_of_other_threads():
@@ -102,5 +102,5 @@ async def test_loads_and_frees_do_not_kill_the_captures_of_other_threads():
 
 async def _capture(device, buffer, kernel):
     async with device.capture() as graph:
-        graph.fill(buffer, 1)
-        graph.launch(kernel, 1, 1)
+        graph.add_fill(buffer, 1)
+        graph.add_launch(kernel, 1, 1)

@@ -48,9 +48,9 @@ async def test_a_loop_leaves_nothing_while_another_has_work_in_flight(faults):
         get = await kernels(device)
         await get("nothing").launch(1, 1)
         kept.extend([await device.alloc(100), await device.alloc_pinned(100)])
-        kept.extend([get, await device.stream(), await device.event()])
+        kept.extend([get, await device.create_stream(), await device.create_event()])
         async with device.capture() as graph:
-            graph.fill(kept[0], 1)
+            graph.add_fill(kept[0], 1)
         kept.append(graph)
 
     async with cpu_device() as device:
@@ -121,8 +121,8 @@ async def test_steps_of_a_batch_end_with_their_loop(faults, monkeypatch):
         buffer = await device.alloc(8)
         faults.hold()
         batch = device.batch(steps=True)
-        batch.fill(buffer, 1)
-        batch.fill(buffer, 2)
+        batch.add_fill(buffer, 1)
+        batch.add_fill(buffer, 2)
         ticket = batch.submit()
         steps = [ticket.at(0), ticket.at(1)]
     thread = device._thread

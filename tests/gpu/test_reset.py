@@ -72,7 +72,7 @@ async def test_a_reset_fails_what_comes_after_it(again):
     somebody.release_what_was_abandoned()
     async with cpu_device() as device:
         kernel, buffer = (await kernels(device))("nothing"), await device.upload(bytes(8))
-        stream, event = await device.stream(), await device.event()
+        stream, event = await device.create_stream(), await device.create_event()
         await device.synchronize()
         somebody.reset()
         if again:
@@ -99,7 +99,7 @@ async def test_a_reset_fails_what_is_in_flight(faults, again):
         kernel, buffer = (await kernels(device))("add_one"), await device.upload(bytes(4))
         thread = threading.Thread(target=somebody.reset)
         batch = device.batch(steps=True)
-        batch.fill(buffer, 1)
+        batch.add_fill(buffer, 1)
         with anyio.fail_after(GRACE_SECONDS), faults.stopped("device:host"):
             tickets = [device.mark(), *(kernel.launch(1, 1, buffer, 1) for _ in range(50))]
             tickets.append(batch.submit())

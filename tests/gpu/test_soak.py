@@ -34,14 +34,18 @@ def resources():
 
 async def run_round(device, kernel, counter, graph):
     """A few of everything, in streams of their own, given back while it is in flight."""
-    stream, event, memory = await device.stream(), await device.event(), await device.alloc(4096)
+    stream, event, memory = (
+        await device.create_stream(),
+        await device.create_event(),
+        await device.alloc(4096),
+    )
     batch = device.batch()
     for _ in range(BATCH):
-        batch.launch(kernel, 1, 1, counter, 1)
+        batch.add_launch(kernel, 1, 1, counter, 1)
     steps = device.batch(steps=True, stream=stream)
     for number in range(STEPS):
-        steps.fill(memory, number)
-    tickets = [batch.submit(), steps.submit(), graph.launch_graph()]
+        steps.add_fill(memory, number)
+    tickets = [batch.submit(), steps.submit(), graph.launch()]
     stream.wait(event.record())
     tickets += [await device.submit(kernel.launch, 1, 1, counter, 1) for _ in range(SINGLE)]
     async with anyio.create_task_group() as tasks:
@@ -65,7 +69,7 @@ async def test_a_million_operations():
         kernel, counter = (await kernels(device))("add_one"), await device.upload(bytes(4))
         async with device.capture() as graph:
             for _ in range(GRAPH):
-                graph.launch(kernel, 1, 1, counter, 1)
+                graph.add_launch(kernel, 1, 1, counter, 1)
         live, start = device.statistics().live_resources, (0, 0)
         with anyio.fail_after(SECONDS):
             for number in range(ROUNDS):

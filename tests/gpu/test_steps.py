@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from ajit.errors import ArgumentError, DeadlineExceeded, LaunchError
+from ajit.errors import ArgumentError, TicketTimeout, LaunchError
 from tests.gpu.support import GRACE_SECONDS, cpu_device, kernels
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
@@ -21,9 +21,9 @@ async def test_a_block_is_one_submission_that_is_done_when_it_is_left():
         buffer, pinned = await device.alloc(8), await device.alloc_pinned(8)
         before = device.statistics().dispatched
         async with device.batch() as batch:
-            batch.copy(buffer, (1).to_bytes(4, "little") * 2)
-            batch.launch(add_one, 1, 2, buffer, 2)
-            batch.copy(pinned, buffer)
+            batch.add_copy(buffer, (1).to_bytes(4, "little") * 2)
+            batch.add_launch(add_one, 1, 2, buffer, 2)
+            batch.add_copy(pinned, buffer)
 
         assert batch.ticket.done
         assert device.statistics().dispatched == before + 1
@@ -53,11 +53,11 @@ async def test_many_copies_are_one_operation(faults, supported):
     async with cpu_device() as device:
         cache, out = await device.alloc(5000), bytearray(5000)
         async with device.batch() as batch:
-            batch.copies((cache[i * 100 : i * 100 + 100], page) for i, page in enumerate(pages))
-            batch.copies([])
+            batch.add_copies((cache[i * 100 : i * 100 + 100], page) for i, page in enumerate(pages))
+            batch.add_copies([])
         async with device.batch() as batch:
             whole = memoryview(out)
-            batch.copies(
+            batch.add_copies(
                 (whole[i * 100 : i * 100 + 100], cache[i * 100 : i * 100 + 100]) for i in range(49)
             )
 
@@ -69,9 +69,9 @@ async def test_operations_of_a_batch_can_be_awaited_one_by_one(faults):
     async with cpu_device() as device:
         first, second = await device.alloc(4), await device.alloc(4)
         batch = device.batch(steps=True)
-        batch.fill(first, 1)
-        batch.fill(second, 2)
-        batch.fill(first, 3)
+        batch.add_fill(first, 1)
+        batch.add_fill(second, 2)
+        batch.add_fill(first, 3)
         with faults.held():
             ticket = batch.submit()
             steps = [ticket.at(index) for index in range(3)]
@@ -93,7 +93,7 @@ async def test_operations_of_a_batch_can_be_awaited_one_by_one(faults):
 
 async def _raise_in(batch, buffer):
     async with batch:
-        batch.fill(buffer, 1)
+        batch.add_fill(buffer, 1)
         raise KeyError
 
 
@@ -107,8 +107,8 @@ async def test_a_step_is_done_while_the_next_one_runs(faults):
         add_one = (await kernels(device))("add_one")
         buffer = await device.upload(bytes(4))
         batch = device.batch(steps=True)
-        batch.fill(buffer, 0)
-        batch.launch(add_one, 1, 1, buffer, 1)
+        batch.add_fill(buffer, 0)
+        batch.add_launch(add_one, 1, 1, buffer, 1)
         with faults.stopped("device:launch"):
             ticket = batch.submit()
             await ticket.at(0)
@@ -124,9 +124,9 @@ async def test_a_refused_operation_fails_its_step_and_those_behind(faults):
         buffer = await device.alloc(4)
         add_one = (await kernels(device))("add_one")
         batch = device.batch(steps=True)
-        batch.fill(buffer, 0)
-        batch.launch(add_one, 1, 1, buffer, 1)
-        batch.fill(buffer, 1)
+        batch.add_fill(buffer, 0)
+        batch.add_launch(add_one, 1, 1, buffer, 1)
+        batch.add_fill(buffer, 1)
         faults.inject("cuLaunchKernel", INVALID_VALUE)
         ticket = batch.submit()
         await ticket.at(0)
@@ -135,34 +135,34 @@ async def test_a_refused_operation_fails_its_step_and_those_behind(faults):
                 await ticket.at(index)
 
 
-async def test_a_ticket_has_a_deadline_of_its_own(faults):
+async def test_a_ticket_has_a_timeout(faults):
     """A launch, a copy and a batch are overdue after their own time, not after the settings'."""
     async with cpu_device() as device:
         nothing = (await kernels(device))("nothing")
         buffer = await device.alloc(4)
         with faults.held():
-            batch = device.batch(deadline_seconds=0.05)
-            batch.fill(buffer, 1)
+            batch = device.batch(timeout=0.05)
+            batch.add_fill(buffer, 1)
             tickets = [
-                nothing.launch(1, 1, deadline_seconds=0.05),
-                device.copy(buffer, bytes(4), deadline_seconds=0.05),
+                nothing.launch(1, 1, timeout=0.05),
+                device.copy(buffer, bytes(4), timeout=0.05),
                 batch.submit(),
             ]
             patient = device.mark()
             for ticket in tickets:
-                with anyio.fail_after(GRACE_SECONDS), pytest.raises(DeadlineExceeded):
+                with anyio.fail_after(GRACE_SECONDS), pytest.raises(TicketTimeout):
                     await ticket
             assert not patient.done
         await patient
-        with pytest.raises(ArgumentError, match="deadline"):
-            nothing.launch(1, 1, deadline_seconds=0.0)
+        with pytest.raises(ArgumentError, match="timeout"):
+            nothing.launch(1, 1, timeout=0.0)
 
 
-async def test_a_deadline_holds_while_the_cuda_thread_hangs(faults):
+async def test_a_timeout_holds_while_the_cuda_thread_hangs(faults):
     """A ticket behind a driver call that does not return is overdue in time."""
     async with cpu_device() as device:
         nothing = (await kernels(device))("nothing")
         with faults.stopped("cuLaunchKernel"):
-            ticket = nothing.launch(1, 1, deadline_seconds=0.1)
-            with anyio.fail_after(GRACE_SECONDS), pytest.raises(DeadlineExceeded):
+            ticket = nothing.launch(1, 1, timeout=0.1)
+            with anyio.fail_after(GRACE_SECONDS), pytest.raises(TicketTimeout):
                 await ticket

@@ -29,11 +29,11 @@ async def test_everything_can_be_submitted_to_a_stream():
     async with cpu_device() as device:
         add_one = (await kernels(device))("add_one")
         first, second = await device.alloc(40), await device.alloc(40)
-        for stream in (await device.stream(), await device.stream(priority=-1), None):
+        for stream in (await device.create_stream(), await device.create_stream(priority=-1), None):
             device.fill(first, 0, stream=stream)
             add_one.launch(1, 10, first, 10, stream=stream)
             batch = device.batch(stream=stream)
-            batch.launch(add_one, 1, 10, first, 10)
+            batch.add_launch(add_one, 1, 10, first, 10)
             batch.submit()
             await device.copy(second, first, stream=stream)
 
@@ -45,7 +45,7 @@ async def test_streams_of_other_libraries_are_taken(faults):
     async with cpu_device() as device:
         add_one = (await kernels(device))("add_one")
         buffer = await device.upload(bytes(4))
-        stream = await device.stream()
+        stream = await device.create_stream()
         version, handle = stream.__cuda_stream__()
         with faults.held():
             tickets = [add_one.launch(1, 1, buffer, 1, stream=s) for s in (handle, Foreign(handle))]
@@ -64,8 +64,8 @@ async def test_a_stream_waits_for_another(faults, what):
     """What is submitted after the wait runs after what it waits for."""
     async with cpu_device() as device:
         buffer, source = await device.alloc(4), await device.upload(b"slow")
-        first, second = await device.stream(), await device.stream()
-        event = await device.event(timing=False)
+        first, second = await device.create_stream(), await device.create_stream()
+        event = await device.create_event(timing=False)
         faults.inject("device:copy", delay=0.1)
         ticket = device.copy(buffer, source, stream=first)
         event.record(first)
@@ -80,9 +80,9 @@ async def test_streams_do_not_wait_for_one_another(faults):
     """Without a wait, a slow stream holds nobody up."""
     async with cpu_device() as device:
         buffer, source = await device.alloc(4), await device.upload(b"slow")
-        other = await device.stream()
+        other = await device.create_stream()
         with faults.stopped("device:copy"):
-            ticket = device.copy(buffer, source, stream=await device.stream())
+            ticket = device.copy(buffer, source, stream=await device.create_stream())
             await device.synchronize()
             await other.synchronize()
 
@@ -93,7 +93,7 @@ async def test_streams_do_not_wait_for_one_another(faults):
 async def test_a_slow_stream_does_not_delay_what_others_give_back(faults):
     """What only a quick stream used is destroyed while a slow one is still at older work."""
     async with cpu_device() as device:
-        slow, quick = await device.stream(), await device.stream()
+        slow, quick = await device.create_stream(), await device.create_stream()
         buffer = await device.alloc(64)
         live = device.statistics().live_resources
         with faults.stopped("device:copy"):
@@ -114,7 +114,9 @@ async def test_events_tell_how_long_the_device_took():
     async with cpu_device() as device:
         buffer = await device.alloc(1 << 20)
         start, end, plain = (
-            await device.event(), await device.event(), await device.event(timing=False),
+            await device.create_event(),
+            await device.create_event(),
+            await device.create_event(timing=False),
         )  # fmt: skip
         start.record()
         device.fill(buffer, 1)
@@ -124,7 +126,7 @@ async def test_events_tell_how_long_the_device_took():
         with pytest.raises(ArgumentError, match="without timing"):
             await start.seconds_until(plain)
         with pytest.raises(DeviceError):
-            await start.seconds_until(await device.event())
+            await start.seconds_until(await device.create_event())
 
 
 async def test_a_stream_is_destroyed_after_its_work(faults):
@@ -133,7 +135,7 @@ async def test_a_stream_is_destroyed_after_its_work(faults):
         buffer = await device.alloc(4)
         live = device.statistics().live_resources
         with faults.held():
-            stream = await device.stream()
+            stream = await device.create_stream()
             ticket = device.fill(buffer, 9, stream=stream)
             stream.free()
             with pytest.raises(ArgumentError, match="freed"):

@@ -8,7 +8,7 @@ import time
 import anyio
 import pytest
 
-from ajit.errors import DeadlineExceeded, DeviceError, DeviceLost
+from ajit.errors import DeviceError, DeviceLost, TicketTimeout
 from tests.gpu.support import compiled, cpu_device, kernels, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
@@ -18,19 +18,19 @@ UNKNOWN, LAUNCH_FAILED = 999, 719
 
 async def _batch(device, kernel, _buffer):
     async with device.batch(timed=True, steps=True) as batch:
-        batch.launch(kernel, 1, 1)
-        batch.launch(kernel, 1, 1)
+        batch.add_launch(kernel, 1, 1)
+        batch.add_launch(kernel, 1, 1)
     return batch.ticket
 
 
 async def _graph(device, kernel, _buffer):
     async with device.capture() as graph:
-        graph.launch(kernel, 1, 1)
-    return graph.launch_graph(timed=True)
+        graph.add_launch(kernel, 1, 1)
+    return graph.launch(timed=True)
 
 
 async def _stream(device, kernel, _buffer):
-    return kernel.launch(1, 1, stream=await device.stream(), timed=True)
+    return kernel.launch(1, 1, stream=await device.create_stream(), timed=True)
 
 
 async def _copy(device, _kernel, buffer):
@@ -163,7 +163,7 @@ async def test_many_timed_tickets_are_all_told_and_none_taken_for_lost():
     """From several streams at once, while the thread looks after overdue tickets."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
-        streams = [None, await device.stream(), await device.stream()]
+        streams = [None, await device.create_stream(), await device.create_stream()]
         began = anyio.current_time()
         while anyio.current_time() < began + 0.2:  # some of the CUDA thread's looks
             tickets = [kernel.launch(1, 1, stream=s, timed=True) for s in streams * 10]
@@ -179,8 +179,8 @@ async def test_an_overdue_timed_ticket_is_retired_later(faults):
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
         with faults.held():
-            ticket = kernel.launch(1, 1, timed=True, deadline_seconds=0.05)
-            with pytest.raises(DeadlineExceeded):
+            ticket = kernel.launch(1, 1, timed=True, timeout=0.05)
+            with pytest.raises(TicketTimeout):
                 await ticket
         await until(lambda: device.statistics().in_flight == 0)
 

@@ -77,7 +77,7 @@ ERRORS = {
         ["/cache", "others may write", "allow_unsafe_cache"],
     ),
     **dict.fromkeys(
-        ("DeviceError", "NoDevice", "LoadError", "LaunchError", "OutOfMemory", "DeadlineExceeded",
+        ("DeviceError", "NoDevice", "LoadError", "LaunchError", "OutOfMemory", "TicketTimeout",
          "DeviceLost"),
         ((), ABOUT_THE_DEVICE,
          ["launch of scale", "700", "CUDA_ERROR_ILLEGAL_ADDRESS", "in stream 3"]),

@@ -54,7 +54,7 @@ async def test_kernel_that_is_not_loaded_is_refused_in_a_capture(with_device, co
                 with pytest.raises(CaptureMiss, match="not loaded"):
                     await ask()
             report = await rt.warmup([wanted, loaded])
-            graph.launch(await rt.kernel(loaded), 1, 8, 1.0, x, x, 8)
+            graph.add_launch(await rt.kernel(loaded), 1, 8, 1.0, x, x, 8)
         compiles.append(compiler.started)
         in_progress = rt.statistics().in_progress
         late = await rt.kernel(wanted)
