@@ -1,5 +1,33 @@
 """ajit: an async-first JIT runtime for GPU kernels inside asyncio and trio servers.
 
+A tour::
+
+    import ajit
+
+    ADD = ajit.Spec(
+        '''
+        extern "C" __global__ void add(const float* x, const float* y, float* z, int n) {
+            int i = blockIdx.x * blockDim.x + threadIdx.x;
+            if (i < n) z[i] = x[i] + y[i];
+        }
+        ''',
+        "add",
+    )
+
+    async with ajit.open_runtime(device="auto") as rt:
+        add = await rt.kernel(ADD)  # finds it or compiles it; never blocks the event loop
+        x, y = await rt.device.upload(hx), await rt.device.upload(hy)
+        z = await rt.device.alloc(hx.shape, hx.dtype)
+        await add[ajit.cover(n, 256), 256](x, y, z, n)  # submits; only await waits
+        result = await rt.device.download(z)
+
+- `Spec` says what to compile, `Settings` how; `open_runtime` opens a `Runtime`.
+- `Runtime` gives a `Kernel`, a `LoadedModule`, an `Artifact`, and its `Device`.
+- `Device` makes memory (`DeviceBuffer`), `Stream`, `Event`, `Batch` and `Graph`. What is submitted
+  is a `Ticket`; only awaiting one waits for the device.
+- `run` and `open_blocking_runtime` are for scripts and notebooks.
+- ``ajit.errors`` draws the tree of exceptions, ``ajit.events`` that of events.
+
 The public names are imported on first use, so that ``import ajit`` loads neither CUDA nor an event
 loop, starts nothing and makes no directory.
 """
@@ -7,42 +35,186 @@ loop, starts nothing and makes no directory.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ajit import errors as errors
+    from ajit import events as events
+    from ajit import settings as settings
     from ajit._core.entry import Artifact as Artifact
     from ajit._core.spec import EntryPoint as EntryPoint
     from ajit._core.spec import Spec as Spec
-    from ajit._gpu.completion import Ticket as Ticket
+    from ajit._gpu.batch import Batch as Batch
+    from ajit._gpu.configured import ConfiguredKernel as ConfiguredKernel
     from ajit._gpu.device import Device as Device
+    from ajit._gpu.graph import Graph as Graph
+    from ajit._gpu.health import DeviceHealth as DeviceHealth
     from ajit._gpu.hostarray import HostArray as HostArray
     from ajit._gpu.memory import BufferSlice as BufferSlice
     from ajit._gpu.memory import DeviceBuffer as DeviceBuffer
     from ajit._gpu.memory import PinnedBuffer as PinnedBuffer
+    from ajit._gpu.module import BoundLaunch as BoundLaunch
     from ajit._gpu.module import Kernel as Kernel
+    from ajit._gpu.module import LoadedModule as LoadedModule
     from ajit._gpu.shape import LaunchAttributes as LaunchAttributes
+    from ajit._gpu.shape import cover as cover
+    from ajit._gpu.statistics import ThreadStatistics as ThreadStatistics
+    from ajit._gpu.stream import Event as Event
+    from ajit._gpu.stream import Stream as Stream
+    from ajit._gpu.ticket import Step as Step
+    from ajit._gpu.ticket import Ticket as Ticket
+    from ajit._resolve.request import Resolution as Resolution
+    from ajit._resolve.request import WaitedFor as WaitedFor
+    from ajit._runtime.blocking import BlockingRuntime as BlockingRuntime
+    from ajit._runtime.blocking import open_blocking_runtime as open_blocking_runtime
+    from ajit._runtime.blocking import run as run
     from ajit._runtime.open import open_runtime as open_runtime
     from ajit._runtime.runtime import Runtime as Runtime
-    from ajit.errors import *  # noqa: F403  # the error tree is public as a whole
+    from ajit._runtime.statistics import RuntimeStatistics as RuntimeStatistics
+    from ajit._runtime.warmup import WarmupFailure as WarmupFailure
+    from ajit._runtime.warmup import WarmupReport as WarmupReport
+    from ajit.errors import AjitError as AjitError
+    from ajit.errors import AjitWarning as AjitWarning
+    from ajit.errors import ArgumentError as ArgumentError
+    from ajit.errors import CacheError as CacheError
+    from ajit.errors import CaptureMiss as CaptureMiss
+    from ajit.errors import CompileError as CompileError
+    from ajit.errors import CompileForbidden as CompileForbidden
+    from ajit.errors import CompileMemoryExceeded as CompileMemoryExceeded
+    from ajit.errors import CompileOutputExceeded as CompileOutputExceeded
+    from ajit.errors import CompilerCrashed as CompilerCrashed
+    from ajit.errors import CompilerError as CompilerError
+    from ajit.errors import CompilerNotFound as CompilerNotFound
+    from ajit.errors import CompileTimeout as CompileTimeout
+    from ajit.errors import DeviceError as DeviceError
+    from ajit.errors import DeviceLost as DeviceLost
+    from ajit.errors import ForkedRuntime as ForkedRuntime
+    from ajit.errors import IncludeError as IncludeError
+    from ajit.errors import LaunchError as LaunchError
+    from ajit.errors import LoadError as LoadError
+    from ajit.errors import NoDevice as NoDevice
+    from ajit.errors import OutOfMemory as OutOfMemory
+    from ajit.errors import RuntimeClosed as RuntimeClosed
+    from ajit.errors import SettingsError as SettingsError
+    from ajit.errors import SpecError as SpecError
+    from ajit.errors import TicketTimeout as TicketTimeout
+    from ajit.errors import UnknownArch as UnknownArch
+    from ajit.errors import UnknownEntryPoint as UnknownEntryPoint
+    from ajit.errors import UnsafeCacheDirectory as UnsafeCacheDirectory
+    from ajit.errors import UsageError as UsageError
+    from ajit.errors import WouldBlock as WouldBlock
+    from ajit.errors import WrongLoop as WrongLoop
     from ajit.settings import Settings as Settings
+    from ajit.settings import SettingsOptions as SettingsOptions
+
+__all__ = [
+    "AjitError",
+    "AjitWarning",
+    "ArgumentError",
+    "Artifact",
+    "Batch",
+    "BlockingRuntime",
+    "BoundLaunch",
+    "BufferSlice",
+    "CacheError",
+    "CaptureMiss",
+    "CompileError",
+    "CompileForbidden",
+    "CompileMemoryExceeded",
+    "CompileOutputExceeded",
+    "CompileTimeout",
+    "CompilerCrashed",
+    "CompilerError",
+    "CompilerNotFound",
+    "ConfiguredKernel",
+    "Device",
+    "DeviceBuffer",
+    "DeviceError",
+    "DeviceHealth",
+    "DeviceLost",
+    "EntryPoint",
+    "Event",
+    "ForkedRuntime",
+    "Graph",
+    "HostArray",
+    "IncludeError",
+    "Kernel",
+    "LaunchAttributes",
+    "LaunchError",
+    "LoadError",
+    "LoadedModule",
+    "NoDevice",
+    "OutOfMemory",
+    "PinnedBuffer",
+    "Resolution",
+    "Runtime",
+    "RuntimeClosed",
+    "RuntimeStatistics",
+    "Settings",
+    "SettingsError",
+    "SettingsOptions",
+    "Spec",
+    "SpecError",
+    "Step",
+    "Stream",
+    "ThreadStatistics",
+    "Ticket",
+    "TicketTimeout",
+    "UnknownArch",
+    "UnknownEntryPoint",
+    "UnsafeCacheDirectory",
+    "UsageError",
+    "WaitedFor",
+    "WarmupFailure",
+    "WarmupReport",
+    "WouldBlock",
+    "WrongLoop",
+    "cover",
+    "errors",
+    "events",
+    "open_blocking_runtime",
+    "open_runtime",
+    "run",
+    "settings",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Artifact": "ajit._core.entry",
+    "Batch": "ajit._gpu.batch",
+    "BoundLaunch": "ajit._gpu.module",
     "BufferSlice": "ajit._gpu.memory",
+    "ConfiguredKernel": "ajit._gpu.configured",
     "Device": "ajit._gpu.device",
     "DeviceBuffer": "ajit._gpu.memory",
+    "DeviceHealth": "ajit._gpu.health",
     "EntryPoint": "ajit._core.spec",
+    "Event": "ajit._gpu.stream",
+    "Graph": "ajit._gpu.graph",
     "HostArray": "ajit._gpu.hostarray",
     "Kernel": "ajit._gpu.module",
     "LaunchAttributes": "ajit._gpu.shape",
+    "LoadedModule": "ajit._gpu.module",
     "PinnedBuffer": "ajit._gpu.memory",
+    "Resolution": "ajit._resolve.request",
     "Runtime": "ajit._runtime.runtime",
+    "RuntimeStatistics": "ajit._runtime.statistics",
     "Settings": "ajit.settings",
+    "SettingsOptions": "ajit.settings",
     "Spec": "ajit._core.spec",
-    "Ticket": "ajit._gpu.completion",
+    "Step": "ajit._gpu.ticket",
+    "Stream": "ajit._gpu.stream",
+    "ThreadStatistics": "ajit._gpu.statistics",
+    "Ticket": "ajit._gpu.ticket",
+    "WaitedFor": "ajit._resolve.request",
+    "WarmupFailure": "ajit._runtime.warmup",
+    "WarmupReport": "ajit._runtime.warmup",
+    "cover": "ajit._gpu.shape",
+    "BlockingRuntime": "ajit._runtime.blocking",
+    "open_blocking_runtime": "ajit._runtime.blocking",
     "open_runtime": "ajit._runtime.open",
+    "run": "ajit._runtime.blocking",
 }
 
 
@@ -56,9 +228,11 @@ def __getattr__(name: str) -> object:
         return importlib.import_module(f"ajit.{name}")
     errors = importlib.import_module("ajit.errors")
     if name in errors.__all__:
-        value: object = getattr(errors, name)
+        value: Any = getattr(errors, name)
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
+        # Where users find it, for help() and messages; its module is no business of theirs.
+        value.__module__ = "ajit"
     else:
         raise AttributeError(f"module 'ajit' has no attribute {name!r}")
     globals()[name] = value
@@ -66,5 +240,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    errors = importlib.import_module("ajit.errors")
-    return sorted({*globals(), *_HOMES, *_MODULES, *errors.__all__})
+    return sorted({*__all__, "__version__"})

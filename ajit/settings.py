@@ -97,7 +97,7 @@ class SettingsOptions(TypedDict, total=False):
     abandoned: str | None
     mode: str | None
     failure_seconds: float | None
-    ticket_deadline_seconds: float | None
+    ticket_timeout_seconds: float | None
     time_tickets: bool | None
     spin_seconds: float | None
     ring_capacity: int | None

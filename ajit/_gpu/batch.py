@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
@@ -98,16 +99,17 @@ class Operations:
         return len(self._operations)
 
 
-class Batch(Operations):
+class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
     """Collects operations for the device and submits them together. Get it with `Device.batch`.
 
     They run in order, and nothing that others submit comes between them. The ticket is done when
     the last one is; the first that the driver refuses ends the batch, and fails the ticket once the
     ones before it are done.
 
-    ``async with device.batch() as batch:`` submits at the end of the block, waiting for room if
-    there is none, and leaves with the device being done; a block that raises submits nothing. Or
-    `submit` it by hand, any number of times, and await the ticket.
+    ``async with device.batch() as batch:`` submits at the end of the block, waiting for room in the
+    queue if there is none, but not for the device: await ``batch.ticket`` for all of it, or
+    ``batch.ticket.at(index)`` for a step. A block that raises submits nothing. Or `submit` it by
+    hand, any number of times.
 
     Attributes:
         ticket: Of the last submission; None before.
@@ -182,7 +184,7 @@ class Batch(Operations):
         traceback: TracebackType | None,
     ) -> None:
         if error is None:
-            await (await self._port.patiently(self.submit))
+            await self._port.patiently(self.submit)
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} operations>"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ajit._core.factory import FactoryMade
 from ajit._core.spec import EntryPoint
 from ajit._gpu import module, wire
 from ajit._gpu.batch import Batch
@@ -45,7 +46,7 @@ CLOSE_SECONDS = 5.0
 """How long closing waits for tickets in flight. Arbitrary; a server's grace period is near 30 s."""
 
 
-class Device(DeviceMemory):
+class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
     """A GPU, or the CPU driver, as one event loop uses it. Get it with `open_device`.
 
     Everything is submitted to the CUDA thread, which other loops of the process may share. Launches
@@ -94,7 +95,7 @@ class Device(DeviceMemory):
         else:
             thread = await DeviceThread.acquire(last, settings)
         try:
-            return cls(thread, thread.open_port())
+            return cls.make(thread, thread.open_port())
         except BaseException:
             thread.release()
             raise
@@ -127,7 +128,7 @@ class Device(DeviceMemory):
             timeout: Time after which its ticket is overdue; None: as the settings say.
             timed: Whether the device tells how long it worked on all of it, see `Kernel.launch`.
         """
-        return Batch(
+        return Batch.make(
             self._port,
             steps=steps,
             stream=stream,
@@ -155,7 +156,7 @@ class Device(DeviceMemory):
         operation = wire.simple(wire.MAKE_STREAM, priority & wire.ALL_LANES)
         port = self._port
         return await self._patiently(
-            operation, "create a stream", lambda made: Stream(port, made, priority)
+            operation, "create a stream", lambda made: Stream.make(port, made, priority)
         )
 
     async def create_event(self, *, timing: bool = True) -> Event:
@@ -163,7 +164,7 @@ class Device(DeviceMemory):
         operation = wire.simple(wire.MAKE_EVENT, 0 if timing else EVENT_DISABLE_TIMING)
         port = self._port
         return await self._patiently(
-            operation, "create an event", lambda made: Event(port, made, timing)
+            operation, "create an event", lambda made: Event.make(port, made, timing)
         )
 
     def mark(self) -> Ticket[None]:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
 from ajit._gpu.batch import Operations
 from ajit._gpu.owned import Handled
@@ -30,7 +31,7 @@ _open: ContextVar[bool] = ContextVar("ajit_capture_open", default=False)
 """Whether the current task, or the one that started it, is in a block that captures."""
 
 
-class Graph(Operations):
+class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
     """Collects operations, then launches them as a graph. Get it with `Device.capture`.
 
     Kernels, buffers and host memory that it uses are kept as long as it is.
@@ -126,7 +127,7 @@ class _Executable(Handled):
 @asynccontextmanager
 async def capture(port: Port) -> AsyncGenerator[Graph, None]:
     """Collect operations in a block, and capture them at its end. A block that raises: nothing."""
-    graph = Graph(port)
+    graph: Graph = Graph.make(port)
     token = _open.set(True)
     try:
         yield graph

@@ -197,10 +197,20 @@ def _pointer_converter(thread: DeviceThread) -> Callable[[Any], int]:
             return value._used(0)  # noqa: SLF001  # the same
         foreign = foreign_array(value, thread.choice.kind)
         if foreign is None:
-            raise TypeError("not a DeviceBuffer of this device, an address, or None")
+            raise TypeError(_no_pointer(value))
         return foreign.address
 
     return to_pointer
+
+
+def _no_pointer(value: Any) -> str:
+    try:
+        is_host_memory = memoryview(value) is not None
+    except (TypeError, ValueError, BufferError):
+        is_host_memory = hasattr(value, "__array_interface__")
+    if is_host_memory:
+        return "it is host memory; copy it first: x = await device.upload(x)"
+    return "not a DeviceBuffer of this device, an address, or None"
 
 
 def _struct_converter(size: int) -> Callable[[Any], bytes]:

@@ -7,10 +7,12 @@ import ctypes
 import struct
 from typing import TYPE_CHECKING, Any
 
+from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
+from ajit._gpu.configured import ConfiguredKernel
 from ajit._gpu.launch import Signature
 from ajit._gpu.operand import mark_used
-from ajit._gpu.shape import LaunchAttributes, ShapeLimits, pack_shape
+from ajit._gpu.shape import LaunchAttributes, ShapeLimits, pack_shape, shown
 from ajit._gpu.stream import stream_target
 from ajit._gpu.submission import timeout_ns
 from ajit.errors import AjitError, LaunchError, LoadError, RuntimeClosed
@@ -34,7 +36,7 @@ _SHAPES_KEPT = 64
 """Checked shapes that a kernel remembers. Pretty arbitrary: servers use a handful."""
 
 
-class Kernel:
+class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
     """An entry point loaded on one device. Get it from a `LoadedModule`.
 
     Attributes:
@@ -68,6 +70,16 @@ class Kernel:
         self._signature = Signature(entry.name, entry.params, address, sizes, thread)
         self._limits = ShapeLimits(thread.info, self.max_threads, self.max_dynamic_shared_bytes)
         self._shapes: dict[Any, bytes] = {}
+
+    def __getitem__(self, shape: tuple[Dimensions, Dimensions]) -> ConfiguredKernel:
+        """``kernel[grid, block](*args)`` is ``kernel.launch(grid, block, *args)``.
+
+        Raises:
+            TypeError: The shape is not a grid and a block.
+        """
+        if type(shape) is not tuple or len(shape) != 2:
+            raise TypeError(f"write kernel[grid, block](...), not kernel[{shown(shape)}]")
+        return ConfiguredKernel.make(self, *shape)
 
     def launch(
         self,
@@ -182,7 +194,7 @@ class Kernel:
         raises what launching would. Takes and raises what `launch` does.
         """
         gone = self._port.thread.gone  # before the check: what is freed after it is noticed
-        return BoundLaunch(self, args, self.operation(grid, block, args, shared_bytes), gone)
+        return BoundLaunch.make(self, args, self.operation(grid, block, args, shared_bytes), gone)
 
     def operation(
         self, grid: Dimensions, block: Dimensions, args: tuple[Any, ...], shared_bytes: int
@@ -211,7 +223,7 @@ class Kernel:
         return f"<Kernel {self.name}({params}){state}>"
 
 
-class BoundLaunch:
+class BoundLaunch(metaclass=FactoryMade, factory="kernel.bind()"):
     """A launch with its arguments, packed. Get it with `Kernel.bind`.
 
     Attributes:
@@ -231,7 +243,7 @@ class BoundLaunch:
         return f"<BoundLaunch of {self.kernel.name}>"
 
 
-class LoadedModule:
+class LoadedModule(metaclass=FactoryMade, factory="rt.module() or device.load()"):
     """The code of one artifact, loaded on one device.
 
     It is unloaded by `unload`, by the garbage collector once neither it nor one of its kernels is
@@ -275,7 +287,7 @@ class LoadedModule:
                 operation=f"find kernel {name!r} in module {self.name!r}",
                 detail=f"it has {', '.join(self._functions)}",
             )
-        return Kernel(self, *self._functions[name])
+        return Kernel.make(self, *self._functions[name])
 
     def unloaded_error(self) -> AjitError:
         """What using it raises once it is unloaded."""
@@ -322,7 +334,7 @@ def load(port: Port, artifact: Artifact, entries: Sequence[EntryPoint]) -> Ticke
     )
 
     def finish(resource: int) -> LoadedModule:
-        return LoadedModule(port, resource, artifact, entries)
+        return LoadedModule.make(port, resource, artifact, entries)
 
     def explain(detail: int) -> str:
         return f"entry point {entries[detail - 1].name!r}" if detail else "the module"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 from ajit._gpu import wire
 from ajit.errors import ArgumentError, LaunchError
@@ -13,7 +13,15 @@ from ajit.errors import ArgumentError, LaunchError
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Dimensions", "LaunchAttributes", "ShapeLimits", "pack_shape", "shown", "whole_number"]
+__all__ = [
+    "Dimensions",
+    "LaunchAttributes",
+    "ShapeLimits",
+    "cover",
+    "pack_shape",
+    "shown",
+    "whole_number",
+]
 
 Dimensions: TypeAlias = int | Sequence[int]
 """A grid, a block or a cluster: a number, or up to three of them, x first."""
@@ -137,6 +145,39 @@ def _three(operation: str, what: str, dimensions: Dimensions) -> tuple[int, int,
 
 def _refused(operation: str, detail: str) -> LaunchError:
     return LaunchError(operation=operation, detail=detail)
+
+
+@overload
+def cover(n: int, block: int) -> int: ...
+@overload
+def cover(n: Sequence[int], block: Sequence[int]) -> tuple[int, ...]: ...
+def cover(n: int | Sequence[int], block: int | Sequence[int]) -> int | tuple[int, ...]:
+    """Return how many blocks cover n threads: the grid of ``kernel[cover(n, 256), 256]``.
+
+    Args:
+        n: Threads that are needed: a number, or one for each axis.
+        block: Threads of a block: the same.
+
+    Returns:
+        n / block, rounded up, but at least 1: CUDA launches no empty grid, and a kernel that asks
+        ``if (i < n)`` is right then, too.
+
+    Raises:
+        ValueError: n is below 0, block below 1, or they have different numbers of axes.
+        TypeError: One is a number and the other is not.
+    """
+    if isinstance(n, Sequence) and isinstance(block, Sequence):
+        return tuple(_cover(*pair) for pair in zip(n, block, strict=True))
+    if isinstance(n, Sequence) or isinstance(block, Sequence):
+        raise TypeError(f"n and block have as many axes, not {shown(n)} and {shown(block)}")
+    return _cover(n, block)
+
+
+def _cover(n: int, block: int) -> int:
+    n, block = operator.index(n), operator.index(block)
+    if n < 0 or block < 1:
+        raise ValueError(f"n must be at least 0 and block at least 1, got {n} and {block}")
+    return max(1, -(-n // block))
 
 
 def whole_number(operation: str, what: str, value: Any) -> int:

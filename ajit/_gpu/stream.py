@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
+from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
 from ajit._gpu.owned import Handled
 from ajit.errors import ArgumentError
@@ -23,7 +24,7 @@ LEGACY_STREAM = 1
 """``CU_STREAM_LEGACY`` of the driver."""
 
 
-class Stream(Handled):
+class Stream(Handled, metaclass=FactoryMade, factory="device.create_stream()"):
     """A stream of its own, which no default stream waits for. Get it with `Device.create_stream`.
 
     Attributes:
@@ -82,7 +83,7 @@ class Stream(Handled):
         return f"<Stream {where} priority={self.priority}>"
 
 
-class Event(Handled):
+class Event(Handled, metaclass=FactoryMade, factory="device.create_event()"):
     """A point in a stream's work. Get it with `Device.create_event`.
 
     Attributes:

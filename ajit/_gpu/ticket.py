@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
 from ajit._gpu.results import device_error, overdue
 from ajit.errors import RuntimeClosed
@@ -28,7 +29,7 @@ PENDING, DONE, FAILED, OVERDUE, ABANDONED = range(5)
 """States of a ticket."""
 
 
-class Ticket(Generic[T]):
+class Ticket(Generic[T], metaclass=FactoryMade, factory="a launch, a copy or batch.submit()"):
     """A submitted piece of device work. Awaiting it waits until the device is done with it.
 
     Any number of tasks of the loop that opened the device may await it, once or often. Cancelling
@@ -146,7 +147,7 @@ class Ticket(Generic[T]):
         """
         if self._steps is None or not 0 <= index < self._steps.count:
             raise IndexError(f"{self!r} has no step {index}; open the batch with steps=True")
-        return Step(self, self._steps, index)
+        return Step.make(self, self._steps, index)
 
     def _is_settled(self) -> bool:
         return self._state != PENDING
@@ -198,7 +199,7 @@ class Ticket(Generic[T]):
             self._steps.step_done(self._port, index)
 
 
-class Step:
+class Step(metaclass=FactoryMade, factory="ticket.at()"):
     """One operation of a batch, by itself. Get it with `Ticket.at`."""
 
     __slots__ = ("_index", "_steps", "_ticket")

@@ -25,6 +25,7 @@ import anyio
 
 from ajit._cache.files.secret import load_secret
 from ajit._core.events import Emitter
+from ajit._core.factory import FactoryMade
 from ajit._core.spec import Spec, is_cpu_arch
 from ajit._resolve.flight import flights
 from ajit._resolve.resolver import Resolver
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 __all__ = ["Runtime", "open_here"]
 
 
-class Runtime:
+class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
     """An open runtime. Get one from `ajit.open_runtime`.
 
     Its coroutines may be awaited by any task of the event loop that opened it. None of them blocks
@@ -312,7 +313,7 @@ async def open_here(
                 group.start_soon(look_ahead, services)
             tasks = SharedTasks(group, cancel_abandoned=in_force.abandoned == "cancel")
             resolver = Resolver(services, flights, tasks)
-            runtime = Runtime(Kernels(resolver, device, tasks))
+            runtime = Runtime.make(Kernels(resolver, device, tasks))
             try:
                 yield runtime
             except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001  # raised below

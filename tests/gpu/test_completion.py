@@ -10,7 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from ajit._gpu import completion
-from ajit.errors import TicketTimeout, DeviceLost, WouldBlock, WrongLoop
+from ajit.errors import DeviceLost, TicketTimeout, WouldBlock, WrongLoop
 from tests.gpu.support import GRACE_SECONDS, cpu_device, kernels, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]

@@ -120,7 +120,7 @@ async def test_dynamic_shared_memory_has_the_size_of_the_launch():
         ((1e300, None, None, 1), 0, "float"),
         ((1.0, "x", None, 1), 1, "not a DeviceBuffer"),
         ((1.0, -1, None, 1), 1, "const float"),
-        ((1.0, np.zeros(4, np.float32), None, 1), 1, "not a DeviceBuffer"),
+        ((1.0, np.zeros(4, np.float32), None, 1), 1, "it is host memory; copy it first"),
         ((1.0, None, None, 1.5), 3, "int"),
         ((1.0, None, None, 1 << 31), 3, "int"),
         ((1.0, None, True, 1), 2, "not a DeviceBuffer"),

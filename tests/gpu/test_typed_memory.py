@@ -306,7 +306,7 @@ async def test_a_copy_converts_nothing():
                 device.copy(integers, source)
         with pytest.raises(ArgumentError, match="target is int32"):
             async with device.batch() as batch:
-                batch.copies([(integers, floats)])
+                batch.add_copies([(integers, floats)])
         await device.copy(integers, floats.view("uint8"))
         await device.copy(integers, np.ones(6, np.float32).tobytes())
         await device.copy(integers, np.zeros(3, "M8[us]"))
