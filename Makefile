@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 NATIVE := ajit/_gpu/native
-NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.c $(NATIVE)/*.h)
+NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*/*.c $(NATIVE)/*/*.h)
 # Test files that run at once in `make test`. The slow tests run one by one.
 JOBS ?= 2
 # The Python of `make gpu`, which needs no network and no .venv: best the one that has PyTorch.

@@ -1,6 +1,6 @@
 """What goes between Python and the executor: layouts, and the functions of the library.
 
-Mirrors ``native/executor.h``; a test compares the sizes. Functions that only touch memory are
+Mirrors ``native/executor/wire.h``; a test compares the sizes. Functions that only touch memory are
 called with the GIL held (PyDLL): letting it go costs up to the interpreter's switch interval, 5 ms,
 to get it back beside a busy thread. The four that enter the driver, or wait for work, are called
 with the GIL released (CDLL), on the CUDA thread only (rule R1).

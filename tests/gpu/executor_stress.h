@@ -5,7 +5,7 @@
 #ifndef EXECUTOR_STRESS_H
 #define EXECUTOR_STRESS_H
 
-#include "executor.h"
+#include "executor/executor.h"
 
 #include <pthread.h>
 #include <sched.h>

@@ -40,14 +40,14 @@ def test_the_library_has_no_python_symbol():
 LOCKS = re.compile(
     r"\b(pthread_(?:mutex|cond|rwlock|spin)_\w*(?:lock|wait)|sem_\w*wait|mtx_lock)\b"
 )
-MAY_LOCK = {"executor_watchdog.c"}
+MAY_LOCK = {"watchdog.c"}
 
 
 def files_with_locks(sources, build):
     """Compile files of the executor; returns those that refer to anything that blocks."""
     compiler = shutil.which("cc") or pytest.skip("no C compiler on PATH")
     nm = shutil.which("nm") or pytest.skip("no nm on PATH")
-    command = [compiler, *WARNINGS, f"-I{NATIVE}", "-c"]
+    command = [compiler, *WARNINGS, f"-I{NATIVE}/executor", "-c"]
     subprocess.run([*command, *sources], cwd=build, check=True, timeout=60)
     found = set()
     for source in sources:
@@ -63,11 +63,11 @@ def test_no_lock_is_taken_where_the_gil_may_be_held(tmp_path):
     """R4: what Python calls with the GIL refers to no lock, and a file that does is found."""
     broken = tmp_path / "broken.c"
     broken.write_text(
-        (NATIVE / "executor_port.c").read_text() + "\nint lock_it(pthread_mutex_t *mutex);\n"
+        (NATIVE / "executor/port.c").read_text() + "\nint lock_it(pthread_mutex_t *mutex);\n"
         "int lock_it(pthread_mutex_t *mutex) { return pthread_mutex_lock(mutex); }\n"
     )
 
-    assert files_with_locks([*NATIVE.glob("executor*.c")], tmp_path) == MAY_LOCK
+    assert files_with_locks([*NATIVE.glob("executor/*.c")], tmp_path) == MAY_LOCK
     assert files_with_locks([broken], tmp_path) == {"broken.c"}
 
 
@@ -106,7 +106,7 @@ def test_python_mirrors_the_layout():
 def test_it_builds_without_a_system_compiler(tmp_path):
     """The ziglang wheel builds it too, without a warning."""
     pytest.importorskip("ziglang")
-    sources = sorted(NATIVE.glob("executor*.c"))
+    sources = sorted(NATIVE.glob("executor/*.c"))
     compiler = [sys.executable, "-m", "ziglang", "cc"]
     command = [*compiler, *WARNINGS, "-fPIC", "-shared", *sources, "-o", tmp_path / "executor.so"]
 
@@ -120,7 +120,7 @@ def test_threads_that_submit_wait_free_and_leave_at_once(sanitizer, tmp_path):
     program, rules = tmp_path / "stress", tmp_path / "suppressions"
     # The driver itself is built without sanitizers: its atomics are invisible to them.
     rules.write_text(f"race:{CPU_LIBRARY}\n")
-    sources = [Path(__file__).with_name("executor_stress.c"), *NATIVE.glob("executor*.c")]
+    sources = [Path(__file__).with_name("executor_stress.c"), *NATIVE.glob("executor/*.c")]
     flags = [*WARNINGS, "-g", "-O1", f"-fsanitize={sanitizer}", f"-I{NATIVE}"]
     built = subprocess.run(
         [compiler, *flags, *sources, "-o", program, "-ldl", "-pthread"],

@@ -154,11 +154,11 @@ async def test_a_device_that_stays_lost_says_that_the_process_must_end(faults):
 
 
 def test_python_and_c_agree_on_sticky_codes():
-    """The table of results.py is the switch of executor_driver.c."""
-    source = (NATIVE / "executor_driver.c").read_text()
+    """The table of results.py is the switch of executor/driver.c."""
+    source = (NATIVE / "executor/driver.c").read_text()
     names = re.findall(r"case (CUDA_ERROR_\w+):", source)
     numbers = dict(
-        re.findall(r"(CUDA_ERROR_\w+) = (\d+)", (NATIVE / "executor_driver.h").read_text())
+        re.findall(r"(CUDA_ERROR_\w+) = (\d+)", (NATIVE / "executor/driver.h").read_text())
     )
     first, last = (
         int(numbers[f"CUDA_ERROR_{end}"]) for end in ("HARDWARE_STACK_ERROR", "LAUNCH_FAILED")

@@ -3,7 +3,7 @@
  * Each thread has its streams, buffers and events, and shares the context, a module and the pool with
  * the others. Exits 0 if every result is right.
  */
-#include "cpu_driver.h"
+#include "cpu_driver/driver.h"
 
 #include <stdio.h>
 #include <stdlib.h>
