@@ -97,9 +97,7 @@ def test_exports_the_driver_api_and_its_own_test_functions_only(driver_library: 
 @needs_cuda_h
 def test_addresses_are_handed_out_by_the_versions_that_nvidia_gave_them() -> None:
     """Each name and version of the table is one of NVIDIA's function types."""
-    table = re.findall(
-        r"ENTRY\((\w+), (\d+), \w+\)", (NATIVE / "cpu_driver/proc.c").read_text(), re.MULTILINE
-    )
+    table = re.findall(r"ENTRY\((\w+), (\d+),\s+\w+\)", (NATIVE / "cpu_driver/proc.c").read_text())
     theirs = set(
         re.findall(r"\bPFN_(cu\w+?)_v(\d+)\)", (CUDA_H.parent / "cudaTypedefs.h").read_text())
     )
@@ -111,7 +109,7 @@ def test_addresses_are_handed_out_by_the_versions_that_nvidia_gave_them() -> Non
 def test_every_function_has_an_address_by_name(driver_library: Path) -> None:
     """What is exported is also handed out by cuGetProcAddress."""
     text = (NATIVE / "cpu_driver/proc.c").read_text()
-    handed_out = set(re.findall(r"ENTRY\(\w+, \d+, (\w+)\)", text))
+    handed_out = set(re.findall(r"ENTRY\(\w+, \d+,\s+(\w+)\)", text))
 
     assert handed_out == {name for name in exported(driver_library) if name.startswith("cu")}
 

@@ -26,9 +26,7 @@ typedef struct lane {
     uint32_t following; /* in the queue it waits in */
 } lane;
 
-typedef struct queue {
-    uint32_t head, tail;
-} queue;
+typedef struct queue { uint32_t head, tail; } queue;
 
 typedef struct worker {
     struct ajit_cpu_block block; /* first: services get a pointer to it */
@@ -37,8 +35,8 @@ typedef struct worker {
     cpu_stack *stack; /* of the fiber that runs */
     CUresult error;
     queue ready, at_barrier;
-    uint32_t arrived, votes;               /* at the barrier that is being waited for */
-    uint32_t last_arrived, last_votes;     /* at the one that was completed last */
+    uint32_t arrived, votes;           /* at the barrier that is being waited for */
+    uint32_t last_arrived, last_votes; /* at the one that was completed last */
     uint32_t waiting[AJIT_CPU_MAX_THREADS / AJIT_CPU_WARP_SIZE]; /* lanes in warp operations */
     lane lanes[AJIT_CPU_MAX_THREADS];
 } worker;
@@ -155,7 +153,8 @@ static uint64_t warp_result(const lane *lanes, uint32_t members, uint32_t self) 
     return bits;
 }
 
-/* Completes the operation that `thread` asks for, if all others are there too; they become ready. */
+/* Completes the operation that `thread` asks for, if all others are there too; they become
+ * ready. */
 static bool complete_warp(worker *worker, uint32_t thread) {
     uint32_t warp = thread / AJIT_CPU_WARP_SIZE, own = thread % AJIT_CPU_WARP_SIZE;
     lane *lanes = &worker->lanes[warp * AJIT_CPU_WARP_SIZE];
@@ -169,8 +168,10 @@ static bool complete_warp(worker *worker, uint32_t thread) {
     uint64_t ballot = op == AJIT_CPU_WARP_BALLOT ? warp_result(lanes, members, own) : 0;
     for (uint32_t rest = members; rest != 0; rest &= rest - 1) {
         uint32_t other = (uint32_t)__builtin_ctz(rest);
-        lanes[other].result = op == AJIT_CPU_WARP_BALLOT ? ballot : warp_result(lanes, members, other);
-        if (lanes[other].stack != NULL) push(worker, &worker->ready, warp * AJIT_CPU_WARP_SIZE + other);
+        lanes[other].result =
+            op == AJIT_CPU_WARP_BALLOT ? ballot : warp_result(lanes, members, other);
+        if (lanes[other].stack != NULL)
+            push(worker, &worker->ready, warp * AJIT_CPU_WARP_SIZE + other);
     }
     worker->waiting[warp] &= ~members;
     return true;
@@ -206,7 +207,8 @@ static uint64_t warp(struct ajit_cpu_block *block, uint32_t thread, uint32_t op,
     lane *lane = &self->lanes[thread];
     uint32_t bit = 1u << thread % AJIT_CPU_WARP_SIZE;
     if (op != AJIT_CPU_WARP_ACTIVE && !(mask & bit))
-        fault(block, CUDA_ERROR_LAUNCH_FAILED, "a lane is not in the mask of its own warp operation");
+        fault(block, CUDA_ERROR_LAUNCH_FAILED,
+              "a lane is not in the mask of its own warp operation");
     lane->op = op;
     lane->mask = mask;
     lane->value = value;

@@ -1,10 +1,11 @@
 /* Stream capture: its state and what it forbids. What is captured becomes a graph (graph.c).
  *
  * A capture belongs to the stream it began in and to the streams that joined it by waiting for an
- * event recorded in it. Each of these has its tips: the nodes that its next node comes after. While a capture is open, calls that NVIDIA calls potentially unsafe
- * (allocation, loading, event queries) are forbidden to the threads that its mode names, unless
- * they changed their own mode; a forbidden call returns 900 and invalidates the captures that
- * forbade it, so that ending them returns 901. Everything here is guarded by the driver lock.
+ * event recorded in it. Each of these has its tips: the nodes that its next node comes after. While
+ * a capture is open, calls that NVIDIA calls potentially unsafe (allocation, loading, event
+ * queries) are forbidden to the threads that its mode names, unless they changed their own mode; a
+ * forbidden call returns 900 and invalidates the captures that forbade it, so that ending them
+ * returns 901. Everything here is guarded by the driver lock.
  */
 #include "driver.h"
 
@@ -113,7 +114,8 @@ static cpu_capture *find_open(uint64_t id) {
 CUresult cpu_capture_join(CUstream stream, uint64_t id, const cpu_tips *tips) {
     cpu_capture *capture = find_open(id);
     if (capture == NULL) return CUDA_ERROR_CAPTURED_EVENT;
-    if (stream->capture != NULL && stream->capture != capture) return CUDA_ERROR_STREAM_CAPTURE_MERGE;
+    if (stream->capture != NULL && stream->capture != capture)
+        return CUDA_ERROR_STREAM_CAPTURE_MERGE;
     if (stream == stream->context->legacy) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
     stream->capture = capture;
     return cpu_tips_add(&stream->tips, tips);

@@ -165,7 +165,8 @@ static CUresult get_device(CUdevice *device) {
 
 CUresult cuCtxGetDevice(CUdevice *device) { CPU_CALL(CPU_CONTEXT, get_device(device)); }
 
-/* NULL means the current context, in this and the other functions that were given a context later. */
+/* NULL means the current context, in this and the other functions that were given a context
+ * later. */
 static CUresult choose(CUcontext *context) {
     if (*context == NULL) *context = cpu_current();
     if (*context == NULL || !is_context(*context)) return CUDA_ERROR_INVALID_CONTEXT;

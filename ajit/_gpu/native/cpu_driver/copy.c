@@ -200,6 +200,5 @@ static CUresult copy_batch(const CUdeviceptr *to, const CUdeviceptr *from, const
 CUresult cuMemcpyBatchAsync_v2(CUdeviceptr *dsts, CUdeviceptr *srcs, size_t *sizes, size_t count,
                                CUmemcpyAttributes *attrs, size_t *attrsIdxs, size_t numAttrs,
                                CUstream hStream) {
-    CPU_CALL(CPU_WORK,
-             copy_batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream));
+    CPU_CALL(CPU_WORK, copy_batch(dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs, hStream));
 }

@@ -61,9 +61,7 @@ typedef struct CUgraphExec_st *CUgraphExec;
 typedef struct CUlib_st *CUlibrary;
 typedef struct CUkern_st *CUkernel;
 typedef struct CUmemPoolHandle_st *CUmemoryPool;
-typedef struct CUuuid_st {
-    char bytes[16];
-} CUuuid;
+typedef struct CUuuid_st { char bytes[16]; } CUuuid;
 typedef void (*CUhostFn)(void *userData);
 
 /* Enumerations of which the driver looks only at a few values. An enum of these compilers is an
@@ -182,12 +180,8 @@ typedef struct CUDA_GRAPH_INSTANTIATE_PARAMS_st {
 enum { CUDA_GRAPH_INSTANTIATE_SUCCESS = 0, CUDA_GRAPH_INSTANTIATE_ERROR = 1 };
 
 #define CU_IPC_HANDLE_SIZE 64
-typedef struct CUipcMemHandle_st {
-    char reserved[CU_IPC_HANDLE_SIZE];
-} CUipcMemHandle;
-typedef struct CUipcEventHandle_st {
-    char reserved[CU_IPC_HANDLE_SIZE];
-} CUipcEventHandle;
+typedef struct CUipcMemHandle_st { char reserved[CU_IPC_HANDLE_SIZE]; } CUipcMemHandle;
+typedef struct CUipcEventHandle_st { char reserved[CU_IPC_HANDLE_SIZE]; } CUipcEventHandle;
 
 enum {
     CU_LAUNCH_ATTRIBUTE_IGNORE = 0,
@@ -204,9 +198,7 @@ enum {
 typedef union CUlaunchAttributeValue_union {
     char pad[64];
     int cooperative;
-    struct {
-        unsigned int x, y, z;
-    } clusterDim;
+    struct { unsigned int x, y, z; } clusterDim;
     unsigned long long align;
 } CUlaunchAttributeValue;
 typedef struct CUlaunchAttribute_st {

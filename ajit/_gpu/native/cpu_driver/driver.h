@@ -2,8 +2,8 @@
  *
  * Locks, in the order in which they may be taken:
  *   1. the driver lock (driver.c). Held by every call that changes something (CPU_LOCKED) and while
- *      a host function runs, as NVIDIA's driver does in effect. It guards all lists and tables. It is never
- *      held while waiting for the device, or a host function could never run.
+ *      a host function runs, as NVIDIA's driver does in effect. It guards all lists and tables.
+ *      It is never held while waiting for the device, or a host function could never run.
  *   2. a stream's `mutex`: its queue, counters and flags.
  *   3. a fence's `mutex`.
  * Injected faults have a lock of their own that nests inside none.
@@ -32,13 +32,14 @@ enum cpu_need {
     CPU_UNSAFE = 4,  /* not while a capture forbids it to this thread, else 900 */
     CPU_ALIVE = 8,   /* fails with the device's error once the device is lost */
     CPU_EARLY = 16,  /* may be called before cuInit */
-    CPU_FREE = CPU_CONTEXT | CPU_ALIVE,  /* a call that may wait: it takes locks itself */
-    CPU_WORK = CPU_FREE | CPU_LOCKED,    /* a call that submits or changes something */
-    CPU_SETUP = CPU_WORK | CPU_UNSAFE    /* the same, forbidden during capture */
+    CPU_FREE = CPU_CONTEXT | CPU_ALIVE, /* a call that may wait: it takes locks itself */
+    CPU_WORK = CPU_FREE | CPU_LOCKED,   /* a call that submits or changes something */
+    CPU_SETUP = CPU_WORK | CPU_UNSAFE   /* the same, forbidden during capture */
 };
 
 CUresult cpu_enter(const char *function, unsigned needs);
-/* Ends the process if the caller breaks a rule of the CUDA thread (rules.c); only in test builds. */
+/* Ends the process if the caller breaks a rule of the CUDA thread (rules.c); only in test
+ * builds. */
 void cpu_check_rules(const char *function, unsigned needs);
 void cpu_check_host_function(const char *function, CUhostFn host_function);
 void cpu_forget_owner(void); /* the next thread that needs a context is the one */
@@ -80,7 +81,7 @@ struct CUctx_st {
     bool active;       /* set up by the first retain after the start, a last release or a reset */
     unsigned flags;
     uint64_t id;
-    _Atomic int lost;          /* the sticky CUresult, 0 while the device is well */
+    _Atomic int lost;            /* the sticky CUresult, 0 while the device is well */
     struct CUstream_st *streams; /* all of them, default streams included */
     CUstream legacy, per_thread;
 };
@@ -167,7 +168,8 @@ CUresult cpu_capture_check(CUstream stream);
 /* Records one operation of a capturing stream. Takes ownership of `op` in every case. */
 CUresult cpu_capture_add(CUstream stream, cpu_op *op);
 uint64_t cpu_capture_id(const cpu_capture *capture);
-/* Fails with 900 and invalidates, if the stream is capturing: for calls that need real completion. */
+/* Fails with 900 and invalidates, if the stream is capturing: for calls that need real
+ * completion. */
 CUresult cpu_capture_refuse(CUstream stream);
 /* `stream` waits for an event that was recorded in the capture `id` behind `tips`. */
 CUresult cpu_capture_join(CUstream stream, uint64_t id, const cpu_tips *tips);
@@ -182,10 +184,10 @@ CUgraph cpu_graph_new(void);
 void cpu_graph_delete(CUgraph graph);
 /* Adds a node for `op`, which it owns in every case, behind `tips`, and makes it the only tip. */
 CUresult cpu_graph_add(CUgraph graph, cpu_op *op, cpu_tips *tips);
-/* Adds the graph's nodes to `to` and shares them, with cpu_graph_drop as the way back. After a failure it
- * holds some of them. */
+/* Adds the graph's nodes to `to` and shares them, with cpu_graph_drop as the way back. After a
+ * failure it holds some of them. */
 CUresult cpu_graph_share(cpu_tips *to, CUgraph graph);
-void cpu_graph_drop(cpu_tips *nodes); /* not under the lock */
+void cpu_graph_drop(cpu_tips *nodes);                  /* not under the lock */
 void cpu_graph_run(CUgraphNode node, CUstream stream); /* on the stream's thread */
 /* Whether everything in the graph is a tip or came before one. */
 bool cpu_graph_joins(CUgraph graph, const cpu_tips *tips);

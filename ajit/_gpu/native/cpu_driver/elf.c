@@ -4,21 +4,24 @@
  * tables; every offset is checked before it is followed. Two things are changed in the driver's
  * copy:
  *
- * - Dynamic shared memory. `extern __shared__ T name[]` leaves `name` an undefined thread-local symbol. All such
- *   names, whatever their number and mangling, are made local symbols at the end of the image's
- *   thread-local segment, which grows by the largest dynamic shared memory a block may ask for. So they alias,
- *   as CUDA says, on each OS thread and with it in each block, and images without them pay nothing.
- *   Dynamic linkers use a local symbol as it stands, without a lookup (the ELF gABI's rule for STB_LOCAL).
- * - STB_GNU_UNIQUE symbols (static variables of templates and inline functions) become ordinary ones. Unique ones
- *   would be shared between all images of the process and keep them from ever being unloaded.
+ * - Dynamic shared memory. `extern __shared__ T name[]` leaves `name` an undefined thread-local
+ *   symbol. All such names, whatever their number and mangling, are made local symbols at the end
+ *   of the image's thread-local segment, which grows by the largest dynamic shared memory a block
+ *   may ask for. So they alias, as CUDA says, on each OS thread and with it in each block, and
+ *   images without them pay nothing. Dynamic linkers use a local symbol as it stands, without a
+ *   lookup (the ELF gABI's rule for STB_LOCAL).
+ * - STB_GNU_UNIQUE symbols (static variables of templates and inline functions) become ordinary
+ *   ones. Unique ones would be shared between all images of the process and keep them from ever
+ *   being unloaded.
  */
 #include "driver.h"
 
 #include <elf.h>
 #include <string.h>
 
-/* More than CUDA's 16. ../cuda_cxx/thread.hpp aligns the segment's start to the same, because dynamic linkers disagree
- * on a thread-local segment that does not begin on its own alignment (glibc bug 24606). */
+/* More than CUDA's 16. ../cuda_cxx/thread.hpp aligns the segment's start to the same, because
+ * dynamic linkers disagree on a thread-local segment that does not begin on its own alignment
+ * (glibc bug 24606). */
 enum { SHARED_ALIGNMENT = 128 };
 static const size_t MAX_IMAGE_BYTES = (size_t)1 << 30;
 /* A damaged count must not make us read far beyond an image whose length nobody told us. A kernel's
@@ -48,7 +51,8 @@ static bool extend(size_t *total, uint64_t offset, uint64_t length) {
     return true;
 }
 
-/* Byte by byte until the first difference: text that is no ELF image may be shorter than a header. */
+/* Byte by byte until the first difference: text that is no ELF image may be shorter than a
+ * header. */
 static bool has_magic(const unsigned char *image) {
     return image[0] == ELFMAG0 && image[1] == ELFMAG1 && image[2] == ELFMAG2 && image[3] == ELFMAG3;
 }
@@ -105,8 +109,8 @@ static bool find_symbols(const elf_view *elf, Elf64_Sym **symbols, size_t *count
     return false;
 }
 
-/* Makes room for dynamic shared memory behind the thread-local variables and returns where it begins in the
- * segment, or 0 if there is no segment to grow or it has no sensible size. */
+/* Makes room for dynamic shared memory behind the thread-local variables and returns where it
+ * begins in the segment, or 0 if there is no segment to grow or it has no sensible size. */
 static uint64_t grow_thread_storage(const elf_view *elf) {
     Elf64_Phdr *segments = (Elf64_Phdr *)(elf->bytes + elf->header->e_phoff);
     for (unsigned i = 0; i < elf->header->e_phnum; i++) {

@@ -128,7 +128,9 @@ static CUresult synchronize(CUevent event) {
     return cpu_lost(event->context);
 }
 
-CUresult cuEventSynchronize(CUevent hEvent) { CPU_CALL(CPU_FREE | CPU_UNSAFE, synchronize(hEvent)); }
+CUresult cuEventSynchronize(CUevent hEvent) {
+    CPU_CALL(CPU_FREE | CPU_UNSAFE, synchronize(hEvent));
+}
 
 static CUresult elapsed(float *milliseconds, CUevent start, CUevent end) {
     if (milliseconds == NULL) return CUDA_ERROR_INVALID_VALUE;

@@ -4,7 +4,8 @@
  * "device:launch", "device:copy" or "device:host". The next `count` times it is reached, it takes
  * `delay_us` longer and fails with `error` (0: only the delay). An error of a device step is
  * sticky, as a device's error is. The delay of a call is spent before the driver lock is taken: it
- * delays that call and nobody else. A delay of `AJIT_CPU_UNTIL_RELEASED` ends when the test says so.
+ * delays that call and nobody else. A delay of `AJIT_CPU_UNTIL_RELEASED` ends when the test says
+ * so.
  */
 #include "driver.h"
 #include "fault.h"
@@ -68,10 +69,8 @@ CUresult cpu_injected(const char *function) {
         if (--found->count == 0) atomic_fetch_sub(&active, 1);
     }
     pthread_mutex_unlock(&mutex);
-    if (delay_us == AJIT_CPU_UNTIL_RELEASED)
-        sleep_until_released(releases_before);
-    else if (delay_us > 0)
-        sleep_us(delay_us);
+    if (delay_us == AJIT_CPU_UNTIL_RELEASED) sleep_until_released(releases_before);
+    else if (delay_us > 0) sleep_us(delay_us);
     return error;
 }
 

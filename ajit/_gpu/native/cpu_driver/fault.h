@@ -18,7 +18,8 @@ void ajit_cpu_release_calls(void);
 void ajit_cpu_set_lost_callbacks(unsigned count);
 /* The device is lost: every call that needs it returns `error`, until reset. */
 void ajit_cpu_poison(int error);
-/* While `hold` is not 0, no stream performs anything: work is "on the device" for as long as wanted. */
+/* While `hold` is not 0, no stream performs anything: work is "on the device" for as long as
+ * wanted. */
 void ajit_cpu_hold_streams(int hold);
 /* Undoes all of the above. Streams, memory and modules stay as they are. */
 void ajit_cpu_reset(void);

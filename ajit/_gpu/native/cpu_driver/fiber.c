@@ -103,7 +103,8 @@ void cpu_fiber_switch_unwatched(void **from, void *to) __attribute__((visibility
 /* The stack that `context` lies on: contexts are no more than stack pointers. */
 static cpu_watch *watch_of(const void *context) {
     for (cpu_stack *stack = all; stack != NULL; stack = stack->other)
-        if ((uintptr_t)context - (uintptr_t)stack->mapping < stack->mapping_bytes) return &stack->watch;
+        if ((uintptr_t)context - (uintptr_t)stack->mapping < stack->mapping_bytes)
+            return &stack->watch;
     return &home;
 }
 
@@ -130,8 +131,7 @@ static __attribute__((no_sanitize("thread", "address"))) void begin_watched(void
 
 __asm__(".text\n.p2align 4\n"
         ".globl " SWITCH "\n.hidden " SWITCH "\n"
-        ".type " SWITCH ", @function\n"
-        SWITCH ":\n"
+        ".type " SWITCH ", @function\n" SWITCH ":\n"
         "  pushq %rbp\n  pushq %rbx\n  pushq %r12\n  pushq %r13\n  pushq %r14\n  pushq %r15\n"
         "  movq %rsp, (%rdi)\n"
         "  movq %rsi, %rsp\n"
@@ -152,8 +152,7 @@ enum { SAVED_WORDS = 7, ARGUMENT_WORD = 2, ENTRY_WORD = 3, RETURN_WORD = 6 };
 
 __asm__(".text\n.p2align 4\n"
         ".globl " SWITCH "\n.hidden " SWITCH "\n"
-        ".type " SWITCH ", %function\n"
-        SWITCH ":\n"
+        ".type " SWITCH ", %function\n" SWITCH ":\n"
         "  sub sp, sp, #160\n"
         "  stp x19, x20, [sp, #0]\n  stp x21, x22, [sp, #16]\n  stp x23, x24, [sp, #32]\n"
         "  stp x25, x26, [sp, #48]\n  stp x27, x28, [sp, #64]\n  stp x29, x30, [sp, #80]\n"

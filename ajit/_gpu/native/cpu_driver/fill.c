@@ -35,7 +35,8 @@ static CUresult submit_fill(CUdeviceptr to, uint32_t value, unsigned width, size
     return cpu_submit(stream, &op->op);
 }
 
-static CUresult fill(CUdeviceptr to, uint32_t value, unsigned width, size_t count, CUstream handle) {
+static CUresult fill(CUdeviceptr to, uint32_t value, unsigned width, size_t count,
+                     CUstream handle) {
     CUstream stream;
     CUresult result = cpu_stream_find(handle, &stream);
     return result == CUDA_SUCCESS ? submit_fill(to, value, width, count, stream) : result;

@@ -1,4 +1,5 @@
-/* What can be asked and set of a function. Functions are always loaded: modules are loaded eagerly. */
+/* What can be asked and set of a function. Functions are always loaded: modules are loaded
+ * eagerly. */
 #include "driver.h"
 
 enum { BINARY_VERSION = 75, SHARED_WITHOUT_OPT_IN = 49152 };
@@ -58,8 +59,12 @@ CUresult cpu_function_attribute(int *value, unsigned attribute, CUfunction funct
     if (value == NULL || attribute >= CU_FUNC_ATTRIBUTE_MAX) return CUDA_ERROR_INVALID_VALUE;
     switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = AJIT_CPU_MAX_THREADS; break;
-    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES: *value = function->max_dynamic_shared; break;
-    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED: *value = function->large_clusters; break;
+    case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+        *value = function->max_dynamic_shared;
+        break;
+    case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
+        *value = function->large_clusters;
+        break;
     case CU_FUNC_ATTRIBUTE_PTX_VERSION:
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION: *value = BINARY_VERSION; break;
     default: *value = 0; /* registers, local, constant and static shared memory: not known */
@@ -80,7 +85,8 @@ CUresult cpu_function_set_attribute(CUfunction function, unsigned attribute, int
         function->large_clusters = value != 0;
         return CUDA_SUCCESS;
     }
-    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) return CUDA_ERROR_INVALID_VALUE;
+    if (attribute != CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)
+        return CUDA_ERROR_INVALID_VALUE;
     if (value < 0 || (unsigned)value > AJIT_CPU_MAX_SHARED_BYTES) return CUDA_ERROR_INVALID_VALUE;
     function->max_dynamic_shared = value > SHARED_WITHOUT_OPT_IN ? value : SHARED_WITHOUT_OPT_IN;
     return CUDA_SUCCESS;

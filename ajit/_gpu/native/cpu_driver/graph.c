@@ -2,7 +2,8 @@
  *
  * A node keeps one operation that is run but never used up, and the nodes it came after. A graph
  * owns its nodes; an executable (graph_exec.c) shares them. Handles and lists are guarded by the
- * driver lock; the count of a node's owners is atomic, as streams drop executables without the lock.
+ * driver lock; the count of a node's owners is atomic, as streams drop executables without the
+ * lock.
  */
 #include "driver.h"
 

@@ -8,7 +8,8 @@
 
 #include <unistd.h>
 
-/* A helper that runs blocks of 1024 waiting threads has 1024 stacks, two mappings each; Linux allows a process 65530. */
+/* A helper that runs blocks of 1024 waiting threads has 1024 stacks, two mappings each; Linux
+ * allows a process 65530. */
 enum { MAX_THREADS = 16, HELPER_STACK_BYTES = 256 << 10 };
 
 typedef struct job {

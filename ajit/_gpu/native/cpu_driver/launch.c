@@ -1,4 +1,5 @@
-/* Launches: the checks that NVIDIA's driver makes when the call is made, and the operation in the stream.
+/* Launches: the checks that NVIDIA's driver makes when the call is made, and the operation in the
+ * stream.
  *
  * A launch that is refused has submitted nothing. A kernel that fails (trap, assert, deadlock)
  * makes the device's error sticky, as on a GPU.
@@ -8,7 +9,8 @@
 #include <string.h>
 
 enum { MAX_BLOCK_Z = 64, MAX_GRID_YZ = 65535, MAX_GRID_X = 2147483647 };
-/* Blocks: what every GPU that has clusters allows, and what one may have for a function that says so. */
+/* Blocks: what every GPU that has clusters allows, and what one may have for a function that says
+ * so. */
 enum { MAX_PORTABLE_CLUSTER = 8, MAX_CLUSTER = 16 };
 
 typedef struct launch_op {
@@ -26,7 +28,8 @@ static void run_launch(cpu_op *base, CUstream stream) {
 
 static bool block_fits(const unsigned *block) {
     if (block[0] == 0 || block[1] == 0 || block[2] == 0) return false;
-    if (block[0] > AJIT_CPU_MAX_THREADS || block[1] > AJIT_CPU_MAX_THREADS || block[2] > MAX_BLOCK_Z)
+    if (block[0] > AJIT_CPU_MAX_THREADS || block[1] > AJIT_CPU_MAX_THREADS ||
+        block[2] > MAX_BLOCK_Z)
         return false;
     return (uint64_t)block[0] * block[1] * block[2] <= AJIT_CPU_MAX_THREADS;
 }
@@ -36,8 +39,8 @@ static bool grid_fits(const unsigned *grid) {
     return grid[0] <= MAX_GRID_X && grid[1] <= MAX_GRID_YZ && grid[2] <= MAX_GRID_YZ;
 }
 
-/* A kernel cannot see its cluster here (what it would use for that is an error when it is compiled),
- * so the shape is checked as NVIDIA's driver does and changes nothing. */
+/* A kernel cannot see its cluster here (what it would use for that is an error when it is
+ * compiled), so the shape is checked as NVIDIA's driver does and changes nothing. */
 static CUresult check_cluster(const unsigned *cluster, const unsigned *grid, unsigned limit) {
     uint64_t blocks = 1;
     for (int i = 0; i < 3; i++) {
@@ -60,7 +63,7 @@ static CUresult check_attribute(const CUlaunchAttribute *attribute, const unsign
     case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
     case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
     case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: /* permits overlap, never demands it */
+    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION: /* may overlap, need not */
     case CU_LAUNCH_ATTRIBUTE_PRIORITY:
     case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT: return CUDA_SUCCESS;
     default: return CUDA_ERROR_NOT_SUPPORTED;
@@ -87,7 +90,8 @@ static const char *packed_buffer(void **extra, size_t wanted) {
     size_t size = 0;
     for (; extra != NULL && extra[0] != CU_LAUNCH_PARAM_END; extra += 2) {
         if (extra[0] == CU_LAUNCH_PARAM_BUFFER_POINTER) buffer = extra[1];
-        else if (extra[0] == CU_LAUNCH_PARAM_BUFFER_SIZE && extra[1] != NULL) size = *(size_t *)extra[1];
+        else if (extra[0] == CU_LAUNCH_PARAM_BUFFER_SIZE && extra[1] != NULL)
+            size = *(size_t *)extra[1];
         else return NULL;
     }
     return size >= wanted ? buffer : NULL;
@@ -98,7 +102,8 @@ static CUresult copy_params(launch_op *op, void **params, void **extra) {
     char *copy = (char *)&op->pointers[kernel->param_count];
     copy += -(uintptr_t)copy % 16; /* the packed offsets assume that it begins aligned */
     const char *buffer = params == NULL ? packed_buffer(extra, kernel->param_bytes) : NULL;
-    if (kernel->param_count > 0 && params == NULL && buffer == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (kernel->param_count > 0 && params == NULL && buffer == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
     for (unsigned i = 0; i < kernel->param_count; i++) {
         const struct ajit_cpu_param *param = &kernel->params[i];
         const void *from = params != NULL ? params[i] : buffer + param->offset;
@@ -140,7 +145,7 @@ CUresult cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDi
                         unsigned int gridDimZ, unsigned int blockDimX, unsigned int blockDimY,
                         unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
                         void **kernelParams, void **extra) {
-    CUlaunchConfig config = {gridDimX,       gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
-                             sharedMemBytes, hStream,  NULL,     0};
+    CUlaunchConfig config = {gridDimX,  gridDimY,       gridDimZ, blockDimX, blockDimY,
+                             blockDimZ, sharedMemBytes, hStream,  NULL,      0};
     CPU_CALL(CPU_WORK, launch(&config, f, kernelParams, extra));
 }

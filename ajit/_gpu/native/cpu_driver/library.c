@@ -46,7 +46,8 @@ CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *j
 
 /* Waits for all devices first: its code may be running on any. */
 static CUresult unload(CUlibrary library) {
-    for (int device = 0; device < cpu_device_count(); device++) cpu_context_wait(cpu_context(device));
+    for (int device = 0; device < cpu_device_count(); device++)
+        cpu_context_wait(cpu_context(device));
     cpu_lock();
     CUresult result = find(library);
     if (result == CUDA_SUCCESS) {
@@ -101,9 +102,11 @@ CUresult cuLibraryGetModule(CUmodule *pMod, CUlibrary library) {
     CPU_CALL(CPU_WORK, get_module(pMod, library));
 }
 
-static CUresult get_global(CUdeviceptr *pointer, size_t *bytes, CUlibrary library, const char *name) {
+static CUresult get_global(CUdeviceptr *pointer, size_t *bytes, CUlibrary library,
+                           const char *name) {
     CUresult result = find(library);
-    return result == CUDA_SUCCESS ? cpu_module_global(pointer, bytes, library->module, name) : result;
+    return result == CUDA_SUCCESS ? cpu_module_global(pointer, bytes, library->module, name)
+                                  : result;
 }
 
 CUresult cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibrary library, const char *name) {

@@ -15,8 +15,8 @@ static cpu_range *ranges;
 static size_t count, capacity;
 static uint64_t used[CPU_MAX_DEVICES];
 
-/* What an allocation costs. The table keeps the exact size, so that a copy that is one byte too long is
- * found, which a GPU's page size would hide. */
+/* What an allocation costs. The table keeps the exact size, so that a copy that is one byte too
+ * long is found, which a GPU's page size would hide. */
 static size_t charge(size_t bytes) { return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
 /* The index of the first range that starts after `address`. */

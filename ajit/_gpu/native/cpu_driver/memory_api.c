@@ -77,7 +77,8 @@ static CUresult free_in_stream(CUdeviceptr address, CUstream handle) {
     if (stream->capture != NULL) return CUDA_ERROR_NOT_SUPPORTED; /* graphs own no memory here */
     const cpu_range *range = cpu_memory_at(address);
     bool pinned_pool = range != NULL && range->kind == CPU_PINNED_MEMORY && range->pool != NULL;
-    if (range == NULL || range->start != address || (range->kind != CPU_DEVICE_MEMORY && !pinned_pool))
+    if (range == NULL || range->start != address ||
+        (range->kind != CPU_DEVICE_MEMORY && !pinned_pool))
         return CUDA_ERROR_INVALID_VALUE;
     return cpu_submit_delete(stream, address, range->kind);
 }

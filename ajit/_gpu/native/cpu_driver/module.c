@@ -52,7 +52,8 @@ static CUresult make_file(const void *image, size_t bytes, int *file) {
     return result;
 }
 
-/* A spelling of /proc/self/fd/N that was not used before: the bits of a serial number as "/" and "/.". */
+/* A spelling of /proc/self/fd/N that was not used before: the bits of a serial number as "/" and
+ * "/.". */
 static void spell_path(char *path, size_t size, int descriptor) {
     static uint64_t serial;
     size_t used = (size_t)snprintf(path, size, "/proc/self/fd");
@@ -76,8 +77,8 @@ static CUresult read_table(CUmodule module) {
     module->functions = calloc(count ? count : 1, sizeof *module->functions);
     if (module->functions == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
     for (unsigned i = 0; i < count; i++)
-        module->functions[i] = (struct CUfunc_st){FUNCTION_MAGIC, module, &module->image->kernels[i],
-                                                  SHARED_WITHOUT_OPT_IN, false};
+        module->functions[i] = (struct CUfunc_st){
+            FUNCTION_MAGIC, module, &module->image->kernels[i], SHARED_WITHOUT_OPT_IN, false};
     return CUDA_SUCCESS;
 }
 
@@ -116,7 +117,8 @@ CUresult cuModuleLoadData(CUmodule *module, const void *image) {
     CPU_CALL(CPU_SETUP, cpu_module_load(module, image, cpu_current(), NULL));
 }
 
-/* Options concern PTX compilation and logs; an image has neither, so they are accepted and ignored. */
+/* Options concern PTX compilation and logs; an image has neither, so they are accepted and
+ * ignored. */
 CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions,
                             CUjit_option *options, void **optionValues) {
     (void)numOptions, (void)options, (void)optionValues;
@@ -224,7 +226,8 @@ CUresult cpu_module_functions(CUfunction *functions, unsigned count, CUmodule mo
     return result;
 }
 
-CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions, CUmodule mod) {
+CUresult cuModuleEnumerateFunctions(CUfunction *functions, unsigned int numFunctions,
+                                    CUmodule mod) {
     CPU_CALL(CPU_WORK, cpu_module_functions(functions, numFunctions, mod));
 }
 
@@ -259,5 +262,6 @@ CUresult cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, c
 /* ---- functions ---- */
 
 CUresult cpu_function_find(CUfunction handle) {
-    return handle != NULL && handle->magic == FUNCTION_MAGIC ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+    return handle != NULL && handle->magic == FUNCTION_MAGIC ? CUDA_SUCCESS
+                                                             : CUDA_ERROR_INVALID_HANDLE;
 }

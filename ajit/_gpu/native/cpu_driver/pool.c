@@ -1,11 +1,11 @@
 /* Memory pools: an account over ordinary allocations, with a limit and high-water marks.
  *
  * The memory of what is freed is gone at once. Up to the release threshold, 0 unless it is set, its
- * bytes stay charged to the device, as if the pool kept them, until they are allocated again, trimmed
- * or the pool is destroyed. The reuse attributes are kept and change nothing. Each place (a device, or
- * the host) has a default pool and a current one; cuMemAllocAsync takes a device's. A destroyed pool
- * goes when its last allocation does. Sharing pools with other processes is not supported: a handle
- * type other than none is refused. Everything is guarded by the driver lock.
+ * bytes stay charged to the device, as if the pool kept them, until they are allocated again,
+ * trimmed or the pool is destroyed. The reuse attributes are kept and change nothing. Each place (a
+ * device, or the host) has a default pool and a current one; cuMemAllocAsync takes a device's. A
+ * destroyed pool goes when its last allocation does. Sharing pools with other processes is not
+ * supported: a handle type other than none is refused. Everything is guarded by the driver lock.
  */
 #include "driver.h"
 
@@ -95,7 +95,8 @@ void cpu_pools_empty(int device) {
 CUresult cpu_pool_allocate(CUmemoryPool pool, size_t bytes, uintptr_t *address) {
     CUresult result = find(pool);
     if (result != CUDA_SUCCESS) return result;
-    if (pool->max_bytes > 0 && bytes > pool->max_bytes - pool->used) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (pool->max_bytes > 0 && bytes > pool->max_bytes - pool->used)
+        return CUDA_ERROR_OUT_OF_MEMORY;
     bool host = pool->place == HOST;
     CUcontext context = cpu_context(host ? 0 : pool->place); /* the host's belongs to the first */
     enum cpu_kind kind = host ? CPU_PINNED_MEMORY : CPU_DEVICE_MEMORY;
@@ -242,7 +243,8 @@ static CUresult set_attribute(CUmemoryPool pool, unsigned attribute, void *value
     if (result != CUDA_SUCCESS || value == NULL) return CUDA_ERROR_INVALID_VALUE;
     if (attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD) {
         pool->settings[attribute] = *(uint64_t *)value;
-    } else if (attribute >= CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES && attribute < SETTABLE) {
+    } else if (attribute >= CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES &&
+               attribute < SETTABLE) {
         pool->settings[attribute] = *(int *)value != 0;
     } else if (attribute == CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH && *(uint64_t *)value == 0) {
         pool->reserved_high = pool->used + pool->kept;
@@ -302,13 +304,15 @@ CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_
 
 static CUresult get_access(unsigned *flags, CUmemoryPool pool, const CUmemLocation *location) {
     CUresult result = find(pool);
-    if (result != CUDA_SUCCESS || flags == NULL || location == NULL) return CUDA_ERROR_INVALID_VALUE;
+    if (result != CUDA_SUCCESS || flags == NULL || location == NULL)
+        return CUDA_ERROR_INVALID_VALUE;
     if (location->type == CU_MEM_LOCATION_TYPE_DEVICE && !known(location->id))
         return CUDA_ERROR_INVALID_VALUE;
     bool device = location->type == CU_MEM_LOCATION_TYPE_DEVICE;
     bool host = !device && pool->place == HOST;
-    *flags = device ? pool->access[location->id] : host ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                                                        : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    *flags = device ? pool->access[location->id]
+             : host ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+                    : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
 }
 

@@ -1,4 +1,5 @@
-/* cuGetProcAddress: the exported functions by base name, and the CUDA version that their signature came with. */
+/* cuGetProcAddress: the exported functions by base name, and the CUDA version that their signature
+ * came with. */
 #include "driver.h"
 
 #include <string.h>
@@ -12,7 +13,8 @@ typedef struct entry {
 /* A cast between function pointer types is all that the API asks for. */
 #define ENTRY(name, version, function) {#name, version, (void (*)(void))(function)}
 
-/* Sorted by name and version: of several versions, the newest that the caller knows is handed out. */
+/* Sorted by name and version: of several versions, the newest that the caller knows is handed
+ * out. */
 static const entry entries[] = {
     ENTRY(cuCtxDisablePeerAccess, 4000, cuCtxDisablePeerAccess),
     ENTRY(cuCtxEnablePeerAccess, 4000, cuCtxEnablePeerAccess),
@@ -142,7 +144,8 @@ static const entry entries[] = {
     ENTRY(cuModuleLoadData, 2000, cuModuleLoadData),
     ENTRY(cuModuleLoadDataEx, 2010, cuModuleLoadDataEx),
     ENTRY(cuModuleUnload, 2000, cuModuleUnload),
-    ENTRY(cuOccupancyMaxActiveBlocksPerMultiprocessor, 6050, cuOccupancyMaxActiveBlocksPerMultiprocessor),
+    ENTRY(cuOccupancyMaxActiveBlocksPerMultiprocessor, 6050,
+          cuOccupancyMaxActiveBlocksPerMultiprocessor),
     ENTRY(cuPointerGetAttribute, 4000, cuPointerGetAttribute),
     ENTRY(cuPointerGetAttributes, 7000, cuPointerGetAttributes),
     ENTRY(cuStreamBeginCapture, 10010, cuStreamBeginCapture_v2),

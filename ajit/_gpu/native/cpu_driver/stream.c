@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 static const uint64_t MAGIC = 0x616a69742d737472; /* "ajit-str" */
-enum { THREAD_STACK_BYTES = 256 << 10 }; /* kernels run on fibers; this runs the rest */
+enum { THREAD_STACK_BYTES = 256 << 10 };          /* kernels run on fibers; this runs the rest */
 enum { LINGER_NS = 50 * 1000 };
 
 static void *serve(void *argument);
@@ -74,8 +74,8 @@ void cpu_stream_close(CUstream stream) {
     cpu_stream_drop(stream);
 }
 
-/* Streams that a reset took from programs which still have their handles. Never freed: resets are rare,
- * and a handle that is looked at must be told from a valid one. */
+/* Streams that a reset took from programs which still have their handles. Never freed: resets are
+ * rare, and a handle that is looked at must be told from a valid one. */
 static CUstream buried;
 
 static void bury_stream(CUstream stream) {
@@ -132,8 +132,8 @@ static CUresult append(CUstream stream, cpu_op *op) {
     return result;
 }
 
-/* Looks for the next operation for a while before the thread sleeps: a hardware stream has no thread to
- * wake, and waking one costs tens of microseconds. Others get the core meanwhile. */
+/* Looks for the next operation for a while before the thread sleeps: a hardware stream has no
+ * thread to wake, and waking one costs tens of microseconds. Others get the core meanwhile. */
 static void linger(CUstream stream) {
     uint64_t until = cpu_now_ns() + LINGER_NS;
     while (atomic_load(&stream->submitted) == stream->done && cpu_now_ns() < until) sched_yield();
@@ -143,7 +143,8 @@ static void linger(CUstream stream) {
 static cpu_op *take(CUstream stream) {
     linger(stream);
     pthread_mutex_lock(&stream->mutex);
-    while (stream->head == NULL && !stream->closing) pthread_cond_wait(&stream->work, &stream->mutex);
+    while (stream->head == NULL && !stream->closing)
+        pthread_cond_wait(&stream->work, &stream->mutex);
     bool empty = stream->head == NULL;
     pthread_mutex_unlock(&stream->mutex);
     if (empty) return NULL;
@@ -249,8 +250,8 @@ static CUresult order(CUstream earlier, CUstream later) {
     return result;
 }
 
-/* The legacy stream waits for all blocking streams, and they wait for it. Work of the legacy stream while a
- * blocking stream captures would tie the two together: 906. */
+/* The legacy stream waits for all blocking streams, and they wait for it. Work of the legacy stream
+ * while a blocking stream captures would tie the two together: 906. */
 static CUresult order_with_legacy(CUstream stream) {
     CUstream legacy = stream->context->legacy;
     if (stream->flags & CU_STREAM_NON_BLOCKING) return CUDA_SUCCESS;
@@ -273,7 +274,8 @@ CUresult cpu_submit(CUstream stream, cpu_op *op) {
     return result;
 }
 
-static CUresult submit_fence_op(CUstream stream, cpu_fence *fence, void (*run)(cpu_op *, CUstream)) {
+static CUresult submit_fence_op(CUstream stream, cpu_fence *fence,
+                                void (*run)(cpu_op *, CUstream)) {
     CUresult result = order_with_legacy(stream);
     return result == CUDA_SUCCESS ? append_fence(stream, fence, run) : result;
 }

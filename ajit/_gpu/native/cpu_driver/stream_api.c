@@ -18,7 +18,8 @@ CUresult cuStreamCreateWithPriority(CUstream *phStream, unsigned int flags, int 
     CPU_CALL(CPU_WORK, create(phStream, flags, priority));
 }
 
-/* Returns at once: what was submitted is still performed. The default streams cannot be destroyed. */
+/* Returns at once: what was submitted is still performed. The default streams cannot be
+ * destroyed. */
 static CUresult destroy(CUstream handle) {
     CUstream stream;
     CUresult result = cpu_stream_find(handle, &stream);

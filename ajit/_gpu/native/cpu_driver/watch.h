@@ -1,6 +1,7 @@
 /* What the sanitizers are told about fibers, in builds that have them; nothing in others.
  *
- * AddressSanitizer must know on which stack a thread is, ThreadSanitizer which of its call stacks goes on.
+ * AddressSanitizer must know on which stack a thread is, ThreadSanitizer which of its call stacks
+ * goes on.
  */
 #ifndef AJIT_CPU_WATCH_H
 #define AJIT_CPU_WATCH_H
@@ -26,8 +27,8 @@ typedef struct cpu_watch {
 
 #if defined(__SANITIZE_ADDRESS__)
 
-/* Fibers end in the middle of functions. What these left on the stack is forgotten when the next fiber
- * begins there, and when the stack goes: its addresses will be somebody else's. */
+/* Fibers end in the middle of functions. What these left on the stack is forgotten when the next
+ * fiber begins there, and when the stack goes: its addresses will be somebody else's. */
 static inline void cpu_watch_end(cpu_watch *watch) {
     __asan_unpoison_memory_region(watch->bottom, watch->bytes);
 }
@@ -55,8 +56,8 @@ static inline void cpu_watch_end(cpu_watch *watch) {
     if (watch->token != NULL) __tsan_destroy_fiber(watch->token);
     watch->token = NULL;
 }
-/* Fibers end in the middle of functions, which pile up in the token (it holds 65536); a new one for each
- * fiber would make tests ten times slower. */
+/* Fibers end in the middle of functions, which pile up in the token (it holds 65536); a new one for
+ * each fiber would make tests ten times slower. */
 enum { CPU_WATCH_USES = 1000 };
 static inline void cpu_watch_begin(cpu_watch *watch) {
     if (watch->token != NULL && ++watch->uses < CPU_WATCH_USES) return;

@@ -31,7 +31,7 @@ extern "C" {
 /* What a lane asks of its warp. */
 enum ajit_cpu_warp_op {
     AJIT_CPU_WARP_SYNC = 0,    /* meet; the result means nothing */
-    AJIT_CPU_WARP_SHUFFLE = 1, /* result: the value of lane `source`, or one's own if it is not there */
+    AJIT_CPU_WARP_SHUFFLE = 1, /* result: the value of lane `source`, one's own if it is absent */
     AJIT_CPU_WARP_BALLOT = 2,  /* result: one bit for each lane whose value is not zero */
     AJIT_CPU_WARP_MATCH = 3,   /* result: one bit for each lane that has the same value */
     AJIT_CPU_WARP_ACTIVE = 4   /* result: the lanes of the warp that came to this point together */
@@ -77,7 +77,8 @@ struct ajit_cpu_block {
 
 struct ajit_cpu_param {
     uint32_t size;
-    uint32_t offset; /* in the packed parameter buffer, by CUDA's rule: natural alignment, in order */
+    /* In the packed parameter buffer, by CUDA's rule: natural alignment, in order. */
+    uint32_t offset;
 };
 
 struct ajit_cpu_kernel {

@@ -28,7 +28,8 @@ template <class Bits, class T_, class Update> inline T_ atomic_update(T_ *addres
 }
 
 template <class T_> inline T_ atomic_cas(T_ *address, T_ compare, T_ value) {
-    __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED,
+                                __ATOMIC_RELAXED);
     return compare; // what was found, whether it was replaced or not
 }
 
@@ -36,21 +37,21 @@ template <class T_> inline T_ atomic_cas(T_ *address, T_ compare, T_ value) {
 
 #define AJIT_CPU_ATOMIC(name, type, expression) \
     static inline type name(type *address, type value) { return expression; }
-#define AJIT_CPU_ATOMICS(type)                                                                  \
-    AJIT_CPU_ATOMIC(atomicAdd, type, __atomic_fetch_add(address, value, __ATOMIC_RELAXED))      \
-    AJIT_CPU_ATOMIC(atomicSub, type, __atomic_fetch_sub(address, value, __ATOMIC_RELAXED))      \
-    AJIT_CPU_ATOMIC(atomicExch, type, __atomic_exchange_n(address, value, __ATOMIC_RELAXED))    \
-    AJIT_CPU_ATOMIC(atomicAnd, type, __atomic_fetch_and(address, value, __ATOMIC_RELAXED))      \
-    AJIT_CPU_ATOMIC(atomicOr, type, __atomic_fetch_or(address, value, __ATOMIC_RELAXED))        \
-    AJIT_CPU_ATOMIC(atomicXor, type, __atomic_fetch_xor(address, value, __ATOMIC_RELAXED))      \
-    AJIT_CPU_ATOMIC(atomicMin, type, ajit_cpu::atomic_update<type>(address, [=](type old) {     \
-                        return old < value ? old : value;                                       \
-                    }))                                                                         \
-    AJIT_CPU_ATOMIC(atomicMax, type, ajit_cpu::atomic_update<type>(address, [=](type old) {     \
-                        return old > value ? old : value;                                       \
-                    }))                                                                         \
-    static inline type atomicCAS(type *address, type compare, type value) {                     \
-        return ajit_cpu::atomic_cas(address, compare, value);                                   \
+#define AJIT_CPU_ATOMICS(type)                                                               \
+    AJIT_CPU_ATOMIC(atomicAdd, type, __atomic_fetch_add(address, value, __ATOMIC_RELAXED))   \
+    AJIT_CPU_ATOMIC(atomicSub, type, __atomic_fetch_sub(address, value, __ATOMIC_RELAXED))   \
+    AJIT_CPU_ATOMIC(atomicExch, type, __atomic_exchange_n(address, value, __ATOMIC_RELAXED)) \
+    AJIT_CPU_ATOMIC(atomicAnd, type, __atomic_fetch_and(address, value, __ATOMIC_RELAXED))   \
+    AJIT_CPU_ATOMIC(atomicOr, type, __atomic_fetch_or(address, value, __ATOMIC_RELAXED))     \
+    AJIT_CPU_ATOMIC(atomicXor, type, __atomic_fetch_xor(address, value, __ATOMIC_RELAXED))   \
+    AJIT_CPU_ATOMIC(atomicMin, type, ajit_cpu::atomic_update<type>(address, [=](type old) {  \
+                        return old < value ? old : value;                                    \
+                    }))                                                                      \
+    AJIT_CPU_ATOMIC(atomicMax, type, ajit_cpu::atomic_update<type>(address, [=](type old) {  \
+                        return old > value ? old : value;                                    \
+                    }))                                                                      \
+    static inline type atomicCAS(type *address, type compare, type value) {                  \
+        return ajit_cpu::atomic_cas(address, compare, value);                                \
     }
 
 AJIT_CPU_ATOMICS(int)
@@ -67,8 +68,11 @@ static inline unsigned short atomicCAS(unsigned short *address, unsigned short c
 
 #define AJIT_CPU_ATOMIC_FLOAT(name, type, expression)                                         \
     static inline type name(type *address, type value) {                                      \
-        return ajit_cpu::atomic_update<ajit_cpu::bits_of<type>::bits>(                        \
-            address, [=](type old) -> type { (void)old; return expression; });                \
+        return ajit_cpu::atomic_update<ajit_cpu::bits_of<type>::bits>(address,                \
+                                                                      [=](type old) -> type { \
+                                                                          (void)old;          \
+                                                                          return expression;  \
+                                                                      });                     \
     }
 AJIT_CPU_ATOMIC_FLOAT(atomicAdd, float, old + value)
 AJIT_CPU_ATOMIC_FLOAT(atomicAdd, double, old + value)
@@ -82,9 +86,8 @@ static inline unsigned int atomicInc(unsigned int *address, unsigned int limit) 
         address, [=](unsigned int old) { return old >= limit ? 0u : old + 1u; });
 }
 static inline unsigned int atomicDec(unsigned int *address, unsigned int limit) {
-    return ajit_cpu::atomic_update<unsigned int>(address, [=](unsigned int old) {
-        return old == 0u || old > limit ? limit : old - 1u;
-    });
+    return ajit_cpu::atomic_update<unsigned int>(
+        address, [=](unsigned int old) { return old == 0u || old > limit ? limit : old - 1u; });
 }
 
 #undef AJIT_CPU_ATOMIC
@@ -92,9 +95,13 @@ static inline unsigned int atomicDec(unsigned int *address, unsigned int limit) 
 #undef AJIT_CPU_ATOMIC_FLOAT
 
 // On one device the scopes mean the same here.
-#define AJIT_CPU_SCOPES(name)                                                                  \
-    template <class... A_> inline auto name##_block(A_... a) -> decltype(name(a...)) { return name(a...); } \
-    template <class... A_> inline auto name##_system(A_... a) -> decltype(name(a...)) { return name(a...); }
+#define AJIT_CPU_SCOPES(name)                                                           \
+    template <class... A_> inline auto name##_block(A_... a) -> decltype(name(a...)) {  \
+        return name(a...);                                                              \
+    }                                                                                   \
+    template <class... A_> inline auto name##_system(A_... a) -> decltype(name(a...)) { \
+        return name(a...);                                                              \
+    }
 AJIT_CPU_SCOPES(atomicAdd)
 AJIT_CPU_SCOPES(atomicSub)
 AJIT_CPU_SCOPES(atomicExch)

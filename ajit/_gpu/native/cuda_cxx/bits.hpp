@@ -36,16 +36,20 @@ static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selectors) {
 }
 
 static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
-    return static_cast<unsigned>(((static_cast<uint64_t>(high) << 32 | low) << (shift & 31u)) >> 32);
+    return static_cast<unsigned>(((static_cast<uint64_t>(high) << 32 | low) << (shift & 31u)) >>
+                                 32);
 }
 static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned shift) {
     return static_cast<unsigned>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31u));
 }
 
 static inline int __mul24(int x, int y) {
-    return static_cast<int>(static_cast<unsigned>((x << 8) >> 8) * static_cast<unsigned>((y << 8) >> 8));
+    return static_cast<int>(static_cast<unsigned>((x << 8) >> 8) *
+                            static_cast<unsigned>((y << 8) >> 8));
 }
-static inline unsigned __umul24(unsigned x, unsigned y) { return (x & 0xffffffu) * (y & 0xffffffu); }
+static inline unsigned __umul24(unsigned x, unsigned y) {
+    return (x & 0xffffffu) * (y & 0xffffffu);
+}
 static inline int __mulhi(int x, int y) {
     return static_cast<int>(static_cast<long long>(x) * y >> 32);
 }
@@ -59,9 +63,12 @@ static inline unsigned long long __umul64hi(unsigned long long x, unsigned long 
     return static_cast<unsigned long long>(static_cast<unsigned __int128>(x) * y >> 64);
 }
 static inline unsigned __sad(int x, int y, unsigned z) {
-    return z + static_cast<unsigned>(x > y ? static_cast<long long>(x) - y : static_cast<long long>(y) - x);
+    return z + static_cast<unsigned>(x > y ? static_cast<long long>(x) - y
+                                           : static_cast<long long>(y) - x);
 }
-static inline int __hadd(int x, int y) { return static_cast<int>((static_cast<long long>(x) + y) >> 1); }
+static inline int __hadd(int x, int y) {
+    return static_cast<int>((static_cast<long long>(x) + y) >> 1);
+}
 static inline int __rhadd(int x, int y) {
     return static_cast<int>((static_cast<long long>(x) + y + 1) >> 1);
 }
@@ -69,7 +76,8 @@ static inline int __rhadd(int x, int y) {
 static inline int __dp4a(int a, int b, int c) {
     unsigned sum = static_cast<unsigned>(c);
     for (int i = 0; i < 32; i += 8)
-        sum += static_cast<unsigned>(static_cast<signed char>(a >> i) * static_cast<signed char>(b >> i));
+        sum += static_cast<unsigned>(static_cast<signed char>(a >> i) *
+                                     static_cast<signed char>(b >> i));
     return static_cast<int>(sum);
 }
 static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
@@ -94,11 +102,13 @@ static inline float __int_as_float(int x) { return ajit_cpu::bit_cast<float>(x);
 static inline float __uint_as_float(unsigned x) { return ajit_cpu::bit_cast<float>(x); }
 static inline long long __double_as_longlong(double x) { return ajit_cpu::bit_cast<long long>(x); }
 static inline double __longlong_as_double(long long x) { return ajit_cpu::bit_cast<double>(x); }
-static inline int __double2hiint(double x) { return static_cast<int>(__double_as_longlong(x) >> 32); }
+static inline int __double2hiint(double x) {
+    return static_cast<int>(__double_as_longlong(x) >> 32);
+}
 static inline int __double2loint(double x) { return static_cast<int>(__double_as_longlong(x)); }
 static inline double __hiloint2double(int high, int low) {
-    return __longlong_as_double(static_cast<long long>(static_cast<uint64_t>(static_cast<unsigned>(high)) << 32 |
-                                                       static_cast<unsigned>(low)));
+    return __longlong_as_double(static_cast<long long>(
+        static_cast<uint64_t>(static_cast<unsigned>(high)) << 32 | static_cast<unsigned>(low)));
 }
 
 // Hints to a GPU's caches.
@@ -107,7 +117,9 @@ template <class T_> inline T_ __ldca(const T_ *address) { return *address; }
 template <class T_> inline T_ __ldcg(const T_ *address) { return *address; }
 template <class T_> inline T_ __ldcs(const T_ *address) { return *address; }
 template <class T_> inline T_ __ldlu(const T_ *address) { return *address; }
-template <class T_> inline T_ __ldcv(const T_ *address) { return *const_cast<const volatile T_ *>(address); }
+template <class T_> inline T_ __ldcv(const T_ *address) {
+    return *const_cast<const volatile T_ *>(address);
+}
 template <class T_> inline void __stwb(T_ *address, T_ value) { *address = value; }
 template <class T_> inline void __stcg(T_ *address, T_ value) { *address = value; }
 template <class T_> inline void __stcs(T_ *address, T_ value) { *address = value; }

@@ -19,11 +19,19 @@ template <class To, class From> inline To saturate(From x) {
 
 } // namespace ajit_cpu
 
-#define AJIT_CPU_TO_INTEGER(from, from_name, to, to_name)                                                    \
-    static inline to __##from_name##2##to_name##_rn(from x) { return ajit_cpu::saturate<to>(rint(x)); }      \
-    static inline to __##from_name##2##to_name##_rz(from x) { return ajit_cpu::saturate<to>(trunc(x)); }     \
-    static inline to __##from_name##2##to_name##_rd(from x) { return ajit_cpu::saturate<to>(floor(x)); }     \
-    static inline to __##from_name##2##to_name##_ru(from x) { return ajit_cpu::saturate<to>(ceil(x)); }
+#define AJIT_CPU_TO_INTEGER(from, from_name, to, to_name)     \
+    static inline to __##from_name##2##to_name##_rn(from x) { \
+        return ajit_cpu::saturate<to>(rint(x));               \
+    }                                                         \
+    static inline to __##from_name##2##to_name##_rz(from x) { \
+        return ajit_cpu::saturate<to>(trunc(x));              \
+    }                                                         \
+    static inline to __##from_name##2##to_name##_rd(from x) { \
+        return ajit_cpu::saturate<to>(floor(x));              \
+    }                                                         \
+    static inline to __##from_name##2##to_name##_ru(from x) { \
+        return ajit_cpu::saturate<to>(ceil(x));               \
+    }
 AJIT_CPU_TO_INTEGER(float, float, int, int)
 AJIT_CPU_TO_INTEGER(float, float, unsigned, uint)
 AJIT_CPU_TO_INTEGER(float, float, long long, ll)

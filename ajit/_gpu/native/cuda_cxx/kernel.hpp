@@ -2,15 +2,18 @@
 //
 // How a translation unit is formed (the compile layer does this):
 //
+// clang-format off: the columns of the flags and their reasons
 //   c++ -std=c++17 -x c++ -O2 -fPIC -shared -include cuda_cxx/kernel.hpp unit.cpp -o image.so
-//       -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables    nothing unwinds: smaller images
+//       -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables   nothing unwinds: smaller images
 //       -fno-strict-aliasing          kernels read memory as float4, half2, ...; nvcc lets them
 //       -fno-semantic-interposition   exported functions can be inlined all the same
-//       -fno-threadsafe-statics -ffp-contract=off                    the same result on every CPU
-//       -Wl,-Bsymbolic -Wl,-z,undefs  globals are this image's own; dynamic shared memory is undefined
+//       -fno-threadsafe-statics -ffp-contract=off                   the same result on every CPU
+//       -Wl,-Bsymbolic -Wl,-z,undefs  globals are this image's own; dynamic shared memory is
+//                                     undefined
 //       -Wl,--as-needed -s -lm        nothing is loaded that is not needed
 //   g++ also: -fno-gnu-unique -fno-extern-tls-init       both are clang's behaviour
 //   include path: this folder's include/, and the folder above, before the system's headers
+// clang-format on
 //
 // where unit.cpp is, in this order:
 //
@@ -24,7 +27,8 @@
 // is an error in the file "<ajit entry points>"; the Nth line there may hold the Nth entry.
 //
 // What differs from a GPU, on purpose:
-// - `__CUDA_ARCH__` is 750, the oldest that CUDA 13 knows: source that asks for more does so for inline PTX.
+// - `__CUDA_ARCH__` is 750, the oldest that CUDA 13 knows: source that asks for more does so for
+//   inline PTX.
 //   `__CUDACC__` is not defined; `__AJIT_CPU__` is.
 // - Threads of a block take turns; one gives way only where it waits (barriers, warp operations) or
 //   calls __nanosleep(). A loop that spins on memory without that may spin for ever.
@@ -60,8 +64,8 @@
 #include "module.hpp"
 
 // Last, because this file's own headers and the C library's use the other spellings of it.
-#define asm                                                                        \
-    static_assert(false, "the CPU driver does not have inline PTX (asm)");         \
+#define asm                                                                \
+    static_assert(false, "the CPU driver does not have inline PTX (asm)"); \
     __asm__
 
 #endif

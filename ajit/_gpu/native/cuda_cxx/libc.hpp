@@ -4,7 +4,8 @@
 #define AJIT_CPU_LIBC_HPP
 
 #if defined(__GLIBC__)
-#define AJIT_CPU_NOEXCEPT noexcept // as glibc declares them, should the user include its headers too
+// As glibc declares them, should the user include its headers too.
+#define AJIT_CPU_NOEXCEPT noexcept
 #else
 #define AJIT_CPU_NOEXCEPT
 #endif
@@ -21,11 +22,11 @@ void *memset(void *, int, size_t) AJIT_CPU_NOEXCEPT;
 #define AJIT_CPU_TEXT2(x) #x
 #define AJIT_CPU_TEXT(x) AJIT_CPU_TEXT2(x)
 
-#define AJIT_CPU_ASSERT(...)                                                         \
-    ((__VA_ARGS__) ? (void)0                                                         \
-                   : ::ajit_cpu::fault(::ajit_cpu::error_assert,                     \
-                                       __FILE__ ":" AJIT_CPU_TEXT(__LINE__)          \
-                                                ": assertion `" #__VA_ARGS__ "` failed"))
+#define AJIT_CPU_ASSERT(...)                                    \
+    ((__VA_ARGS__)                                              \
+         ? (void)0                                              \
+         : ::ajit_cpu::fault(::ajit_cpu::error_assert, __FILE__ \
+                             ":" AJIT_CPU_TEXT(__LINE__) ": assertion `" #__VA_ARGS__ "` failed"))
 #include "include/assert.h"
 
 #endif

@@ -7,20 +7,21 @@
 #ifndef AJIT_CPU_MATH_HPP
 #define AJIT_CPU_MATH_HPP
 
+// clang-format off: a list, not statements
 #define AJIT_CPU_EACH_UNARY(F) \
     F(sqrt) F(cbrt) F(exp) F(exp2) F(exp10) F(expm1) F(log) F(log2) F(log10) F(log1p) F(sin) \
     F(cos) F(tan) F(asin) F(acos) F(atan) F(sinh) F(cosh) F(tanh) F(asinh) F(acosh) F(atanh) \
     F(erf) F(erfc) F(tgamma) F(lgamma) F(floor) F(ceil) F(trunc) F(round) F(rint) \
     F(nearbyint) F(fabs) F(logb)
+// clang-format on
 #define AJIT_CPU_EACH_BINARY(F) \
-    F(pow) F(atan2) F(fmod) F(remainder) F(hypot) F(copysign) F(fmin) F(fmax) F(fdim) \
-    F(nextafter)
+    F(pow) F(atan2) F(fmod) F(remainder) F(hypot) F(copysign) F(fmin) F(fmax) F(fdim) F(nextafter)
 
-#define AJIT_CPU_UNARY(name)                        \
-    double name(double) AJIT_CPU_NOEXCEPT;          \
+#define AJIT_CPU_UNARY(name)               \
+    double name(double) AJIT_CPU_NOEXCEPT; \
     float name##f(float) AJIT_CPU_NOEXCEPT;
-#define AJIT_CPU_BINARY(name)                       \
-    double name(double, double) AJIT_CPU_NOEXCEPT;  \
+#define AJIT_CPU_BINARY(name)                      \
+    double name(double, double) AJIT_CPU_NOEXCEPT; \
     float name##f(float, float) AJIT_CPU_NOEXCEPT;
 extern "C" {
 AJIT_CPU_EACH_UNARY(AJIT_CPU_UNARY)
@@ -80,19 +81,19 @@ using from_mixed = typename when<(number<A_>::is != other && number<B_>::is != o
 namespace ajit_cpu_math {
 
 // Templates, so that std::sqrt(float) wins where source has both <cmath> and `using namespace std`.
-// The empty packs make those for integers the less specialised ones: libc++ has global templates for
-// integers too, and they would be ambiguous.
-#define AJIT_CPU_UNARY(name)                                                  \
-    template <int = 0> inline float name(float x) { return ::name##f(x); }    \
-    template <class T_, class... More_>                                       \
-    inline ajit_cpu::from_integer<T_, More_...> name(T_ x, More_...) {        \
-        return ::name(static_cast<double>(x));                                \
+// The empty packs make those for integers the less specialised ones: libc++ has global templates
+// for integers too, and they would be ambiguous.
+#define AJIT_CPU_UNARY(name)                                               \
+    template <int = 0> inline float name(float x) { return ::name##f(x); } \
+    template <class T_, class... More_>                                    \
+    inline ajit_cpu::from_integer<T_, More_...> name(T_ x, More_...) {     \
+        return ::name(static_cast<double>(x));                             \
     }
-#define AJIT_CPU_BINARY(name)                                                               \
-    template <int = 0> inline float name(float x, float y) { return ::name##f(x, y); }      \
-    template <class A_, class B_, class... More_>                                           \
-    inline ajit_cpu::from_mixed<A_, B_, More_...> name(A_ x, B_ y, More_...) {              \
-        return ::name(static_cast<double>(x), static_cast<double>(y));                      \
+#define AJIT_CPU_BINARY(name)                                                          \
+    template <int = 0> inline float name(float x, float y) { return ::name##f(x, y); } \
+    template <class A_, class B_, class... More_>                                      \
+    inline ajit_cpu::from_mixed<A_, B_, More_...> name(A_ x, B_ y, More_...) {         \
+        return ::name(static_cast<double>(x), static_cast<double>(y));                 \
     }
 AJIT_CPU_EACH_UNARY(AJIT_CPU_UNARY)
 AJIT_CPU_EACH_BINARY(AJIT_CPU_BINARY)
@@ -111,8 +112,8 @@ template <int = 0> inline double abs(double x) { return ::fabs(x); }
 template <int = 0> inline long abs(long x) { return ::labs(x); }
 template <int = 0> inline long long abs(long long x) { return ::llabs(x); }
 
-#define AJIT_CPU_CLASSIFY(name, builtin)                                         \
-    template <int = 0> inline bool name(float x) { return builtin(x); }          \
+#define AJIT_CPU_CLASSIFY(name, builtin)                                \
+    template <int = 0> inline bool name(float x) { return builtin(x); } \
     template <int = 0> inline bool name(double x) { return builtin(x); }
 AJIT_CPU_CLASSIFY(isnan, __builtin_isnan)
 AJIT_CPU_CLASSIFY(isinf, __builtin_isinf)
@@ -121,8 +122,10 @@ AJIT_CPU_CLASSIFY(signbit, __builtin_signbit)
 #undef AJIT_CPU_CLASSIFY
 
 // min and max of integers mix as C's operators do; those of floats ignore a NaN, as fmin and fmax.
-#define AJIT_CPU_MINMAX(result, a, b)                                                                  \
-    inline result min(a x, b y) { return static_cast<result>(x) < static_cast<result>(y) ? x : y; }    \
+#define AJIT_CPU_MINMAX(result, a, b)                                   \
+    inline result min(a x, b y) {                                       \
+        return static_cast<result>(x) < static_cast<result>(y) ? x : y; \
+    }                                                                   \
     inline result max(a x, b y) { return static_cast<result>(x) > static_cast<result>(y) ? x : y; }
 AJIT_CPU_MINMAX(int, int, int)
 AJIT_CPU_MINMAX(unsigned, unsigned, unsigned)
@@ -199,7 +202,9 @@ static inline float __fdiv_rn(float x, float y) { return x / y; }
 static inline float __fmaf_rn(float x, float y, float z) { return fmaf(x, y, z); }
 static inline float __frcp_rn(float x) { return 1.0f / x; }
 static inline float __fsqrt_rn(float x) { return sqrtf(x); }
-static inline float __frsqrt_rn(float x) { return static_cast<float>(1.0 / sqrt(static_cast<double>(x))); }
+static inline float __frsqrt_rn(float x) {
+    return static_cast<float>(1.0 / sqrt(static_cast<double>(x)));
+}
 static inline double __dadd_rn(double x, double y) { return x + y; }
 static inline double __dsub_rn(double x, double y) { return x - y; }
 static inline double __dmul_rn(double x, double y) { return x * y; }

@@ -24,7 +24,8 @@ inline bool start_thread(ajit_cpu_block *block) {
     if (block->next_thread >= block->thread_count) return false;
     uint32_t number = thread = block->next_thread++;
     uint32_t row = number / block->block_dim[0];
-    threadIdx = {number % block->block_dim[0], row % block->block_dim[1], row / block->block_dim[1]};
+    threadIdx = {number % block->block_dim[0], row % block->block_dim[1],
+                 row / block->block_dim[1]};
     return true;
 }
 
@@ -87,10 +88,11 @@ template <auto Kernel> struct entry {
 // The plus makes a pointer of a function and leaves a pointer as it is.
 #define AJIT_CPU_KERNEL(name, ...) ::ajit_cpu::entry<+(__VA_ARGS__)>::describe(name)
 
-#define AJIT_CPU_MODULE(...)                                                              \
-    static constexpr ajit_cpu_kernel ajit_cpu_kernels[] = {__VA_ARGS__};                  \
+#define AJIT_CPU_MODULE(...)                                                                 \
+    static constexpr ajit_cpu_kernel ajit_cpu_kernels[] = {__VA_ARGS__};                     \
     extern "C" __attribute__((visibility("default"))) const ajit_cpu_module ajit_cpu_module; \
-    const struct ajit_cpu_module ajit_cpu_module = {                                      \
-        AJIT_CPU_ABI_VERSION, sizeof ajit_cpu_kernels / sizeof *ajit_cpu_kernels, ajit_cpu_kernels};
+    const struct ajit_cpu_module ajit_cpu_module = {                                         \
+        AJIT_CPU_ABI_VERSION, sizeof ajit_cpu_kernels / sizeof *ajit_cpu_kernels,            \
+        ajit_cpu_kernels};
 
 #endif

@@ -45,10 +45,12 @@ struct bfloat16_format {
     static uint16_t encode(float value) {
         uint32_t bits = __float_as_uint(value);
         if ((bits & 0x7fffffffu) > 0x7f800000u) return nan;
-        return static_cast<uint16_t>(round_off(bits, 16)); // a carry goes into the exponent, as it should
+        return static_cast<uint16_t>(round_off(bits, 16)); // a carry goes into the exponent: right
     }
 
-    static float decode(uint16_t bits) { return __uint_as_float(static_cast<uint32_t>(bits) << 16); }
+    static float decode(uint16_t bits) {
+        return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+    }
 };
 
 // `sum`, the rounded value of sum + error, as if rounded to odd: its last bit says that there was

@@ -9,10 +9,9 @@
 
 static inline NARROW NARROW_NAME(__float2, )(float a) { return NARROW(a); }
 static inline NARROW NARROW_NAME(__float2, _rn)(float a) { return NARROW(a); }
-#define NARROW_FROM_FLOAT(suffix, toward)                                                  \
-    static inline NARROW NARROW_NAME(__float2, suffix)(float a) {                          \
-        return NARROW_RAW{                                                                 \
-            ajit_cpu::encode_toward<NARROW_FORMAT>(a, ajit_cpu::direction::toward)};       \
+#define NARROW_FROM_FLOAT(suffix, toward)                                                          \
+    static inline NARROW NARROW_NAME(__float2, suffix)(float a) {                                  \
+        return NARROW_RAW{ajit_cpu::encode_toward<NARROW_FORMAT>(a, ajit_cpu::direction::toward)}; \
     }
 NARROW_FROM_FLOAT(_rz, zero)
 NARROW_FROM_FLOAT(_rd, down)
@@ -22,15 +21,17 @@ static inline float NARROW_NAME(__, 2float)(NARROW a) { return float(a); }
 
 // ---- to and from integers ----
 
-#define NARROW_ROUNDED(type, suffix, round) \
-    static inline type NARROW_NAME(__, suffix)(NARROW a) { return ajit_cpu::saturate<type>(round(a)); }
-#define NARROW_INTEGER(type, name)                                    \
-    static inline NARROW NARROW_NAME(__##name##2, _rn)(type a) {      \
-        return NARROW(static_cast<double>(a));                        \
-    }                                                                 \
-    NARROW_ROUNDED(type, 2##name##_rn, rintf)                         \
-    NARROW_ROUNDED(type, 2##name##_rz, truncf)                        \
-    NARROW_ROUNDED(type, 2##name##_rd, floorf)                        \
+#define NARROW_ROUNDED(type, suffix, round)                \
+    static inline type NARROW_NAME(__, suffix)(NARROW a) { \
+        return ajit_cpu::saturate<type>(round(a));         \
+    }
+#define NARROW_INTEGER(type, name)                               \
+    static inline NARROW NARROW_NAME(__##name##2, _rn)(type a) { \
+        return NARROW(static_cast<double>(a));                   \
+    }                                                            \
+    NARROW_ROUNDED(type, 2##name##_rn, rintf)                    \
+    NARROW_ROUNDED(type, 2##name##_rz, truncf)                   \
+    NARROW_ROUNDED(type, 2##name##_rd, floorf)                   \
     NARROW_ROUNDED(type, 2##name##_ru, ceilf)
 NARROW_INTEGER(int, int)
 NARROW_INTEGER(unsigned, uint)
@@ -57,7 +58,9 @@ static inline NARROW2 NARROW_NAME(make_, 2)(NARROW x, NARROW y) { return {x, y};
 static inline NARROW2 NARROW_NAME(__halves2, 2)(NARROW x, NARROW y) { return {x, y}; }
 static inline NARROW2 NARROW_TWICE(NARROW_WORD)(NARROW a) { return {a, a}; }
 static inline NARROW2 NARROW_NAME(__float2, 2_rn)(float a) { return {NARROW(a), NARROW(a)}; }
-static inline NARROW2 NARROW_NAME(__floats2, 2_rn)(float x, float y) { return {NARROW(x), NARROW(y)}; }
+static inline NARROW2 NARROW_NAME(__floats2, 2_rn)(float x, float y) {
+    return {NARROW(x), NARROW(y)};
+}
 static inline NARROW2 NARROW_NAME(__float22, 2_rn)(float2 a) { return {NARROW(a.x), NARROW(a.y)}; }
 static inline float2 NARROW_NAME(__, 22float2)(NARROW2 a) { return {float(a.x), float(a.y)}; }
 static inline NARROW NARROW_NAME(__low2, )(NARROW2 a) { return a.x; }

@@ -3,9 +3,7 @@
 // NARROW_FORMAT (of narrow.hpp). Conversions are implicit as in NVIDIA's headers, so what is
 // ambiguous there is ambiguous here.
 
-struct NARROW_RAW {
-    unsigned short x;
-};
+struct NARROW_RAW { unsigned short x; };
 
 struct NARROW {
     unsigned short __x;
@@ -39,9 +37,7 @@ struct NARROW {
     operator unsigned long long() const { return __float2ull_rz(*this); }
 };
 
-struct NARROW2_RAW {
-    unsigned short x, y;
-};
+struct NARROW2_RAW { unsigned short x, y; };
 
 struct __attribute__((aligned(4))) NARROW2 {
     NARROW x, y;
@@ -79,7 +75,9 @@ static inline NARROW __hsaturate(NARROW a) { return NARROW(__saturatef(float(a))
 static inline NARROW __hadd_sat(NARROW a, NARROW b) { return __hsaturate(__hadd(a, b)); }
 static inline NARROW __hsub_sat(NARROW a, NARROW b) { return __hsaturate(__hsub(a, b)); }
 static inline NARROW __hmul_sat(NARROW a, NARROW b) { return __hsaturate(__hmul(a, b)); }
-static inline NARROW __hfma_sat(NARROW a, NARROW b, NARROW c) { return __hsaturate(__hfma(a, b, c)); }
+static inline NARROW __hfma_sat(NARROW a, NARROW b, NARROW c) {
+    return __hsaturate(__hfma(a, b, c));
+}
 static inline NARROW __hfma_relu(NARROW a, NARROW b, NARROW c) {
     NARROW sum = __hfma(a, b, c);
     return float(sum) < 0.0f ? NARROW(0.0f) : sum;
@@ -103,7 +101,9 @@ static inline int __hisinf(NARROW a) {
         return __h##name(a.x, b.x) && __h##name(a.y, b.y);                                       \
     }                                                                                            \
     static inline bool operator op(const NARROW &a, const NARROW &b) { return __h##name(a, b); } \
-    static inline bool operator op(const NARROW2 &a, const NARROW2 &b) { return __hb##name##2(a, b); }
+    static inline bool operator op(const NARROW2 &a, const NARROW2 &b) {                         \
+        return __hb##name##2(a, b);                                                              \
+    }
 AJIT_CPU_COMPARE(eq, ==)
 AJIT_CPU_COMPARE(lt, <)
 AJIT_CPU_COMPARE(le, <=)
@@ -141,11 +141,13 @@ static inline NARROW __hmin_nan(NARROW a, NARROW b) {
 
 #define AJIT_CPU_PAIR1(pair, single) \
     static inline NARROW2 pair(NARROW2 a) { return {single(a.x), single(a.y)}; }
-#define AJIT_CPU_PAIR2(pair, single) \
-    static inline NARROW2 pair(NARROW2 a, NARROW2 b) { return {single(a.x, b.x), single(a.y, b.y)}; }
-#define AJIT_CPU_PAIR3(pair, single)                                  \
-    static inline NARROW2 pair(NARROW2 a, NARROW2 b, NARROW2 c) {     \
-        return {single(a.x, b.x, c.x), single(a.y, b.y, c.y)};        \
+#define AJIT_CPU_PAIR2(pair, single)                   \
+    static inline NARROW2 pair(NARROW2 a, NARROW2 b) { \
+        return {single(a.x, b.x), single(a.y, b.y)};   \
+    }
+#define AJIT_CPU_PAIR3(pair, single)                              \
+    static inline NARROW2 pair(NARROW2 a, NARROW2 b, NARROW2 c) { \
+        return {single(a.x, b.x, c.x), single(a.y, b.y, c.y)};    \
     }
 AJIT_CPU_PAIR1(__hneg2, __hneg)
 AJIT_CPU_PAIR1(__habs2, __habs)
@@ -173,11 +175,15 @@ static inline NARROW2 __hisnan2(NARROW2 a) {
     return {NARROW(float(__hisnan(a.x))), NARROW(float(__hisnan(a.y)))};
 }
 
-#define AJIT_CPU_OPERATOR(op, single, pair)                                                           \
-    static inline NARROW operator op(const NARROW &a, const NARROW &b) { return single(a, b); }       \
-    static inline NARROW2 operator op(const NARROW2 &a, const NARROW2 &b) { return pair(a, b); }      \
-    static inline NARROW &operator op##=(NARROW & a, const NARROW &b) { return a = single(a, b); }    \
-    static inline NARROW2 &operator op##=(NARROW2 & a, const NARROW2 &b) { return a = pair(a, b); }
+#define AJIT_CPU_OPERATOR(op, single, pair)                                                      \
+    static inline NARROW operator op(const NARROW &a, const NARROW &b) { return single(a, b); }  \
+    static inline NARROW2 operator op(const NARROW2 &a, const NARROW2 &b) { return pair(a, b); } \
+    static inline NARROW &operator op## = (NARROW & a, const NARROW &b) {                        \
+        return a = single(a, b);                                                                 \
+    }                                                                                            \
+    static inline NARROW2 &operator op## = (NARROW2 & a, const NARROW2 &b) {                     \
+        return a = pair(a, b);                                                                   \
+    }
 AJIT_CPU_OPERATOR(+, __hadd, __hadd2)
 AJIT_CPU_OPERATOR(-, __hsub, __hsub2)
 AJIT_CPU_OPERATOR(*, __hmul, __hmul2)
@@ -192,8 +198,8 @@ static inline NARROW &operator--(NARROW &a) { return a = __hsub(a, NARROW(1.0f))
 
 // ---- mathematics, computed in float ----
 
-#define AJIT_CPU_MATH(name, function)                                               \
-    static inline NARROW h##name(NARROW a) { return NARROW(function(float(a))); }   \
+#define AJIT_CPU_MATH(name, function)                                             \
+    static inline NARROW h##name(NARROW a) { return NARROW(function(float(a))); } \
     AJIT_CPU_PAIR1(h2##name, h##name)
 AJIT_CPU_MATH(sqrt, sqrtf)
 AJIT_CPU_MATH(rsqrt, rsqrtf)
@@ -224,8 +230,10 @@ static inline float __high2float(NARROW2 a) { return float(a.y); }
 // ---- atomics ----
 
 static inline NARROW atomicAdd(NARROW *address, NARROW value) {
-    return ajit_cpu::atomic_update<unsigned short>(address, [=](NARROW old) { return __hadd(old, value); });
+    return ajit_cpu::atomic_update<unsigned short>(address,
+                                                   [=](NARROW old) { return __hadd(old, value); });
 }
 static inline NARROW2 atomicAdd(NARROW2 *address, NARROW2 value) {
-    return ajit_cpu::atomic_update<unsigned int>(address, [=](NARROW2 old) { return __hadd2(old, value); });
+    return ajit_cpu::atomic_update<unsigned int>(address,
+                                                 [=](NARROW2 old) { return __hadd2(old, value); });
 }

@@ -20,9 +20,9 @@
 
 // Shared memory is thread-local: all threads of a block run on one OS thread. In a function
 // `thread_local` means static, and `extern __shared__ T name[]` is an undefined thread-local symbol
-// that the driver resolves (../cpu_driver/elf.c). __constinit says that no code initialises it, which g++
-// else allows for; clang rejects the word for types like __half, whose default constructor does
-// nothing.
+// that the driver resolves (../cpu_driver/elf.c). __constinit says that no code initialises it,
+// which g++ else allows for; clang rejects the word for types like __half, whose default
+// constructor does nothing.
 #if defined(__clang__) || __GNUC__ < 10
 #define __shared__ thread_local
 #else

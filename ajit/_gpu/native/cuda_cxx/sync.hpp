@@ -52,7 +52,8 @@ static inline void __syncwarp(unsigned mask = 0xffffffffu) {
     ajit_cpu::warp(AJIT_CPU_WARP_SYNC, mask, 0, 0);
 }
 
-// A stream begins a launch when what is in front of it has ended: there is nothing left to wait for.
+// A stream begins a launch when what is in front of it has ended: there is nothing left to wait
+// for.
 static inline void cudaGridDependencySynchronize() {}
 static inline void cudaTriggerProgrammaticLaunchCompletion() {}
 
@@ -75,7 +76,8 @@ inline T_ __shfl_up_sync(unsigned mask, T_ value, unsigned delta, int width = wa
 template <class T_>
 inline T_ __shfl_down_sync(unsigned mask, T_ value, unsigned delta, int width = warpSize) {
     unsigned own = ajit_cpu::lane(), place = own & static_cast<unsigned>(width - 1);
-    bool inside = delta < static_cast<unsigned>(width) && place + delta < static_cast<unsigned>(width);
+    bool inside =
+        delta < static_cast<unsigned>(width) && place + delta < static_cast<unsigned>(width);
     return ajit_cpu::shuffle(mask, value, inside ? own + delta : own);
 }
 template <class T_>
@@ -88,13 +90,18 @@ inline T_ __shfl_xor_sync(unsigned mask, T_ value, int bits, int width = warpSiz
 static inline unsigned __ballot_sync(unsigned mask, int predicate) {
     return static_cast<unsigned>(ajit_cpu::warp(AJIT_CPU_WARP_BALLOT, mask, predicate != 0, 0));
 }
-static inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-static inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+static inline int __any_sync(unsigned mask, int predicate) {
+    return __ballot_sync(mask, predicate) != 0;
+}
+static inline int __all_sync(unsigned mask, int predicate) {
+    return __ballot_sync(mask, !predicate) == 0;
+}
 static inline unsigned __activemask() {
     return static_cast<unsigned>(ajit_cpu::warp(AJIT_CPU_WARP_ACTIVE, 0, 0, 0));
 }
 template <class T_> inline unsigned __match_any_sync(unsigned mask, T_ value) {
-    return static_cast<unsigned>(ajit_cpu::warp(AJIT_CPU_WARP_MATCH, mask, ajit_cpu::pack(value), 0));
+    return static_cast<unsigned>(
+        ajit_cpu::warp(AJIT_CPU_WARP_MATCH, mask, ajit_cpu::pack(value), 0));
 }
 template <class T_> inline unsigned __match_all_sync(unsigned mask, T_ value, int *all) {
     unsigned same = __match_any_sync(mask, value);
@@ -115,8 +122,8 @@ template <class T_, class Combine> inline T_ reduce(unsigned mask, T_ value, Com
 
 } // namespace ajit_cpu
 
-#define AJIT_CPU_REDUCE(name, type, expression)                                     \
-    static inline type __reduce_##name##_sync(unsigned mask, type value) {          \
+#define AJIT_CPU_REDUCE(name, type, expression)                                                  \
+    static inline type __reduce_##name##_sync(unsigned mask, type value) {                       \
         return ajit_cpu::reduce(mask, value, [](type a, type b) -> type { return expression; }); \
     }
 AJIT_CPU_REDUCE(add, unsigned, a + b)

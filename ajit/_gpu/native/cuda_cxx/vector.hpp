@@ -3,27 +3,19 @@
 #ifndef AJIT_CPU_VECTOR_HPP
 #define AJIT_CPU_VECTOR_HPP
 
-#define AJIT_CPU_VECTOR1(type, scalar)                                      \
-    struct type##1 {                                                        \
-        scalar x;                                                           \
-    };                                                                      \
-    static inline type##1 make_##type##1(scalar x) { return type##1{x}; }
-#define AJIT_CPU_VECTOR2(type, scalar, alignment)                           \
-    struct __attribute__((aligned(alignment))) type##2 {                    \
-        scalar x, y;                                                        \
-    };                                                                      \
-    static inline type##2 make_##type##2(scalar x, scalar y) { return type##2{x, y}; }
-#define AJIT_CPU_VECTOR3(type, scalar)                                      \
-    struct type##3 {                                                        \
-        scalar x, y, z;                                                     \
-    };                                                                      \
-    static inline type##3 make_##type##3(scalar x, scalar y, scalar z) { return type##3{x, y, z}; }
-#define AJIT_CPU_VECTOR4(type, scalar, alignment)                           \
-    struct __attribute__((aligned(alignment))) type##4 {                    \
-        scalar x, y, z, w;                                                  \
-    };                                                                      \
+#define AJIT_CPU_VECTOR1(type, scalar) \
+    struct type##1 { scalar x; };      \
+    static inline type##1 make_##type##1(scalar x) { return type##1 {x}; }
+#define AJIT_CPU_VECTOR2(type, scalar, alignment)                        \
+    struct __attribute__((aligned(alignment))) type##2 { scalar x, y; }; \
+    static inline type##2 make_##type##2(scalar x, scalar y) { return type##2 {x, y}; }
+#define AJIT_CPU_VECTOR3(type, scalar)  \
+    struct type##3 { scalar x, y, z; }; \
+    static inline type##3 make_##type##3(scalar x, scalar y, scalar z) { return type##3 {x, y, z}; }
+#define AJIT_CPU_VECTOR4(type, scalar, alignment)                                  \
+    struct __attribute__((aligned(alignment))) type##4 { scalar x, y, z, w; };     \
     static inline type##4 make_##type##4(scalar x, scalar y, scalar z, scalar w) { \
-        return type##4{x, y, z, w};                                         \
+        return type##4 {x, y, z, w};                                               \
     }
 #define AJIT_CPU_VECTORS(type, scalar, alignment2, alignment4) \
     AJIT_CPU_VECTOR1(type, scalar)                             \

@@ -4,8 +4,7 @@
 #define POINTER(type, address) ((type)(uintptr_t)(address))
 
 static int copy_one(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                    const struct ajit_copy *op)
-{
+                    const struct ajit_copy *op) {
     struct ajit_driver *driver = &executor->driver;
     uint64_t target = op->target ? op->target : ticket->made ? ticket->made->pointer : 0;
     switch (op->header.opcode) {
@@ -14,15 +13,13 @@ static int copy_one(struct ajit_executor *executor, struct ajit_ticket *ticket,
                                       ticket->stream);
     case AJIT_COPY_TO_HOST:
         return driver->copy_to_host(POINTER(void *, target), op->source, op->size, ticket->stream);
-    default:
-        return driver->copy_on_device(target, op->source, op->size, ticket->stream);
+    default: return driver->copy_on_device(target, op->source, op->size, ticket->stream);
     }
 }
 
 /* In order, which the caller did not ask for. */
 static int copy_each(struct ajit_driver *driver, CUstream stream, uint64_t count,
-                     const CUdeviceptr *targets, const CUdeviceptr *sources, const size_t *sizes)
-{
+                     const CUdeviceptr *targets, const CUdeviceptr *sources, const size_t *sizes) {
     int code = CUDA_SUCCESS;
     for (uint64_t i = 0; !code && i < count; i++)
         code = driver->copy_anywhere(targets[i], sources[i], sizes[i], stream);
@@ -30,8 +27,7 @@ static int copy_each(struct ajit_driver *driver, CUstream stream, uint64_t count
 }
 
 static int copy_many(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                     const struct ajit_copies *op)
-{
+                     const struct ajit_copies *op) {
     struct ajit_driver *driver = &executor->driver;
     /* The driver's types are not const, but it only reads. */
     CUdeviceptr *targets = (CUdeviceptr *)(op + 1), *sources = targets + op->count;
@@ -49,8 +45,7 @@ static int copy_many(struct ajit_executor *executor, struct ajit_ticket *ticket,
 }
 
 int ajit_copy(struct ajit_executor *executor, struct ajit_ticket *ticket,
-              const struct ajit_operation *op)
-{
+              const struct ajit_operation *op) {
     if (op->opcode == AJIT_COPIES)
         return copy_many(executor, ticket, (const struct ajit_copies *)op);
     atomic_fetch_add_explicit(&executor->counters.copies, 1, memory_order_relaxed);

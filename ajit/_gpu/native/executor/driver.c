@@ -72,8 +72,8 @@ static const struct symbol SYMBOLS[] = {
     OPTIONAL(launch_with, "cuLaunchKernelEx"),
 };
 
-int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error, size_t error_bytes)
-{
+int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error,
+                     size_t error_bytes) {
     /* RTLD_LOCAL: a CPU driver in this process must never answer somebody else's cu* names. Never
      * closed: drivers keep threads of their own, and unmapping their code would crash those. */
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -93,8 +93,7 @@ int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error, 
     return 0;
 }
 
-int ajit_driver_is_sticky(CUresult code)
-{
+int ajit_driver_is_sticky(CUresult code) {
     /* The codes of which cuda.h says that the process must be ended to go on using the device, and
      * those after which there is no context any more. */
     switch (code) {
@@ -108,9 +107,7 @@ int ajit_driver_is_sticky(CUresult code)
     case CUDA_ERROR_ASSERT:
     case CUDA_ERROR_TENSOR_MEMORY_LEAK:
     case CUDA_ERROR_MPS_CLIENT_TERMINATED:
-    case CUDA_ERROR_EXTERNAL_DEVICE:
-        return 1;
-    default:
-        return code >= CUDA_ERROR_HARDWARE_STACK_ERROR && code <= CUDA_ERROR_LAUNCH_FAILED;
+    case CUDA_ERROR_EXTERNAL_DEVICE: return 1;
+    default: return code >= CUDA_ERROR_HARDWARE_STACK_ERROR && code <= CUDA_ERROR_LAUNCH_FAILED;
     }
 }

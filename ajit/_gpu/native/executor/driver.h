@@ -50,10 +50,15 @@ enum {
 /* Stands for the legacy default stream, which no other handle names but 0. */
 #define CU_STREAM_LEGACY ((CUstream)0x1)
 
-enum { CU_STREAM_NON_BLOCKING = 1, CU_STREAM_CAPTURE_MODE_RELAXED = 2, CU_EVENT_DISABLE_TIMING = 2 };
+enum {
+    CU_STREAM_NON_BLOCKING = 1,
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2,
+    CU_EVENT_DISABLE_TIMING = 2
+};
 enum { CU_MEMCPY_SRC_ACCESS_ORDER_STREAM = 1 };
 
-/* CUmemcpyAttributes of cuda.h: in which order the sources are read, and hints that are not given. */
+/* CUmemcpyAttributes of cuda.h: in which order the sources are read, and hints that are not
+ * given. */
 struct ajit_copy_attributes {
     uint32_t source_order;
     uint32_t source_hint[2], target_hint[2]; /* kind and number of a location */

@@ -1,11 +1,12 @@
-/* The executor's life: made, submitted to from any thread, and freed. The rules stand in executor.h. */
+/* The executor's life: made, submitted to from any thread, and freed. The rules stand in
+ * executor.h. */
 #include "executor.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-struct ajit_executor *ajit_executor_create(const char *library, const struct ajit_options *options)
-{
+struct ajit_executor *ajit_executor_create(const char *library,
+                                           const struct ajit_options *options) {
     struct ajit_executor *executor;
     if (posix_memalign((void **)&executor, alignof(struct ajit_executor), sizeof *executor))
         return NULL;
@@ -20,19 +21,15 @@ struct ajit_executor *ajit_executor_create(const char *library, const struct aji
         return NULL;
     }
     strcpy(executor->library, library);
-    for (uint64_t i = 0; i < options->capacity; i++)
-        atomic_init(&executor->slots[i].turn, i);
+    for (uint64_t i = 0; i < options->capacity; i++) atomic_init(&executor->slots[i].turn, i);
     return executor;
 }
 
 /* Only when no thread serves it and no Python object has its address any more. */
-void ajit_executor_destroy(struct ajit_executor *executor)
-{
-    if (atomic_load(&executor->tensors))
-        return; /* their deleters will still come here */
-    struct ajit_ticket *ticket; /* a stop, if the thread never started */
-    while (executor->slots && (ticket = ajit_ring_pop(executor)))
-        ajit_ticket_drop(ticket);
+void ajit_executor_destroy(struct ajit_executor *executor) {
+    if (atomic_load(&executor->tensors)) return; /* their deleters will still come here */
+    struct ajit_ticket *ticket;                  /* a stop, if the thread never started */
+    while (executor->slots && (ticket = ajit_ring_pop(executor))) ajit_ticket_drop(ticket);
     struct ajit_resource *resource = atomic_load(&executor->posts);
     while (resource) { /* given back after the end */
         struct ajit_resource *next = resource->posted;
@@ -47,11 +44,9 @@ void ajit_executor_destroy(struct ajit_executor *executor)
     free(executor);
 }
 
-static struct ajit_ticket *make_ticket(const struct ajit_submission *submission)
-{
+static struct ajit_ticket *make_ticket(const struct ajit_submission *submission) {
     struct ajit_ticket *ticket = malloc(sizeof *ticket + submission->bytes);
-    if (!ticket)
-        return NULL;
+    if (!ticket) return NULL;
     memset(ticket, 0, sizeof *ticket);
     ticket->port = (struct ajit_port *)(uintptr_t)submission->port;
     ticket->number = submission->number;
@@ -69,43 +64,49 @@ static struct ajit_ticket *make_ticket(const struct ajit_submission *submission)
 }
 
 /* Returns AJIT_ACCEPTED, or why the submission was refused; then nothing happened. */
-int ajit_submit(const struct ajit_submission *submission)
-{
+int ajit_submit(const struct ajit_submission *submission) {
     struct ajit_executor *executor = ((struct ajit_port *)(uintptr_t)submission->port)->executor;
     /* Counted, so that ajit_serve_end can wait until nobody is between this check and the push. */
     atomic_fetch_add(&executor->submitting, 1);
     int refusal = AJIT_ACCEPTED;
     struct ajit_ticket *ticket = NULL;
-    if (atomic_load(&executor->stopped))
-        refusal = AJIT_STOPPED;
+    if (atomic_load(&executor->stopped)) refusal = AJIT_STOPPED;
     else if (atomic_load(&executor->lost) && *(const uint32_t *)(submission + 1) < AJIT_CLOSE_PORT)
         refusal = AJIT_LOST;
-    else if (!(ticket = make_ticket(submission)))
-        refusal = AJIT_NO_MEMORY;
-    else if (!ajit_ring_push(executor, ticket))
-        refusal = AJIT_FULL;
-    if (refusal && ticket)
-        ajit_ticket_drop(ticket);
+    else if (!(ticket = make_ticket(submission))) refusal = AJIT_NO_MEMORY;
+    else if (!ajit_ring_push(executor, ticket)) refusal = AJIT_FULL;
+    if (refusal && ticket) ajit_ticket_drop(ticket);
     atomic_fetch_sub(&executor->submitting, 1);
-    if (!refusal)
-        ajit_ring_wake(executor);
+    if (!refusal) ajit_ring_wake(executor);
     return refusal;
 }
 
 /* Sizes of what Python mirrors, for a test. */
-void ajit_layout(uint64_t *sizes)
-{
+void ajit_layout(uint64_t *sizes) {
     const uint64_t known[] = {
-        sizeof(struct ajit_submission), sizeof(struct ajit_launch), sizeof(struct ajit_copy),
-        sizeof(struct ajit_fill), sizeof(struct ajit_alloc), sizeof(struct ajit_load),
-        sizeof(struct ajit_record), sizeof(struct ajit_function), sizeof(struct ajit_device_info),
-        sizeof(struct ajit_counters), sizeof(struct ajit_options),
-        offsetof(struct ajit_port, wanted), offsetof(struct ajit_port, records),
-        offsetof(struct ajit_port, event_fd), offsetof(struct ajit_executor, info),
-        offsetof(struct ajit_executor, counters), offsetof(struct ajit_executor, error),
-        offsetof(struct ajit_executor, lost), offsetof(struct ajit_executor, heartbeat),
-        offsetof(struct ajit_executor, heartbeat_fd), offsetof(struct ajit_executor, tail),
-        offsetof(struct ajit_executor, head), sizeof(struct ajit_elapsed),
+        sizeof(struct ajit_submission),
+        sizeof(struct ajit_launch),
+        sizeof(struct ajit_copy),
+        sizeof(struct ajit_fill),
+        sizeof(struct ajit_alloc),
+        sizeof(struct ajit_load),
+        sizeof(struct ajit_record),
+        sizeof(struct ajit_function),
+        sizeof(struct ajit_device_info),
+        sizeof(struct ajit_counters),
+        sizeof(struct ajit_options),
+        offsetof(struct ajit_port, wanted),
+        offsetof(struct ajit_port, records),
+        offsetof(struct ajit_port, event_fd),
+        offsetof(struct ajit_executor, info),
+        offsetof(struct ajit_executor, counters),
+        offsetof(struct ajit_executor, error),
+        offsetof(struct ajit_executor, lost),
+        offsetof(struct ajit_executor, heartbeat),
+        offsetof(struct ajit_executor, heartbeat_fd),
+        offsetof(struct ajit_executor, tail),
+        offsetof(struct ajit_executor, head),
+        sizeof(struct ajit_elapsed),
         sizeof(struct ajit_heartbeat),
     };
     memcpy(sizes, known, sizeof known);

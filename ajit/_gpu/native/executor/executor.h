@@ -78,8 +78,8 @@ struct ajit_executor {
     /* Below: the CUDA thread only. */
     struct ajit_queue service;
     struct ajit_lane lanes[AJIT_LANES];
-    uint64_t busy_lanes; /* bit i: lane i has tickets in flight */
-    struct ajit_resource *held;     /* posts taken, waiting for the ring to pass `held_until` */
+    uint64_t busy_lanes;        /* bit i: lane i has tickets in flight */
+    struct ajit_resource *held; /* posts taken, waiting for the ring to pass `held_until` */
     uint64_t held_until;
     struct ajit_resource *deferred; /* to be freed, oldest first */
     struct ajit_resource **deferred_end;
@@ -87,11 +87,11 @@ struct ajit_executor {
     struct ajit_ticket *call;       /* the AJIT_CALL that Python runs now */
     uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
-    uint64_t turn_ns; /* when the second lane may go before work */
-    struct ajit_timer *timers; /* that nobody uses */
+    uint64_t turn_ns;                      /* when the second lane may go before work */
+    struct ajit_timer *timers;             /* that nobody uses */
     uint64_t load_began_ns, load_ended_ns; /* the last one */
-    bool starved;  /* the first of the second lane waits for memory */
-    bool stopping; /* nothing waits any more */
+    bool starved;                          /* the first of the second lane waits for memory */
+    bool stopping;                         /* nothing waits any more */
 };
 
 /* Type of a tensor, as DLPack has it. */
@@ -102,7 +102,8 @@ struct ajit_tensor_type {
 };
 
 /* Called through PyDLL: memory only, never the driver, never a wait that is not bounded. */
-AJIT_API struct ajit_executor *ajit_executor_create(const char *library, const struct ajit_options *);
+AJIT_API struct ajit_executor *ajit_executor_create(const char *library,
+                                                    const struct ajit_options *);
 AJIT_API void ajit_executor_destroy(struct ajit_executor *);
 AJIT_API int ajit_submit(const struct ajit_submission *);
 AJIT_API void ajit_post(struct ajit_executor *, struct ajit_resource *, uint64_t lanes);
@@ -197,7 +198,8 @@ int ajit_pool_follow(struct ajit_executor *, struct ajit_ticket *, bool *enqueue
 void ajit_pool_give_back(struct ajit_executor *);
 uint64_t ajit_pool_idle_ns(const struct ajit_executor *);
 
-struct ajit_resource *ajit_resource_make(struct ajit_executor *, struct ajit_ticket *, uint64_t kind);
+struct ajit_resource *ajit_resource_make(struct ajit_executor *, struct ajit_ticket *,
+                                         uint64_t kind);
 void ajit_resource_unmake(struct ajit_executor *, struct ajit_ticket *);
 int ajit_resource_alloc(struct ajit_executor *, struct ajit_ticket *, uint64_t kind, uint64_t size,
                         bool *enqueued);

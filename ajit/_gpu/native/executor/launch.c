@@ -1,18 +1,18 @@
-/* Launches: plain ones by the plain call, those with attributes by the one that takes attributes. */
+/* Launches: plain ones by the plain call, those with attributes by the one that takes
+ * attributes. */
 #include "executor.h"
 
-/* Blocks in a cluster that every GPU with clusters can have; more must be allowed for each function. */
+/* Blocks in a cluster that every GPU with clusters can have; more must be allowed for each
+ * function. */
 enum { PORTABLE_CLUSTER = 8 };
 
 static int launch_plainly(struct ajit_driver *driver, CUfunction function, CUstream stream,
-                          const struct ajit_launch *op, void **params)
-{
+                          const struct ajit_launch *op, void **params) {
     return driver->launch(function, op->grid[0], op->grid[1], op->grid[2], op->block[0],
                           op->block[1], op->block[2], op->shared_bytes, stream, params, NULL);
 }
 
-static uint32_t list_attributes(const struct ajit_launch *op, struct ajit_launch_attribute *list)
-{
+static uint32_t list_attributes(const struct ajit_launch *op, struct ajit_launch_attribute *list) {
     uint32_t count = 0;
     if (op->flags & AJIT_CLUSTERED)
         list[count++] = (struct ajit_launch_attribute){
@@ -32,24 +32,21 @@ static uint32_t list_attributes(const struct ajit_launch *op, struct ajit_launch
     return count;
 }
 
-/* Large clusters are allowed for a function once, before the first launch that has one. Not when it is
- * loaded: hardly any kernel wants them. */
+/* Large clusters are allowed for a function once, before the first launch that has one. Not when it
+ * is loaded: hardly any kernel wants them. */
 static int allow_cluster(struct ajit_driver *driver, struct ajit_function *function,
-                         const struct ajit_launch *op)
-{
+                         const struct ajit_launch *op) {
     uint64_t blocks = (uint64_t)op->cluster[0] * op->cluster[1] * op->cluster[2];
     if (!(op->flags & AJIT_CLUSTERED) || blocks <= PORTABLE_CLUSTER || function->large_clusters)
         return CUDA_SUCCESS;
     int code = driver->function_set_attribute(
         function->handle, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
-    if (!code)
-        function->large_clusters = 1;
+    if (!code) function->large_clusters = 1;
     return code;
 }
 
 static int launch_with_attributes(struct ajit_driver *driver, struct ajit_function *function,
-                                  CUstream stream, const struct ajit_launch *op, void **params)
-{
+                                  CUstream stream, const struct ajit_launch *op, void **params) {
     struct ajit_launch_attribute attributes[3];
     struct ajit_launch_config config = {
         .grid = {op->grid[0], op->grid[1], op->grid[2]},
@@ -64,8 +61,7 @@ static int launch_with_attributes(struct ajit_driver *driver, struct ajit_functi
 }
 
 int ajit_launch_kernel(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                       const struct ajit_launch *op)
-{
+                       const struct ajit_launch *op) {
     struct ajit_function *function = (struct ajit_function *)(uintptr_t)op->function;
     unsigned char *arguments = (unsigned char *)(op + 1);
     void *params[AJIT_MAX_PARAMS];

@@ -42,8 +42,8 @@ struct ajit_resource {
     _Atomic uint64_t lanes; /* bit i: tickets of lane i may be using it */
     _Atomic int holds;      /* Python's, and one of each tensor; the last one to go posts it */
     uint64_t deferred_ns;
-    bool alive;     /* the driver still has it */
-    bool released;  /* Python has given it back: free the record too */
+    bool alive;    /* the driver still has it */
+    bool released; /* Python has given it back: free the record too */
     bool deferred;
 };
 
@@ -97,7 +97,7 @@ struct ajit_ticket {
 /* --- ports: the way to one event loop --------------------------------------------------------- */
 
 struct ajit_port {
-    _Atomic(struct ajit_note *) head; /* newest first; AJIT_PORT_CLOSED once nobody reads any more */
+    _Atomic(struct ajit_note *) head; /* newest first; AJIT_PORT_CLOSED when no loop reads it */
     _Atomic int spinning;             /* the loop's thread looks at `head` by itself */
     _Atomic int references;           /* the owner and every ticket */
     int event_fd;

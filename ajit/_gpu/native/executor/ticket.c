@@ -9,42 +9,36 @@
 
 #include <stdlib.h>
 
-void ajit_ticket_drop(struct ajit_ticket *ticket)
-{
+void ajit_ticket_drop(struct ajit_ticket *ticket) {
     if (atomic_fetch_sub(&ticket->references, 1) == 1) {
         ajit_port_drop(ticket->port);
         free(ticket);
     }
 }
 
-static void note(struct ajit_ticket *ticket, struct ajit_note *which, uint32_t flags)
-{
+static void note(struct ajit_ticket *ticket, struct ajit_note *which, uint32_t flags) {
     which->ticket = ticket;
     atomic_fetch_add(&ticket->references, 1);
     ajit_port_push(ticket->port, which, flags);
 }
 
-static bool move(struct ajit_ticket *ticket, int from, int to)
-{
+static bool move(struct ajit_ticket *ticket, int from, int to) {
     return atomic_compare_exchange_strong(&ticket->state, &from, to);
 }
 
-static void count(_Atomic uint64_t *counter)
-{
+static void count(_Atomic uint64_t *counter) {
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
 /* The device is done with it. Takes over a reference: the host function's. */
-void ajit_ticket_finish(struct ajit_ticket *ticket, uint64_t now, uint32_t flags)
-{
+void ajit_ticket_finish(struct ajit_ticket *ticket, uint64_t now, uint32_t flags) {
     struct ajit_counters *counters = &ticket->port->executor->counters;
     /* Before the state moves, for the note is read at once. */
     if (atomic_load(&ticket->state) == AJIT_IN_FLIGHT) {
         atomic_store(&ticket->finished_ns, now);
         if (move(ticket, AJIT_IN_FLIGHT, AJIT_FINISHED)) {
             count(&counters->settled);
-            if (ticket->code)
-                count(&counters->failed);
+            if (ticket->code) count(&counters->failed);
             note(ticket, &ticket->settled, AJIT_SETTLED | AJIT_RETIRED | flags);
         }
     }
@@ -54,26 +48,21 @@ void ajit_ticket_finish(struct ajit_ticket *ticket, uint64_t now, uint32_t flags
 }
 
 /* The host function, on a thread of the driver (R2). A failing device never calls it. */
-void ajit_ticket_on_done(void *argument)
-{
+void ajit_ticket_on_done(void *argument) {
     struct ajit_ticket *ticket = argument;
-    if (ticket->timed)
-        ajit_timer_hand_over(ticket->port->executor, ticket);
-    else
-        ajit_ticket_finish(ticket, ajit_now_ns(), 0);
+    if (ticket->timed) ajit_timer_hand_over(ticket->port->executor, ticket);
+    else ajit_ticket_finish(ticket, ajit_now_ns(), 0);
 }
 
 /* The CUDA thread settles a ticket itself: one that needs no device, that failed before it reached
  * it, or whose host function will not come. */
-void ajit_ticket_settle(struct ajit_executor *executor, struct ajit_ticket *ticket, int code)
-{
+void ajit_ticket_settle(struct ajit_executor *executor, struct ajit_ticket *ticket, int code) {
     uint32_t lost = code && code == atomic_load(&executor->lost) ? AJIT_IS_LOST : 0;
     if (move(ticket, AJIT_IN_FLIGHT, AJIT_FINISHED)) {
         ticket->code = code;
         atomic_store(&ticket->finished_ns, ajit_now_ns());
         count(&executor->counters.settled);
-        if (code)
-            count(&executor->counters.failed);
+        if (code) count(&executor->counters.failed);
         note(ticket, &ticket->settled, AJIT_SETTLED | AJIT_RETIRED | lost);
     } else if (move(ticket, AJIT_OVERDUE, AJIT_OVERDUE_ENDED)) {
         note(ticket, &ticket->retired, AJIT_RETIRED | lost);
@@ -81,8 +70,7 @@ void ajit_ticket_settle(struct ajit_executor *executor, struct ajit_ticket *tick
 }
 
 /* Its deadline has passed, and the device is still at it. */
-void ajit_ticket_expire(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t now)
-{
+void ajit_ticket_expire(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t now) {
     atomic_store(&ticket->finished_ns, now);
     if (move(ticket, AJIT_IN_FLIGHT, AJIT_OVERDUE)) {
         count(&executor->counters.expired);
@@ -91,14 +79,12 @@ void ajit_ticket_expire(struct ajit_executor *executor, struct ajit_ticket *tick
 }
 
 /* Whether the device is done with it, so that its memory may go. */
-bool ajit_ticket_retired(struct ajit_ticket *ticket)
-{
+bool ajit_ticket_retired(struct ajit_ticket *ticket) {
     int state = atomic_load(&ticket->state);
     return state == AJIT_FINISHED || state == AJIT_OVERDUE_ENDED;
 }
 
-static void on_step(void *argument)
-{
+static void on_step(void *argument) {
     struct ajit_step *step = argument;
     struct ajit_ticket *ticket = step->note.ticket;
     step->finished_ns = ajit_now_ns();
@@ -108,14 +94,12 @@ static void on_step(void *argument)
     ajit_ticket_drop(ticket);
 }
 
-/* Tells the loop when the device is done with what the submission has enqueued so far. A device that is
- * lost runs no host function: then the step stays, a few bytes for each, and the ticket itself says what
- * happened. */
-int ajit_ticket_step(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t index)
-{
+/* Tells the loop when the device is done with what the submission has enqueued so far. A device
+ * that is lost runs no host function: then the step stays, a few bytes for each, and the ticket
+ * itself says what happened. */
+int ajit_ticket_step(struct ajit_executor *executor, struct ajit_ticket *ticket, uint64_t index) {
     struct ajit_step *step = calloc(1, sizeof *step);
-    if (!step)
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!step) return CUDA_ERROR_OUT_OF_MEMORY;
     step->note.ticket = ticket;
     step->index = index;
     atomic_fetch_add(&ticket->references, 1);

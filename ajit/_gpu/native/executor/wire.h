@@ -19,12 +19,12 @@ enum ajit_opcode {
     AJIT_COPY_TO_HOST = 3,
     AJIT_COPY_ON_DEVICE = 4,
     AJIT_FILL = 5,
-    AJIT_MARK = 6,         /* nothing: the ticket is done when everything before it is */
-    AJIT_RECORD = 7,       /* an event */
-    AJIT_WAIT = 8,         /* for an event */
-    AJIT_STEP = 9,         /* says that everything before it in the submission is done */
-    AJIT_COPIES = 10,      /* many copies, in no particular order */
-    AJIT_JOIN = 11,        /* waits for what has been submitted to another stream */
+    AJIT_MARK = 6,    /* nothing: the ticket is done when everything before it is */
+    AJIT_RECORD = 7,  /* an event */
+    AJIT_WAIT = 8,    /* for an event */
+    AJIT_STEP = 9,    /* says that everything before it in the submission is done */
+    AJIT_COPIES = 10, /* many copies, in no particular order */
+    AJIT_JOIN = 11,   /* waits for what has been submitted to another stream */
     AJIT_LAUNCH_GRAPH = 12,
     /* Service, the second lane: waits while there is work. */
     AJIT_ALLOC = 16,
@@ -50,8 +50,8 @@ struct ajit_submission {
     uint64_t deadline_ns; /* after its submission; 0: as the options say */
     uint32_t lane;        /* of the stream, see flight.c */
     uint32_t timed;       /* whether the device tells how long it worked */
-    uint32_t count;  /* operations that follow */
-    uint32_t bytes;  /* of all of them */
+    uint32_t count;       /* operations that follow */
+    uint32_t bytes;       /* of all of them */
 };
 
 struct ajit_operation {
@@ -130,9 +130,9 @@ enum { AJIT_LATER = -2 };
 /* --- what Python gets back ------------------------------------------------------------------- */
 
 enum ajit_flag {
-    AJIT_SETTLED = 1, /* the outcome is known: awaiting tasks go on */
-    AJIT_RETIRED = 2, /* the device does not touch the ticket's memory any more */
-    AJIT_IS_LOST = 4, /* the code is that of a context that is unusable from now on */
+    AJIT_SETTLED = 1,  /* the outcome is known: awaiting tasks go on */
+    AJIT_RETIRED = 2,  /* the device does not touch the ticket's memory any more */
+    AJIT_IS_LOST = 4,  /* the code is that of a context that is unusable from now on */
     AJIT_EXPIRED = 8,  /* past the deadline, and the device is still at it */
     AJIT_TIMED = 32,   /* `detail` is how long the device worked, in nanoseconds */
     AJIT_STEPPED = 16, /* `detail` is the index of a step that is done; the ticket goes on */
@@ -150,7 +150,7 @@ struct ajit_record {
 
 #define AJIT_RECORDS 256
 
-/* --- what Python reads in place ----------------------------------------------------------------- */
+/* --- what Python reads in place -------------------------------------------------------- */
 
 #define AJIT_MAX_PARAMS 256
 
@@ -159,7 +159,7 @@ struct ajit_function {
     uint32_t param_count;
     uint32_t param_bytes;
     int32_t max_threads, shared_bytes, local_bytes, registers, max_dynamic_shared_bytes;
-    int32_t large_clusters; /* whether it may be launched in clusters that not every GPU has */
+    int32_t large_clusters;  /* whether it may be launched in clusters that not every GPU has */
     uint32_t *param_offsets; /* param_count offsets, then as many sizes */
 };
 
@@ -195,8 +195,8 @@ struct ajit_heartbeat {
     _Atomic uint64_t number;     /* of the ticket */
     _Atomic uint64_t progress;   /* operations begun so far */
     _Atomic uint64_t in_flight;
-    _Atomic uint64_t oldest_ns;  /* when the oldest ticket in flight was submitted; 0: none */
-    _Atomic uint64_t lost;       /* the sticky code */
+    _Atomic uint64_t oldest_ns; /* when the oldest ticket in flight was submitted; 0: none */
+    _Atomic uint64_t lost;      /* the sticky code */
 };
 
 #define AJIT_HEARTBEAT_MAGIC 0x3130544145424a41u /* "AJBEAT01" */
@@ -206,10 +206,10 @@ struct ajit_options {
     uint64_t spin_ns;
     uint64_t deadline_ns;
     uint64_t memory_limit_bytes; /* of device memory; 0: what the device has */
-    uint64_t stall_ns;           /* in one operation, after which the watchdog speaks up; 0: never */
-    uint64_t pool_idle_ns;       /* without work, after which the pool gives back; 0: never */
+    uint64_t stall_ns;     /* in one operation, after which the watchdog speaks up; 0: never */
+    uint64_t pool_idle_ns; /* without work, after which the pool gives back; 0: never */
     int32_t ordinal;
-    int32_t dump_signal; /* makes the process print its stacks; 0: none */
+    int32_t dump_signal;  /* makes the process print its stacks; 0: none */
     int32_t plain_memory; /* no pool: memory that others than this device may use */
     int32_t time_tickets; /* all of them, asked or not */
 };

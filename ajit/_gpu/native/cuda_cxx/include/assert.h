@@ -1,4 +1,5 @@
-// Shim for the CPU driver: assert is a device error instead of the end of the process. No include guard, as in C.
+// Shim for the CPU driver: assert is a device error instead of the end of the process. No include
+// guard, as in C.
 #undef assert
 #ifndef NDEBUG
 #define assert(...) AJIT_CPU_ASSERT(__VA_ARGS__)
