@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 NATIVE := ajit/_gpu/native
-NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*/*.c $(NATIVE)/*/*.h)
+NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.def $(NATIVE)/*/*.c $(NATIVE)/*/*.h)
 # All C and C++: what cuda_cxx/include/ has is a header whatever its name.
 C_FILES = $(shell find $(NATIVE) tests/gpu -name '*.[ch]' -o -name '*.[hc]pp' -o -name '*.inl' \
 	-o -path '*/cuda_cxx/include/*' -type f)

@@ -39,11 +39,11 @@ static uint64_t submit_all(struct ajit_port *port, const struct ajit_resource *s
     alignas(16) char buffer[1024];
     struct ajit_submission header = {.port = (uintptr_t)port, .count = count, .bytes = bytes};
     header.number = atomic_fetch_add(&numbers, 1);
-    header.timed = header.number % 2;
     if (stream) {
         header.stream = stream->pointer;
-        header.lane = (uint32_t)stream->size;
+        header.lane = stream->size;
     }
+    if (header.number % 2) header.lane += AJIT_TIME;
     memcpy(buffer, &header, sizeof header);
     memcpy(buffer + sizeof header, operations, bytes);
     while (ajit_submit((struct ajit_submission *)buffer) == AJIT_FULL) sched_yield();

@@ -39,12 +39,12 @@ static void submit_batch(struct ajit_port *port, const struct things *things) {
         alignas(16) struct ajit_fill second;
         alignas(16) struct ajit_alloc second_done, end;
     } operations = {
-        simple(AJIT_RECORD, things->start->pointer),
+        simple(AJIT_RECORD_EVENT, things->start->pointer),
         fill_of(things->memory, 3),
         simple(AJIT_STEP, 0),
         fill_of(things->memory, 4),
         simple(AJIT_STEP, 1),
-        simple(AJIT_RECORD, things->end->pointer),
+        simple(AJIT_RECORD_EVENT, things->end->pointer),
     };
     submit_all(port, things->stream, &operations, 6, sizeof operations);
 }

@@ -6,7 +6,6 @@ import ctypes
 import gc
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from ajit._gpu import wire
 from ajit._gpu.driver import CPU_LIBRARY
 from ajit._gpu.wire import NATIVE
 from tests.gpu.support import Faults, cpu_device, kernels, until
@@ -81,25 +79,6 @@ def test_only_its_own_functions_are_visible():
     assert {name for name in exported if not name.startswith("ajit_")} <= {"_init", "_fini"}
     everything = subprocess.run([nm, "-D", EXECUTOR], check=True, capture_output=True, text=True)
     assert re.findall(r"\bcu[A-Z]\w*", everything.stdout) == []
-
-
-def test_python_mirrors_the_layout():
-    """Sizes in wire.py are those that the library was built with."""
-    layout = wire.library().layout
-
-    assert layout["submission"] == wire.SUBMISSION.size
-    assert layout["launch"] == struct.calcsize("<" + wire.LaunchLayout)
-    assert layout["copy"] == wire.COPY.size
-    assert layout["fill"] == wire.FillLayout.size
-    assert layout["alloc"] == wire.SIMPLE.size
-    assert layout["load"] == wire.LoadLayout.size
-    assert layout["record"] == wire.RECORD.size
-    assert layout["function"] == ctypes.sizeof(wire.Function)
-    assert layout["device_info"] == ctypes.sizeof(wire.DeviceInfo)
-    assert layout["counters"] == ctypes.sizeof(wire.Counters)
-    assert layout["elapsed"] == wire.ELAPSED_LAYOUT.size
-    assert layout["heartbeat"] == wire.HEARTBEAT.size
-    assert layout["options"] == ctypes.sizeof(wire.Options)
 
 
 @pytest.mark.slow  # zig's first start fills a cache

@@ -94,20 +94,11 @@ int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error,
 }
 
 int ajit_driver_is_sticky(CUresult code) {
-    /* The codes of which cuda.h says that the process must be ended to go on using the device, and
-     * those after which there is no context any more. */
+    enum { USABLE, STICKY };
     switch (code) {
-    case CUDA_ERROR_DEINITIALIZED:
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
-    case CUDA_ERROR_CONTAINED:
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_CONTEXT_IS_DESTROYED:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_TENSOR_MEMORY_LEAK:
-    case CUDA_ERROR_MPS_CLIENT_TERMINATED:
-    case CUDA_ERROR_EXTERNAL_DEVICE: return 1;
-    default: return code >= CUDA_ERROR_HARDWARE_STACK_ERROR && code <= CUDA_ERROR_LAUNCH_FAILED;
+#define ERROR(name, number, kind, text) \
+    case CUDA_ERROR_##name: return kind;
+#include "../table.def"
+    default: return USABLE;
     }
 }

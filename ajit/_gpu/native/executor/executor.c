@@ -51,8 +51,8 @@ static struct ajit_ticket *make_ticket(const struct ajit_submission *submission)
     ticket->port = (struct ajit_port *)(uintptr_t)submission->port;
     ticket->number = submission->number;
     ticket->stream = (CUstream)(uintptr_t)submission->stream;
-    ticket->lane = submission->lane;
-    ticket->timed = submission->timed;
+    ticket->lane = submission->lane & ~(uint64_t)AJIT_TIME;
+    ticket->timed = submission->lane & AJIT_TIME;
     ticket->deadline_ns = submission->deadline_ns;
     ticket->count = submission->count;
     ticket->bytes = submission->bytes;
@@ -79,35 +79,4 @@ int ajit_submit(const struct ajit_submission *submission) {
     atomic_fetch_sub(&executor->submitting, 1);
     if (!refusal) ajit_ring_wake(executor);
     return refusal;
-}
-
-/* Sizes of what Python mirrors, for a test. */
-void ajit_layout(uint64_t *sizes) {
-    const uint64_t known[] = {
-        sizeof(struct ajit_submission),
-        sizeof(struct ajit_launch),
-        sizeof(struct ajit_copy),
-        sizeof(struct ajit_fill),
-        sizeof(struct ajit_alloc),
-        sizeof(struct ajit_load),
-        sizeof(struct ajit_record),
-        sizeof(struct ajit_function),
-        sizeof(struct ajit_device_info),
-        sizeof(struct ajit_counters),
-        sizeof(struct ajit_options),
-        offsetof(struct ajit_port, wanted),
-        offsetof(struct ajit_port, records),
-        offsetof(struct ajit_port, event_fd),
-        offsetof(struct ajit_executor, info),
-        offsetof(struct ajit_executor, counters),
-        offsetof(struct ajit_executor, error),
-        offsetof(struct ajit_executor, lost),
-        offsetof(struct ajit_executor, heartbeat),
-        offsetof(struct ajit_executor, heartbeat_fd),
-        offsetof(struct ajit_executor, tail),
-        offsetof(struct ajit_executor, head),
-        sizeof(struct ajit_elapsed),
-        sizeof(struct ajit_heartbeat),
-    };
-    memcpy(sizes, known, sizeof known);
 }

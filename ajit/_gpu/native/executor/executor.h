@@ -26,9 +26,6 @@
 
 #define AJIT_API __attribute__((visibility("default")))
 
-#define AJIT_LANES 64
-#define AJIT_SHARED_LANE (AJIT_LANES - 1) /* of streams that the executor did not make */
-
 /* --- the executor ---------------------------------------------------------------------------- */
 
 struct ajit_slot { /* of the ring, see ring.c */
@@ -94,13 +91,6 @@ struct ajit_executor {
     bool stopping;                         /* nothing waits any more */
 };
 
-/* Type of a tensor, as DLPack has it. */
-struct ajit_tensor_type {
-    int32_t code, bits;
-    int32_t device_type, device_id;
-    int32_t dimensions;
-};
-
 /* Called through PyDLL: memory only, never the driver, never a wait that is not bounded. */
 AJIT_API struct ajit_executor *ajit_executor_create(const char *library,
                                                     const struct ajit_options *);
@@ -119,7 +109,7 @@ AJIT_API void *ajit_host_tensor_make(void *host, uint64_t address, const struct 
 AJIT_API void *ajit_tensor_make(struct ajit_executor *, struct ajit_resource *, uint64_t address,
                                 const struct ajit_tensor_type *, const int64_t *sizes);
 AJIT_API void *ajit_tensor_destructor(void *is_valid, void *pointer);
-AJIT_API void ajit_layout(uint64_t *sizes);
+AJIT_API const struct ajit_fact *ajit_table(uint64_t *count);
 
 /* Called through CDLL, by the CUDA thread only. */
 AJIT_API int ajit_serve_begin(struct ajit_executor *, const char *thread_name);

@@ -7,27 +7,29 @@
 enum { PORTABLE_CLUSTER = 8 };
 
 static int launch_plainly(struct ajit_driver *driver, CUfunction function, CUstream stream,
-                          const struct ajit_launch *op, void **params) {
-    return driver->launch(function, op->grid[0], op->grid[1], op->grid[2], op->block[0],
-                          op->block[1], op->block[2], op->shared_bytes, stream, params, NULL);
+                          const struct ajit_shape *shape, void **params) {
+    return driver->launch(function, shape->grid[0], shape->grid[1], shape->grid[2], shape->block[0],
+                          shape->block[1], shape->block[2], shape->shared_bytes, stream, params,
+                          NULL);
 }
 
-static uint32_t list_attributes(const struct ajit_launch *op, struct ajit_launch_attribute *list) {
+static uint32_t list_attributes(const struct ajit_shape *shape,
+                                struct ajit_launch_attribute *list) {
     uint32_t count = 0;
-    if (op->flags & AJIT_CLUSTERED)
+    if (shape->flags & AJIT_CLUSTERED)
         list[count++] = (struct ajit_launch_attribute){
             .id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-            .value.cluster = {op->cluster[0], op->cluster[1], op->cluster[2]},
+            .value.cluster = {shape->cluster[0], shape->cluster[1], shape->cluster[2]},
         };
-    if (op->flags & AJIT_PROGRAMMATIC)
+    if (shape->flags & AJIT_PROGRAMMATIC)
         list[count++] = (struct ajit_launch_attribute){
             .id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             .value.number = 1,
         };
-    if (op->flags & AJIT_PRIORITISED)
+    if (shape->flags & AJIT_PRIORITISED)
         list[count++] = (struct ajit_launch_attribute){
             .id = CU_LAUNCH_ATTRIBUTE_PRIORITY,
-            .value.number = op->priority,
+            .value.number = shape->priority,
         };
     return count;
 }
@@ -35,9 +37,9 @@ static uint32_t list_attributes(const struct ajit_launch *op, struct ajit_launch
 /* Large clusters are allowed for a function once, before the first launch that has one. Not when it
  * is loaded: hardly any kernel wants them. */
 static int allow_cluster(struct ajit_driver *driver, struct ajit_function *function,
-                         const struct ajit_launch *op) {
-    uint64_t blocks = (uint64_t)op->cluster[0] * op->cluster[1] * op->cluster[2];
-    if (!(op->flags & AJIT_CLUSTERED) || blocks <= PORTABLE_CLUSTER || function->large_clusters)
+                         const struct ajit_shape *shape) {
+    uint64_t blocks = (uint64_t)shape->cluster[0] * shape->cluster[1] * shape->cluster[2];
+    if (!(shape->flags & AJIT_CLUSTERED) || blocks <= PORTABLE_CLUSTER || function->large_clusters)
         return CUDA_SUCCESS;
     int code = driver->function_set_attribute(
         function->handle, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);
@@ -46,17 +48,18 @@ static int allow_cluster(struct ajit_driver *driver, struct ajit_function *funct
 }
 
 static int launch_with_attributes(struct ajit_driver *driver, struct ajit_function *function,
-                                  CUstream stream, const struct ajit_launch *op, void **params) {
+                                  CUstream stream, const struct ajit_shape *shape, void **params) {
     struct ajit_launch_attribute attributes[3];
     struct ajit_launch_config config = {
-        .grid = {op->grid[0], op->grid[1], op->grid[2]},
-        .block = {op->block[0], op->block[1], op->block[2]},
-        .shared_bytes = op->shared_bytes,
+        .grid = {shape->grid[0], shape->grid[1], shape->grid[2]},
+        .block = {shape->block[0], shape->block[1], shape->block[2]},
+        .shared_bytes = shape->shared_bytes,
         .stream = stream,
         .attributes = attributes,
-        .attribute_count = list_attributes(op, attributes),
+        .attribute_count = list_attributes(shape, attributes),
     };
-    int code = driver->launch_with ? allow_cluster(driver, function, op) : CUDA_ERROR_NOT_SUPPORTED;
+    int code =
+        driver->launch_with ? allow_cluster(driver, function, shape) : CUDA_ERROR_NOT_SUPPORTED;
     return code ? code : driver->launch_with(&config, function->handle, params, NULL);
 }
 
@@ -68,7 +71,8 @@ int ajit_launch_kernel(struct ajit_executor *executor, struct ajit_ticket *ticke
     for (uint32_t i = 0; i < function->param_count; i++)
         params[i] = arguments + function->param_offsets[2 * i];
     atomic_fetch_add_explicit(&executor->counters.launches, 1, memory_order_relaxed);
-    if (!op->flags)
-        return launch_plainly(&executor->driver, function->handle, ticket->stream, op, params);
-    return launch_with_attributes(&executor->driver, function, ticket->stream, op, params);
+    if (!op->shape.flags)
+        return launch_plainly(&executor->driver, function->handle, ticket->stream, &op->shape,
+                              params);
+    return launch_with_attributes(&executor->driver, function, ticket->stream, &op->shape, params);
 }

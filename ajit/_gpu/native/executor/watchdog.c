@@ -36,15 +36,24 @@ static bool rest(struct ajit_executor *executor) {
     return !executor->watchdog_ends;
 }
 
+static const char *text_of(uint64_t opcode) {
+    switch (opcode) {
+#define OPCODE(name, number, text) \
+    case number: return text;
+#include "../table.def"
+    default: return "unknown";
+    }
+}
+
 static void speak_up(struct ajit_executor *executor, uint64_t entered_ns) {
     struct ajit_heartbeat *beat = executor->heartbeat;
     atomic_fetch_add_explicit(&executor->counters.stalls, 1, memory_order_relaxed);
     /* A failure to write is no reason to fail. */
-    dprintf(
-        STDERR_FILENO,
-        "ajit: the CUDA thread of device %d has been in operation %u of ticket %llu for %.1f s\n",
-        executor->options.ordinal, (unsigned)atomic_load(&beat->operation),
-        (unsigned long long)atomic_load(&beat->number), (double)(ajit_now_ns() - entered_ns) / NS);
+    dprintf(STDERR_FILENO,
+            "ajit: the CUDA thread of device %d has been in '%s' of ticket %llu for %.1f s\n",
+            executor->options.ordinal, text_of(atomic_load(&beat->operation)),
+            (unsigned long long)atomic_load(&beat->number),
+            (double)(ajit_now_ns() - entered_ns) / NS);
     if (executor->options.dump_signal)
         syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), executor->options.dump_signal);
 }

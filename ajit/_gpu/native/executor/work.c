@@ -37,7 +37,7 @@ static int enqueue(struct ajit_executor *executor, struct ajit_ticket *ticket,
     case AJIT_LAUNCH: return ajit_launch_kernel(executor, ticket, (const struct ajit_launch *)op);
     case AJIT_FILL: return fill(executor, ticket, (const struct ajit_fill *)op);
     case AJIT_MARK: return CUDA_SUCCESS;
-    case AJIT_RECORD: return driver->event_record(POINTER(CUevent, number), ticket->stream);
+    case AJIT_RECORD_EVENT: return driver->event_record(POINTER(CUevent, number), ticket->stream);
     case AJIT_WAIT: return driver->stream_wait_event(ticket->stream, POINTER(CUevent, number), 0);
     case AJIT_STEP: return ajit_ticket_step(executor, ticket, number);
     case AJIT_JOIN: return ajit_stream_join(executor, ticket, number);
