@@ -13,7 +13,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 NATIVE := ajit/_gpu/native
-NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.c $(NATIVE)/*.h)
+NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.def $(NATIVE)/*/*.c $(NATIVE)/*/*.h)
+# All C and C++: what cuda_cxx/include/ has is a header whatever its name.
+C_FILES = $(shell find $(NATIVE) tests/gpu -name '*.[ch]' -o -name '*.[hc]pp' -o -name '*.inl' \
+	-o -path '*/cuda_cxx/include/*' -type f)
 # Test files that run at once in `make test`. The slow tests run one by one.
 JOBS ?= 2
 # The Python of `make gpu`, which needs no network and no .venv: best the one that has PyTorch.
@@ -41,15 +44,18 @@ test-slow: setup ## the tests marked slow: fault injection, models, chaos, sanit
 crash: setup ## every fault at every system call on the cache (minutes)
 	@$(BIN)/python -m pytest tests/crash --all-faults --timeout=600 $(ARGS)
 
-lint: setup ## ruff, mypy strict, the layers, and no asyncio or trio in the package
+lint: setup ## ruff, clang-format, mypy strict, the layers, and no asyncio or trio in the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(BIN)/clang-format --dry-run -Werror $(C_FILES) \
+	|| { echo "make lint: make format lays out C and C++ files" >&2; exit 1; }
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	@! grep -rnE '^\s*(import|from)\s+(asyncio|trio)\b' --include='*.py' ajit \
 	|| { echo "make lint: ajit/ runs on asyncio and trio and imports neither" >&2; exit 1; }
 
-format: setup ## let ruff format and fix what it safely can
+format: setup ## let ruff and clang-format lay out the files, and ruff fix what it safely can
+	$(BIN)/clang-format -i $(C_FILES)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

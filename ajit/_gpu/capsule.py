@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Protocol
 
 from ajit._gpu.dtype import DTYPES
-from ajit._gpu.wire import library
+from ajit._gpu.wire import TENSOR_TYPE, library
 
 if TYPE_CHECKING:
     from ajit._gpu.extent import Extent
@@ -21,9 +21,6 @@ __all__ = ["CPU", "CUDA", "CUDA_HOST", "CUDA_MANAGED", "Exporter", "dlpack_capsu
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 """DLPack's types of devices."""
-
-_TYPE = struct.Struct("=5i")
-"""``struct ajit_tensor_type``."""
 
 
 class Exporter(Protocol):
@@ -59,7 +56,7 @@ def dlpack_capsule(
     if where is not None and where != device:
         raise BufferError(f"the memory is on the DLPack device {device}, not on {where}")
     dtype, sizes = DTYPES[extent.dtype], extent.shape
-    kind = _TYPE.pack(dtype.code, 8 * dtype.itemsize, *device, len(sizes))
+    kind = TENSOR_TYPE.pack(dtype.code, 8 * dtype.itemsize, *device, len(sizes))
     tensor = memory._tensor(address, kind, struct.pack(f"={len(sizes)}q", *sizes))  # noqa: SLF001  # private to users, not to the package
     if not tensor:
         raise MemoryError("no host memory for a tensor")

@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Signature"]
 
 _OPERATION_BYTES = struct.calcsize("<" + wire.LaunchLayout)
-# A submission of one launch: port, number, stream, deadline, lane, what is the same in every launch
-# of the kernel, and the shape: `wire.SUBMISSION` and `wire.LaunchLayout`.
-_SUBMISSION = "<QQQQQ28s44s"
-_OPERATION = "<20s44s"
-_BEFORE = struct.Struct("<IIIIQI")
 _UNFIT = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
 """What converting a value that does not fit raises."""
 _ALIGNMENT = 16
@@ -73,10 +68,12 @@ class Signature:
             body = _body_format(self._types, sizes)
             nbytes = _OPERATION_BYTES + struct.calcsize("<" + body)
             argument_bytes = nbytes - _OPERATION_BYTES
-            self._before = _BEFORE.pack(1, nbytes, wire.LAUNCH, nbytes, address, argument_bytes)
-            self._before_operation = self._before[8:]  # without the submission's count and bytes
-            self._pack = struct.Struct(_SUBMISSION + body).pack
-            self._pack_operation = struct.Struct(_OPERATION + body).pack
+            self._before = wire.LAUNCH_FIXED.pack(
+                1, nbytes, wire.LAUNCH, nbytes, address, argument_bytes
+            )
+            self._before_operation = self._before[-wire.LAUNCH_FIXED_BYTES :]
+            self._pack = struct.Struct(wire.LAUNCH_SUBMISSION + body).pack
+            self._pack_operation = struct.Struct(wire.LAUNCH_OPERATION + body).pack
             made = [_converter(*pair, thread) for pair in zip(self._types, sizes, strict=True)]
             self._converters = [(i, convert) for i, convert in enumerate(made) if convert]
 

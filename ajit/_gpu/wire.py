@@ -1,6 +1,7 @@
 """What goes between Python and the executor: layouts, and the functions of the library.
 
-Mirrors ``native/executor.h``; a test compares the sizes. Functions that only touch memory are
+Numbers and layouts are read from ``native/table.def``, which the C sources include; a library that
+was built from another table is refused when it is loaded. Functions that only touch memory are
 called with the GIL held (PyDLL): letting it go costs up to the interpreter's switch interval, 5 ms,
 to get it back beside a busy thread. The four that enter the driver, or wait for work, are called
 with the GIL released (CDLL), on the CUDA thread only (rule R1).
@@ -14,147 +15,163 @@ import struct
 from pathlib import Path
 from typing import Any, Final
 
+from ajit._gpu.table import StaleLibrary, Table
+
 __all__ = [
-    "ACCEPTED", "ALLOC", "ALLOC_HOST", "ALL_LANES", "CALL", "CAPTURE", "CLOSE_PORT", "COPIES",
-    "COPY", "COPY_ON_DEVICE", "COPY_TO_DEVICE", "COPY_TO_HOST", "ELAPSED", "ELAPSED_LAYOUT",
-    "EXPIRED", "FILL", "FULL", "HEARTBEAT", "HEARTBEAT_MAGIC", "IS_LOST", "JOIN", "LAUNCH",
-    "LAUNCH_GRAPH", "LOAD", "LOST", "MAKE_EVENT", "MAKE_STREAM", "MARK", "NATIVE", "NO_MEMORY",
-    "OPERATIONS", "RECORD", "RECORDS", "RECORD_EVENT", "RETIRED", "SETTLED", "SHARED_LANE",
-    "SIMPLE", "STEP", "STEPPED", "STOP", "STOPPED", "SUBMISSION", "TIME", "TIMED", "WAIT",
-    "Counters", "DeviceInfo", "FillLayout", "Function", "LaunchLayout", "Library", "LoadLayout",
-    "Options", "Resource", "library", "simple", "submission",
+    "ACCEPTED", "ALLOC", "ALLOC_HOST", "ALL_LANES", "CALL", "CAPTURE", "CLOSE_PORT", "CLUSTERED",
+    "COPIES", "COPY", "COPY_ON_DEVICE", "COPY_TO_DEVICE", "COPY_TO_HOST", "COUNTERS", "ELAPSED",
+    "ELAPSED_LAYOUT", "EXECUTOR", "EXPIRED", "FILL", "FULL", "HEARTBEAT", "HEARTBEAT_MAGIC",
+    "IS_LOST", "JOIN", "LANES", "LAUNCH", "LAUNCH_FIXED", "LAUNCH_FIXED_BYTES", "LAUNCH_GRAPH",
+    "LAUNCH_OPERATION", "LAUNCH_SUBMISSION", "LOAD", "LOST", "MAKE_EVENT", "MAKE_STREAM", "MARK",
+    "NATIVE", "NO_MEMORY", "OPERATIONS", "PRIORITISED", "PROGRAMMATIC", "RECORD", "RECORDS",
+    "RECORD_EVENT", "RETIRED", "SETTLED", "SHAPE", "SHARED_LANE", "SIMPLE", "STEP", "STEPPED",
+    "STOP", "STOPPED", "SUBMISSION", "TABLE", "TENSOR_TYPE", "TIME", "TIMED", "WAIT", "Counters",
+    "DeviceInfo", "FillLayout", "Function", "LaunchLayout", "Library", "LoadLayout", "Options",
+    "Resource", "StaleLibrary", "library", "simple", "submission",
 ]  # fmt: skip
 
 NATIVE: Final = Path(__file__).parent / "native"
 """Where the libraries lie, in a wheel and in a checkout alike."""
 
-# Operations.
-LAUNCH, COPY_TO_DEVICE, COPY_TO_HOST, COPY_ON_DEVICE, FILL, MARK = 1, 2, 3, 4, 5, 6
-RECORD_EVENT, WAIT, STEP, COPIES, JOIN, LAUNCH_GRAPH = 7, 8, 9, 10, 11, 12
-ALLOC, ALLOC_HOST, LOAD, MAKE_STREAM, MAKE_EVENT, ELAPSED, CAPTURE = 16, 17, 18, 19, 20, 21, 22
-CLOSE_PORT, CALL, STOP = 32, 33, 34
+EXECUTOR: Final = NATIVE / "libajit_executor.so"
 
-OPERATIONS: Final = {
-    LAUNCH: "launch", COPY_TO_DEVICE: "copy to the device", COPY_TO_HOST: "copy to the host",
-    COPY_ON_DEVICE: "copy on the device", FILL: "fill", MARK: "mark", RECORD_EVENT: "record",
-    WAIT: "wait for an event", STEP: "step", COPIES: "copies", JOIN: "wait for a stream",
-    LAUNCH_GRAPH: "launch a graph", ALLOC: "allocate", ALLOC_HOST: "allocate pinned memory",
-    LOAD: "load", MAKE_STREAM: "make a stream", MAKE_EVENT: "make an event",
-    ELAPSED: "elapsed time", CAPTURE: "capture", CALL: "run Python", 48: "free", 49: "ask a stream",
-}  # fmt: skip
+TABLE: Final = Table(NATIVE / "table.def")
+"""What is read here; the library is held against it when it is loaded."""
+
+# Operations.
+(
+    LAUNCH, COPY_TO_DEVICE, COPY_TO_HOST, COPY_ON_DEVICE, FILL, MARK,
+    RECORD_EVENT, WAIT, STEP, COPIES, JOIN, LAUNCH_GRAPH,
+) = TABLE.numbers(
+    "OPCODE",
+    "LAUNCH", "COPY_TO_DEVICE", "COPY_TO_HOST", "COPY_ON_DEVICE", "FILL", "MARK",
+    "RECORD_EVENT", "WAIT", "STEP", "COPIES", "JOIN", "LAUNCH_GRAPH",
+)  # fmt: skip
+ALLOC, ALLOC_HOST, LOAD, MAKE_STREAM, MAKE_EVENT, ELAPSED, CAPTURE = TABLE.numbers(
+    "OPCODE", "ALLOC", "ALLOC_HOST", "LOAD", "MAKE_STREAM", "MAKE_EVENT", "ELAPSED", "CAPTURE"
+)
+CLOSE_PORT, CALL, STOP = TABLE.numbers("OPCODE", "CLOSE_PORT", "CALL", "STOP")
+
+OPERATIONS: Final = TABLE.texts()
 """What the heartbeat's operation is called."""
 
 # Answers of submit.
-ACCEPTED, FULL, STOPPED, LOST, NO_MEMORY = 0, 1, 2, 3, 4
+ACCEPTED, FULL, STOPPED, LOST, NO_MEMORY = TABLE.numbers(
+    "REFUSAL", "ACCEPTED", "FULL", "STOPPED", "LOST", "NO_MEMORY"
+)
 # Flags of a record.
-SETTLED, RETIRED, IS_LOST, EXPIRED, STEPPED, TIMED = 1, 2, 4, 8, 16, 32
+SETTLED, RETIRED, IS_LOST, EXPIRED, STEPPED, TIMED = TABLE.numbers(
+    "FLAG", "SETTLED", "RETIRED", "IS_LOST", "EXPIRED", "STEPPED", "TIMED"
+)
 
-ALL_LANES: Final = (1 << 64) - 1
-SHARED_LANE: Final = 63
-"""Of streams that the executor did not make."""
+LANES, SHARED_LANE, TIME, RECORDS, HEARTBEAT_MAGIC = TABLE.numbers(
+    "CONSTANT", "LANES", "SHARED_LANE", "TIME", "RECORDS", "HEARTBEAT_MAGIC"
+)
+"""`SHARED_LANE` is of streams that the executor did not make. `TIME` is added to the lane of a
+submission: the device tells how long it worked."""
+ALL_LANES: Final = (1 << LANES) - 1
 
-SUBMISSION: Final = struct.Struct("<QQQQQII")
-"""Port, number, stream, deadline in nanoseconds, lane and `TIME`, operations, their bytes."""
-TIME: Final = 1 << 32
-"""Added to the lane of a submission: the device tells how long it worked."""
-LaunchLayout: Final = "IIQI44s"
-"""Opcode, bytes, function, argument bytes, and the shape as packed before, see `SHAPE`."""
-SHAPE: Final = struct.Struct("<10IHh")
-"""Grid, block, shared bytes, cluster, flags, priority."""
-CLUSTERED, PROGRAMMATIC, PRIORITISED = 1, 2, 4
+# --- layouts; the fields in the order in which they are packed ------------------------------------
+
+_OPERATION: Final = ("opcode", "bytes")
+_TARGET: Final = ("port", "number", "stream", "deadline_ns", "lane")
+SUBMISSION: Final = TABLE.layout("submission", *_TARGET, "count", "bytes")
+"""The lane with or without `TIME`; how many operations follow, and their bytes."""
+SHAPE: Final = TABLE.layout(
+    "shape", "grid", "block", "shared_bytes", "cluster", "flags", "priority"
+)
+CLUSTERED, PROGRAMMATIC, PRIORITISED = TABLE.numbers(
+    "LAUNCH_FLAG", "CLUSTERED", "PROGRAMMATIC", "PRIORITISED"
+)
 """Flags of a shape; 0: a plain launch."""
-COPY: Final = struct.Struct("<IIQQQ")
-"""Opcode, bytes, target, source, size."""
-FillLayout: Final = struct.Struct("<IIQQQ")
-"""Opcode, bytes, target, size, value."""
-LoadLayout: Final = struct.Struct("<IIQQQ")
-"""Opcode, bytes, image, names, count."""
-SIMPLE: Final = struct.Struct("<IIQ")
-"""Opcode, bytes, and the one number that most operations have."""
-ELAPSED_LAYOUT: Final = struct.Struct("<IIQQQ")
-"""Opcode, bytes, start, end, 0."""
-HEARTBEAT: Final = struct.Struct("<9Q")
-"""Magic, pid, entered, operation, number, progress, in flight, oldest, lost."""
-HEARTBEAT_MAGIC: Final = 0x3130544145424A41
+_LAUNCH: Final = TABLE.codes("launch", *_OPERATION, "function", "argument_bytes", "shape")
+LaunchLayout: Final = "".join(_LAUNCH)
+"""Opcode, bytes, function, argument bytes, and the shape as packed before, see `SHAPE`."""
+COPY: Final = TABLE.layout("copy", *_OPERATION, "target", "source", "size")
+FillLayout: Final = TABLE.layout("fill", *_OPERATION, "target", "size", "value")
+LoadLayout: Final = TABLE.layout("load", *_OPERATION, "image", "names", "count")
+SIMPLE: Final = TABLE.layout("alloc", *_OPERATION, "size")
+"""Also of most other operations: those that have one number, or none."""
+ELAPSED_LAYOUT: Final = TABLE.layout("elapsed", *_OPERATION, "start", "end", "reserved")
+HEARTBEAT: Final = TABLE.layout(
+    "heartbeat",
+    "magic", "pid", "entered_ns", "operation", "number", "progress", "in_flight", "oldest_ns",
+    "lost",
+)  # fmt: skip
+RECORD: Final = TABLE.layout("record", "number", "code", "flags", "value", "detail", "nanoseconds")
 
-RECORDS: Final = 256
-RECORD: Final = struct.Struct("<QiIQQQ")
-"""Number, code, flags, value, detail, nanoseconds."""
+TENSOR_TYPE: Final = TABLE.layout(
+    "tensor_type", "code", "bits", "device_type", "device_id", "dimensions"
+)
 
-_u64, _u32, _i32 = ctypes.c_uint64, ctypes.c_uint32, ctypes.c_int32
+# A submission of one launch: its target, what is the same in every launch of a kernel, the shape.
+_HEADER = TABLE.codes("submission", *_TARGET, "count", "bytes")
+LAUNCH_FIXED: Final = struct.Struct("<" + "".join((*_HEADER[len(_TARGET) :], *_LAUNCH[:-1])))
+"""Count and bytes of the submission; opcode, bytes, function and argument bytes of the launch."""
+LAUNCH_FIXED_BYTES: Final = struct.calcsize("<" + "".join(_LAUNCH[:-1]))
+"""Of these, what an operation in a batch has: without the submission's count and bytes."""
+LAUNCH_OPERATION: Final = f"<{LAUNCH_FIXED_BYTES}s{SHAPE.size}s"
+LAUNCH_SUBMISSION: Final = f"<{''.join(_HEADER[: len(_TARGET)])}{LAUNCH_FIXED.size}s{SHAPE.size}s"
+
+# --- what Python reads in place -------------------------------------------------------------------
 
 
 class Options(ctypes.Structure):
     """``struct ajit_options``."""
 
-    _fields_ = (
-        ("capacity", _u64), ("spin_ns", _u64), ("deadline_ns", _u64),
-        ("memory_limit_bytes", _u64), ("stall_ns", _u64), ("pool_idle_ns", _u64),
-        ("ordinal", _i32), ("dump_signal", _i32), ("plain_memory", _i32), ("time_tickets", _i32),
-    )  # fmt: skip
+    _fields_ = TABLE.fields("options")
 
 
 class DeviceInfo(ctypes.Structure):
     """``struct ajit_device_info``."""
 
-    _fields_ = (
-        ("name", ctypes.c_char * 256), ("total_memory_bytes", _u64), ("driver_version", _i32),
-        ("major", _i32), ("minor", _i32), ("max_threads", _i32), ("max_block", _i32 * 3),
-        ("max_grid", _i32 * 3), ("shared_bytes", _i32), ("shared_optin_bytes", _i32),
-        ("warp_size", _i32), ("multiprocessors", _i32), ("clusters", _i32), ("memory_pools", _i32),
-    )  # fmt: skip
-
-
-COUNTERS = (
-    "dispatched", "settled", "failed", "launches", "copies", "allocations", "loads", "in_flight",
-    "live_memory_bytes", "live_resources", "deferred_frees", "lost_callbacks", "expired", "sleeps",
-    "stalls", "behind_loads", "behind_loads_ns", "longest_behind_load_ns", "reserved_memory_bytes",
-)  # fmt: skip
+    _fields_ = TABLE.fields("device_info")
 
 
 class Counters(ctypes.Structure):
     """``struct ajit_counters``."""
 
-    _fields_ = tuple((name, _u64) for name in COUNTERS)
+    _fields_ = TABLE.fields("counters")
+
+
+COUNTERS: Final = tuple(name for name, _ in TABLE.fields("counters"))
 
 
 class Function(ctypes.Structure):
     """``struct ajit_function``."""
 
-    _fields_ = (
-        ("handle", ctypes.c_void_p), ("param_count", _u32), ("param_bytes", _u32),
-        ("max_threads", _i32), ("shared_bytes", _i32), ("local_bytes", _i32), ("registers", _i32),
-        ("max_dynamic_shared_bytes", _i32), ("large_clusters", _i32),
-        ("param_offsets", ctypes.POINTER(_u32)),
-    )  # fmt: skip
+    _fields_ = TABLE.fields("function")
 
 
 class Resource(ctypes.Structure):
-    """The part of ``struct ajit_resource`` that Python reads."""
+    """The part of ``struct ajit_resource`` that Python reads; `functions` is an address."""
 
-    _fields_ = (
-        ("kind", _u64), ("pointer", _u64), ("size", _u64), ("functions", ctypes.POINTER(Function)),
-    )  # fmt: skip
+    _fields_ = TABLE.fields("resource")
 
 
-LAYOUT = (
-    "submission", "launch", "copy", "fill", "alloc", "load", "record", "function", "device_info",
-    "counters", "options", "port_wanted", "port_records", "port_event_fd", "executor_info",
-    "executor_counters", "executor_error", "executor_lost", "executor_heartbeat",
-    "executor_heartbeat_fd", "executor_tail", "executor_head", "elapsed", "heartbeat",
-)  # fmt: skip
+class Fact(ctypes.Structure):
+    """``struct ajit_fact``: something that the library was built with."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_uint64))
+
+
+_u64 = ctypes.c_uint64
 
 
 class Library:
     """The executor's library; get it with `library()`.
 
     Attributes:
-        layout: Sizes and offsets that the library was built with, by name.
+        layout: Where the library has what Python reads in place, by names such as ``port_records``.
+
+    Raises:
+        OSError: It cannot be loaded, or (`StaleLibrary`) was built from another table.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, table: Table = TABLE) -> None:
         quick, slow = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         pointer = ctypes.c_void_p
+        self.layout = table.places(str(path), _facts(quick))
         self.create = _typed(quick.ajit_executor_create, pointer, ctypes.c_char_p, pointer)
         self.destroy = _typed(quick.ajit_executor_destroy, None, pointer)
         self.submit = _typed(quick.ajit_submit, ctypes.c_int, ctypes.c_char_p)
@@ -179,9 +196,6 @@ class Library:
         self.serve = _typed(slow.ajit_serve, ctypes.c_int, pointer, ctypes.POINTER(_u64))
         self.serve_called = _typed(slow.ajit_serve_called, None, pointer, ctypes.c_int)
         self.serve_end = _typed(slow.ajit_serve_end, ctypes.c_int, pointer)
-        sizes = (_u64 * len(LAYOUT))()
-        _typed(quick.ajit_layout, None, ctypes.POINTER(_u64))(sizes)
-        self.layout = dict(zip(LAYOUT, sizes, strict=True))
 
 
 def submission(
@@ -206,6 +220,16 @@ def simple(opcode: int, value: int = 0) -> bytes:
     return SIMPLE.pack(opcode, SIMPLE.size, value)
 
 
+def _facts(library: ctypes.CDLL) -> dict[str, int]:
+    """Return what the library was built with. One that is too old to say so has no facts."""
+    if not hasattr(library, "ajit_table"):
+        return {}
+    count = _u64()
+    report = _typed(library.ajit_table, ctypes.POINTER(Fact), ctypes.POINTER(_u64))
+    facts = report(ctypes.byref(count))[: count.value]
+    return {fact.name.decode(): fact.value for fact in facts}
+
+
 def _typed(function: Any, result: Any, *arguments: Any) -> Any:
     function.restype, function.argtypes = result, arguments
     return function
@@ -216,6 +240,7 @@ def library() -> Library:
     """Return the executor's library, loaded at the first call.
 
     Raises:
-        OSError: It was not built, or not for this machine.
+        OSError: It was not built, or not for this machine, or (`StaleLibrary`) not from the same
+            table.
     """
-    return Library(NATIVE / "libajit_executor.so")
+    return Library(EXECUTOR)

@@ -223,9 +223,9 @@ def test_the_cpu_drivers_headers_are_in_the_host_fingerprint(
     shutil.copytree(discovery.NATIVE_DIR, copy)
     monkeypatch.setattr(discovery, "NATIVE_DIR", str(copy))
     before = identity()
-    (copy / "cpu_driver.c").write_text("// other")
+    (copy / "cpu_driver/driver.c").write_text("// other")
     same = identity()
-    with (copy / "cpu_kernel.hpp").open("a") as file:
+    with (copy / "cuda_cxx/kernel.hpp").open("a") as file:
         file.write("// other")
 
     assert before == same

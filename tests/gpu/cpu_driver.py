@@ -23,9 +23,9 @@ DRIVER_FLAGS = [
     *("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
     *("-fPIC", "-fvisibility=hidden", "-shared"),
 ]
-# The recipe stands in cpu_kernel.hpp.
+# The recipe stands in cuda_cxx/kernel.hpp.
 KERNEL_FLAGS = [
-    *("-std=c++17", "-x", "c++", "-O2", "-fPIC", "-shared", "-include", "cpu_kernel.hpp"),
+    *("-std=c++17", "-x", "c++", "-O2", "-fPIC", "-shared", "-include", "cuda_cxx/kernel.hpp"),
     *("-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing"),
     *("-fno-semantic-interposition", "-fno-threadsafe-statics", "-ffp-contract=off", "-w"),
 ]
@@ -46,7 +46,7 @@ def build_driver(folder: Path, compiler: Sequence[str] = (), options: Sequence[s
     """The library, with every warning an error and more options for the compiler."""
     library = folder / "libajit_cpu_driver.so"
     command = compiler or ([shutil.which("gcc") or ""] if shutil.which("gcc") else [*ZIG, "cc"])
-    sources = sorted(map(str, NATIVE.glob("cpu_*.c")))
+    sources = sorted(map(str, NATIVE.glob("cpu_driver/*.c")))
     subprocess.run(
         [*command, *DRIVER_FLAGS, *options, *sources, "-o", library, "-lpthread"], check=True
     )
@@ -62,7 +62,7 @@ def compile_kernels(
     unit.write_text(
         f'#line 1 "kernel.cu"\n{source}\n#line 1 "<ajit entry points>"\nAJIT_CPU_MODULE({table})\n'
     )
-    includes = [f"-I{NATIVE}", f"-I{NATIVE / 'cpu_include'}"]
+    includes = [f"-I{NATIVE}", f"-I{NATIVE / 'cuda_cxx/include'}"]
     output = ["-o", str(folder / "image.so")]
     command = [*(compiler or cxx()), *KERNEL_FLAGS, *includes, str(unit), *output, *LINK_FLAGS]
     return subprocess.run(command, check=False, capture_output=True, text=True)

@@ -1,5 +1,5 @@
-/* A driver between the executor and the CPU driver that counts calls made with the GIL held, and keeps
- * their names in order.
+/* A driver between the executor and the CPU driver that counts calls made with the GIL held, and
+ * keeps their names in order.
  *
  * Every function of the table is a stub that saves the argument registers, asks Python whether the
  * calling thread holds the GIL, restores them, and jumps on to the real function.
@@ -16,48 +16,46 @@ enum { JOURNAL = 4096 };
 static const char *_Atomic journal[JOURNAL];
 const char *shim_call(int number) { return journal[number % JOURNAL]; }
 
-__attribute__((used)) void shim_check(const char *name)
-{
+__attribute__((used)) void shim_check(const char *name) {
     static int (*holds_gil)(void);
-    if (!holds_gil)
-        holds_gil = (int (*)(void))dlsym(RTLD_DEFAULT, "PyGILState_Check");
+    if (!holds_gil) holds_gil = (int (*)(void))dlsym(RTLD_DEFAULT, "PyGILState_Check");
     journal[calls++ % JOURNAL] = name;
-    if (!holds_gil || holds_gil())
-        violations++;
+    if (!holds_gil || holds_gil()) violations++;
 }
 
-#define STUB(name)                                                                           \
-    __attribute__((used)) void *shim_to_##name;                                               \
-    __attribute__((used)) const char shim_name_##name[] = #name;                              \
-    __asm__(".globl " #name "\n.type " #name ", @function\n" #name ":\n"                      \
-            "push %rdi\npush %rsi\npush %rdx\npush %rcx\npush %r8\npush %r9\nsub $8, %rsp\n"  \
-            "mov shim_name_" #name "@GOTPCREL(%rip), %rdi\ncall shim_check@PLT\nadd $8, %rsp\n"                                             \
-            "pop %r9\npop %r8\npop %rcx\npop %rdx\npop %rsi\npop %rdi\n"                      \
+#define STUB(name)                                                                              \
+    __attribute__((used)) void *shim_to_##name;                                                 \
+    __attribute__((used)) const char shim_name_##name[] = #name;                                \
+    __asm__(".globl " #name "\n.type " #name ", @function\n" #name ":\n"                        \
+            "push %rdi\npush %rsi\npush %rdx\npush %rcx\npush %r8\npush %r9\nsub $8, %rsp\n"    \
+            "mov shim_name_" #name "@GOTPCREL(%rip), %rdi\ncall shim_check@PLT\nadd $8, %rsp\n" \
+            "pop %r9\npop %r8\npop %rcx\npop %rdx\npop %rsi\npop %rdi\n"                        \
             "mov shim_to_" #name "@GOTPCREL(%rip), %r11\njmp *(%r11)\n");
 #define FILL(name) shim_to_##name = dlsym(driver, #name);
 
-#define ALL(DO)                                                                              \
-    DO(cuInit) DO(cuDriverGetVersion) DO(cuDeviceGetCount) DO(cuDeviceGet) DO(cuDeviceGetName) \
-    DO(cuDeviceTotalMem_v2) DO(cuDeviceGetAttribute) DO(cuDevicePrimaryCtxRetain)             \
-    DO(cuDevicePrimaryCtxRelease_v2) DO(cuCtxSetCurrent) DO(cuStreamCreateWithPriority)       \
-    DO(cuStreamDestroy_v2) DO(cuStreamQuery) DO(cuMemAlloc_v2) DO(cuMemFree_v2)               \
-    DO(cuMemHostAlloc) DO(cuMemFreeHost) DO(cuMemcpyHtoDAsync_v2) DO(cuMemcpyDtoHAsync_v2)    \
-    DO(cuMemcpyDtoDAsync_v2) DO(cuMemsetD8Async) DO(cuModuleLoadData) DO(cuModuleUnload)      \
-    DO(cuModuleGetFunction) DO(cuFuncLoad) DO(cuFuncGetParamInfo) DO(cuFuncGetAttribute)      \
-    DO(cuFuncSetAttribute) DO(cuLaunchKernel) DO(cuLaunchHostFunc)                            \
-    DO(cuThreadExchangeStreamCaptureMode) DO(cuStreamWaitEvent) DO(cuEventCreate)             \
-    DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)       \
-    DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                     \
-    DO(cuStreamIsCapturing)                                                                   \
-    DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)               \
-    DO(cuGraphExecDestroy) DO(cuLaunchKernelEx) DO(cuMemPoolCreate) DO(cuMemPoolDestroy)      \
-    DO(cuMemPoolTrimTo) DO(cuMemPoolSetAttribute) DO(cuMemPoolGetAttribute)                   \
+// clang-format off: a list, not statements
+#define ALL(DO)                                                                                 \
+    DO(cuInit) DO(cuDriverGetVersion) DO(cuDeviceGetCount) DO(cuDeviceGet) DO(cuDeviceGetName)  \
+    DO(cuDeviceTotalMem_v2) DO(cuDeviceGetAttribute) DO(cuDevicePrimaryCtxRetain)               \
+    DO(cuDevicePrimaryCtxRelease_v2) DO(cuCtxSetCurrent) DO(cuStreamCreateWithPriority)         \
+    DO(cuStreamDestroy_v2) DO(cuStreamQuery) DO(cuMemAlloc_v2) DO(cuMemFree_v2)                 \
+    DO(cuMemHostAlloc) DO(cuMemFreeHost) DO(cuMemcpyHtoDAsync_v2) DO(cuMemcpyDtoHAsync_v2)      \
+    DO(cuMemcpyDtoDAsync_v2) DO(cuMemsetD8Async) DO(cuModuleLoadData) DO(cuModuleUnload)        \
+    DO(cuModuleGetFunction) DO(cuFuncLoad) DO(cuFuncGetParamInfo) DO(cuFuncGetAttribute)        \
+    DO(cuFuncSetAttribute) DO(cuLaunchKernel) DO(cuLaunchHostFunc)                              \
+    DO(cuThreadExchangeStreamCaptureMode) DO(cuStreamWaitEvent) DO(cuEventCreate)               \
+    DO(cuEventDestroy_v2) DO(cuEventRecord) DO(cuEventElapsedTime_v2) DO(cuMemcpyAsync)         \
+    DO(cuStreamBeginCapture_v2) DO(cuStreamEndCapture) DO(cuGraphDestroy)                       \
+    DO(cuStreamIsCapturing)                                                                     \
+    DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)                 \
+    DO(cuGraphExecDestroy) DO(cuLaunchKernelEx) DO(cuMemPoolCreate) DO(cuMemPoolDestroy)        \
+    DO(cuMemPoolTrimTo) DO(cuMemPoolSetAttribute) DO(cuMemPoolGetAttribute)                     \
     DO(cuMemAllocFromPoolAsync) DO(cuMemFreeAsync)
+// clang-format on
 
 ALL(STUB)
 
-__attribute__((constructor)) static void fill(void)
-{
+__attribute__((constructor)) static void fill(void) {
     void *driver = dlopen(CPU_DRIVER, RTLD_NOW | RTLD_LOCAL);
     ALL(FILL)
 }

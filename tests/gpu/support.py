@@ -36,7 +36,7 @@ POLL_SECONDS = 0.005
 MANY, UNTIL_RELEASED = 1 << 30, 0xFFFFFFFF
 """More calls than a test makes, and the delay that lasts until they are released (cpu_fault.h)."""
 
-# The recipe stands in cpu_kernel.hpp.
+# The recipe stands in cuda_cxx/kernel.hpp.
 RECIPE = shlex.split(
     "-std=c++17 -O1 -fPIC -shared -x c++ -fno-exceptions -fno-rtti -fno-strict-aliasing "
     "-fno-semantic-interposition -fno-threadsafe-statics -fno-asynchronous-unwind-tables "
@@ -88,10 +88,11 @@ def compiled(source: str = SOURCE, entries: tuple[EntryPoint, ...] = ENTRIES) ->
     with tempfile.TemporaryDirectory() as folder:
         unit, image = Path(folder, "unit.cpp"), Path(folder, "image.so")
         kernels = ", ".join(f'AJIT_CPU_KERNEL("{e.name}", {e.name})' for e in entries)
-        unit.write_text(f'#include "cpu_kernel.hpp"\n{source}\nAJIT_CPU_MODULE({kernels})\n')
+        unit.write_text(f'#include "cuda_cxx/kernel.hpp"\n{source}\nAJIT_CPU_MODULE({kernels})\n')
         compiler = shutil.which("c++") or pytest.skip("no C++ compiler on PATH")
-        command = [compiler, *RECIPE, f"-I{NATIVE}", f"-I{NATIVE}/cpu_include", unit, "-o", image]
-        subprocess.run([*command, "-lm"], check=True, timeout=60)
+        includes = [f"-I{NATIVE}", f"-I{NATIVE}/cuda_cxx/include"]
+        command = [compiler, *RECIPE, *includes, unit, "-o", image, "-lm"]
+        subprocess.run(command, check=True, timeout=60)
         return artifact(image.read_bytes(), entries)
 
 

@@ -31,7 +31,7 @@ VERSIONS_WITHOUT_A_TYPE = {("cuGraphInstantiate", "12000")}
 
 def prototypes() -> list[str]:
     """The names that the header declares."""
-    text = (NATIVE / "cpu_cuda_prototypes.h").read_text()
+    text = (NATIVE / "cpu_driver/cuda_prototypes.h").read_text()
     return re.findall(r"^CUresult (cu\w+)\(", text, re.MULTILINE)
 
 
@@ -52,7 +52,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="compares wit
 def test_prototypes_are_nvidias(tmp_path: Path) -> None:
     """A compiler that sees cuda.h and our prototypes finds no difference."""
     source = tmp_path / "both.c"
-    source.write_text(f'#include "{CUDA_H}"\n#include "{NATIVE}/cpu_cuda.h"\n')
+    source.write_text(f'#include "{CUDA_H}"\n#include "{NATIVE}/cpu_driver/cuda.h"\n')
 
     done = subprocess.run(
         ["gcc", "-std=c11", "-fsyntax-only", source], check=False, capture_output=True, text=True
@@ -66,7 +66,7 @@ def test_prototypes_are_nvidias(tmp_path: Path) -> None:
 def test_types_have_nvidias_sizes(tmp_path: Path) -> None:
     """Our declarations of types are laid out as those of cuda.h."""
     sizes = {}
-    for name, header in (("theirs", CUDA_H), ("ours", NATIVE / "cpu_cuda.h")):
+    for name, header in (("theirs", CUDA_H), ("ours", NATIVE / "cpu_driver/cuda.h")):
         source = tmp_path / f"{name}.c"
         prints = "".join(f'printf("{kind} %zu\\n", sizeof({kind}));' for kind in STRUCTS)
         offsets = "".join(
@@ -97,9 +97,7 @@ def test_exports_the_driver_api_and_its_own_test_functions_only(driver_library: 
 @needs_cuda_h
 def test_addresses_are_handed_out_by_the_versions_that_nvidia_gave_them() -> None:
     """Each name and version of the table is one of NVIDIA's function types."""
-    table = re.findall(
-        r"ENTRY\((\w+), (\d+), \w+\)", (NATIVE / "cpu_proc.c").read_text(), re.MULTILINE
-    )
+    table = re.findall(r"ENTRY\((\w+), (\d+),\s+\w+\)", (NATIVE / "cpu_driver/proc.c").read_text())
     theirs = set(
         re.findall(r"\bPFN_(cu\w+?)_v(\d+)\)", (CUDA_H.parent / "cudaTypedefs.h").read_text())
     )
@@ -110,8 +108,8 @@ def test_addresses_are_handed_out_by_the_versions_that_nvidia_gave_them() -> Non
 @needs_gcc
 def test_every_function_has_an_address_by_name(driver_library: Path) -> None:
     """What is exported is also handed out by cuGetProcAddress."""
-    text = (NATIVE / "cpu_proc.c").read_text()
-    handed_out = set(re.findall(r"ENTRY\(\w+, \d+, (\w+)\)", text))
+    text = (NATIVE / "cpu_driver/proc.c").read_text()
+    handed_out = set(re.findall(r"ENTRY\(\w+, \d+,\s+(\w+)\)", text))
 
     assert handed_out == {name for name in exported(driver_library) if name.startswith("cu")}
 

@@ -6,7 +6,6 @@ import ctypes
 import gc
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from ajit._gpu import wire
 from ajit._gpu.driver import CPU_LIBRARY
 from ajit._gpu.wire import NATIVE
 from tests.gpu.support import Faults, cpu_device, kernels, until
@@ -40,14 +38,14 @@ def test_the_library_has_no_python_symbol():
 LOCKS = re.compile(
     r"\b(pthread_(?:mutex|cond|rwlock|spin)_\w*(?:lock|wait)|sem_\w*wait|mtx_lock)\b"
 )
-MAY_LOCK = {"executor_watchdog.c"}
+MAY_LOCK = {"watchdog.c"}
 
 
 def files_with_locks(sources, build):
     """Compile files of the executor; returns those that refer to anything that blocks."""
     compiler = shutil.which("cc") or pytest.skip("no C compiler on PATH")
     nm = shutil.which("nm") or pytest.skip("no nm on PATH")
-    command = [compiler, *WARNINGS, f"-I{NATIVE}", "-c"]
+    command = [compiler, *WARNINGS, f"-I{NATIVE}/executor", "-c"]
     subprocess.run([*command, *sources], cwd=build, check=True, timeout=60)
     found = set()
     for source in sources:
@@ -63,11 +61,11 @@ def test_no_lock_is_taken_where_the_gil_may_be_held(tmp_path):
     """R4: what Python calls with the GIL refers to no lock, and a file that does is found."""
     broken = tmp_path / "broken.c"
     broken.write_text(
-        (NATIVE / "executor_port.c").read_text() + "\nint lock_it(pthread_mutex_t *mutex);\n"
+        (NATIVE / "executor/port.c").read_text() + "\nint lock_it(pthread_mutex_t *mutex);\n"
         "int lock_it(pthread_mutex_t *mutex) { return pthread_mutex_lock(mutex); }\n"
     )
 
-    assert files_with_locks([*NATIVE.glob("executor*.c")], tmp_path) == MAY_LOCK
+    assert files_with_locks([*NATIVE.glob("executor/*.c")], tmp_path) == MAY_LOCK
     assert files_with_locks([broken], tmp_path) == {"broken.c"}
 
 
@@ -83,30 +81,11 @@ def test_only_its_own_functions_are_visible():
     assert re.findall(r"\bcu[A-Z]\w*", everything.stdout) == []
 
 
-def test_python_mirrors_the_layout():
-    """Sizes in wire.py are those that the library was built with."""
-    layout = wire.library().layout
-
-    assert layout["submission"] == wire.SUBMISSION.size
-    assert layout["launch"] == struct.calcsize("<" + wire.LaunchLayout)
-    assert layout["copy"] == wire.COPY.size
-    assert layout["fill"] == wire.FillLayout.size
-    assert layout["alloc"] == wire.SIMPLE.size
-    assert layout["load"] == wire.LoadLayout.size
-    assert layout["record"] == wire.RECORD.size
-    assert layout["function"] == ctypes.sizeof(wire.Function)
-    assert layout["device_info"] == ctypes.sizeof(wire.DeviceInfo)
-    assert layout["counters"] == ctypes.sizeof(wire.Counters)
-    assert layout["elapsed"] == wire.ELAPSED_LAYOUT.size
-    assert layout["heartbeat"] == wire.HEARTBEAT.size
-    assert layout["options"] == ctypes.sizeof(wire.Options)
-
-
 @pytest.mark.slow  # zig's first start fills a cache
 def test_it_builds_without_a_system_compiler(tmp_path):
     """The ziglang wheel builds it too, without a warning."""
     pytest.importorskip("ziglang")
-    sources = sorted(NATIVE.glob("executor*.c"))
+    sources = sorted(NATIVE.glob("executor/*.c"))
     compiler = [sys.executable, "-m", "ziglang", "cc"]
     command = [*compiler, *WARNINGS, "-fPIC", "-shared", *sources, "-o", tmp_path / "executor.so"]
 
@@ -120,7 +99,7 @@ def test_threads_that_submit_wait_free_and_leave_at_once(sanitizer, tmp_path):
     program, rules = tmp_path / "stress", tmp_path / "suppressions"
     # The driver itself is built without sanitizers: its atomics are invisible to them.
     rules.write_text(f"race:{CPU_LIBRARY}\n")
-    sources = [Path(__file__).with_name("executor_stress.c"), *NATIVE.glob("executor*.c")]
+    sources = [Path(__file__).with_name("executor_stress.c"), *NATIVE.glob("executor/*.c")]
     flags = [*WARNINGS, "-g", "-O1", f"-fsanitize={sanitizer}", f"-I{NATIVE}"]
     built = subprocess.run(
         [compiler, *flags, *sources, "-o", program, "-ldl", "-pthread"],

@@ -77,7 +77,7 @@ def test_a_missing_function_says_its_name(libcuda: Path) -> None:
 
 def test_the_docs_list_what_there_is() -> None:
     """Every function by its exported name, and no other."""
-    text = (NATIVE / "cpu_cuda_prototypes.h").read_text()
+    text = (NATIVE / "cpu_driver/cuda_prototypes.h").read_text()
     expected = re.findall(r"^CUresult (cu\w+)\(", text, re.MULTILINE)
     listed = DOCS.read_text().split("## Functions", 1)[1]
 

@@ -131,7 +131,7 @@ def test_the_watchdog_prints_all_stacks_without_the_gil():
     )  # fmt: skip
     said = done.stdout
 
-    assert "the CUDA thread of device 0 has been in operation 1 of ticket" in said
+    assert "the CUDA thread of device 0 has been in 'launch' of ticket" in said
     assert "most recent call first" in said
     assert "_main" in said  # the CUDA thread's own stack
     assert "in main" in said  # and that of the thread that has the GIL

@@ -17,7 +17,7 @@ from tests.gpu.support import cpu_device, kernels
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
 
 HOLDS_BEFORE_BYTES = 64
-"""Where the number of holds stands, see ``native/executor_tensor.c``."""
+"""Where the number of holds stands, see ``native/executor/tensor.c``."""
 
 
 async def downloaded(values):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import threading
 
 import anyio
 import pytest
 
 from ajit._gpu.driver import CPU_LIBRARY
-from ajit._gpu.results import STICKY
 from ajit._gpu.wire import NATIVE
 from ajit.errors import DeviceLost
 from tests.gpu.support import GRACE_SECONDS, cpu_device, kernels, until
@@ -151,20 +149,6 @@ async def test_a_device_that_stays_lost_says_that_the_process_must_end(faults):
     with pytest.raises(DeviceLost, match=r"ILLEGAL_ADDRESS.*end the process"):
         async with cpu_device():
             pass
-
-
-def test_python_and_c_agree_on_sticky_codes():
-    """The table of results.py is the switch of executor_driver.c."""
-    source = (NATIVE / "executor_driver.c").read_text()
-    names = re.findall(r"case (CUDA_ERROR_\w+):", source)
-    numbers = dict(
-        re.findall(r"(CUDA_ERROR_\w+) = (\d+)", (NATIVE / "executor_driver.h").read_text())
-    )
-    first, last = (
-        int(numbers[f"CUDA_ERROR_{end}"]) for end in ("HARDWARE_STACK_ERROR", "LAUNCH_FAILED")
-    )
-
-    assert {int(numbers[name]) for name in names} | set(range(first, last + 1)) == STICKY
 
 
 async def test_a_lost_device_fails_every_loop_that_has_it_open(faults):

@@ -66,7 +66,7 @@ def test_threads_that_drive_the_cpu_driver_at_once(sanitizer: str, tmp_path: Pat
     """Streams, events, kernels on fibers, graphs, pools and modules, from four threads."""
     program, image = tmp_path / "stress", tmp_path / "kernels"
     image.write_bytes(build_image(tmp_path, SOURCE, "turn"))
-    sources = sorted(NATIVE.glob("cpu_*.c"))
+    sources = sorted(NATIVE.glob("cpu_driver/*.c"))
     compile_c(
         tmp_path, sanitizer, f"-I{NATIVE}", HERE / "native/stress_driver.c", *sources, "-o", program
     )
@@ -83,7 +83,7 @@ def test_threads_that_submit_to_the_executor_on_an_instrumented_driver(
     program = tmp_path / "stress"
     driver_folder = tmp_path / "driver"
     driver_folder.mkdir()
-    sources = sorted(NATIVE.glob("executor*.c"))
+    sources = sorted(NATIVE.glob("executor/*.c"))
     compile_c(
         tmp_path, sanitizer, "-D_GNU_SOURCE", f"-I{NATIVE}", HERE / source, *sources,
         "-o", program,

@@ -28,7 +28,7 @@ __all__ = ["NATIVE_DIR", "find_host", "find_nvcc", "find_nvrtc"]
 NATIVE_DIR = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "_gpu", "native"
 )
-"""Where the headers of the CPU driver are; the host compiler needs them, nothing else here does."""
+"""Where ``cuda_cxx/`` is, the headers that the host compiler needs; nothing else here needs it."""
 
 NVRTC_WHEEL = "nvidia-cuda-nvrtc"
 NVRTC_LIBRARY = "libnvrtc.so.13"
@@ -114,7 +114,7 @@ def _host(command: tuple[str, ...], text: str, digests: Digests) -> Toolchain:
     version = f"{name} {found.group() if found else 'unknown'}"
     # An object built against a newer C library does not load with an older one.
     parts = (text, target, "".join(platform.libc_ver()), digests.get(os.path.realpath(path)) or "")
-    given = (os.path.join(NATIVE_DIR, "cpu_include"), NATIVE_DIR)
+    given = (os.path.join(NATIVE_DIR, "cuda_cxx", "include"), NATIVE_DIR)
     return Toolchain(
         kind="host",
         version=version,
@@ -139,15 +139,13 @@ def _system_dirs(command: tuple[str, ...]) -> list[str]:
 
 
 def _native_headers(digests: Digests) -> Iterator[str]:
-    """Names and digests of the CPU driver's headers: they are part of every object built here."""
-    for folder, subfolders, names in sorted(os.walk(NATIVE_DIR)):
+    """Names and digests of the CUDA C++ headers: they are part of every object built here."""
+    for folder, subfolders, names in sorted(os.walk(os.path.join(NATIVE_DIR, "cuda_cxx"))):
         subfolders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            relative = os.path.relpath(path, NATIVE_DIR)
-            if relative.startswith("cpu_") and not name.endswith((".c", ".o", ".so")):
-                yield relative
-                yield digests.get(path) or ""
+            yield os.path.relpath(path, NATIVE_DIR)
+            yield digests.get(path) or ""
 
 
 def _nvrtc_library() -> str:

@@ -1,7 +1,8 @@
 """Host C++: builds CUDA C++ source as a shared object for the CPU driver.
 
-The translation unit is what ``cpu_kernel.hpp`` defines: that header first, the user's source, then
-one ``AJIT_CPU_MODULE`` block with every entry point. A kernel's lowered name is the name asked for.
+The translation unit is what ``cuda_cxx/kernel.hpp`` defines: that header first, the user's source,
+then one ``AJIT_CPU_MODULE`` block with every entry point. A kernel's lowered name is the name asked
+for.
 
 No flag depends on the machine (no ``-march=native``): the object is shared through the cache with
 others of the same architecture.
@@ -57,7 +58,7 @@ _COMPILE_FLAGS = (
     "-w",
 )
 _LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
-"""Both lists are prescribed by ``cpu_kernel.hpp``, which gives the reasons."""
+"""Both lists are prescribed by ``cuda_cxx/kernel.hpp``, which gives the reasons."""
 
 _FAMILY_FLAGS = {
     "gcc": ("-fno-gnu-unique",),  # unique symbols would outlive, and be shared by, two modules
@@ -148,7 +149,7 @@ def _compile_arguments(request: Request) -> list[str]:
         *request.flags,
         *common_arguments(request),
         "-include",
-        "cpu_kernel.hpp",
+        "cuda_cxx/kernel.hpp",
         SOURCE,
     ]
 

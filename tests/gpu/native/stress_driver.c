@@ -1,9 +1,10 @@
-/* Several threads drive the CPU driver at once: for the sanitizers. Usage: stress_driver IMAGE ROUNDS.
+/* Several threads drive the CPU driver at once: for the sanitizers. Usage: stress_driver IMAGE
+ * ROUNDS.
  *
- * Each thread has its streams, buffers and events, and shares the context, a module and the pool with
- * the others. Exits 0 if every result is right.
+ * Each thread has its streams, buffers and events, and shares the context, a module and the pool
+ * with the others. Exits 0 if every result is right.
  */
-#include "cpu_driver.h"
+#include "cpu_driver/driver.h"
 
 #include <stdio.h>
 #include <stdlib.h>

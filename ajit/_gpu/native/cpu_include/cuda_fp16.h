@@ -1,3 +1,0 @@
-// Shim for the CPU driver: half precision.
-#pragma once
-#include "../cpu_half.hpp"

@@ -1,3 +1,0 @@
-// Shim for the CPU driver: device code needs nothing of it.
-#pragma once
-

@@ -1,0 +1,3 @@
+// Shim for the CPU driver: half precision.
+#pragma once
+#include "../half.hpp"

@@ -1,0 +1,2 @@
+// Shim for the CPU driver: device code needs nothing of it.
+#pragma once

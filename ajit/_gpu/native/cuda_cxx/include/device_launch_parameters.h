@@ -1,0 +1,2 @@
+// Shim for the CPU driver: threadIdx and the others are in kernel.hpp.
+#pragma once

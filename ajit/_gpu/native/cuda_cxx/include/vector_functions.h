@@ -1,0 +1,2 @@
+// Shim for the CPU driver: everything it declares is in kernel.hpp.
+#pragma once

@@ -1,0 +1,53 @@
+/* Copies, one by one and many at once. */
+#include "executor.h"
+
+#define POINTER(type, address) ((type)(uintptr_t)(address))
+
+static int copy_one(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                    const struct ajit_copy *op) {
+    struct ajit_driver *driver = &executor->driver;
+    uint64_t target = op->target ? op->target : ticket->made ? ticket->made->pointer : 0;
+    switch (op->header.opcode) {
+    case AJIT_COPY_TO_DEVICE:
+        return driver->copy_to_device(target, POINTER(const void *, op->source), op->size,
+                                      ticket->stream);
+    case AJIT_COPY_TO_HOST:
+        return driver->copy_to_host(POINTER(void *, target), op->source, op->size, ticket->stream);
+    default: return driver->copy_on_device(target, op->source, op->size, ticket->stream);
+    }
+}
+
+/* In order, which the caller did not ask for. */
+static int copy_each(struct ajit_driver *driver, CUstream stream, uint64_t count,
+                     const CUdeviceptr *targets, const CUdeviceptr *sources, const size_t *sizes) {
+    int code = CUDA_SUCCESS;
+    for (uint64_t i = 0; !code && i < count; i++)
+        code = driver->copy_anywhere(targets[i], sources[i], sizes[i], stream);
+    return code;
+}
+
+static int copy_many(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                     const struct ajit_copies *op) {
+    struct ajit_driver *driver = &executor->driver;
+    /* The driver's types are not const, but it only reads. */
+    CUdeviceptr *targets = (CUdeviceptr *)(op + 1), *sources = targets + op->count;
+    size_t *sizes = (size_t *)(sources + op->count), of_all = 0;
+    struct ajit_copy_attributes attributes = {.source_order = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
+    atomic_fetch_add_explicit(&executor->counters.copies, op->count, memory_order_relaxed);
+    int code = CUDA_ERROR_NOT_SUPPORTED;
+    /* The driver takes no batch in the legacy stream. */
+    if (driver->copy_batch && ticket->stream != CU_STREAM_LEGACY)
+        code = driver->copy_batch(targets, sources, sizes, op->count, &attributes, &of_all, 1,
+                                  ticket->stream);
+    if (code == CUDA_ERROR_NOT_SUPPORTED)
+        code = copy_each(driver, ticket->stream, op->count, targets, sources, sizes);
+    return code;
+}
+
+int ajit_copy(struct ajit_executor *executor, struct ajit_ticket *ticket,
+              const struct ajit_operation *op) {
+    if (op->opcode == AJIT_COPIES)
+        return copy_many(executor, ticket, (const struct ajit_copies *)op);
+    atomic_fetch_add_explicit(&executor->counters.copies, 1, memory_order_relaxed);
+    return copy_one(executor, ticket, (const struct ajit_copy *)op);
+}
