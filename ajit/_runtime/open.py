@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import importlib
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from typing import Unpack
 
     from ajit._core.events import Subscriber
     from ajit._runtime.runtime import Runtime
-    from ajit.settings import Settings
+    from ajit.settings import Settings, SettingsOptions
 
 __all__ = ["open_runtime"]
 
@@ -29,7 +30,7 @@ async def open_runtime(
     settings: Settings | None = None,
     *,
     subscribers: Iterable[Subscriber] = (),
-    **arguments: Any,
+    **arguments: Unpack[SettingsOptions],
 ) -> AsyncIterator[Runtime]:
     """Open a runtime in this event loop.
 

@@ -1,13 +1,11 @@
-"""What the README shows is true: its programs run, its fragments parse, its commands exist."""
+"""What README and docs show is true: their programs run, the commands exist."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,9 +13,14 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-PYTHON = [text for language, text in BLOCKS if language == "python"]
-PROGRAMS = [text for text in PYTHON if "anyio.run(" in text]
-FRAGMENTS = [text for text in PYTHON if text not in PROGRAMS]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PROGRAMS = {
+    f"{page.name}-{number}": text
+    for page in PAGES
+    for number, text in enumerate(
+        re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    )
+}
 COMMANDS = {
     command
     for language, text in BLOCKS
@@ -26,15 +29,15 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=range(len(PROGRAMS)))
-def test_program_of_the_readme_runs(program, tmp_path):
-    """From the page into a file, on a machine with a GPU or without."""
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_program_of_a_page_runs(program, tmp_path):
+    """Every Python text of README and docs, from the page into a file, with a GPU or without."""
     (tmp_path / "program.py").write_text(program)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")}
     environ |= {"PYTHONPATH": str(PROJECT), "AJIT_CACHE_DIR": str(tmp_path / "cache")}
 
     done = subprocess.run(
-        [sys.executable, "program.py"],
+        [sys.executable, "-W", "error", "program.py"],
         cwd=tmp_path,
         env=environ,
         capture_output=True,
@@ -43,12 +46,6 @@ def test_program_of_the_readme_runs(program, tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("fragment", FRAGMENTS, ids=range(len(FRAGMENTS)))
-def test_fragment_of_the_readme_is_python(fragment):
-    """What stands for itself on the page parses inside a coroutine."""
-    ast.parse("async def main():\n" + textwrap.indent(fragment, "    "))
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
