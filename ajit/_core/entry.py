@@ -36,6 +36,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ajit._core.job import ArtifactKind
+from ajit._core.short_repr import cut
 
 __all__ = ["FORMAT_VERSION", "Artifact", "EntryInvalid", "decode", "decode_manifest", "encode"]
 
@@ -103,6 +104,13 @@ class Artifact(Manifest, frozen=True, kw_only=True):
     def size_bytes(self) -> int:
         """Size of the compiled bytes."""
         return len(self.data)
+
+    def __repr__(self) -> str:
+        compiler = cut(f"{self.compiler} {self.compiler_version}", 60)
+        return (
+            f"<Artifact {cut(repr(self.name), 50)} {self.key[:16]} {self.kind} for {self.arch} "
+            f"by {compiler}, {self.size_bytes} bytes>"
+        )
 
 
 class _Stored(Manifest, frozen=True, kw_only=True):

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from ajit._core.short_repr import short_repr
+
 __all__ = [
     "CacheUnwritable",
     "CompileFailed",
@@ -59,7 +61,7 @@ class Holder:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Event:
     """Base: which spec and key an event is about.
 
@@ -71,26 +73,29 @@ class Event:
     name: str
     key: str
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 Subscriber: TypeAlias = Callable[[Event], None]
 """Called in the runtime's event loop, between two steps of a resolution: it must not block."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EntryRejected(Event):
     """An entry on disk did not verify; it counts as a miss and is replaced."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class LocksUnavailable(Event):
     """The cache's file system has no locks; the compile goes on without a lease."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Waiting(Event):
     """Another process holds the lease. Emitted when the wait begins and then time and again.
 
@@ -101,7 +106,7 @@ class Waiting(Event):
     waited_seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WaitEnded(Event):
     """A wait is over.
 
@@ -116,7 +121,7 @@ class WaitEnded(Event):
     outcome: Literal["entry", "failure", "lease", "patience"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CompileStarted(Event):
     """A compile was handed to the compile pool."""
 
@@ -124,7 +129,7 @@ class CompileStarted(Event):
     arch: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CompileFinished(Event):
     """A compile succeeded."""
 
@@ -134,7 +139,7 @@ class CompileFinished(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CompileFailed(Event):
     """A compile failed; every waiter of this process gets the error."""
 
@@ -142,14 +147,14 @@ class CompileFailed(Event):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CacheUnwritable(Event):
     """An artifact could not be published; the kernel is returned all the same."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FallbackUsed(Event):
     """A request was answered with its fallback; the wanted kernel is made ready meanwhile.
 
@@ -160,7 +165,7 @@ class FallbackUsed(Event):
     fallback: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KernelReady(Event):
     """A request was answered from another tier than memory."""
 
@@ -169,7 +174,7 @@ class KernelReady(Event):
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WarmupProgress(Event):
     """One spec of a warm-up is done.
 

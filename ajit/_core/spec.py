@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from ajit._core import written
+from ajit._core.short_repr import cut
 from ajit._core.signature import Origin, check_params, read_params
 from ajit._core.source_file import read_source
 from ajit.errors import SpecError, UnknownArch
@@ -264,9 +265,9 @@ class Spec:
         return self._hash == other._hash and self._fields() == other._fields()
 
     def __repr__(self) -> str:
-        names = _cut(", ".join(self.entry_names), _REPR_ENTRIES)
+        names = cut(", ".join(self.entry_names), _REPR_ENTRIES)
         arch = self.arch or "device's arch"
-        label = _cut(repr(self.name), _REPR_LABEL)
+        label = cut(repr(self.name), _REPR_LABEL)
         return f"<Spec {label} entries=[{names}] compiler={self.compiler} arch={arch}>"
 
 
@@ -308,10 +309,6 @@ def _validate(spec: Spec) -> None:
         raise SpecError(f"compiler {spec.compiler!r} is none of {', '.join(COMPILER_KINDS)}")
     if spec.arch is not None:
         validate_arch(spec.arch)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _entries(entries: Any, params: str | Sequence[str] | None) -> tuple[EntryPoint, ...]:

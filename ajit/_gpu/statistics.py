@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ajit._core.short_repr import short_repr
 from ajit._gpu import wire
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class ThreadStatistics:
     busy_seconds: float
     lost_code: int
     heartbeat_path: str = ""
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def read_statistics(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ajit._core.short_repr import short_repr
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,6 +52,9 @@ class Resolution:
     tier: events.Tier
     seconds: float
     waited_for: WaitedFor | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ajit._core.short_repr import short_repr
+
 if TYPE_CHECKING:
     from ajit._cache.entries.disk import DiskStatistics
     from ajit._compile.pool.pool import PoolStatistics
@@ -57,3 +59,6 @@ class RuntimeStatistics:
     pool: PoolStatistics
     credits: CreditStatistics
     device: ThreadStatistics | None
+
+    def __repr__(self) -> str:
+        return short_repr(self)

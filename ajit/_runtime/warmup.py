@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ajit._core.events import WarmupProgress
+from ajit._core.short_repr import short_repr
 from ajit.errors import AjitError
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class WarmupFailure:
     spec: Spec
     error: AjitError
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WarmupReport:
@@ -61,6 +65,9 @@ class WarmupReport:
     from_memory: int
     failures: tuple[WarmupFailure, ...]
     seconds: float
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 async def run_warmup(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ajit._core.short_repr import short_repr
+
 if TYPE_CHECKING:
     from ajit._compile.pool.admission import HeldBack
 
@@ -41,3 +43,6 @@ class PoolStatistics:
     workers: int
     workers_started: int
     workers_recycled: int
+
+    def __repr__(self) -> str:
+        return short_repr(self)
