@@ -37,7 +37,7 @@ async def test_nothing_of_ajit_comes_into_an_open_capture(journal, faults):
                 tasks.start_soon(device.load, artifact, ENTRIES)
                 tasks.start_soon(device.alloc, 64)
                 tasks.start_soon(device.alloc_pinned, 64)
-                tasks.start_soon(device.stream)
+                tasks.start_soon(device.create_stream)
                 await anyio.wait_all_tasks_blocked()  # all is asked for
         later = {"cuModuleLoadData", "cuModuleUnload", "cuMemHostAlloc", "cuMemFreeHost"}
         await until(lambda: later <= set(journal.since(began)))

@@ -39,6 +39,7 @@ async def test_health_names_the_operation_that_hangs(faults):
             tickets = [kernel.launch(1, 1), kernel.launch(1, 1)]
             await until(lambda: device.health().stuck)
             health = device.health()
+            await until(lambda: device.statistics().stalls == 1)
 
         assert not health
         assert health.alive
@@ -48,7 +49,6 @@ async def test_health_names_the_operation_that_hangs(faults):
         for ticket in tickets:
             await ticket
         assert device.health()
-        await until(lambda: device.statistics().stalls >= 1)
 
 
 async def test_health_knows_the_oldest_ticket_and_a_lost_device(faults):

@@ -54,7 +54,7 @@ async def lose_everything(device, buffer, kernel):
         lambda: device.alloc(8),
         lambda: device.upload(bytes(8)),
         lambda: device.download(buffer),
-        device.stream,
+        device.create_stream,
         device.synchronize,
     )
     for way in ways:

@@ -68,8 +68,8 @@ async def test_the_second_lane_gets_its_turn_while_work_never_pauses(faults, jou
             "load": lambda: device.load(compiled()),
             "alloc": lambda: device.alloc(64),
             "alloc_pinned": lambda: device.alloc_pinned(64),
-            "stream": device.stream,
-            "event": device.event,
+            "stream": device.create_stream,
+            "event": device.create_event,
         }
         await device.load(compiled())  # the loop is not to compile meanwhile
         (passed,), _ = await submit_work_behind(device, faults, journal, [services[what]], call)
