@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ajit._core.params import CType, bfloat16_bits, parse_ctype
 from ajit._gpu import wire
 from ajit._gpu.dlpack import foreign_array
+from ajit._gpu.hostarray import HostArray
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit._gpu.shape import shown
 from ajit.errors import ArgumentError
@@ -204,7 +205,7 @@ def _no_pointer(value: Any) -> str:
     try:
         is_host_memory = memoryview(value) is not None
     except (TypeError, ValueError, BufferError):
-        is_host_memory = hasattr(value, "__array_interface__")
+        is_host_memory = isinstance(value, HostArray) or hasattr(value, "__array_interface__")
     if is_host_memory:
         return "it is host memory; copy it first: x = await device.upload(x)"
     return "not a DeviceBuffer of this device, an address, or None"
