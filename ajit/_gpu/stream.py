@@ -164,7 +164,7 @@ def stream_target(stream: object, thread: object) -> tuple[int, int]:
 
 def _foreign_handle(stream: Any) -> int:
     if not isinstance(stream, int) and not hasattr(stream, "__cuda_stream__"):
-        detail = f"a {type(stream).__name__} is no stream: it has no __cuda_stream__"
+        detail = f"expected a stream, got {type(stream).__name__} (no __cuda_stream__)"
         raise ArgumentError(operation="launch", detail=detail)
     try:
         given = stream if isinstance(stream, int) else stream.__cuda_stream__()[1]

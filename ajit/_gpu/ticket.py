@@ -155,7 +155,7 @@ class Ticket(Generic[T], metaclass=FactoryMade, factory="a launch, a copy or bat
     def error(self) -> AjitError:
         """Return a new exception that says what went wrong, for a ticket that failed."""
         if self._state == ABANDONED:
-            return RuntimeClosed(f"{self.operation}: the device was closed while it was at it")
+            return RuntimeClosed(f"{self.operation}: the device was closed before it finished")
         if self._state == OVERDUE:
             return overdue(self.operation, self._nanoseconds / 1e9)
         lost = bool(self._flags & wire.IS_LOST)

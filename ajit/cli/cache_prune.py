@@ -35,7 +35,7 @@ class PruneBusy(CacheError):
     """Another process is removing from this cache. Nothing was done."""
 
 
-@click.command("prune", short_help="Remove what is unused for longest.")
+@click.command("prune", short_help="Remove least recently used entries.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option(
     "--max-bytes",
@@ -61,7 +61,7 @@ def prune(
     cache_dir: str | None,
     as_json: bool,
 ) -> int:
-    """Remove the entries unused for longest until the cache is within its limits.
+    """Remove the least recently used entries until the cache is within its limits.
 
     What crashed processes left behind goes as well. Safe while servers use the cache: an entry that
     was published or used in the last minute, or whose lease is held, stays. Ends with 3 if

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("locks", short_help="Say who compiles what.")
+@click.command("locks", short_help="Show running compiles and their waiters.")
 @cache_dir_option
 @json_option
 def command(*, cache_dir: str | None, as_json: bool) -> None:

@@ -25,7 +25,7 @@ _COMMANDS = {
     "demo": "Serve, compile on demand, verify, and show what happened.",
     "compile": "Compile a kernel into the cache, or find it there.",
     "cache": "Look at the kernel cache, verify it, remove from it.",
-    "locks": "Say who compiles what at this moment, and how many wait for it.",
+    "locks": "Show running compiles and their waiters.",
     "doctor": "Say what was found where: compilers, driver, cache, locks.",
     "config": "Print every setting, its value and where it came from.",
 }

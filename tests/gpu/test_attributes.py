@@ -141,7 +141,7 @@ class Odd:
         ({"stream": -1}, ArgumentError, "-1 is no stream's handle"),
         ({"stream": 1 << 64}, ArgumentError, "no stream's handle"),
         ({"stream": True}, ArgumentError, "True is no stream's handle"),
-        ({"stream": "s"}, ArgumentError, "a str is no stream"),
+        ({"stream": "s"}, ArgumentError, "expected a stream, got str"),
         ({"stream": Odd(None)}, ArgumentError, "tells no handle"),
         ({"stream": Odd((0,))}, ArgumentError, "tells no handle"),
         ({"stream": Odd((0, "x"))}, ArgumentError, "tells no handle"),

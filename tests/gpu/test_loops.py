@@ -127,7 +127,7 @@ async def test_steps_of_a_batch_end_with_their_loop(faults, monkeypatch):
         steps = [ticket.at(0), ticket.at(1)]
     thread = device._thread
     for step in steps:
-        with pytest.raises(RuntimeClosed, match="closed while it was at it"):
+        with pytest.raises(RuntimeClosed, match="closed before it finished"):
             await step
     await until(lambda: not thread.alive)
     faults.let_go()
