@@ -8,6 +8,8 @@ order, and tries again; see `Submissions.patiently`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -18,8 +20,6 @@ from ajit._gpu.ticket import Ticket
 from ajit.errors import AjitError, ArgumentError, OutOfMemory, WouldBlock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ajit._gpu.thread import DeviceThread
 
 __all__ = ["Submissions", "timeout_ns"]
@@ -29,6 +29,9 @@ T = TypeVar("T")
 ROOM_SECONDS = 500e-6
 """How often whoever waits for room in a full ring looks. The CUDA thread frees a place within
 microseconds unless the driver itself blocks."""
+
+_make_ticket: Callable[..., Ticket[Any]] = partial(type.__call__, Ticket)
+"""`Ticket.make` without its frame of Python: a launch is a matter of a microsecond."""
 
 
 class Submissions:
@@ -75,8 +78,7 @@ class Submissions:
             RuntimeClosed: The device is closed.
             ForkedRuntime: This process is a fork of the one that opened the device.
         """
-        # What `Ticket.make` does, without its call: a launch is a matter of microseconds.
-        ticket: Ticket[T] = type.__call__(Ticket, self, number, operation, keep, finish, steps)
+        ticket: Ticket[T] = _make_ticket(self, number, operation, keep, finish, steps)
         # Before the push, for the device may be done before that returns; and before the look
         # at `_refusal`, so that whoever closes the port in another thread waits for this ticket.
         self.in_flight[number] = ticket
