@@ -12,12 +12,14 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["CxxText", "KernelDeclaration", "TypeMeaning", "read_cxx", "split_list"]
+
+Answer = TypeVar("Answer")
 
 _LOOK_BEHIND = 4096
 """Characters looked at before a kernel or a type name. Pretty arbitrary: a template head, a
@@ -25,6 +27,7 @@ struct."""
 _LOOK_AHEAD = 512
 _MOST_USES = 2000
 """Uses of a type name that are looked at before it counts as not known."""
+_ANSWERS_KEPT = 4096
 _CACHED_LENGTH = 4 * 1024 * 1024
 """Longer sources are read again for each spec, so that few are kept alive here."""
 
@@ -79,6 +82,26 @@ class TypeMeaning:
     text: str = ""
 
 
+class Answers:
+    """The answers to the last questions about a text."""
+
+    def __init__(self) -> None:
+        self._kept: dict[object, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get_or_make(self, question: object, make: Callable[[], Answer]) -> Answer:
+        """Return the answer to a question, which is worked out once."""
+        kept = self._kept  # specs are made in any thread: another one may begin anew
+        if question not in kept:
+            if len(kept) >= _ANSWERS_KEPT:
+                kept = self._kept = {}
+            kept[question] = make()
+        answer: Answer = kept[question]
+        return answer
+
+
 class CxxText:
     """A source and its virtual headers.
 
@@ -86,7 +109,7 @@ class CxxText:
         sees_all: Whether no name can come from elsewhere: nothing is included, no macro with
             parameters may make a name.
         macros: Macro to body; None where the body is not known or has parameters.
-        answers: What `ajit._core.signature` has worked out from this text.
+        answers: What was worked out from this text before, by question.
     """
 
     def __init__(self, source: str, headers: tuple[tuple[str, str], ...]) -> None:
@@ -97,7 +120,7 @@ class CxxText:
         self.sees_all = "%:" not in text and "??" not in text
         for directive in _DIRECTIVE.finditer(self._text):
             self._take(directive[1], directive[2])
-        self.answers: dict[Any, Any] = {}
+        self.answers = Answers()
 
     def _take(self, directive: str, rest: str) -> None:
         if directive in ("include", "include_next", "import", "embed"):
@@ -121,6 +144,9 @@ class CxxText:
 
     def kernels(self, name: str) -> list[KernelDeclaration]:
         """Return the declarations of kernels whose name, without its namespace, is this one."""
+        return self.answers.get_or_make(("kernels", name), lambda: self._kernels(name))
+
+    def _kernels(self, name: str) -> list[KernelDeclaration]:
         found: dict[KernelDeclaration, None] = {}  # a set that keeps the order
         for before, after in pairwise(self._pieces):
             declared = _declarator(after) if name in after else None
@@ -161,6 +187,9 @@ class CxxText:
 
     def meaning(self, word: str) -> TypeMeaning | None:
         """Return what the text says about a type name, or None if it declares no such name."""
+        return self.answers.get_or_make(("meaning", word), lambda: self._meaning(word))
+
+    def _meaning(self, word: str) -> TypeMeaning | None:
         found: set[TypeMeaning] = set()
         for count, start in enumerate(_uses(self._code, word)):
             if count == _MOST_USES:

@@ -28,7 +28,6 @@ __all__ = ["Origin", "check_params", "read_params"]
 
 _MOST_ALIASES = 8
 _LONGEST_LIST = 20_000
-_ANSWERS_KEPT = 1024
 _WORD = re.compile(r"[^\W\d]\w*+")
 _ATTRIBUTES = re.compile(r"\[\[[^\]]*\]\]|\b(?:alignas|__align__)\s*+\([^()]*+\)")
 _MAKES_NAMES = re.compile(r"include|macros|-D|define|^@|options-file|^-U")
@@ -67,32 +66,27 @@ def read_params(name: str, origin: Origin) -> tuple[str, ...] | None:
         SpecError: The source cannot have such a kernel, or a type in its list is declared nowhere.
     """
     text = read_cxx(origin.source, origin.headers)
-    question = (name, origin.defines, origin.options)
-    if question not in text.answers:
-        if len(text.answers) >= _ANSWERS_KEPT:
-            text.answers.clear()
-        text.answers[question] = _Reader(text, origin).params_of(name)
-    answer: tuple[str, ...] | None = text.answers[question]
-    return answer
+    question = ("params", name, origin.defines, origin.options)
+    return text.answers.get_or_make(question, lambda: _Reader(text, origin).params_of(name))
 
 
-def check_params(name: str, given: Sequence[str], origin: Origin) -> tuple[str, ...]:
+def check_params(name: str, given: tuple[str, ...], origin: Origin) -> tuple[str, ...]:
     """Return the parameters to use for a kernel whose parameters were declared as well.
 
     Raises:
         SpecError: The source says another list beyond doubt.
     """
     read = read_params(name, origin)
-    if read is None:
-        return tuple(given)
+    if read is None or read == given:
+        return given
     lists = f"\n  params: ({', '.join(given)})\n  source: ({', '.join(read)})"
     if len(given) != len(read):
         raise SpecError(
             f"params of kernel {name!r} name {len(given)} types, its source has {len(read)}{lists}"
         )
-    types = read_cxx(origin.source, origin.headers)
+    reader = _Reader(read_cxx(origin.source, origin.headers), origin)
     for index, (declared, found) in enumerate(zip(given, read, strict=True)):
-        if not _agree(_Reader(types, origin).resolved(declared), found):
+        if not _agree(reader.resolved(declared), found):
             raise SpecError(
                 f"params[{index}] of kernel {name!r} is {declared!r}, but its source has "
                 f"{found!r}{lists}"
