@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ajit._core import cxx
 from ajit._core.spec import EntryPoint, Spec
 from ajit.errors import SpecError
 
@@ -373,3 +374,15 @@ def test_any_source_is_read_or_refused(pieces, entry):
         return
 
     assert params is None or all(isinstance(item, str) and item for item in params)
+
+
+def test_answers_are_kept_within_limits(monkeypatch):
+    """A server that makes specs for ever keeps the last answers, and reads right all the while."""
+    monkeypatch.setattr(cxx, "_ANSWERS_KEPT", 4)
+    source = "__global__ void k(REAL x) {}"
+    types = ["float", "double", "half", "int", "char", "float", "double"]
+
+    actual = [Spec(source, "k", defines={"REAL": t}).entry_point().params for t in types]
+
+    assert [(t,) for t in types] == actual
+    assert len(cxx.read_cxx(source, ()).answers) <= 4

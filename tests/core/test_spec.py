@@ -462,3 +462,107 @@ def test_any_text_is_refused_or_can_be_sent_to_a_compiler(
 
     assert sent == job
     assert "\0" not in "".join((spec.source, *spec.entry_names, *spec.options))
+
+
+# --- from a file ---
+
+
+@pytest.fixture
+def saxpy_file(tmp_path: Path) -> Path:
+    """A source in a folder of its own, with a header beside it."""
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "tile.cuh").write_text("#define TILE 32\n")
+    file = tmp_path / "kernels" / "saxpy.cu"
+    file.write_text('#include "tile.cuh"\n__global__ void größe() {}\n' + SOURCE, "utf-8")
+    return file
+
+
+def test_file_is_a_source_with_its_own_include_directory(saxpy_file):
+    """What stands beside a file is found by it, before any other directory is searched."""
+    spec = Spec.from_file(saxpy_file, "saxpy", include_dirs=["include"], defines={"N": 1})
+
+    assert spec.source == saxpy_file.read_text("utf-8")
+    assert spec.include_dirs == (str(saxpy_file.parent), "include")
+    assert spec.entry_point().params == ("float", "const float*", "float*", "int")
+    assert (spec.name, spec.defines) == ("saxpy", (("N", "1"),))
+
+
+def test_file_is_named_as_compilers_take_names(saxpy_file, monkeypatch, tmp_path):
+    """By a text, from the working directory; beside a link lies what its name lies beside."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.cu").symlink_to(saxpy_file)
+
+    assert Spec.from_file("kernels/saxpy.cu", "saxpy").include_dirs == (str(saxpy_file.parent),)
+    assert Spec.from_file("link.cu", "saxpy").include_dirs == (str(tmp_path),)
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("missing.cu", r"'.*missing\.cu' cannot be read: No such file"),
+        (".", "cannot be read: Is a directory"),
+        ("a\0b.cu", "cannot be read"),
+    ],
+)
+def test_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, path, complaint):
+    """The error says which file, and why."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SpecError, match=complaint):
+        Spec.from_file(path, "k")
+
+
+def test_file_that_is_not_a_path_or_not_utf8_is_refused(tmp_path):
+    """Source text given as a path is a mistake of the other kind."""
+    (tmp_path / "latin.cu").write_bytes(b"int k;\n// gr\xf6\xdfe\n")
+
+    with pytest.raises(SpecError, match="path must be str or a path, got int"):
+        Spec.from_file(7, "k")
+    with pytest.raises(SpecError, match=r"not UTF-8.*line 2"):
+        Spec.from_file(tmp_path / "latin.cu", "k")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (Path("a.cu"), "source must be str or bytes, got PosixPath (use Spec.from_file)"),
+        ("saxpy.cu", "source is the name of a file, 'saxpy.cu'; use Spec.from_file"),
+        ("/srv/a b.cuh", "source is the name of a file, '/srv/a b.cuh'; use Spec.from_file"),
+        (7, "source must be str or bytes, got int"),
+    ],
+)  # fmt: skip
+def test_path_given_as_source_is_told_the_way(source, expected):
+    """The most likely mistake of a first program names its remedy."""
+    with pytest.raises(SpecError) as caught:
+        Spec(source, "k")
+
+    assert str(caught.value) == expected
+
+
+# --- labels and words ---
+
+
+def test_label_is_the_first_kernel_unless_given():
+    """Events, logs and tables name the kernel and not the word "kernel"."""
+    assert Spec(SOURCE, ["scale<float, 4>", "b"]).name == "scale<float, 4>"
+    assert Spec(SOURCE, EntryPoint("b")).name == "b"
+    assert Spec(SOURCE, "b", name="mine").name == "mine"
+
+
+def test_entry_point_is_well_formed_by_itself():
+    """It is normalised and checked where it is made, not only in a spec."""
+    assert EntryPoint(" a<1,\n 2> ", "int n, float *x") == EntryPoint("a<1, 2>", ["int", "float *"])
+    with pytest.raises(SpecError, match="name of a kernel"):
+        EntryPoint("a;")
+    with pytest.raises(SpecError) as caught:
+        EntryPoint("a", [float])
+    assert str(caught.value) == 'params[0] must be a C type name such as "float", got type'
+
+
+def test_representation_is_one_line_of_less_than_200_characters():
+    """However long the names are, and however many."""
+    long = Spec(SOURCE, [f"scale<float, {n}>" for n in range(100)], name="x" * 500, arch="sm_90a")
+
+    assert len(repr(long)) < 200
+    assert "\n" not in repr(long)
+    assert repr(long).startswith("<Spec 'xxx")

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import warnings
-from dataclasses import FrozenInstanceError, fields
+from copy import copy, deepcopy
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
+from pickle import dumps, loads
+from typing import get_args, get_type_hints
 
 import pytest
 
 from ajit._system.limits import memory_limit_bytes
 from ajit.errors import AjitWarning, SettingsError
-from ajit.settings import Settings, available_cpus, describe, setting_names
+from ajit.settings import Settings, SettingsOptions, available_cpus, describe, setting_names
 
 PROJECT = Path(__file__).parents[2]
 
@@ -345,3 +348,98 @@ def test_every_setting_says_what_it_is_for(name):
     assert describe(name)
     assert "\n" not in describe(name)
     assert [item.metadata["expected"] for item in fields(Settings) if item.name == name] != [""]
+
+
+WAYS = {
+    "made": lambda settings: Settings(environ={}, device=settings.device),
+    "copied": copy,
+    "copied deeply": deepcopy,
+    "pickled": lambda settings: loads(dumps(settings)),  # noqa: S301  # its own
+    "replaced": lambda settings: replace(settings, patience_seconds=3),
+    "replaced by what 0 stands for": lambda settings: replace(
+        settings, compile_slots=0, node_compile_slots=0, compile_memory_limit_bytes=0
+    ),
+    "replaced by a relative path": lambda settings: replace(settings, cache_dir="cache"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_settings_are_complete_however_they_are_made(way):
+    """Compiles can run, and the cache stays where it is when the directory changes."""
+    settings = way(Settings(environ={"HOME": "/home/ann"}, device="cpu"))
+
+    assert settings.device == "cpu"
+    assert settings.compile_slots > 0
+    assert settings.node_compile_slots > 0
+    assert settings.compile_memory_limit_bytes > 0
+    assert settings.cache_dir.is_absolute()
+
+
+def test_replaced_settings_are_checked():
+    """A copy is as well formed as the original."""
+    settings = Settings(environ={})
+
+    with pytest.raises(SettingsError, match="patience_seconds"):
+        replace(settings, patience_seconds=-1)
+    with pytest.raises(SettingsError, match=r"devise.*did you mean device\?"):
+        replace(settings, devise="cpu")
+
+
+def test_copies_do_not_read_the_environment_again(monkeypatch):
+    """What was read for the original holds for its copies, and their origins say so."""
+    settings = Settings(environ={"AJIT_DEVICE": "cpu", "AJIT_COMPILE_SLOTS": "3"})
+    monkeypatch.setenv("AJIT_DEVICE", "cuda:7")
+    monkeypatch.setenv("AJIT_PATIENCE_SECONDS", "7")
+
+    changed = replace(settings, compile_slots=5)
+
+    assert (changed.device, changed.patience_seconds) == ("cpu", 10)
+    assert changed.origins["device"] == "AJIT_DEVICE"
+    assert changed.origins["compile_slots"] == "argument"
+    assert changed.origins["patience_seconds"] == "default"
+    assert loads(dumps(settings)).origins == settings.origins  # noqa: S301  # its own
+    assert loads(dumps(settings)) == settings  # noqa: S301  # its own
+
+
+def test_origins_cannot_be_changed():
+    """They are as frozen as the values."""
+    with pytest.raises(TypeError):
+        Settings(environ={}).origins["device"] = "argument"
+
+
+def test_representation_shows_what_differs_from_the_defaults():
+    """In one line, which can be read."""
+    settings = Settings(environ={"AJIT_DEVICE": "cpu"}, compile_slots=3, cache_dir="/srv/x")
+
+    assert repr(Settings(environ={})) == "Settings()"
+    assert repr(settings) == "Settings(cache_dir='/srv/x', device='cpu', compile_slots=3)"
+
+
+def test_representation_is_short_and_keeps_secrets():
+    """However many settings there are, and however long."""
+    texts = {name: text for name, (text, _) in OTHER_VALUES.items() if name != "hmac_key"}
+    environ = {f"AJIT_{name.upper()}": text for name, text in texts.items()}
+    long = Settings(environ=environ, nvcc="/opt/" + "x" * 1000, shared_group="y" * 1000)
+    secret = Settings(environ={}, hmac_key="a secret of some length")
+
+    assert len(repr(long)) < 200
+    assert "\n" not in repr(long)
+    assert repr(long).endswith(" more)")
+    assert repr(secret) == "Settings(hmac_key=(hidden))"
+
+
+def test_options_for_type_checkers_are_the_fields():
+    """`SettingsOptions` has each setting, of a type that takes what the field holds, or None."""
+    options, held = get_type_hints(SettingsOptions), _types_of_fields()
+
+    assert list(options) == list(setting_names())
+    for name in setting_names():
+        taken = set(get_args(options[name]))
+        expected = {str, os.PathLike[str]} if os.PathLike[str] in taken else {held[name]}
+        assert expected | {type(None)} == taken
+        assert held[name] in (Path, str) or os.PathLike[str] not in taken
+
+
+def _types_of_fields() -> dict[str, type]:
+    known = {"Path": Path, "bool": bool, "int": int, "float": float, "str": str}
+    return {item.name: known[item.type] for item in fields(Settings) if item.name != "origins"}
