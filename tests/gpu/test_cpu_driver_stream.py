@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 
 import numpy as np
@@ -73,6 +74,27 @@ def test_a_stream_waits_for_another_ones_event(cpu: Cpu) -> None:
     cpu.library.ajit_cpu_hold_streams(0)
     cpu.ok("cuEventSynchronize", done)
     assert log.seen == [1, 2]
+
+
+def test_a_stream_is_done_when_its_last_event_is(cpu: Cpu) -> None:
+    """Whichever of the two a thread waits for, the other is done as well.
+
+    On one core, where the kernel runs the woken thread before the one that woke it goes on.
+    """
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # of this thread, and of the stream's, which it starts
+    try:
+        stream, done = cpu.stream(), event(cpu)
+        for _ in range(500):
+            cpu.ok("cuEventRecord", done, stream)
+            cpu.ok("cuEventSynchronize", done)
+            assert cpu.try_("cuStreamQuery", stream) == 0
+
+            cpu.ok("cuEventRecord", done, stream)
+            cpu.ok("cuStreamSynchronize", stream)
+            assert cpu.try_("cuEventQuery", done) == 0
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="module")

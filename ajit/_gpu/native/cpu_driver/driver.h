@@ -112,6 +112,7 @@ struct cpu_op {
     void (*run)(cpu_op *op, CUstream stream);
     void (*drop)(cpu_op *op); /* frees the operation, whether it ran or not */
     bool always;              /* runs even when the device is lost */
+    cpu_fence *signals;       /* happens when the stream is done with the operation, or NULL */
     CUgraphNodeType kind;     /* of the node that it becomes in a capture */
 };
 

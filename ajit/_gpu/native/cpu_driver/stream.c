@@ -157,19 +157,28 @@ static cpu_op *take(CUstream stream) {
     return op;
 }
 
-static void finish(CUstream stream) {
+/* In one step for every observer: an event that has happened while its stream is still busy with
+ * it, or a stream that is done before its event has happened, is what no GPU shows. */
+static void finish(CUstream stream, cpu_fence *signals) {
     pthread_mutex_lock(&stream->mutex);
     stream->done++;
+    if (signals != NULL) cpu_fence_signal(signals);
     pthread_cond_broadcast(&stream->idle);
     pthread_mutex_unlock(&stream->mutex);
+    cpu_fence_drop(signals);
+}
+
+static void perform(cpu_op *op, CUstream stream) {
+    cpu_fence *signals = op->signals != NULL ? cpu_fence_share(op->signals) : NULL;
+    bool runs = op->run != NULL && (op->always || cpu_lost(stream->context) == CUDA_SUCCESS);
+    if (runs) op->run(op, stream);
+    op->drop(op);
+    finish(stream, signals);
 }
 
 static void *serve(void *argument) {
     CUstream stream = argument;
-    for (cpu_op *op; (op = take(stream)) != NULL; finish(stream)) {
-        if (op->always || cpu_lost(stream->context) == CUDA_SUCCESS) op->run(op, stream);
-        op->drop(op);
-    }
+    for (cpu_op *op; (op = take(stream)) != NULL;) perform(op, stream);
     cpu_lock();
     unlist(stream);
     cpu_unlock();
@@ -211,15 +220,12 @@ CUresult cpu_context_wait(CUcontext context) {
 
 /* ---- order between streams ---- */
 
+enum fence_use { SIGNAL, WAIT };
+
 typedef struct fence_op {
     cpu_op op;
     cpu_fence *fence;
 } fence_op;
-
-static void run_signal(cpu_op *op, CUstream stream) {
-    (void)stream;
-    cpu_fence_signal(((fence_op *)op)->fence);
-}
 
 static void run_wait(cpu_op *op, CUstream stream) {
     (void)stream;
@@ -231,10 +237,11 @@ static void drop_fence_op(cpu_op *op) {
     free(op);
 }
 
-static CUresult append_fence(CUstream stream, cpu_fence *fence, void (*run)(cpu_op *, CUstream)) {
-    fence_op *op = cpu_op_new(sizeof *op, run, drop_fence_op);
+static CUresult append_fence(CUstream stream, cpu_fence *fence, enum fence_use use) {
+    fence_op *op = cpu_op_new(sizeof *op, use == WAIT ? run_wait : NULL, drop_fence_op);
     if (op == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
     op->op.always = true;
+    op->op.signals = use == SIGNAL ? fence : NULL;
     op->fence = cpu_fence_share(fence);
     return append(stream, &op->op);
 }
@@ -244,8 +251,8 @@ static CUresult order(CUstream earlier, CUstream later) {
     if (earlier == later || !cpu_stream_busy(earlier)) return CUDA_SUCCESS;
     cpu_fence *fence = cpu_fence_new();
     if (fence == NULL) return CUDA_ERROR_OUT_OF_MEMORY;
-    CUresult result = append_fence(earlier, fence, run_signal);
-    if (result == CUDA_SUCCESS) result = append_fence(later, fence, run_wait);
+    CUresult result = append_fence(earlier, fence, SIGNAL);
+    if (result == CUDA_SUCCESS) result = append_fence(later, fence, WAIT);
     cpu_fence_drop(fence);
     return result;
 }
@@ -274,18 +281,17 @@ CUresult cpu_submit(CUstream stream, cpu_op *op) {
     return result;
 }
 
-static CUresult submit_fence_op(CUstream stream, cpu_fence *fence,
-                                void (*run)(cpu_op *, CUstream)) {
+static CUresult submit_fence_op(CUstream stream, cpu_fence *fence, enum fence_use use) {
     CUresult result = order_with_legacy(stream);
-    return result == CUDA_SUCCESS ? append_fence(stream, fence, run) : result;
+    return result == CUDA_SUCCESS ? append_fence(stream, fence, use) : result;
 }
 
 CUresult cpu_submit_fence(CUstream stream, cpu_fence *fence) {
-    return submit_fence_op(stream, fence, run_signal);
+    return submit_fence_op(stream, fence, SIGNAL);
 }
 
 CUresult cpu_submit_wait(CUstream stream, cpu_fence *fence) {
-    return submit_fence_op(stream, fence, run_wait);
+    return submit_fence_op(stream, fence, WAIT);
 }
 
 void *cpu_op_new(size_t bytes, void (*run)(cpu_op *, CUstream), void (*drop)(cpu_op *)) {
