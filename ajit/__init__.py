@@ -45,24 +45,24 @@ if TYPE_CHECKING:
     from ajit._core.spec import EntryPoint as EntryPoint
     from ajit._core.spec import Spec as Spec
     from ajit._gpu.batch import Batch as Batch
+    from ajit._gpu.completion.ticket import Step as Step
+    from ajit._gpu.completion.ticket import Ticket as Ticket
     from ajit._gpu.configured import ConfiguredKernel as ConfiguredKernel
     from ajit._gpu.device import Device as Device
     from ajit._gpu.graph import Graph as Graph
     from ajit._gpu.health import DeviceHealth as DeviceHealth
     from ajit._gpu.hostarray import HostArray as HostArray
+    from ajit._gpu.kernel import BoundLaunch as BoundLaunch
+    from ajit._gpu.kernel import Kernel as Kernel
     from ajit._gpu.memory import BufferSlice as BufferSlice
     from ajit._gpu.memory import DeviceBuffer as DeviceBuffer
     from ajit._gpu.memory import PinnedBuffer as PinnedBuffer
-    from ajit._gpu.module import BoundLaunch as BoundLaunch
-    from ajit._gpu.module import Kernel as Kernel
     from ajit._gpu.module import LoadedModule as LoadedModule
     from ajit._gpu.shape import LaunchAttributes as LaunchAttributes
     from ajit._gpu.shape import cover as cover
     from ajit._gpu.statistics import ThreadStatistics as ThreadStatistics
     from ajit._gpu.stream import Event as Event
     from ajit._gpu.stream import Stream as Stream
-    from ajit._gpu.ticket import Step as Step
-    from ajit._gpu.ticket import Ticket as Ticket
     from ajit._resolve.request import Resolution as Resolution
     from ajit._resolve.request import WaitedFor as WaitedFor
     from ajit._runtime.blocking import BlockingRuntime as BlockingRuntime
@@ -183,7 +183,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "ajit._core.entry",
     "Batch": "ajit._gpu.batch",
-    "BoundLaunch": "ajit._gpu.module",
+    "BoundLaunch": "ajit._gpu.kernel",
     "BufferSlice": "ajit._gpu.memory",
     "ConfiguredKernel": "ajit._gpu.configured",
     "Device": "ajit._gpu.device",
@@ -193,7 +193,7 @@ _HOMES = {
     "Event": "ajit._gpu.stream",
     "Graph": "ajit._gpu.graph",
     "HostArray": "ajit._gpu.hostarray",
-    "Kernel": "ajit._gpu.module",
+    "Kernel": "ajit._gpu.kernel",
     "LaunchAttributes": "ajit._gpu.shape",
     "LoadedModule": "ajit._gpu.module",
     "PinnedBuffer": "ajit._gpu.memory",
@@ -203,10 +203,10 @@ _HOMES = {
     "Settings": "ajit.settings",
     "SettingsOptions": "ajit.settings",
     "Spec": "ajit._core.spec",
-    "Step": "ajit._gpu.ticket",
+    "Step": "ajit._gpu.completion.ticket",
     "Stream": "ajit._gpu.stream",
     "ThreadStatistics": "ajit._gpu.statistics",
-    "Ticket": "ajit._gpu.ticket",
+    "Ticket": "ajit._gpu.completion.ticket",
     "WaitedFor": "ajit._resolve.request",
     "WarmupFailure": "ajit._runtime.warmup",
     "WarmupReport": "ajit._runtime.warmup",

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
+from ajit._gpu.completion.state import BatchSteps, TicketState
+from ajit._gpu.inner import inner
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
 from ajit._gpu.stream import stream_target
-from ajit._gpu.submission import timeout_ns
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ajit._gpu.completion import Port, Ticket
-    from ajit._gpu.module import BoundLaunch, Kernel
+    from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.ticket import Ticket
+    from ajit._gpu.kernel import BoundLaunch, Kernel
     from ajit._gpu.shape import Dimensions
 
 __all__ = ["Batch", "Operations"]
@@ -33,7 +35,7 @@ class Operations:
 
     __slots__ = ("_gone", "_keep", "_operations", "_port")
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: CompletionPort) -> None:
         self._port = port
         self._operations: list[bytes] = []
         # What the operations use: (kernel or None, buffers and other arguments).
@@ -49,12 +51,13 @@ class Operations:
         shared_bytes: int = 0,
     ) -> int:
         """Add a launch; takes and checks what `Kernel.launch` does."""
-        return self._append(kernel.operation(grid, block, args, shared_bytes), kernel, args)
+        return self._append(inner(kernel).operation(grid, block, args, shared_bytes), kernel, args)
 
     def add_bound(self, bound: BoundLaunch) -> int:
         """Add a launch that is packed already, see `Kernel.bind`. Checked by `submit`."""
-        self._gone = min(self._gone, bound.gone)
-        return self._append(bound.operation, bound.kernel, bound.args)
+        packed = inner(bound)
+        self._gone = min(self._gone, packed.gone)
+        return self._append(packed.operation, bound.kernel, bound.args)
 
     def add_copy(self, target: Any, source: Any) -> int:
         """Add a copy in any direction; takes and checks what `Device.copy` does."""
@@ -86,8 +89,7 @@ class Operations:
     def _check_alive(self, lane: int) -> None:
         """Nothing that was freed by hand since it was added may reach the driver."""
         port = self._port
-        if port.closed:
-            raise port.refusal()
+        port.check_open()
         if self._gone != port.thread.gone:
             for index, (kernel, args) in enumerate(self._keep):
                 _check_alive(index, kernel, args)
@@ -119,7 +121,7 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
 
     def __init__(
         self,
-        port: Port,
+        port: CompletionPort,
         *,
         steps: bool = False,
         stream: object = None,
@@ -148,21 +150,16 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
         target = (0, 0) if stream is None else stream_target(stream, port.thread)
         self._check_alive(target[1])
         body, count = self._packed()
-        number = next(port.thread.numbers)
-        due = timeout_ns(self._timeout)
-        submission = wire.submission(
-            port.handle, number, body, count=count, target=target, deadline_ns=due,
-            timed=self._timed,
-        )  # fmt: skip
         name = f"launch a batch of {len(self)} operations"
-        steps = len(self) if self._steps else 0
-        ticket: Ticket[None] = port.submit(
-            submission, number, name, (self._keep, stream), steps=steps
+        state: TicketState[None] = port.new_state(name, (self._keep, stream))
+        state.stream, state.explain = stream, _explain
+        if self._steps:
+            state.steps, state.explain = BatchSteps(len(self)), _explain_step
+        self.ticket = port.submit_operations(
+            body, state, count=count, target=target, timeout=self._timeout, timed=self._timed
         )
-        ticket.stream = stream
-        self.ticket = ticket.explained_by(_explain_step if self._steps else _explain)
         self._operations, self._keep, self._gone = [], [], port.thread.gone
-        return ticket.due_in(self._timeout)
+        return self.ticket
 
     def _packed(self) -> tuple[bytes, int]:
         operations = self._operations or [wire.simple(wire.MARK)]
@@ -192,7 +189,7 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
 
 def _check_alive(index: int, kernel: Kernel | None, args: tuple[Any, ...]) -> None:
     if kernel is not None and kernel.module.unloaded:
-        raise kernel.module.unloaded_error()
+        raise inner(kernel.module).unloaded_error()
     if any(isinstance(arg, DeviceBuffer | BufferSlice) and arg.freed for arg in args):
         detail = f"a buffer of operation {index} was freed"
         raise ArgumentError(operation="submit a batch", detail=detail)

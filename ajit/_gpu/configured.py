@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ajit._core.factory import FactoryMade
 
 if TYPE_CHECKING:
-    from ajit._gpu.completion import Ticket
-    from ajit._gpu.module import Kernel
+    from ajit._gpu.completion.ticket import Ticket
+    from ajit._gpu.kernel import Kernel
     from ajit._gpu.shape import Dimensions
 
 __all__ = ["ConfiguredKernel"]

@@ -7,28 +7,28 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from ajit._core.factory import FactoryMade
 from ajit._core.spec import EntryPoint
-from ajit._gpu import module, wire
+from ajit._gpu import wire
 from ajit._gpu.batch import Batch
 from ajit._gpu.call import check_no_coroutine
+from ajit._gpu.capturing import refuse_in_capture
 from ajit._gpu.device_memory import DeviceMemory
-from ajit._gpu.driver import driver_choices
-from ajit._gpu.graph import capture, refuse_in_capture
+from ajit._gpu.graph import capture
+from ajit._gpu.membership import ThreadMembership
+from ajit._gpu.module import load_module
 from ajit._gpu.shape import whole_number
 from ajit._gpu.statistics import ThreadStatistics
 from ajit._gpu.stream import Event, Stream
-from ajit._gpu.thread import DeviceThread
-from ajit.errors import AjitError, NoDevice, RuntimeClosed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from ajit._core.entry import Artifact
-    from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.completion.state import TicketState
+    from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.graph import Graph
     from ajit._gpu.health import DeviceHealth
     from ajit._gpu.module import LoadedModule
@@ -42,12 +42,9 @@ P = ParamSpec("P")
 EVENT_DISABLE_TIMING = 2
 """``CU_EVENT_DISABLE_TIMING``."""
 
-CLOSE_SECONDS = 5.0
-"""How long closing waits for tickets in flight. Arbitrary; a server's grace period is near 30 s."""
-
 
 class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
-    """A GPU, or the CPU driver, as one event loop uses it. Get it with `open_device`.
+    """A GPU, or the CPU driver, as one event loop uses it. Get it with ``rt.device``.
 
     Everything is submitted to the CUDA thread, which other loops of the process may share. Launches
     and copies run in the order of their submission.
@@ -57,12 +54,20 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
         name: What the driver calls it.
         kind: ``cuda`` or ``cpu``.
         has_clusters: Whether kernels can be launched in clusters, see `Kernel.with_attributes`.
+        max_threads: Threads that a block can have.
+        max_block: Threads that a block can have in x, y and z.
+        max_grid: Blocks that a grid can have in x, y and z.
+        max_shared_bytes: Shared memory that a block can have, static and dynamic.
+        multiprocessors: How many it has.
+        warp_size: Threads of a warp.
+        driver_version: Of the driver, as 13000 for CUDA 13.0.
     """
 
-    def __init__(self, thread: DeviceThread, port: Port) -> None:
-        """Made by `Device.open`."""
-        super().__init__(thread, port)
-        self._serving = anyio.CancelScope(shield=True)
+    def __init__(self, membership: ThreadMembership) -> None:
+        """Made by `open_device`."""
+        thread = membership.thread
+        super().__init__(thread, membership.port)
+        self._membership = membership
         self.kind = thread.choice.kind
         self.arch = thread.choice.arch(thread.info)
         self.name = thread.info.name.decode(errors="replace")
@@ -74,40 +79,6 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
         self.has_clusters = bool(thread.info.clusters)
         self.multiprocessors = int(thread.info.multiprocessors)
         self.driver_version = int(thread.info.driver_version)
-
-    @classmethod
-    async def open(cls, settings: Settings) -> Device:
-        """Open the device that the settings name, for the running loop.
-
-        The caller runs `serve_completions` in a task, and calls `aclose`; `open_device` does both.
-
-        Raises:
-            NoDevice: There is none; nothing stays behind.
-            DeviceError: The driver could not be started; nothing stays behind.
-        """
-        *others, last = driver_choices(settings.device)
-        for choice in others:
-            try:
-                thread = await DeviceThread.acquire(choice, settings)
-                break
-            except NoDevice:
-                continue
-        else:
-            thread = await DeviceThread.acquire(last, settings)
-        try:
-            return cls.make(thread, thread.open_port())
-        except BaseException:
-            thread.release()
-            raise
-
-    async def serve_completions(self) -> None:
-        """Tell tasks that their tickets are done, until `aclose`. trio needs it; others just sleep.
-
-        Cancelling the task does not end it: `aclose` itself waits for tickets, and a runtime is
-        often closed because everything is being cancelled.
-        """
-        with self._serving:
-            await self._port.serve()
 
     # --- order ----------------------------------------------------------------------------------
 
@@ -172,9 +143,8 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
 
         That is, to the device's own stream; others have a `Stream.mark`.
         """
-        return self._port.submit_operations(
-            wire.simple(wire.MARK), "wait for the device", None, None
-        )
+        state: TicketState[None] = self._port.new_state("wait for the device", None)
+        return self._port.submit_operations(wire.simple(wire.MARK), state)
 
     async def synchronize(self) -> None:
         """Wait until everything submitted before to the device's own stream is done."""
@@ -214,21 +184,10 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
             LoadError: The driver does not take it; the artifact itself stays in the cache.
             CaptureMiss: This is a block of `capture`. Nothing was started.
         """
-        self.check_may_load(artifact.name)
+        refuse_in_capture(artifact.name)
         loaded = entries or [EntryPoint(name) for name in artifact.entries]
         port = self._port
-        return await (await port.patiently(lambda: module.load(port, artifact, loaded)))
-
-    def check_may_load(self, name: str) -> None:
-        """Raise what `load` would raise before it starts anything, for who has to compile first.
-
-        Args:
-            name: What is to be loaded, for the message.
-
-        Raises:
-            CaptureMiss: This is a block of `capture`.
-        """
-        refuse_in_capture(name)
+        return await (await port.patiently(lambda: load_module(port, artifact, loaded)))
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on the CUDA thread, after everything that was submitted before it.
@@ -251,7 +210,7 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
         call = functools.partial(function, *args) if args else function
         port, thread = self._port, self._thread
         ticket = await port.patiently(lambda: thread.call(port, call))
-        port.look_no_more()
+        port.waiting.look_no_more()
         outcome = await ticket
         return outcome()
 
@@ -271,25 +230,12 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
     async def aclose(self) -> None:
         """Wait for tickets in flight, free everything of this loop, and leave the CUDA thread.
 
-        Waits for at most `CLOSE_SECONDS`. What the device is still at then is abandoned: its memory
-        is not freed, for that could wait for ever. While other loops have work in flight, what is
+        Waits for at most 5 s. What the device has not finished by then is abandoned: its memory is
+        not freed, for that could wait for ever. While other loops have work in flight, what is
         to be freed goes after that work, and closing does not wait for it. May be called more than
         once.
         """
-        if self._port.closed:
-            return
-        self._port.refuse(_closed)
-        with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(CLOSE_SECONDS):
-                await self._port.wait_idle()
-                self._transfers.pool.close()
-                await self._thread.close_port(self._port)
-            self._serving.cancel()
-            await checkpoint()  # so that nobody waits for the descriptor when it is closed
-            self._port.close()
-            self._thread.release()
-            with anyio.move_on_after(CLOSE_SECONDS):
-                await self._thread.wait_ended()
+        await self._membership.leave(self._transfers.pool.close)
 
     def __repr__(self) -> str:
         state = "closed" if self._port.closed else f"in_flight={len(self._port.in_flight)}"
@@ -304,10 +250,11 @@ async def open_device(settings: Settings) -> AsyncGenerator[Device, None]:
         NoDevice: There is none; nothing stays behind.
         DeviceError: The driver could not be started; nothing stays behind.
     """
-    device = await Device.open(settings)
+    membership = await ThreadMembership.join(settings)
+    device = Device.make(membership)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(device.serve_completions)
+            tasks.start_soon(membership.serve)
             try:
                 yield device
             finally:
@@ -317,7 +264,3 @@ async def open_device(settings: Settings) -> AsyncGenerator[Device, None]:
         if len(group.exceptions) == 1:
             raise group.exceptions[0] from group.exceptions[0].__cause__
         raise
-
-
-def _closed() -> AjitError:
-    return RuntimeClosed("the device was closed; nothing was started")

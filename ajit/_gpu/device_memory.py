@@ -14,11 +14,13 @@ from ajit._gpu.transfer import Transfers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.state import TicketState
+    from ajit._gpu.completion.thread import DeviceThread
+    from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.extent import Extent, Sizes
     from ajit._gpu.hostarray import HostArray
     from ajit._gpu.memory import BufferSlice
-    from ajit._gpu.thread import DeviceThread
 
 __all__ = ["DeviceMemory"]
 
@@ -32,7 +34,7 @@ class DeviceMemory:
         total_memory_bytes: What the device has.
     """
 
-    def __init__(self, thread: DeviceThread, port: Port) -> None:
+    def __init__(self, thread: DeviceThread, port: CompletionPort) -> None:
         """Made by `Device`."""
         self._thread = thread
         self._port = port
@@ -174,11 +176,11 @@ class DeviceMemory:
         **how: Any,
     ) -> Ticket[None]:
         operation, keep = packed
-        ticket: Ticket[None] = self._port.submit_operations(
-            operation or wire.simple(wire.MARK), name, (keep, stream), None, stream=where, **how
+        state: TicketState[None] = self._port.new_state(name, (keep, stream))
+        state.stream = stream
+        return self._port.submit_operations(
+            operation or wire.simple(wire.MARK), state, target=where, **how
         )
-        ticket.stream = stream
-        return ticket
 
     async def _patiently(
         self,
@@ -190,12 +192,15 @@ class DeviceMemory:
         port = self._port
 
         def submit() -> Ticket[T]:
-            ticket = port.submit_operations(operation, name, None, finish)
-            return ticket.explained_by(explain) if explain is not None else ticket
+            state = port.new_state(name, None, finish)
+            state.explain = explain
+            return port.submit_operations(operation, state)
 
         return await (await port.patiently(submit))
 
-    async def _alloc(self, opcode: int, asked: Extent, make: Callable[[Port, int, Extent], T]) -> T:
+    async def _alloc(
+        self, opcode: int, asked: Extent, make: Callable[[CompletionPort, int, Extent], T]
+    ) -> T:
         port, nbytes = self._port, asked.nbytes
         if not nbytes:
             return make(port, 0, asked)

@@ -10,25 +10,24 @@ threads either. While a block that captures is open, a kernel that is not loaded
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
 from ajit._gpu.batch import Operations
+from ajit._gpu.capturing import capturing
 from ajit._gpu.owned import Handled
 from ajit._gpu.stream import stream_target
-from ajit.errors import ArgumentError, CaptureMiss
+from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.state import TicketState
+    from ajit._gpu.completion.ticket import Ticket
 
-__all__ = ["Graph", "capture", "refuse_in_capture"]
-
-_open: ContextVar[bool] = ContextVar("ajit_capture_open", default=False)
-"""Whether the current task, or the one that started it, is in a block that captures."""
+__all__ = ["Graph", "capture"]
 
 
 class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
@@ -39,7 +38,7 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
 
     __slots__ = ("_graph",)
 
-    def __init__(self, port: Port) -> None:
+    def __init__(self, port: CompletionPort) -> None:
         super().__init__(port)
         self._graph: _Executable | None = None
 
@@ -48,8 +47,8 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
         """Whether it can be launched."""
         return self._graph is not None
 
-    async def finish(self) -> None:
-        """Capture what was added. `Device.capture` does it at the end of its block.
+    async def _finish(self) -> None:
+        """Capture what was added, at the end of the block.
 
         Raises:
             ArgumentError: A buffer was freed meanwhile, or nothing was added.
@@ -62,10 +61,9 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
         body, port = b"".join(operations), self._port
 
         def submit() -> Ticket[_Executable]:
-            ticket = port.submit_operations(
-                body, "launch a capture", self._keep, self._made, count=len(operations)
-            )
-            return ticket.explained_by(_explain)
+            state = port.new_state("launch a capture", self._keep, self._made)
+            state.explain = _explain
+            return port.submit_operations(body, state, count=len(operations))
 
         self._graph = await (await port.patiently(submit))
 
@@ -98,13 +96,10 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
         target = stream_target(stream, port.thread)
         self._check_alive(target[1])
         self._gone = port.thread.gone
-        ticket: Ticket[None] = port.submit_operations(
-            wire.simple(wire.LAUNCH_GRAPH, graph.handle), "launch a graph",
-            (graph, self._keep, stream), None, stream=target, timeout=timeout,
-            timed=timed,
-        )  # fmt: skip
-        ticket.stream = stream
-        return ticket
+        state: TicketState[None] = port.new_state("launch a graph", (graph, self._keep, stream))
+        state.stream = stream
+        operation = wire.simple(wire.LAUNCH_GRAPH, graph.handle)
+        return port.submit_operations(operation, state, target=target, timeout=timeout, timed=timed)
 
     def free(self) -> None:
         """Give the graph back. Launches that were submitted still run."""
@@ -125,25 +120,12 @@ class _Executable(Handled):
 
 
 @asynccontextmanager
-async def capture(port: Port) -> AsyncGenerator[Graph, None]:
+async def capture(port: CompletionPort) -> AsyncGenerator[Graph, None]:
     """Collect operations in a block, and capture them at its end. A block that raises: nothing."""
     graph: Graph = Graph.make(port)
-    token = _open.set(True)
-    try:
+    with capturing():
         yield graph
-    finally:
-        _open.reset(token)
-    await graph.finish()
-
-
-def refuse_in_capture(what: str) -> None:
-    """Raise if the current task is in a block that captures.
-
-    Raises:
-        CaptureMiss: It is. Nothing was started.
-    """
-    if _open.get():
-        raise CaptureMiss(what)
+    await graph._finish()  # noqa: SLF001  # the block is its other half
 
 
 def _explain(detail: int) -> str:

@@ -21,7 +21,7 @@ from ajit.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ajit._gpu.thread import DeviceThread
+    from ajit._gpu.completion.thread import DeviceThread
 
 __all__ = ["Signature"]
 
@@ -84,7 +84,7 @@ class Signature:
         """Return the submission of one launch.
 
         Args:
-            where: Port, number, stream, deadline in nanoseconds, and lane.
+            where: CompletionPort, number, stream, deadline in nanoseconds, and lane.
             shape: From `ajit._gpu.shape`.
             args: Of the kernel.
 
@@ -182,7 +182,7 @@ def _converter(
 def _pointer_converter(thread: DeviceThread) -> Callable[[Any], int]:
     def to_pointer(value: Any) -> int:
         if type(value) is DeviceBuffer:
-            if value._thread is thread and not value._freed and value._port._refusal is None:  # noqa: SLF001  # the quick way
+            if value._thread is thread and not value._freed and value._port.refusal is None:  # noqa: SLF001  # the quick way
                 return value._pointer  # noqa: SLF001  # the same
             if value.freed:
                 raise ValueError("the buffer was freed")

@@ -17,7 +17,7 @@ from ajit._gpu.owned import Owned
 from ajit._gpu.wire import ALL_LANES, library
 
 if TYPE_CHECKING:
-    from ajit._gpu.completion import Port
+    from ajit._gpu.completion.port import CompletionPort
     from ajit._gpu.extent import Sizes
 
 __all__ = ["BufferSlice", "DeviceBuffer", "PinnedBuffer"]
@@ -30,7 +30,7 @@ class _Buffer(Owned):
 
     _called = "buffer"
 
-    def __init__(self, port: Port, resource: int, extent: Extent) -> None:
+    def __init__(self, port: CompletionPort, resource: int, extent: Extent) -> None:
         # No driver allocates 0 bytes: such a buffer has a null pointer and owns nothing.
         super().__init__(port, resource, lanes=1)
         self.shape, self.dtype, self.nbytes = extent

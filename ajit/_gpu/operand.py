@@ -16,7 +16,7 @@ from ajit.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ajit._gpu.thread import DeviceThread
+    from ajit._gpu.completion.thread import DeviceThread
 
 __all__ = [
     "Operand",

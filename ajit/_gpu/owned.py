@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ajit._gpu.completion import Port
+    from ajit._gpu.completion.port import CompletionPort
 
 __all__ = ["Handled", "Owned"]
 
@@ -29,7 +29,7 @@ class Owned:
 
     _called = "object"
 
-    def __init__(self, port: Port, resource: int, lanes: int) -> None:
+    def __init__(self, port: CompletionPort, resource: int, lanes: int) -> None:
         self._port = port
         self._thread = port.thread
         self._resource = resource

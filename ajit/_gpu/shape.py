@@ -17,6 +17,7 @@ __all__ = [
     "Dimensions",
     "LaunchAttributes",
     "ShapeLimits",
+    "checked_attributes",
     "cover",
     "pack_shape",
     "shown",
@@ -44,38 +45,6 @@ class LaunchAttributes:
     programmatic: bool = False
     priority: int | None = None
 
-    @classmethod
-    def checked(
-        cls,
-        operation: str,
-        *,
-        cluster: Dimensions | None,
-        programmatic: bool,
-        priority: int | None,
-    ) -> LaunchAttributes:
-        """Return them, if they can be.
-
-        Raises:
-            LaunchError: They cannot; the driver saw nothing.
-        """
-        blocks = None if cluster is None else _three(operation, "cluster", cluster)
-        if blocks is not None and min(blocks) < 1:
-            raise _refused(operation, f"cluster is {shown(cluster)}, must be 1 or more everywhere")
-        if not isinstance(programmatic, bool):
-            raise _refused(operation, f"programmatic is {shown(programmatic)}, must be a bool")
-        if priority is not None:
-            priority = whole_number(operation, "priority", priority)
-            if priority not in _PRIORITIES:
-                raise _refused(operation, f"no device has priority {priority}")
-        return cls(blocks, programmatic, priority)
-
-    def pack(self) -> tuple[int, ...]:
-        """Return the last numbers of `wire.SHAPE`: cluster, flags, priority."""
-        flags = wire.CLUSTERED if self.cluster is not None else 0
-        flags |= wire.PROGRAMMATIC if self.programmatic else 0
-        flags |= wire.PRIORITISED if self.priority is not None else 0
-        return (*(self.cluster or (0, 0, 0)), flags, self.priority or 0)
-
 
 class ShapeLimits:
     """What a launch of one kernel may ask for."""
@@ -87,6 +56,38 @@ class ShapeLimits:
         self.block = tuple(info.max_block)
         self.threads = threads
         self.shared_bytes = shared_bytes
+
+
+def checked_attributes(
+    operation: str,
+    *,
+    cluster: Dimensions | None,
+    programmatic: bool,
+    priority: int | None,
+) -> LaunchAttributes:
+    """Return launch attributes, if they can be.
+
+    Raises:
+        LaunchError: They cannot; the driver saw nothing.
+    """
+    blocks = None if cluster is None else _three(operation, "cluster", cluster)
+    if blocks is not None and min(blocks) < 1:
+        raise _refused(operation, f"cluster is {shown(cluster)}, must be 1 or more everywhere")
+    if not isinstance(programmatic, bool):
+        raise _refused(operation, f"programmatic is {shown(programmatic)}, must be a bool")
+    if priority is not None:
+        priority = whole_number(operation, "priority", priority)
+        if priority not in _PRIORITIES:
+            raise _refused(operation, f"no device has priority {priority}")
+    return LaunchAttributes(blocks, programmatic, priority)
+
+
+def _packed_attributes(attributes: LaunchAttributes) -> tuple[int, ...]:
+    """Return the last numbers of `wire.SHAPE`: cluster, flags, priority."""
+    flags = wire.CLUSTERED if attributes.cluster is not None else 0
+    flags |= wire.PROGRAMMATIC if attributes.programmatic else 0
+    flags |= wire.PRIORITISED if attributes.priority is not None else 0
+    return (*(attributes.cluster or (0, 0, 0)), flags, attributes.priority or 0)
 
 
 def pack_shape(
@@ -121,7 +122,7 @@ def pack_shape(
         detail = f"{shared_bytes} bytes of dynamic shared memory; 0 to {room} are left"
         raise _refused(operation, detail)
     _check_divides(operation, grid, attributes.cluster)
-    return wire.SHAPE.pack(*grid, *block, shared_bytes, *attributes.pack())
+    return wire.SHAPE.pack(*grid, *block, shared_bytes, *_packed_attributes(attributes))
 
 
 def _check_divides(

@@ -15,8 +15,9 @@ from ajit._gpu.owned import Handled
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from ajit._gpu.completion import Port
-    from ajit._gpu.ticket import Ticket
+    from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.state import TicketState
+    from ajit._gpu.completion.ticket import Ticket
 
 __all__ = ["Event", "Stream", "stream_target"]
 
@@ -35,7 +36,7 @@ class Stream(Handled, metaclass=FactoryMade, factory="device.create_stream()"):
 
     _called = "stream"
 
-    def __init__(self, port: Port, resource: int, priority: int) -> None:
+    def __init__(self, port: CompletionPort, resource: int, priority: int) -> None:
         """Made by `Device.create_stream`."""
         self._lane = int(wire.Resource.from_address(resource).size)
         super().__init__(port, resource, 1 << self._lane)
@@ -53,7 +54,7 @@ class Stream(Handled, metaclass=FactoryMade, factory="device.create_stream()"):
                 given up to now, which is that ticket and may be more; or a stream, in the same way.
 
         Returns:
-            The ticket of the wait itself. Nobody has to await it.
+            The ticket of the wait itself; it need not be awaited.
 
         Raises:
             ArgumentError: It was freed, or is of another device.
@@ -76,7 +77,9 @@ class Stream(Handled, metaclass=FactoryMade, factory="device.create_stream()"):
 
     def _submit(self, operation: bytes, name: str, keep: object) -> Ticket[None]:
         target = stream_target(self, self._thread)
-        return self._port.submit_operations(operation, name, (self, keep), None, stream=target)
+        return self._port.submit_operations(
+            operation, self._port.new_state(name, (self, keep)), target=target
+        )
 
     def __repr__(self) -> str:
         where = "freed" if self.freed else f"{self._pointer:#x}"
@@ -94,7 +97,7 @@ class Event(Handled, metaclass=FactoryMade, factory="device.create_event()"):
 
     _called = "event"
 
-    def __init__(self, port: Port, resource: int, timing: bool) -> None:  # noqa: FBT001  # private
+    def __init__(self, port: CompletionPort, resource: int, timing: bool) -> None:  # noqa: FBT001  # private
         """Made by `Device.create_event`."""
         super().__init__(port, resource, wire.ALL_LANES)
         self.timing = timing
@@ -114,8 +117,8 @@ class Event(Handled, metaclass=FactoryMade, factory="device.create_event()"):
         """
         operation = wire.simple(wire.RECORD_EVENT, self.handle)
         target = stream_target(stream, self._thread)
-        keep = (self, stream)
-        return self._port.submit_operations(operation, "record an event", keep, None, stream=target)
+        state: TicketState[None] = self._port.new_state("record an event", (self, stream))
+        return self._port.submit_operations(operation, state, target=target)
 
     async def seconds_until(self, later: Event) -> float:
         """Return how long the device took from this event to a later one; both have happened.
@@ -131,9 +134,9 @@ class Event(Handled, metaclass=FactoryMade, factory="device.create_event()"):
         operation = pack(wire.ELAPSED, size, self.handle, later.handle, 0)
 
         def submit() -> Ticket[float]:
-            return self._port.submit_operations(
-                operation, "ask for the time between events", (self, later), _seconds
-            )
+            name = "ask for the time between events"
+            state = self._port.new_state(name, (self, later), _seconds)
+            return self._port.submit_operations(operation, state)
 
         return await (await self._port.patiently(submit))
 

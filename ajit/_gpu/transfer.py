@@ -19,7 +19,8 @@ from ajit.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from ajit._gpu.completion import Port, Ticket
+    from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.memory import BufferSlice, PinnedBuffer
 
 __all__ = ["Transfers"]
@@ -33,7 +34,9 @@ class Transfers:
         pool: That memory.
     """
 
-    def __init__(self, port: Port, alloc_pinned: Callable[[int], Awaitable[PinnedBuffer]]) -> None:
+    def __init__(
+        self, port: CompletionPort, alloc_pinned: Callable[[int], Awaitable[PinnedBuffer]]
+    ) -> None:
         self._port = port
         self.stages = port.thread.choice.kind == "cuda"
         self.pool = StagingPool(alloc_pinned, port.thread.settings.pinned_pool_bytes)
@@ -55,10 +58,13 @@ class Transfers:
         operations = wire.simple(wire.ALLOC, nbytes) + copy
 
         def submit() -> Ticket[DeviceBuffer]:
-            return port.submit_operations(
-                operations, f"upload {nbytes} bytes", (staged, view),
-                lambda resource: DeviceBuffer.make(port, resource, extent), count=2,
-            ).explained_by(explain)  # fmt: skip
+            state = port.new_state(
+                f"upload {nbytes} bytes",
+                (staged, view),
+                lambda resource: DeviceBuffer.make(port, resource, extent),
+            )
+            state.explain = explain
+            return port.submit_operations(operations, state, count=2)
 
         return await (await port.patiently(submit))
 
@@ -86,8 +92,10 @@ class Transfers:
         copy = wire.COPY.pack(wire.COPY_TO_HOST, wire.COPY.size, target, source.address, nbytes)
 
         def submit() -> Ticket[None]:
-            name, kept = f"download {nbytes} bytes", (source.owner, staged, keep)
-            return self._port.submit_operations(copy, name, kept, None)
+            kept = (source.owner, staged, keep)
+            return self._port.submit_operations(
+                copy, self._port.new_state(f"download {nbytes} bytes", kept)
+            )
 
         await (await self._port.patiently(submit))
         if staged is not None:

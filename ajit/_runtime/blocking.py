@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
     from ajit._core.entry import Artifact
     from ajit._core.spec import Spec
+    from ajit._gpu.completion.ticket import Step, Ticket
     from ajit._gpu.device import Device
     from ajit._gpu.hostarray import HostArray
+    from ajit._gpu.kernel import Kernel
     from ajit._gpu.memory import BufferSlice, DeviceBuffer
-    from ajit._gpu.module import Kernel, LoadedModule
-    from ajit._gpu.ticket import Step, Ticket
+    from ajit._gpu.module import LoadedModule
     from ajit._runtime.runtime import Runtime
     from ajit._runtime.statistics import RuntimeStatistics
     from ajit._runtime.warmup import WarmupReport

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ajit._core.events import FallbackUsed
 from ajit._core.spec import is_cpu_arch, validate_arch
+from ajit._gpu.capturing import refuse_in_capture
 from ajit._resolve.request import Urgency
 from ajit._runtime.statistics import Counts, RuntimeStatistics
 from ajit._runtime.warmup import Ready
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from ajit._core.events import Tier
     from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.device import Device
-    from ajit._gpu.module import Kernel, LoadedModule
+    from ajit._gpu.kernel import Kernel
+    from ajit._gpu.module import LoadedModule
     from ajit._resolve.request import Resolution
     from ajit._resolve.resolver import Resolver
     from ajit._resolve.services import Services
@@ -235,7 +237,7 @@ class Kernels:
             CaptureMiss: The current task is in a block that captures. Neither compiled nor awaited.
         """
         if self._device is not None:
-            self._device.check_may_load(spec.name)
+            refuse_in_capture(spec.name)
         name = ("load", spec, recache)
         self._follow(name, urgency)
         return name, partial(self._load, spec, recache=recache, urgency=urgency), urgency

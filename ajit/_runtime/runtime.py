@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from ajit._core.entry import Artifact
     from ajit._core.events import Subscriber, WarmupProgress
     from ajit._gpu.device import Device
-    from ajit._gpu.module import Kernel, LoadedModule
+    from ajit._gpu.kernel import Kernel
+    from ajit._gpu.module import LoadedModule
     from ajit._resolve.request import Resolution
     from ajit._runtime.statistics import RuntimeStatistics
     from ajit._runtime.warmup import Ready, WarmupReport

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ajit
-from ajit._gpu.thread import running_threads
+from ajit._gpu.completion.thread import running_threads
 from ajit.errors import NoDevice
 from tests.gpu.cpu_driver import Cpu, build_driver
 from tests.gpu.shim import Journal, build_shim

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from ajit._gpu import completion
+from ajit._gpu.completion import waiting
 from ajit.errors import DeviceLost, TicketTimeout, WouldBlock, WrongLoop
 from tests.gpu.support import GRACE_SECONDS, cpu_device, kernels, until
 
@@ -212,7 +212,7 @@ async def test_a_task_that_awaits_in_a_loop_lets_others_run():
         tasks.cancel_scope.cancel()
 
     # Looking for a ticket takes 2 us or more, and others get a turn after five times HOG_SECONDS.
-    assert turns >= 1500 * 2e-6 / (5 * completion.HOG_SECONDS)
+    assert turns >= 1500 * 2e-6 / (5 * waiting.HOG_SECONDS)
 
 
 async def test_a_ticket_of_another_loop_is_refused():

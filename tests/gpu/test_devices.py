@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 import ajit
+from ajit._gpu.completion.thread import running_threads
 from ajit._gpu.device import open_device
-from ajit._gpu.thread import running_threads
 from ajit.errors import NoDevice
 from ajit.settings import Settings
 from tests.gpu.support import cpu_device, kernels, until

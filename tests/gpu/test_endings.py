@@ -20,6 +20,7 @@ COMMON = """
     import atexit, os, sys, threading, time
     import anyio
     from ajit._gpu.device import Device
+    from ajit._gpu.membership import ThreadMembership
     from ajit.settings import Settings
     from tests.gpu.support import ENTRIES, Faults, artifact, cpu_device
 
@@ -41,7 +42,7 @@ COMMON = """
 
     async def opened_and_left():
         '''Nobody closes it: the loop ends, and the process does.'''
-        device = await Device.open(Settings(environ={}, device="cpu"))
+        device = Device.make(await ThreadMembership.join(Settings(environ={}, device="cpu")))
         kept.append(device)
         await work(device)
         return device

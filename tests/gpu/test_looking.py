@@ -10,7 +10,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ajit._gpu import completion
+from ajit._gpu.completion import waiting
+from ajit._gpu.inner import inner
 from tests.gpu.support import GRACE_SECONDS, cpu_device, until, until_blocking
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
@@ -33,8 +34,8 @@ async def test_awaiting_what_is_soon_done_never_lets_the_gil_go(monkeypatch):
 
     async with cpu_device() as first:
         await first.mark()  # the CUDA thread needs the GIL once, to begin
-        monkeypatch.setattr(completion, "SPIN_SECONDS", 30.0)  # no look ends before its ticket
-        monkeypatch.setattr(completion, "HOG_SECONDS", 3000.0)
+        monkeypatch.setattr(waiting, "SPIN_SECONDS", 30.0)  # no look ends before its ticket
+        monkeypatch.setattr(waiting, "HOG_SECONDS", 3000.0)
         thread = threading.Thread(target=want_the_gil, daemon=True)
         async with cpu_device() as device:
             thread.start()
@@ -50,13 +51,13 @@ async def test_awaiting_what_is_soon_done_never_lets_the_gil_go(monkeypatch):
 
 async def test_a_turn_of_the_loop_ends_the_count_of_hogging(faults):
     """A server that awaits one ticket per request never parks for what earlier requests looked."""
-    almost_ns = int(completion.HOG_SECONDS * 1e9) - 1
+    almost_ns = int(waiting.HOG_SECONDS * 1e9) - 1
     async with cpu_device() as device:
-        looked = device._port._looking
+        looked = device._port.memory.looking
         with faults.held():
             ticket = device.mark()
             looked[LOOKED] = almost_ns
-            device._port.look_for(ticket)
+            device._port.waiting.look_for(inner(ticket))
             assert looked[LOOKED] > almost_ns
             await until(lambda: looked[LOOKED] == 0)
         await ticket
@@ -64,14 +65,14 @@ async def test_a_turn_of_the_loop_ends_the_count_of_hogging(faults):
 
 async def test_a_look_that_took_too_long_by_itself_is_forgotten_as_well(faults, monkeypatch):
     """A thread that was off its processor while it looked does not park at the next ticket."""
-    monkeypatch.setattr(completion, "SPIN_SECONDS", 2 * completion.HOG_SECONDS)
+    monkeypatch.setattr(waiting, "SPIN_SECONDS", 2 * waiting.HOG_SECONDS)
     async with cpu_device() as device:
-        looked = device._port._looking
+        looked = device._port.memory.looking
         looked[LOOKED] = 0
         with faults.held():
             ticket = device.mark()
-            device._port.look_for(ticket)
-            assert looked[LOOKED] > completion.HOG_SECONDS * 1e9
+            device._port.waiting.look_for(inner(ticket))
+            assert looked[LOOKED] > waiting.HOG_SECONDS * 1e9
             await until(lambda: looked[LOOKED] == 0)
         await ticket
 
@@ -80,8 +81,8 @@ async def test_nobody_looks_for_a_call_that_needs_the_gil_itself(monkeypatch):
     """The task that waits for a Python function on the CUDA thread lets it have the GIL."""
     async with cpu_device() as first:
         await first.mark()
-        monkeypatch.setattr(completion, "SPIN_SECONDS", 30.0)
-        monkeypatch.setattr(completion, "HOG_SECONDS", 30.0)
+        monkeypatch.setattr(waiting, "SPIN_SECONDS", 30.0)
+        monkeypatch.setattr(waiting, "HOG_SECONDS", 30.0)
         async with cpu_device() as device:
             with anyio.fail_after(GRACE_SECONDS):
                 actual = await device.run(threading.get_native_id)
@@ -91,18 +92,18 @@ async def test_nobody_looks_for_a_call_that_needs_the_gil_itself(monkeypatch):
 
 async def test_a_task_looks_longer_where_parking_has_cost_much(faults):
     """After resumptions that came late, each look lasts `HOG_SECONDS`, five of them at most."""
-    limit_ns = int(completion.HOG_SECONDS * 1e9)
+    limit_ns = int(waiting.HOG_SECONDS * 1e9)
     sums = []
     async with cpu_device() as device:
         port = device._port
         for _ in range(3):
             _settle_late(device)
-        looked = port._looking
+        looked = port.memory.looking
         looked[LOOKED] = 0
         with faults.held():
             ticket = device.mark()
             for _ in range(6):
-                port.look_for(ticket)
+                port.waiting.look_for(inner(ticket))
                 sums.append(looked[LOOKED])
         await ticket
 
@@ -113,15 +114,15 @@ async def test_a_task_looks_longer_where_parking_has_cost_much(faults):
 
 async def test_tasks_look_no_longer_than_agreed_where_parking_costs_little(faults):
     """Where nothing was late, looks add up to `HOG_SECONDS`, and then others have a turn."""
-    limit_ns = int(completion.HOG_SECONDS * 1e9)
+    limit_ns = int(waiting.HOG_SECONDS * 1e9)
     sums = []
     async with cpu_device() as device:
-        looked = device._port._looking
+        looked = device._port.memory.looking
         with faults.held():
             ticket = device.mark()
             looked[LOOKED] = 0
             for _ in range(3):
-                device._port.look_for(ticket)
+                device._port.waiting.look_for(inner(ticket))
                 sums.append(looked[LOOKED])
         await ticket
 
@@ -146,15 +147,15 @@ async def test_an_open_device_that_nobody_uses_costs_no_processor_time():
 
 async def test_on_one_processor_nobody_looks(faults, monkeypatch):
     """A look would keep the one processor from the device, however late parked tasks come back."""
-    monkeypatch.setattr(completion.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(waiting.os, "sched_getaffinity", lambda _: {0})
     async with cpu_device() as device:
         for _ in range(3):
             _settle_late(device)
-        looked = device._port._looking
+        looked = device._port.memory.looking
         with faults.held():
             ticket = device.mark()
             looked[LOOKED] = 0
-            device._port.look_for(ticket)
+            device._port.waiting.look_for(inner(ticket))
             actual = looked[LOOKED]
         await ticket
 
@@ -164,10 +165,10 @@ async def test_on_one_processor_nobody_looks(faults, monkeypatch):
 async def test_nobody_looks_for_tickets_that_have_been_slow(faults):
     """Where looks would have found none, there is one in sixteen, to see what has changed."""
     async with cpu_device() as device:
-        looked = device._port._looking
+        looked = device._port.memory.looking
         with faults.held():
             tickets = [device.mark() for _ in range(40)]
-            until_blocking(_after(4 * completion.HOG_SECONDS))
+            until_blocking(_after(4 * waiting.HOG_SECONDS))
         for ticket in tickets:
             await ticket
         looks = []
@@ -175,7 +176,7 @@ async def test_nobody_looks_for_tickets_that_have_been_slow(faults):
             ticket = device.mark()
             for _ in range(32):
                 looked[LOOKED] = 0
-                device._port.look_for(ticket)
+                device._port.waiting.look_for(inner(ticket))
                 looks.append(looked[LOOKED] > 0)
         await ticket
 
@@ -188,7 +189,7 @@ def _settle_late(device):
     settled = device.statistics().settled
     device.mark()
     until_blocking(lambda: device.statistics().settled > settled)
-    until_blocking(_after(4 * completion.HOG_SECONDS))
+    until_blocking(_after(4 * waiting.HOG_SECONDS))
     device._port.drain()
 
 

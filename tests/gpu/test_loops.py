@@ -116,7 +116,7 @@ async def test_a_buffer_given_back_between_its_loops_end_and_its_free_goes_once(
 
 async def test_steps_of_a_batch_end_with_their_loop(faults, monkeypatch):
     """A step that the device never reached raises, and its late notes hurt nobody."""
-    monkeypatch.setattr("ajit._gpu.device.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr("ajit._gpu.membership.CLOSE_SECONDS", 0.1)
     async with cpu_device() as device:
         buffer = await device.alloc(8)
         faults.hold()

@@ -18,7 +18,7 @@ pytestmark = [
 COMMON = """
 import os, signal, sys, threading, time
 import anyio
-from ajit._gpu.thread import running_threads
+from ajit._gpu.completion.thread import running_threads
 from tests.gpu.support import Faults, cpu_device, kernels, until_blocking
 
 OPTIONS = {

@@ -9,10 +9,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from ajit._gpu import device as device_module
+from ajit._gpu import membership
+from ajit._gpu.completion.thread import running_threads
 from ajit._gpu.device import open_device
 from ajit._gpu.driver import driver_choices
-from ajit._gpu.thread import running_threads
 from ajit.errors import DeviceError, ForkedRuntime, NoDevice, RuntimeClosed
 from ajit.settings import Settings
 from tests.gpu.support import cpu_device, kernels, until
@@ -63,7 +63,7 @@ async def test_closing_waits_for_tickets_in_flight(faults):
 
 async def test_closing_abandons_what_the_device_never_finishes(faults, monkeypatch):
     """A device that hangs delays closing by a bounded time; what it uses is not freed."""
-    monkeypatch.setattr(device_module, "CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(membership, "CLOSE_SECONDS", 0.1)
     async with cpu_device() as device:
         buffer = await device.alloc(64)
         faults.hold()

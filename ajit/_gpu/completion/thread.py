@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ajit._gpu import wire
 from ajit._gpu.call import Call
-from ajit._gpu.completion import Port
+from ajit._gpu.completion.port import CompletionPort
+from ajit._gpu.completion.state import TicketState
 from ajit._gpu.health import DeviceHealth, dump_signal, health_of
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
 from ajit._system.loop import Promise
@@ -29,7 +30,7 @@ from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._gpu.completion import Ticket
+    from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.driver import DriverChoice
     from ajit.settings import Settings
 
@@ -46,15 +47,15 @@ class DeviceThread:
 
     Attributes:
         choice: Driver and device.
-        settings: Of whoever opened the device first.
+        settings: Of the first that opened the device.
         handle: The executor's address.
         numbers: Numbers for tickets; unique over all loops.
         info: What the driver says about the device.
         gone: Counts buffers and modules that were given back; while it stands still, what was alive
             before still is.
         forked: Whether this process is a fork of the one that made it.
-        abandoned: Tickets that the device was still at when the thread ended. What they use was not
-            freed, and neither is the executor's memory.
+        abandoned: Tickets that the device had not finished when the thread ended. What they use was
+            not freed, and neither is the executor's memory.
     """
 
     def __init__(self, choice: DriverChoice, settings: Settings) -> None:
@@ -81,7 +82,7 @@ class DeviceThread:
         if not self.handle:
             raise MemoryError("no memory for the executor of the CUDA thread")
         self.name = f"ajit-cuda-{choice.ordinal}"
-        self.ports: weakref.WeakSet[Port] = weakref.WeakSet()
+        self.ports: weakref.WeakSet[CompletionPort] = weakref.WeakSet()
         self._users = 0
         self._calls: dict[int, Call[Any]] = {}
         self._lock = threading.Lock()  # guards the three below
@@ -106,7 +107,7 @@ class DeviceThread:
             thread = _registry.get(choice)
             if thread is None:
                 thread = _registry[choice] = cls(choice, settings)
-                _everybody.add(thread)
+                _threads.add(thread)
                 thread._thread.start()
             thread._users += 1
         try:
@@ -133,7 +134,7 @@ class DeviceThread:
     def _submit_stop(self, port: int) -> None:
         submission = wire.submission(port, next(self.numbers), wire.simple(wire.STOP))
         if self._library.submit(submission) == wire.FULL:
-            # Nobody's loop waits for a ring that a hanging driver keeps full.
+            # No event loop waits for a ring that a hanging driver keeps full.
             threading.Thread(
                 target=self._keep_stopping, args=(port, submission), daemon=True
             ).start()
@@ -146,7 +147,7 @@ class DeviceThread:
         self._library.port_release(port)
 
     async def wait_ended(self) -> None:
-        """Wait until the thread has ended, if nobody uses it any more."""
+        """Wait until the thread has ended, if no loop uses it any more."""
         if self._users == 0 and not self.forked:
             await self._wait(started=False)
 
@@ -166,9 +167,9 @@ class DeviceThread:
 
     # --- using ----------------------------------------------------------------------------------
 
-    def open_port(self) -> Port:
+    def open_port(self) -> CompletionPort:
         """Make a port for the running loop."""
-        port = Port(self)
+        port = CompletionPort(self)
         self.ports.add(port)
         return port
 
@@ -182,7 +183,7 @@ class DeviceThread:
         if not self.forked:
             self._library.post(self.handle, resource, lanes)
 
-    def call(self, port: Port, function: Callable[[], T]) -> Ticket[Callable[[], T]]:
+    def call(self, port: CompletionPort, function: Callable[[], T]) -> Ticket[Callable[[], T]]:
         """Run a function on the CUDA thread, after everything that was submitted before it.
 
         The ticket's result is a function that returns what the function returned, or raises what it
@@ -193,12 +194,13 @@ class DeviceThread:
         submission = wire.submission(port.handle, number, wire.simple(wire.CALL))
         try:
             name = f"call {getattr(function, '__qualname__', function)}"
-            return port.submit(submission, number, name, call, lambda _: call.outcome)
+            state = TicketState(number, name, call, lambda _: call.outcome)
+            return port.submit(submission, state)
         except AjitError:
             del self._calls[number]
             raise
 
-    async def close_port(self, port: Port) -> None:
+    async def close_port(self, port: CompletionPort) -> None:
         """Free all resources of a port whose tickets are done."""
         if self._ended or self.forked:
             return
@@ -289,7 +291,7 @@ class DeviceThread:
 
 _registry: dict[DriverChoice, DeviceThread] = {}
 _registry_lock = threading.Lock()
-_everybody: weakref.WeakSet[DeviceThread] = weakref.WeakSet()
+_threads: weakref.WeakSet[DeviceThread] = weakref.WeakSet()
 
 
 @functools.cache
@@ -302,10 +304,10 @@ def _poison() -> None:
     global _registry_lock  # noqa: PLW0603  # a lock that another thread held at the fork stays held
     _registry_lock = threading.Lock()
     _registry.clear()
-    for thread in _everybody:
+    for thread in _threads:
         thread.forked = True
         for port in thread.ports:
-            port.refuse(_forked)
+            port.refusal = _forked
 
 
 def _forked() -> AjitError:
@@ -321,4 +323,4 @@ def _word(address: int) -> int:
 
 def running_threads() -> list[str]:
     """Names of the CUDA threads of this process that have not ended."""
-    return [thread.name for thread in _everybody if not thread.forked and thread.alive]
+    return [thread.name for thread in _threads if not thread.forked and thread.alive]
