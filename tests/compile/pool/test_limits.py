@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 HOST = {"compiler": "host", "arch": os.uname().machine}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 HOG = (
     f"{sys.executable} -c '"

@@ -285,7 +285,7 @@ def test_many_processes_loops_and_tasks_never_hold_together(table: LeaseTable, p
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         for seed in range(3)
     ]

@@ -9,7 +9,7 @@ import pytest
 import ajit
 from ajit._compile.headers.closure import HeaderIndex
 from ajit._compile.headers.toolchain_headers import OwnHeaders
-from tests.compile.test_includes_kernels import value
+from tests.compile.headers.test_includes_kernels import value
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from tests.compile.support import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 SERVER = """
 import sys
