@@ -96,7 +96,7 @@ def test_eight_processes_on_a_cold_cache_compile_once(ajit, saxpy, target):
     assert holders <= set(compiled)
 
 
-def test_process_that_waits_says_for_whom_and_reports_it(ajit, slow):
+def test_waiting_process_names_the_holder_and_reports_it(ajit, slow):
     """The wait is told on standard error at once, and the holder stands in the result."""
     args = ("compile", slow, "--entry", "slow", "-D", "DEPTH=13", *FOR_GPU, "--json")
     holder = ajit.start(*args)
@@ -227,7 +227,7 @@ def test_unknown_kernel_is_a_usage_error(ajit, saxpy):
     ],
     ids=["empty", "latin-1", "arch", "arch and compiler", "macro", "directory"],
 )
-def test_what_cannot_be_is_a_usage_error(ajit, saxpy, content, args, complaint):
+def test_impossible_request_is_a_usage_error(ajit, saxpy, content, args, complaint):
     """Nothing is started for a request that is not well formed."""
     saxpy.write_bytes(content)
 

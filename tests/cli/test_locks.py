@@ -62,7 +62,7 @@ def test_the_age_of_a_lease_on_another_host_is_by_that_hosts_clock(ajit, table):
     assert 42.5 == row["age_seconds"]
 
 
-def test_a_record_without_its_lock_is_nobodys(ajit, table):
+def test_a_record_without_its_lock_names_no_holder(ajit, table):
     """A killed holder leaves its record behind; the kernel knows better."""
     reader = "import sys; print(open(sys.argv[1], 'rb').read().hex())"  # closing drops our lock
     file = lock_file(ajit.cache_dir, KEY)

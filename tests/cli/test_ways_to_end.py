@@ -57,7 +57,7 @@ def test_wrong_usage_ends_with_two_and_prints_no_result(ajit, args):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_who_asks_for_json_gets_one_object_for_a_wrong_usage_too(ajit, args, error):
+def test_with_json_a_wrong_usage_is_one_object_too(ajit, args, error):
     """Whatever the command came to: a script parses standard output without looking first."""
     ended = ajit(*args)
 

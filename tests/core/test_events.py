@@ -76,7 +76,7 @@ def test_subscribers_are_called_in_order():
     assert seen == [("one", first), ("one", second), ("two", second)]
 
 
-def test_nobody_listens_at_first_and_at_last():
+def test_an_emitter_listens_only_while_it_has_subscribers():
     """What is asked before an event is even built."""
     made, _ = emitter()
     assert not made.listening

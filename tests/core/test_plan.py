@@ -110,7 +110,7 @@ def test_only_an_entry_that_is_still_bad_is_replaced(leased):
 
 @pytest.mark.parametrize("state", [state for state in S if state not in (S.DONE, S.FAILED)])
 @pytest.mark.parametrize("leased", [False, True])
-def test_cancelling_gives_back_what_is_held(state, leased):
+def test_cancelling_releases_everything_that_is_held(state, leased):
     """Everywhere: the wait is left, the lease released, the error raised."""
     plan, actions = step(reached(state, leased=leased), H.CANCELLED)
     expected = [A.STOP_WAITING] if state is S.WAITING else []
@@ -133,7 +133,7 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize(("state", "happening"), sorted(set(product(S, H)) - POSSIBLE, key=str))
-def test_what_cannot_happen_is_an_error(state, happening):
+def test_an_impossible_event_is_an_error(state, happening):
     """A performer that loses its place is found out at once, by a message that names both."""
     with pytest.raises(PlanError, match=f"'{happening.value}'.*{state.value}"):
         step(reached(state), happening)

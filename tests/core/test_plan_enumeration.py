@@ -153,13 +153,13 @@ def test_both_second_looks_are_needed(monkeypatch, state):
     found_broken("compiled twice")
 
 
-def test_without_the_release_somebody_waits_for_ever(monkeypatch):
+def test_without_the_release_a_process_waits_for_ever(monkeypatch):
     """A server lives on after its compile: the lock does not free itself."""
     monkeypatch.setattr(plan, "_TABLE", without(Action.RELEASE))
     found_broken("waits for ever|still holds the lease")
 
 
-def test_without_the_release_on_cancelling_somebody_waits_for_ever(monkeypatch):
+def test_without_the_release_on_cancelling_a_process_waits_for_ever(monkeypatch):
     """A cancelled task is not a dead process."""
     monkeypatch.setattr(
         plan,
@@ -181,7 +181,7 @@ def test_without_stopping_to_wait_a_lease_is_kept(monkeypatch):
     found_broken("waits for ever|still holds the lease")
 
 
-def test_without_the_end_of_patience_a_stalled_holder_stops_everybody(monkeypatch):
+def test_without_the_end_of_patience_a_stalled_holder_stops_all_others(monkeypatch):
     """A stopped process keeps its locks: only patience gets past it."""
     broken(monkeypatch, Happening.PATIENCE_ENDED, plan._go(State.WAITING))
     found_broken("never ends")
@@ -229,7 +229,7 @@ def test_replacing_without_the_lease_overwrites_a_good_entry(monkeypatch):
     found_broken("overwrites a good entry blindly", disk=BAD)
 
 
-def test_good_entry_replaces_a_good_one_only_where_somebody_had_no_lease():
+def test_good_entry_replaces_a_good_one_only_where_a_process_had_no_lease():
     """Rule 3: the race between a look and the rename after it is there, and it has an excuse."""
     exploration = Exploration(BAD, 2)
     exploration.run()  # a violation, should there be one without an excuse
@@ -256,7 +256,7 @@ def test_bad_entry_that_only_a_holder_may_replace_stays(monkeypatch):
     found_broken("not kept", disk=BAD)
 
 
-def test_bad_entry_that_nobody_replaces_is_compiled_again(monkeypatch):
+def test_bad_entry_that_is_never_replaced_is_compiled_again(monkeypatch):
     """Create-only publishing leaves a bad entry where it is: each process compiles anew."""
     broken(
         monkeypatch,

@@ -144,7 +144,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize(("source", "entry"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_is_not_certain_is_not_read(source, entry):
+def test_uncertain_parameters_are_not_read(source, entry):
     """Such a kernel can be compiled and loaded, and any ``params`` are taken as they are."""
     spec = Spec(source, entry)
     declared = Spec(source, entry, params=["float", "Other", "char*"])

@@ -249,7 +249,7 @@ async def test_a_launch_from_another_thread_completes_in_the_devices_loop():
         assert await ticket is None
 
 
-async def test_tickets_nobody_awaits_are_forgotten():
+async def test_dropped_tickets_are_forgotten():
     """A ticket that is dropped leaves nothing behind once the device is done."""
     async with cpu_device() as device:
         for _ in range(100):

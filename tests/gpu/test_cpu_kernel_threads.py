@@ -261,7 +261,9 @@ def test_a_tiled_product_is_right(cpu: Cpu, image: bytes) -> None:
     ],
     ids=["asm", "mma", "cub", "cooperative groups"],
 )
-def test_what_the_cpu_driver_lacks_is_said(tmp_path: Path, source: str, text: str) -> None:
+def test_a_feature_that_the_cpu_driver_lacks_is_named(
+    tmp_path: Path, source: str, text: str
+) -> None:
     """A compile error names the thing and the CPU driver."""
     done = compile_kernels(tmp_path, source, "k")
 

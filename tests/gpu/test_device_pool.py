@@ -50,7 +50,7 @@ async def freed(device):
     assert await device.run(DRIVER.cuCtxSynchronize) == 0
 
 
-async def test_what_is_freed_is_kept_for_the_next_allocation():
+async def test_freed_memory_is_kept_for_the_next_allocation():
     """The device is not asked again for what was given back; the statistics tell both numbers."""
     async with cpu_device() as device:
         before = await device.run(free_bytes)
@@ -67,7 +67,7 @@ async def test_what_is_freed_is_kept_for_the_next_allocation():
         buffer.free()
 
 
-async def test_what_is_kept_goes_back_after_a_time_without_work_and_in_the_end():
+async def test_kept_memory_is_released_when_idle_and_at_the_end():
     """Other programs get the memory of a server that rests, and of one that ended."""
     async with cpu_device(device_memory_idle_seconds=0.05) as device:
         before = await device.run(free_bytes)
@@ -106,7 +106,7 @@ async def test_the_limit_holds_for_what_is_kept_as_well(faults):
         assert 900 <= device.statistics().reserved_memory_bytes <= 1000
 
 
-async def test_what_is_kept_is_given_up_when_memory_is_short(faults):
+async def test_kept_memory_is_released_when_memory_is_short(faults):
     """An allocation that fails is tried once more when the pool has given back; then it fails."""
     async with cpu_device() as device:
         (await device.alloc(1 << 20)).free()
@@ -136,7 +136,7 @@ async def test_a_load_that_finds_no_memory_is_tried_again_without_what_is_kept(f
             await kernels(device)
 
 
-async def test_the_pool_of_everybody_else_is_left_alone():
+async def test_the_devices_shared_pool_is_left_alone():
     """The device's current pool, which other libraries share, holds nothing of ajit's."""
     async with cpu_device() as device:
         buffer = await device.alloc(1 << 20)
@@ -313,7 +313,7 @@ class Storm:
 
 
 @pytest.mark.slow  # several seconds on each kind of loop
-async def test_nobody_gets_memory_that_somebody_else_uses():
+async def test_no_task_gets_memory_that_another_uses():
     """Under a limit that is always reached, with streams, cancelling and a pool that gives back."""
     limits = {"device_memory_limit_bytes": 8 << 20, "device_memory_idle_seconds": 0.001}
     async with cpu_device(time_tickets=True, **limits) as device:
@@ -345,7 +345,7 @@ async def test_an_allocation_waits_for_frees_that_are_on_their_way(faults):
 
 
 @pytest.mark.parametrize("code", [DESTROYED, ILLEGAL_ADDRESS])
-async def test_what_the_pool_kept_is_there_after_the_device_was_lost(faults, code):
+async def test_memory_of_the_pool_is_free_again_after_the_device_was_lost(faults, code):
     """A new runtime of the process has all of the device's memory."""
 
     async def lose(device):

@@ -186,7 +186,7 @@ async def test_completions_do_not_need_the_gil(faults):
 
 
 @pytest.mark.anyio
-async def test_a_blocking_driver_blocks_nobody_else(faults):
+async def test_a_blocking_driver_blocks_neither_the_loop_nor_other_threads(faults):
     """R1, R4: while a call hangs in the driver, the loop runs, and so do other threads."""
     async with cpu_device() as device:
         get = await kernels(device)

@@ -82,7 +82,7 @@ async def test_many_copies_go_to_the_default_stream_as_well():
         assert bytes(await device.download(target)) == b"efghabcd"
 
 
-async def test_a_stream_that_somebody_captures_takes_no_work():
+async def test_a_stream_that_another_library_captures_takes_no_work():
     """The end of the ticket would become part of their graph. Their capture is unharmed."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")

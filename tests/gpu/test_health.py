@@ -86,7 +86,7 @@ async def test_another_process_reads_the_heartbeat(faults):
         assert b"stuck=True" in done.stdout
 
 
-async def test_what_is_no_heartbeat_is_refused(tmp_path):
+async def test_a_file_that_is_no_heartbeat_is_refused(tmp_path):
     """A file that is something else, or gone, is no health."""
     other = tmp_path / "other"
     other.write_bytes(bytes(100))

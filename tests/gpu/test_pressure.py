@@ -41,7 +41,7 @@ async def test_a_full_ring_refuses_at_once(faults):
                 device.mark()
 
 
-async def test_what_is_awaited_waits_for_room_in_order(faults):
+async def test_awaited_calls_wait_for_queue_space_in_order(faults):
     """submit, alloc and the rest wait without blocking the loop, and go in the order they came."""
     done = []
 

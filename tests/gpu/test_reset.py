@@ -180,7 +180,7 @@ async def test_a_lost_device_fails_every_loop_that_has_it_open(faults):
     assert lost == [ILLEGAL_ADDRESS]
 
 
-async def test_whoever_leaves_a_lost_device_open_keeps_others_out(faults):
+async def test_a_lost_device_that_is_still_open_cannot_be_opened_again(faults):
     """While one loop has it open, opening it again in another says what happened."""
     async with cpu_device() as device:
         faults.poison(ILLEGAL_ADDRESS)

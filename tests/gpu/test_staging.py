@@ -65,7 +65,7 @@ async def test_other_sizes_make_room_for_each_other():
             assert device._transfers.pool.held_bytes <= MiB
 
 
-async def test_what_does_not_fit_goes_without(faults):
+async def test_a_copy_too_large_for_the_pool_is_not_staged(faults):
     """A copy larger than the pool, or a driver without page-locked memory, is no error."""
     async with staging_device(pinned_pool_bytes=STAGED_FROM_BYTES) as device:
         buffer = await device.upload(bytes(MiB))

@@ -63,7 +63,7 @@ async def test_time_in_the_queue_is_not_the_devices_work(faults):
         assert quick.seconds > slow.device_seconds - 0.01  # from one submission to the other
 
 
-async def test_only_who_asks_is_timed():
+async def test_only_tickets_that_ask_are_timed():
     """Without asking there is no time; nor while the ticket is not done. A setting asks for all."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
@@ -95,7 +95,7 @@ async def test_a_ticket_in_flight_has_no_time_yet(faults):
 
 
 @pytest.mark.parametrize("function", ["cuEventCreate", "cuEventRecord"])
-async def test_what_cannot_be_timed_is_not_begun(faults, function):
+async def test_work_that_cannot_be_timed_is_not_started(faults, function):
     """Without the first event the ticket fails, and the device got nothing of it."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
@@ -227,7 +227,7 @@ async def test_a_load_does_not_delay_what_was_submitted_before(faults):
         assert device.statistics().behind_loads == 0
 
 
-async def test_what_stands_behind_a_load_is_counted(faults):
+async def test_work_queued_behind_a_load_is_counted(faults):
     """Whoever submits while a module is loaded waits for it, and the statistics tell how long."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")

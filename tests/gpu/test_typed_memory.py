@@ -138,7 +138,7 @@ async def test_shapes_that_no_memory_can_have_are_refused(asked, reason):
     ],
     ids=lambda value: str(getattr(value, "dtype", type(value).__name__)),
 )
-async def test_what_cannot_be_uploaded(obj, reason):
+async def test_an_impossible_upload_is_refused(obj, reason):
     """Memory with gaps, elements without a type, and no memory: the error says what to do."""
     async with cpu_device() as device:
         with pytest.raises(ArgumentError, match=reason):

@@ -71,14 +71,14 @@ def test_no_run_of_two_processes_goes_on_for_ever(start, tmp_path):
         ("NEVER_REPLACE", "BAD", NOT_KEPT),
     ],
 )
-def test_what_is_left_out_is_missed(left_out, start, complaint, tmp_path):
+def test_every_part_of_the_protocol_is_needed(left_out, start, complaint, tmp_path):
     """Each part of the protocol is there for something that spin finds without it."""
     checked = check_model(tmp_path / "ends", "ends", START=start, PROCESSES=2, **{left_out: None})
 
     assert (1, complaint) == (checked.errors, checked.complaint)
 
 
-def test_shared_lock_that_is_kept_stops_everybody(tmp_path):
+def test_keeping_the_shared_lock_deadlocks(tmp_path):
     """Two helpers that ask for the lease while they keep the shared lock wait for each other."""
     checked = check_model(tmp_path / "ends", "ends", PROCESSES=3, KEEP_SHARED=None)
 

@@ -92,7 +92,7 @@ async def test_different_keys_and_caches_fly_apart(flights: Flights[str]):
         assert one.others == 0
 
 
-async def test_who_joins_after_the_end_begins_anew(flights: Flights[str]):
+async def test_joining_after_the_end_starts_a_new_flight(flights: Flights[str]):
     """An answer is not kept: the cache does that."""
     with flights.join(CACHE, KEY) as first:
         assert first.finish("answer") == 0
@@ -102,7 +102,7 @@ async def test_who_joins_after_the_end_begins_anew(flights: Flights[str]):
             assert not first.leading
 
 
-async def test_an_error_reaches_all_as_copies_of_their_own(flights: Flights[str]):
+async def test_each_waiter_gets_a_copy_of_the_error(flights: Flights[str]):
     """Each waiter gets an equal error with its log; none shares a traceback with another."""
     workers = Workers(flights)
     workers.error = UnknownEntryPoint(
@@ -262,7 +262,7 @@ def test_loops_in_many_threads_share_one_flight(flights: Flights[str]):
     assert set(answers) == {str(turn) for turn in range(rounds)}
 
 
-def test_leaders_that_leave_in_many_threads_lose_nobody(flights: Flights[str]):
+def test_leaders_that_leave_in_many_threads_lose_no_member(flights: Flights[str]):
     """Each member leads in turn and leaves without an answer, until the last one has it."""
     threads, tasks = 4, 25
     led: list[int] = []
@@ -327,7 +327,7 @@ def test_an_abandoned_coroutine_may_be_collected_while_the_lock_is_held(flights:
     assert flights.statistics() == FlightStatistics(flights=0, members=0)
 
 
-def test_what_cannot_be_copied_is_shared():
+def test_an_exception_that_cannot_be_copied_is_shared():
     """An exception with a constructor of its own still reaches everybody."""
 
     class OddError(Exception):

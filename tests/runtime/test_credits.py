@@ -184,7 +184,7 @@ async def test_a_thousand_kernels_take_few_leases_and_descriptors(options, compi
     assert (given.total, given.held) == (TOTAL, TOTAL)
 
 
-async def test_lease_that_somebody_holds_costs_no_credit(options, compiler, lock_peer, cache_dir):
+async def test_lease_held_elsewhere_costs_no_credit(options, compiler, lock_peer, cache_dir):
     """More keys than there are credits are held elsewhere: what nobody is at is compiled."""
     specs = [saxpy(number, arch=ARCH) for number in range(1, TOTAL + 5)]
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
@@ -206,7 +206,7 @@ async def test_lease_that_somebody_holds_costs_no_credit(options, compiler, lock
     assert other.tier == "compiled"
 
 
-async def test_warm_up_goes_on_to_what_nobody_is_at(options, lock_peer, cache_dir):
+async def test_warm_up_goes_on_to_keys_without_a_holder(options, lock_peer, cache_dir):
     """The first specs of a warm-up are held elsewhere, more than it works on at a time."""
     held, free = ([saxpy(n, arch=ARCH) for n in numbers] for numbers in (range(1, 11), (11, 12)))
     ready: list[str] = []
@@ -225,7 +225,7 @@ async def test_warm_up_goes_on_to_what_nobody_is_at(options, lock_peer, cache_di
     assert len(ready) == len(held + free)
 
 
-async def test_warm_up_goes_on_where_a_request_waits_for_somebody_already(
+async def test_warm_up_goes_on_where_a_request_waits_for_a_holder_already(
     options, lock_peer, cache_dir
 ):
     """It joins the request's work, which says nothing to it about waiting."""

@@ -58,7 +58,7 @@ async def test_event_of_a_disk_hit_names_its_tier(options):
     assert [(type(event), event.tier) for event in seen] == [(events.KernelReady, "disk")]
 
 
-async def test_subscriber_that_raises_is_reported_and_disturbs_nobody(options):
+async def test_subscriber_that_raises_is_reported_and_disturbs_no_other(options):
     """Its exception becomes a warning; the next subscriber and the compile get what is theirs."""
     seen: list = []
 

@@ -211,7 +211,7 @@ def test_failing_compile_is_done_by_one_process_and_told_to_all(start, compiler)
     assert sum(len(peer.events("CompileStarted")) for peer in peers) == 1
 
 
-def test_holders_crash_reaches_nobody_else_as_a_failure(start, compiler):
+def test_holders_crash_is_no_failure_of_its_waiters(start, compiler):
     """A compiler that is killed is not the source's fault: a waiter compiles for itself."""
     compiler.hold()
     compiler.die_by("KILL")

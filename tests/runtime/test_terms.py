@@ -58,7 +58,7 @@ async def test_fallback_that_is_not_ready_is_not_waited_for(with_device, compile
     assert compiler.started == 1
 
 
-async def test_failing_background_compile_of_a_wanted_kernel_disturbs_nobody(with_device):
+async def test_failing_background_compile_does_not_fail_the_fallback(with_device):
     """The fallback is served; whoever asks for the wanted kernel itself gets its error."""
     async with ajit.open_runtime(**with_device) as rt:
         await rt.kernel(READY)
@@ -169,7 +169,7 @@ async def test_recache_loads_the_kernel_anew(with_device, compiler):
 
 
 @pytest.mark.parametrize("abandoned", ["finish", "cancel"])
-async def test_compile_that_everybody_has_left(options, compiler, abandoned):
+async def test_compile_without_waiters_is_finished_or_cancelled(options, compiler, abandoned):
     """It is finished, so that the cache gains, or cancelled, as the setting says."""
     compiler.hold()
     async with ajit.open_runtime(**options, abandoned=abandoned) as rt:

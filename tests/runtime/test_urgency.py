@@ -63,7 +63,7 @@ async def test_request_goes_before_warm_up(options, compiler, finished):
     assert finished == [RUNNING.name, AWAITED.name, WAITING.name]
 
 
-async def test_warm_up_job_that_somebody_awaits_moves_to_the_front(options, compiler, finished):
+async def test_warm_up_job_that_a_request_awaits_moves_to_the_front(options, compiler, finished):
     """The same compile, no second one: it only changes its place."""
     compiler.hold()
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
@@ -159,7 +159,7 @@ async def test_request_hurries_what_the_work_that_it_joins_waits_for(options):
         await lines(rt, 1, 0)
 
 
-async def test_who_takes_over_from_a_cancelled_leader_is_as_urgent(options):
+async def test_a_task_that_takes_over_from_a_cancelled_leader_is_as_urgent(options):
     """Two warm-ups and a request want a key; the first of them is cancelled, the second leads."""
     async with no_credits(options | {"abandoned": "cancel"}) as (rt, group):
         leader = anyio.CancelScope()

@@ -310,7 +310,7 @@ async def test_settled_promise_keeps_nothing_of_its_waiters():
     assert gone() is None
 
 
-def test_promise_of_a_loop_that_ended_says_that_nobody_gets_it(anyio_backend):
+def test_promise_of_a_loop_that_ended_says_that_no_task_gets_it(anyio_backend):
     """A lock that a helper thread wins after everybody has gone has to be given back."""
 
     async def make():

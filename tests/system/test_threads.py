@@ -36,7 +36,7 @@ def test_an_idle_thread_is_used_again(pool: DaemonThreads):
     assert first.name == "ajit-test-1"
 
 
-def test_a_blocked_thread_holds_nobody_up(pool: DaemonThreads, monkeypatch):
+def test_a_blocked_thread_delays_no_other(pool: DaemonThreads, monkeypatch):
     """Calls run at once, however many others are blocked; few threads are kept afterwards."""
     monkeypatch.setattr(threads, "IDLE_SECONDS", 1000.0)
     release, blocked = threading.Event(), []

@@ -100,7 +100,7 @@ def test_an_entry_changed_anywhere_is_rejected(safe: DiskStore):
         assert isinstance(safe.read(KEY), Rejected), number
 
 
-def test_who_asks_for_no_hmac_reads_authentic_entries(store: DiskStore, safe: DiskStore):
+def test_without_a_secret_authentic_entries_are_read(store: DiskStore, safe: DiskStore):
     """So processes with and without a secret may share a store; damage is still found."""
     safe.publish(an_artifact(KEY))
     assert isinstance(store.read(KEY), Found)
@@ -186,7 +186,7 @@ def test_a_file_without_a_secret_is_refused(key_file: Path, data: bytes):
         load(key_file)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path):
+def test_a_secret_that_is_no_file_is_refused(tmp_path: Path):
     """Nothing there, a directory, a pipe that would hang."""
     os.mkfifo(tmp_path / "pipe", 0o600)
     for path in (tmp_path / "missing", tmp_path, tmp_path / "pipe"):

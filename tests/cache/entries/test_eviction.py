@@ -74,7 +74,7 @@ def test_the_entries_unused_for_longest_go_until_the_rest_fits(store: DiskStore,
     assert left(store) == set(keys[3:])
 
 
-def test_what_is_unused_for_too_long_goes_whatever_its_size(store: DiskStore, directory):
+def test_an_entry_past_the_age_limit_is_removed_whatever_its_size(store: DiskStore, directory):
     """The age limit alone, with no limit of size."""
     old, young = put(store, "old", idle=8 * DAY), put(store, "young", idle=6 * DAY)
 
@@ -92,7 +92,7 @@ def test_no_limits_remove_nothing(store: DiskStore, directory):
 
 
 @pytest.mark.parametrize("idle", [0, FRESH_SECONDS / 2, -DAY])
-def test_what_was_just_published_stays(store: DiskStore, directory, idle: float):
+def test_an_entry_just_published_is_not_removed(store: DiskStore, directory, idle: float):
     """However small the cache is to be: somebody is about to load it. A time ahead of us counts."""
     key = put(store, "new", idle=idle)
 

@@ -29,7 +29,7 @@ def failing(code: int):
     return fail
 
 
-def test_what_was_published_is_found(store: DiskStore):
+def test_a_published_entry_is_found(store: DiskStore):
     """An artifact comes back equal, from another store on the same directory as well."""
     artifact = an_artifact(KEY, b"\0" * 100_000)
 
@@ -212,7 +212,7 @@ def test_failing_to_clean_up_never_fails_the_work(store: DiskStore, monkeypatch)
     assert isinstance(store.read(KEY), Found)
 
 
-def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
+def test_files_of_a_killed_writer_are_swept_and_those_of_a_living_one_are_not(
     start_peer, store: DiskStore
 ):
     """Opening a store removes temporary files of dead processes of this host, and only those."""

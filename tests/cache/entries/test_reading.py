@@ -99,7 +99,7 @@ def test_a_link_in_its_place_is_not_followed(store: DiskStore, entry: Path, tmp_
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "fifo"])
-def test_what_is_no_file_is_a_miss_and_does_not_hang(store: DiskStore, entry: Path, make):
+def test_an_entry_that_is_no_file_is_a_miss_and_does_not_hang(store: DiskStore, entry: Path, make):
     """A directory or a FIFO in an entry's place is a miss with a reason."""
     entry.unlink()
     make(entry)

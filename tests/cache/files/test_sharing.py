@@ -116,7 +116,7 @@ def test_without_the_setting_a_groups_cache_is_refused(place: Path):
         (0o2770, 4_000_000, NOBODY, "belongs to user 4000000"),
     ],
 )
-def test_what_others_can_write_or_own_is_refused_all_the_same(place, mode, uid, gid, reason):
+def test_a_directory_open_to_others_is_refused_all_the_same(place, mode, uid, gid, reason):
     """Everybody, another group, an owner outside of the group, a user unknown here."""
     cache = place / "cache"
     cache.mkdir()

@@ -74,7 +74,7 @@ async def test_the_last_in_a_crowd_sees_what_is_published(table, store: DiskStor
     await until(lambda: table.statistics().threads == 0)
 
 
-async def test_a_crowd_of_which_everybody_leaves_is_gone(table: LeaseTable, holder):
+async def test_a_crowd_is_gone_once_all_waiters_have_left(table: LeaseTable, holder):
     """The trying ends; what blocks in the kernel ends with the holder."""
     waits = [table.wait(key, "nvrtc") for key in KEYS]
     # Threads count from the moment they are sent for. One whose waiter leaves before it has

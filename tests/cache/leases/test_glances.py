@@ -56,7 +56,7 @@ async def test_a_glance_that_sees_nothing_leaves_the_lease(table, start_peer, gl
     await in_thread(lease.release)
 
 
-async def test_a_lock_that_nobody_holds_gives_a_glimpse_as_well(table: LeaseTable):
+async def test_a_lock_without_a_holder_gives_a_glimpse_as_well(table: LeaseTable):
     """The wait begins when the holder is already gone."""
     with table.wait(KEY, "nvrtc", lambda: 7) as waiting:
         outcome = await waiting.wait()
@@ -64,7 +64,7 @@ async def test_a_lock_that_nobody_holds_gives_a_glimpse_as_well(table: LeaseTabl
     assert outcome == Glimpse(7)
 
 
-async def test_a_release_passes_over_those_who_see(table: LeaseTable):
+async def test_a_release_passes_over_waiters_that_only_look(table: LeaseTable):
     """Within the process the lease goes to the first who needs it, and only to that one."""
     lease = await in_thread(table.try_acquire, KEY, "nvrtc")
     sees, needs, sees_too = (
@@ -98,7 +98,7 @@ async def test_one_thread_looks_for_all_waiters_of_a_process(table: LeaseTable, 
         await in_thread(lease.release)
 
 
-async def test_who_leaves_while_its_glance_is_taken_loses_nothing(table: LeaseTable):
+async def test_a_waiter_that_leaves_during_its_glance_loses_nothing(table: LeaseTable):
     """The glance of one that has left goes nowhere; who came meanwhile is served."""
     looking, go_on = threading.Event(), threading.Event()
 
@@ -131,7 +131,7 @@ async def test_a_glance_does_not_run_when_the_waiter_has_left(table: LeaseTable,
     assert looked == []
 
 
-def test_what_is_published_reaches_all_processes(table: LeaseTable, store: DiskStore, start_peer):
+def test_a_published_entry_reaches_all_processes(table: LeaseTable, store: DiskStore, start_peer):
     """Not one of them has to take the lease."""
     lease = table.try_acquire(KEY, "nvrtc")
     peers = [start_peer(backend) for backend in ("asyncio", "trio", "asyncio")]
@@ -180,7 +180,7 @@ def test_waiters_of_a_killed_holder_compile_once(store: DiskStore, start_peer):
     assert outcomes == ["Glimpse", "Glimpse"]
 
 
-def test_the_record_of_a_dead_holder_is_nobodys_while_others_look(table, start_peer):
+def test_the_record_of_a_dead_holder_counts_for_no_process_that_looks(table, start_peer):
     """Somebody has the lock, for a glance; the record in the file is the killed holder's."""
     holder, stuck = start_peer(), start_peer()
     holder.ask("acquire", KEY)

@@ -124,7 +124,7 @@ async def test_a_lease_that_was_delivered_and_never_taken_is_released(table: Lea
         await wait.wait()
 
 
-async def test_nothing_is_delivered_to_who_has_left(table: LeaseTable):
+async def test_nothing_is_delivered_to_a_waiter_that_has_left(table: LeaseTable):
     """The slot offers in the moment in which the waiter leaves: it hears that, and goes on."""
     lease = await in_thread(table.try_acquire, KEY, "nvrtc")
     wait = table.wait(KEY, "nvrtc")

@@ -103,7 +103,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_age(table: LeaseTable):
     assert 1.0 == record.holder().age_seconds
 
 
-def test_nobody_is_the_holder_of_a_lease_that_was_never_taken(table: LeaseTable, path: Path):
+def test_a_lease_that_was_never_taken_has_no_holder(table: LeaseTable, path: Path):
     """Asking makes no lock file."""
     assert table.read_holder(KEY) is None
     assert not lock_file(path).exists()
@@ -135,7 +135,7 @@ def test_the_lock_file_stays(table: LeaseTable, path: Path):
     assert expected.st_nlink == 1
 
 
-def test_who_waited_and_who_comes_later_meet_at_one_file(table: LeaseTable, start_peer):
+def test_early_and_late_waiters_lock_the_same_file(table: LeaseTable, start_peer):
     """The lease that a waiter gets by a release is held for everybody who asks after it."""
     waiter, late = start_peer(), start_peer()
     lease = table.try_acquire(KEY, "nvrtc")

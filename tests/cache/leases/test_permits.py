@@ -77,7 +77,7 @@ def test_the_permits_of_a_killed_process_are_free_at_once(directory, start_peer)
     permit.release()
 
 
-def test_a_stopped_holder_keeps_nobody_for_ever(directory: CacheDirectory, start_peer):
+def test_a_stopped_holder_does_not_block_others_for_ever(directory: CacheDirectory, start_peer):
     """After the patience, one compile goes on in its place, and only one; the rest as before."""
     peer = start_peer()
     peer.ask("count", "1", str(PATIENT))
@@ -122,7 +122,7 @@ def test_the_beating_ends_with_the_last_permit(directory: CacheDirectory):
     poll(lambda: not mine._beating)
 
 
-def test_who_had_many_in_a_row_lets_others_have_a_turn(directory, start_peer, monkeypatch):
+def test_a_process_with_many_permits_lets_others_have_a_turn(directory, start_peer, monkeypatch):
     """Else a long queue in one process would keep all others waiting."""
     monkeypatch.setattr(permits, "TURN_SECONDS", 0.0)
     monkeypatch.setattr(permits, "YIELD_SECONDS", 30.0)
@@ -148,7 +148,7 @@ def test_without_others_there_are_no_turns(directory: CacheDirectory, monkeypatc
         permit.release()
 
 
-def test_where_there_are_no_locks_everybody_is_admitted():
+def test_without_locks_every_compile_is_admitted():
     """A count only saves load."""
     directory = open_cache_directory("/proc/nowhere")
     assert directory.access == "none"

@@ -64,7 +64,7 @@ def test_a_file_written_just_now_is_never_trusted(file: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["/nonexistent/file", "/dev/zero", "/", "nul\0byte"])
-def test_what_is_no_file_has_no_digest(path: str) -> None:
+def test_only_a_file_has_a_digest(path: str) -> None:
     """None, and nothing is read."""
     cache = FileCache(sha256_file)
 

@@ -114,7 +114,7 @@ def test_a_link_on_the_way_up_leads_to_another_file(put, parts, tmp_path):
     assert list(parts(source, ("d",))) == ["0/sub/../x.h", "0/x.h"]
 
 
-def test_what_nvrtc_finds_in_its_workers_directory_counts(put, parts, tmp_path, monkeypatch):
+def test_a_header_in_the_workers_directory_is_in_the_closure(put, parts, tmp_path, monkeypatch):
     """A source in memory counts as lying there, and so does a virtual header."""
     monkeypatch.setattr(includes, "WORKER_DIR", str(tmp_path))
     put("x.h", "int x;\n")

@@ -42,7 +42,7 @@ def labels(own: Path, *dirs: Path, source: str = "#include <api.h>") -> list[str
     return [label for label, _ in HeaderIndex().closure(spec, [str(own)]).parts]
 
 
-def test_what_a_toolchains_header_would_take_is_in_the_closure(own: Path, user: Path) -> None:
+def test_a_header_that_the_toolchain_would_include_is_in_the_closure(own: Path, user: Path) -> None:
     """Through three headers of the toolchain, and with what the user's own header includes."""
     (user / "config.h").write_text('#include "mine.h"')
     (user / "mine.h").write_text("")
@@ -51,7 +51,7 @@ def test_what_a_toolchains_header_would_take_is_in_the_closure(own: Path, user: 
     assert labels(own, user) == ["0/config.h", "0/mine.h"]
 
 
-def test_what_is_beside_the_includer_may_be_taken_as_well(own: Path, user: Path) -> None:
+def test_a_header_beside_the_includer_is_in_the_closure_as_well(own: Path, user: Path) -> None:
     """A name too many costs a miss: compilers differ in where quotes look first."""
     (user / "deep" / "last.h").write_text("")
     (user / "beside.h").write_text("")

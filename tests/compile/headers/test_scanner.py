@@ -57,7 +57,7 @@ def test_a_directive_is_found(source: bytes, expected: list[str | None]) -> None
         b"#included <a.h>",
     ],
 )
-def test_what_looks_like_a_directive_is_not_one(source: bytes) -> None:
+def test_text_that_looks_like_a_directive_is_none(source: bytes) -> None:
     """Comments, raw strings and text after code hold no directive."""
     assert names(source) == []
 

@@ -197,7 +197,7 @@ async def test_a_job_that_waits_for_memory_can_be_cancelled(
     assert pool.statistics().finished == 2
 
 
-def test_what_was_promised_is_not_free() -> None:
+def test_promised_memory_is_not_free() -> None:
     """Compiles that have just started use nothing yet; by free memory alone all would start."""
     ledger = MemoryLedger(estimate_bytes=GIB, limit_bytes=8 * GIB)
     available = 3 * GIB + RESERVE_BYTES
@@ -315,7 +315,7 @@ async def test_a_permit_that_comes_too_late_is_given_back(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_gate_that_breaks_stops_nobody(gate: Gate, tmp_path: Path) -> None:
+async def test_a_gate_that_breaks_stops_no_compile(gate: Gate, tmp_path: Path) -> None:
     """It only saves load: one warning, and the pool goes on without it."""
 
     class Broken:

@@ -175,7 +175,7 @@ def test_an_application_that_fails_to_start_leaves_nothing(
     assert not _held_locks(tmp_path / "cache")
 
 
-def test_what_a_server_and_its_worker_leave_is_swept_by_the_next(
+def test_files_of_a_killed_server_and_worker_are_swept_by_the_next(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both killed in one go can remove nothing. What belongs to the living stays."""

@@ -120,7 +120,7 @@ def test_memory_is_that_of_the_whole_group(
     assert group_memory_bytes(leader.pid) == 0
 
 
-def test_the_dead_whom_nobody_has_reaped_do_not_live() -> None:
+def test_a_zombie_does_not_count_as_alive() -> None:
     """A signal still reaches their group, so only a look at them tells."""
     child = subprocess.Popen(["sleep", "60"], process_group=0)
     try:
@@ -270,7 +270,7 @@ def test_a_quick_rejection_is_explained(ends: list[int], expected: Failed) -> No
     assert len(compiled) == len(ends)
 
 
-def test_what_is_short_does_not_change_what_is_wrong(bench: Bench) -> None:
+def test_limits_do_not_change_the_error_of_a_wrong_source(bench: Bench) -> None:
     """With room and memory a wrong source and a missing entry are what they were."""
     with pytest.raises(CompileError):
         bench.compile(job("syntax error", **HOST))

@@ -96,7 +96,7 @@ def test_another_major_release_is_never_used(tmp_path: Path, roots: list[str]) -
     assert str(found) == "cudart none, cccl none"
 
 
-def test_who_finds_the_best_headers_looks_no_further(
+def test_the_search_ends_at_the_best_headers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looking on imports cuda-pathfinder, which costs more than all the rest."""

@@ -98,7 +98,7 @@ def test_many_threads_look_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(map(id, found))) == 1
 
 
-def test_a_compiler_that_takes_its_time_keeps_nobody_from_another(
+def test_a_slow_compiler_does_not_delay_the_search_for_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While one kind is asked for its version, the others are found, and so is what was found."""

@@ -73,7 +73,7 @@ def test_kernels_of_a_cubin_are_found(bench: Bench, arch: str) -> None:
     assert kernel_symbols(output.data) == {"plain"}
 
 
-def test_what_is_no_cubin_is_refused(bench: Bench) -> None:
+def test_an_image_that_is_no_cubin_is_refused(bench: Bench) -> None:
     """An image without a header or with another one."""
     data = bench.compile(job()).data
     for image in (b"", b"text", data[:63], b"\x7fELF\x01\x01" + data[6:]):
