@@ -1,4 +1,4 @@
-"""`ajit compile`: one kernel source through the whole way, in processes of their own."""
+"""`ajit compile`: one kernel source through the whole runtime, in separate processes."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_nvcc_without_a_host_compiler_says_that_it_is_there(ajit, saxpy, tmp_pat
 
 def test_kernel_that_could_not_be_stored_is_printed_and_ends_with_three(ajit, saxpy):
     """The result stands, a warning says that it was not kept, and a script can tell."""
-    # No directory can be made below /proc, by nobody.
+    # No user can make a directory below /proc.
     ended = ajit(
         "compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json", "--cache-dir", "/proc/ajit"
     )

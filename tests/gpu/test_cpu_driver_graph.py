@@ -47,7 +47,7 @@ def instantiate(cpu: Cpu, graph: ctypes.c_void_p) -> ctypes.c_void_p:
 
 
 def types(cpu: Cpu, graph: ctypes.c_void_p) -> list[int]:
-    """What the nodes are, in the order in which they were captured."""
+    """The kinds of the nodes, in the order in which they were captured."""
     nodes, count = (ctypes.c_void_p * 8)(), SIZE(8)
     cpu.ok("cuGraphGetNodes", graph, nodes, ctypes.byref(count))
     return [node_type(cpu, nodes[i]) for i in range(count.value)]

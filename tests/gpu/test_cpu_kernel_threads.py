@@ -133,7 +133,7 @@ def test_every_thread_of_every_block_runs_once(cpu: Cpu, image: bytes) -> None:
 
 
 def test_threads_that_returned_count_as_arrived(cpu: Cpu, image: bytes) -> None:
-    """Barriers complete without them, and count only who is there."""
+    """Barriers complete without them, and count only the threads that are left."""
     n = 97  # the last thread returns when all others wait already
     out = cpu.upload(zeros(2 * n))
     cpu.launch(cpu.function(cpu.load(image), "early_exit"), ONE, (n, 1, 1), out)

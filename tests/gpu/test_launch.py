@@ -211,7 +211,7 @@ async def test_buffers_that_are_gone_or_elsewhere():
 
 @pytest.mark.anyio
 async def test_the_drivers_refusal_is_a_launch_error(faults):
-    """What only the driver can know comes with its code when the ticket is awaited."""
+    """An error that only the driver can know comes with its code when the ticket is awaited."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
         faults.inject("cuLaunchKernel", INVALID_VALUE)

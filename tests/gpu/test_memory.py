@@ -204,7 +204,7 @@ async def test_closing_frees_what_is_still_held():
 
 
 async def test_pinned_memory_is_shared_with_python():
-    """What is written through the view is what the device copies."""
+    """The device copies what is written through the view."""
     async with cpu_device() as device:
         with await device.alloc_pinned(16) as pinned:
             pinned.view().data[:] = b"0123456789abcdef"

@@ -27,7 +27,7 @@ async def staging_device(**settings):
 
 @pytest.mark.parametrize("nbytes", [1, STAGED_FROM_BYTES, STAGED_FROM_BYTES + 1, 5 * MiB + 3])
 async def test_staged_copies_are_exact(nbytes):
-    """What goes through the pool arrives as it was, in both directions, whatever its size."""
+    """Bytes that go through the pool arrive unchanged, in both directions, whatever the size."""
     source = np.random.default_rng(nbytes).integers(0, 256, nbytes, dtype=np.uint8)
     async with staging_device() as device:
         buffer = await device.upload(source)

@@ -2,7 +2,7 @@
 
 The first one is the enumeration in ``tests/core``, which drives the plan itself. This one,
 ``resolve.pml``, is written apart from it, and knows of the beat. Promises are assertions in it;
-that everybody ends is shown by there being no stuck process and no run without an end, once Fate is
+that every process ends is shown by there being no stuck process and no endless run, once Fate is
 calm. Then parts of the protocol are left out, and ``spin`` has to find what each of them is for.
 """
 
@@ -35,7 +35,7 @@ def spin() -> None:
 @pytest.mark.slow  # about a million states each
 @pytest.mark.parametrize("start", ["NONE", "BAD", "GOOD"])
 def test_three_processes_keep_every_promise(start, tmp_path, capsys):
-    """No state breaks an assertion, and in no state somebody is stuck."""
+    """No state breaks an assertion, and no process is ever stuck."""
     checked = check_model(tmp_path / "ends", "ends", START=start)
     with capsys.disabled():
         sys.stdout.write(f"\n  spin: 3 processes, {start} at first: {checked.states:,} states\n")
@@ -97,5 +97,5 @@ def test_model_has_the_states_of_the_plan():
     (names,) = re.findall(r"mtype:state_t = \{([^}]*)\}", MODEL.read_text())
     states = {name.strip() for name in names.split(",")}
 
-    # In the plan these two are actions on the way out, with no state of their own.
+    # In the plan these two are actions at the end, not states.
     assert states - {"RECORDING", "RELEASING"} == {state.name for state in State}

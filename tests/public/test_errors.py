@@ -125,7 +125,7 @@ def test_fields_are_what_was_given(name):
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_message_says_what_failed_for_what_and_what_to_try(name):
-    """Read by somebody who has only the message."""
+    """Enough for a reader who has only the message."""
     _, _, mentions = ERRORS[name]
     message = str(make(name))
 
@@ -160,7 +160,7 @@ def test_copy_of_an_error_is_its_own(name):
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_docstring_says_what_is_guaranteed(name):
-    """The first line ends as a sentence; public fields of its own are described."""
+    """The first line ends as a sentence; the public fields that it adds are described."""
     error = getattr(errors, name)
     doc = error.__doc__ or ""
 
@@ -201,7 +201,7 @@ def test_every_public_error_is_a_name_of_the_package():
 
 
 def test_warning_is_no_error():
-    """What could not be raised is filtered like any warning."""
+    """An error that could not be raised is filtered like any warning."""
     assert issubclass(AjitWarning, UserWarning)
     assert not issubclass(AjitWarning, AjitError)
 

@@ -32,7 +32,7 @@ print(json.dumps(report))
 
 
 def in_new_process(program: str, home: Path) -> dict[str, object]:
-    """What a fresh interpreter looks like after a program; its home and directory are empty."""
+    """The state of a fresh interpreter after a program; its home and directory are empty."""
     environ = {
         "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(PROJECT),
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -89,7 +89,7 @@ def test_variable_comes_before_the_default(name):
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_argument_comes_before_the_variable(name):
-    """What the program says counts, also beside a variable that could not be used."""
+    """The program's value counts, also beside a variable that could not be used."""
     _, expected = OTHER_VALUES[name]
     settings = Settings(environ={f"AJIT_{name.upper()}": "nonsense"}, **{name: expected})
 
@@ -145,7 +145,7 @@ def test_unknown_variable_warns_with_the_nearest_name(variable, hint):
     ["AJIT_DEVICE", "AJIT_CPU_MEMORY_BYTES", "AJIT_CPU_STACK_BYTES", "ajit_x", "AJITX_Y"],
 )
 def test_other_variables_do_not_warn(variable):
-    """Known ones, those of the CPU driver, and everybody else's."""
+    """Known ones, those of the CPU driver, and all others."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Settings(environ={variable: "cpu"})
@@ -386,7 +386,7 @@ def test_replaced_settings_are_checked():
 
 
 def test_copies_do_not_read_the_environment_again(monkeypatch):
-    """What was read for the original holds for its copies, and their origins say so."""
+    """Values read for the original hold for its copies, and their origins say so."""
     settings = Settings(environ={"AJIT_DEVICE": "cpu", "AJIT_COMPILE_SLOTS": "3"})
     monkeypatch.setenv("AJIT_DEVICE", "cuda:7")
     monkeypatch.setenv("AJIT_PATIENCE_SECONDS", "7")

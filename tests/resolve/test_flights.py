@@ -1,4 +1,4 @@
-"""Flights: one leader, one answer for all, and nobody left behind."""
+"""Flights: one leader, one answer for all, and no member left behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def flights() -> Flights[str]:
-    """A table of its own, which must be empty in the end."""
+    """A new table, which must be empty in the end."""
     table: Flights[str] = Flights()
     yield table
     gc.collect()
@@ -289,7 +289,7 @@ def test_leaders_that_leave_in_many_threads_lose_no_member(flights: Flights[str]
 
 
 async def test_a_forked_child_begins_without_flights(flights: Flights[str]):
-    """The parent's flights are not the child's, and ending one there harms nobody."""
+    """The parent's flights are not the child's, and ending one there changes nothing here."""
     with flights.join(CACHE, KEY) as leader, flights.join(CACHE, KEY) as follower:
 
         def child() -> bool:
@@ -305,7 +305,7 @@ async def test_a_forked_child_begins_without_flights(flights: Flights[str]):
 
 
 def test_an_abandoned_coroutine_may_be_collected_while_the_lock_is_held(flights: Flights[str]):
-    """A loop was closed without ending its tasks: what is left of them leaves wherever it ends."""
+    """A loop was closed without ending its tasks: each leaves wherever it is collected."""
 
     async def lead() -> None:
         with flights.join(CACHE, KEY) as leader:
@@ -328,7 +328,7 @@ def test_an_abandoned_coroutine_may_be_collected_while_the_lock_is_held(flights:
 
 
 def test_an_exception_that_cannot_be_copied_is_shared():
-    """An exception with a constructor of its own still reaches everybody."""
+    """An exception with an unusual constructor still reaches every member."""
 
     class OddError(Exception):
         def __init__(self, *, needed: int) -> None:
@@ -343,7 +343,7 @@ def test_an_exception_that_cannot_be_copied_is_shared():
 
 
 async def test_a_membership_shows_its_state(flights: Flights[str]):
-    """What one sees in a debugger."""
+    """The representation shows members and state."""
     with flights.join(CACHE, KEY) as leader, flights.join(CACHE, KEY) as follower:
         assert repr(leader) == "<Membership leading others=1>"
         assert repr(follower) == "<Membership waiting others=1>"

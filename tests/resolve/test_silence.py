@@ -1,4 +1,4 @@
-"""The silence of a lease's holder, as one who waits measures it."""
+"""The silence of a lease's holder, as its waiter measures it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ajit._resolve.waiting import Silence
 
 
 def record(beat: int, *, pid: int = 1) -> HolderRecord:
-    """What a holder says of itself."""
+    """The record of a holder."""
     return HolderRecord(
         host="a", boot_id="b", pid=pid, start_ticks=0, phase="compiling", compiler="nvrtc",
         started=0.0, beat=beat, beat_time=0.0,
@@ -26,7 +26,7 @@ def test_silence_begins_with_the_last_beat_that_was_seen():
 
 
 def test_a_record_that_cannot_be_read_is_no_beat():
-    """Who waits does not wait for ever because a holder cannot write."""
+    """A waiter does not wait for ever because a holder cannot write."""
     silence = Silence(0.0)
     for now in range(1, 21):
         silence.look(now, None, 1.0)

@@ -1,4 +1,4 @@
-"""Several processes that want the same many kernels: they share the work, and nobody is stuck."""
+"""Several processes that want the same many kernels: they share the work, and none is stuck."""
 
 from __future__ import annotations
 

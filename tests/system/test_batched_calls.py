@@ -32,7 +32,7 @@ class Threads:
 
 @pytest.fixture
 def threads():
-    """What hops are made with."""
+    """The counter of hops to threads."""
     return Threads()
 
 

@@ -21,7 +21,7 @@ DEADLINE_SECONDS = 60
 
 @contextmanager
 def in_threads(*functions):
-    """Run functions in threads of their own meanwhile; join them at the end."""
+    """Run each function in a new thread meanwhile; join them at the end."""
     threads = [threading.Thread(target=function) for function in functions]
     for thread in threads:
         thread.start()
@@ -34,7 +34,7 @@ def in_threads(*functions):
 
 
 def run_loop(anyio_backend, function, *args):
-    """Run an async function in an event loop of its own, in this thread."""
+    """Run an async function in a new event loop, in this thread."""
     name, options = anyio_backend
     return anyio.run(function, *args, backend=name, backend_options=options)
 
@@ -90,7 +90,7 @@ async def test_callback_does_not_run_at_once():
 
 @pytest.mark.anyio
 async def test_handles_of_one_loop_are_equal():
-    """Whoever made them; tables are keyed by them."""
+    """Equal wherever they were made; tables are keyed by them."""
     one = LoopHandle.current()
 
     async def other():
@@ -204,7 +204,7 @@ async def test_any_number_of_tasks_may_wait():
 
 @pytest.mark.anyio
 async def test_promise_is_settled_once():
-    """The first one counts, whoever comes later and with whatever."""
+    """The first one counts; later ones change nothing."""
     promise = Promise()
 
     assert promise.resolve("first")
@@ -234,7 +234,7 @@ async def test_of_many_threads_one_settles():
 
 @pytest.mark.anyio
 async def test_cancelled_waiter_only_leaves():
-    """The others, and the one who comes after, get the value."""
+    """The others, and the one that comes after, get the value."""
     promise, values = Promise(), []
 
     async def wait():
@@ -256,7 +256,7 @@ async def test_cancelled_waiter_only_leaves():
 
 @pytest.mark.anyio
 async def test_waiter_cancelled_while_blocked_leaves_nothing_behind():
-    """A later value reaches nobody, and nothing breaks."""
+    """A later value is dropped, and nothing breaks."""
     promise = Promise()
     with anyio.move_on_after(0) as scope:
         await promise.wait()
@@ -311,7 +311,7 @@ async def test_settled_promise_keeps_nothing_of_its_waiters():
 
 
 def test_promise_of_a_loop_that_ended_says_that_no_task_gets_it(anyio_backend):
-    """A lock that a helper thread wins after everybody has gone has to be given back."""
+    """A lock that a helper thread wins after all waiters have left has to be released."""
 
     async def make():
         return Promise()

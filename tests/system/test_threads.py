@@ -14,7 +14,7 @@ from tests.cache.helpers import in_a_forked_child, poll
 
 @pytest.fixture
 def pool() -> DaemonThreads:
-    """Threads of its own."""
+    """A new pool, with no thread yet."""
     return DaemonThreads("ajit-test")
 
 

@@ -68,7 +68,7 @@ def test_an_entry_without_an_hmac_is_rejected_and_replaced(store: DiskStore, saf
 
 
 def test_an_entry_of_another_secret_is_rejected(directory: CacheDirectory, safe: DiskStore):
-    """Written by somebody who has another one."""
+    """Written by a process that has another one."""
     DiskStore(directory, OTHER).publish(an_artifact(KEY))
 
     assert "HMAC does not match" in safe.read(KEY).reason
@@ -112,7 +112,7 @@ def test_without_a_secret_authentic_entries_are_read(store: DiskStore, safe: Dis
 
 @pytest.mark.parametrize("writer", [None, OTHER])
 def test_a_failure_record_that_is_not_authentic_counts_for_nothing(directory, writer):
-    """Else who can write to the store could keep everybody from compiling."""
+    """Else a user who can write to the store could keep all others from compiling."""
     FailureStore(directory, secret=writer).record(ERROR)
 
     assert FailureStore(directory, secret=SECRET).recall(KEY) is None
@@ -159,7 +159,7 @@ def test_a_mounted_secret_may_be_a_link(key_file: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o666])
 def test_a_file_that_others_can_use_is_refused(key_file: Path, mode: int):
-    """Who reads it can forge entries; who writes it can choose the secret."""
+    """A user who reads it can forge entries; one who writes it can choose the secret."""
     key_file.chmod(mode)
 
     with pytest.raises(SettingsError, match="chmod 600") as caught:

@@ -1,4 +1,4 @@
-"""Eviction: least recently used first, never what is in use, and safe beside everybody else."""
+"""Eviction: least recently used first, nothing in use, and safe beside all other processes."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_no_limits_remove_nothing(store: DiskStore, directory):
 
 @pytest.mark.parametrize("idle", [0, FRESH_SECONDS / 2, -DAY])
 def test_an_entry_just_published_is_not_removed(store: DiskStore, directory, idle: float):
-    """However small the cache is to be: somebody is about to load it. A time ahead of us counts."""
+    """However small the cache is to be: it is about to be loaded. A time ahead of ours counts."""
     key = put(store, "new", idle=idle)
 
     done = Collector(directory, Limits(max_bytes=1, max_age_seconds=1)).collect()
@@ -143,7 +143,7 @@ def test_an_entry_that_was_used_after_the_plan_stays(store: DiskStore, directory
 
 
 def test_an_entry_that_is_gone_already_is_no_problem(store: DiskStore, directory):
-    """Somebody removed it by hand."""
+    """It was removed by hand."""
     key = put(store, "gone", idle=DAY)
     collector = Collector(directory, Limits(max_age_seconds=HOUR))
     plan = collector.plan()
@@ -195,7 +195,7 @@ def test_the_background_rests_after_anybody_has_evicted(store: DiskStore, direct
 
 
 def test_eviction_that_takes_too_long_goes_on_the_next_time(store: DiskStore, directory):
-    """What is done is done, and it says that it was not finished."""
+    """Removed entries stay removed, and the report says that it was not finished."""
     for number in range(3):
         put(store, number, idle=DAY)
     collector = Collector(directory, Limits(max_age_seconds=HOUR))
@@ -247,7 +247,7 @@ def test_temporary_files_of_dead_writers_are_swept(directory: CacheDirectory, pa
 
 
 def test_stale_failure_records_are_removed(directory: CacheDirectory, path: Path):
-    """Those that somebody may still believe stay."""
+    """Those that a process may still rely on stay."""
     failures = FailureStore(directory)
     for label in ("new", "old"):
         failures.record(CompileError(name="k", key=a_key(label), compiler="nvrtc", log="no"))
@@ -276,7 +276,7 @@ def test_permits_of_machines_long_gone_are_removed(directory: CacheDirectory, pa
 
 
 def test_files_of_others_stay(store: DiskStore, directory, path: Path):
-    """What is no entry by its name, and what is no file, is nobody's business here."""
+    """Names that are no entry's, and anything but a file, are left alone."""
     foreign = path / "entries" / "ab" / "README.ajit"
     foreign.parent.mkdir(mode=0o700)
     foreign.write_text("ours")

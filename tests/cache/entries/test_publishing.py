@@ -57,7 +57,7 @@ def test_the_second_to_publish_loses_and_changes_nothing(store: DiskStore):
 
 
 def test_a_rejected_entry_is_replaced_when_asked_for(store: DiskStore):
-    """Only with ``replace`` is a broken entry replaced, and who has it open keeps reading it."""
+    """A broken entry is replaced only with ``replace``; a reader that has it open keeps reading."""
     store.publish(an_artifact(KEY))
     entry_file(store, KEY).write_bytes(b"broken")
     with entry_file(store, KEY).open("rb") as reader:
@@ -234,7 +234,7 @@ def test_files_of_a_killed_writer_are_swept_and_those_of_a_living_one_are_not(
         "{host}.1.999999.1.0123456789abcdef",  # another container
         "{host}.0.999999.1.0123456789abcdef",  # a writer that did not know its container
         "{host}.{namespace}.{pid}.{start}.0123456789abcdef",  # ourselves
-        "somebody's notes",
+        "a user's notes",
         "a.b.c.d.e",
     ],
 )
@@ -281,7 +281,7 @@ def test_of_many_processes_one_publishes_and_all_read_the_same(start_peer, store
     "text", ["", "../../etc/passwd", "A" * 64, KEY + "0", KEY[:-1], KEY + "\n"]
 )
 def test_only_a_key_becomes_a_file_name(store: DiskStore, text: str):
-    """What is not a key is refused before anything is opened."""
+    """Anything but a key is refused before a file is opened."""
     for call in (store.read, store.remove, store.manifest):
         with pytest.raises(ValueError, match="not a key"):
             call(text)

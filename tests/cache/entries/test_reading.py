@@ -55,7 +55,7 @@ def test_an_entry_with_one_bit_flipped_is_rejected(store: DiskStore, entry: Path
     ids=["empty", "zeros", "elf", "random", "only the magic"],
 )
 def test_a_foreign_file_is_rejected(store: DiskStore, entry: Path, content: bytes):
-    """What ajit did not write is a miss with a reason."""
+    """A file that ajit did not write is a miss with a reason."""
     entry.write_bytes(content)
 
     lookup = store.read(KEY)
@@ -175,7 +175,7 @@ def test_a_reader_leaves_no_descriptor_open(store: DiskStore, entry: Path):
 
 
 def test_the_cache_can_be_listed_verified_and_emptied(store: DiskStore):
-    """What the command line needs: entries in order, a verdict for each, removal by key."""
+    """The command line gets entries in order, a verdict for each, and removal by key."""
     keys = sorted(a_key(number) for number in range(5))
     for key in keys:
         store.publish(an_artifact(key, log="warning"))

@@ -47,7 +47,7 @@ def test_a_missing_directory_is_made_private_with_its_parents(tmp_path: Path, um
 
 
 def test_files_are_private_whatever_the_umask(path: Path, umask: int):
-    """Entries and lock files can be read and written by their owner, and by nobody else."""
+    """Entries and lock files can be read and written by their owner only."""
     directory = open_cache_directory(path)
 
     assert isinstance(DiskStore(directory).publish(an_artifact(a_key())), Published)
@@ -88,7 +88,7 @@ def test_a_directory_that_others_can_write_is_refused_unless_allowed(path: Path,
 
 @only_root
 def test_a_directory_of_another_user_is_refused_unless_allowed(path: Path):
-    """Who owns the directory can put code into it."""
+    """The owner of the directory can put code into it."""
     path.mkdir(mode=0o700)
     os.chown(path, NOBODY, NOBODY)
 
@@ -184,7 +184,7 @@ def test_a_cache_of_root_is_read_only_for_others(request, start_peer):
 
 
 def test_a_removed_cache_is_made_again(path: Path):
-    """Somebody empties a running server's cache with ``rm -rf``: it goes on with a new one."""
+    """A running server's cache is removed with ``rm -rf``: it goes on with a new one."""
     directory = open_cache_directory(path)
     store, table = DiskStore(directory), LeaseTable(directory)
     store.publish(an_artifact(a_key()))
@@ -201,7 +201,7 @@ def test_a_removed_cache_is_made_again(path: Path):
 
 
 def test_a_removed_cache_that_became_unsafe_is_not_used(path: Path):
-    """What has taken the place of the removed directory is checked like the first one."""
+    """The directory that replaces a removed one is checked like the first one."""
     directory = open_cache_directory(path)
     store, table = DiskStore(directory), LeaseTable(directory)
     shutil.rmtree(path)
@@ -218,7 +218,7 @@ def test_a_removed_cache_that_became_unsafe_is_not_used(path: Path):
 
 
 def test_the_descriptor_is_closed_with_the_last_user(path: Path):
-    """A directory that nobody uses any more leaves no descriptor open."""
+    """A directory that is no longer used leaves no descriptor open."""
     before = len(open_descriptors())
     directory = open_cache_directory(path)
     store = DiskStore(directory)

@@ -1,4 +1,4 @@
-"""A cache shared with a group: by an explicit setting, with its members and nobody else."""
+"""A cache shared with a group: by an explicit setting, and with its members only."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A directory that other users can reach, as pytest's own cannot."""
-    place = Path(tempfile.mkdtemp())
-    place.chmod(0o777)
-    yield place
-    shutil.rmtree(place)
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def mode_and_group(path: Path) -> tuple[int, int]:
@@ -44,27 +44,27 @@ def mode_and_group(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_directories_and_files_are_the_groups(place: Path, umask: int):
+def test_directories_and_files_are_the_groups(folder: Path, umask: int):
     """Whatever the umask. A directory made above the cache lets the group through, no more."""
     before = os.umask(umask)
     try:
-        store = DiskStore(open_cache_directory(place / "a" / "cache", shared_group=GROUP))
+        store = DiskStore(open_cache_directory(folder / "a" / "cache", shared_group=GROUP))
         assert isinstance(store.publish(an_artifact(KEY)), Published)
         LeaseTable(store.directory).try_acquire(KEY, "nvrtc").release()
     finally:
         os.umask(before)
 
-    cache = place / "a" / "cache"
+    cache = folder / "a" / "cache"
     for made in (cache, *(cache / name for name in SUBDIRECTORIES), cache / "entries" / KEY[:2]):
         assert mode_and_group(made) == (0o2770, NOBODY), made
     for file in (cache / f"entries/{KEY[:2]}/{KEY}.ajit", cache / f"locks/{KEY[:2]}/{KEY}.lock"):
         assert mode_and_group(file) == (0o660, NOBODY), file
-    assert mode_and_group(place / "a") == (0o710, NOBODY)
+    assert mode_and_group(folder / "a") == (0o710, NOBODY)
 
 
-def test_members_use_each_others_entries_and_leases(place: Path, start_peer):
+def test_members_use_each_others_entries_and_leases(folder: Path, start_peer):
     """Two users, one cache: found, leased in turn, replaced and evicted by either."""
-    cache = place / "cache"
+    cache = folder / "cache"
     store = DiskStore(open_cache_directory(cache, shared_group=GROUP))
     table = LeaseTable(store.directory)
     store.publish(an_artifact(KEY))
@@ -87,22 +87,22 @@ def test_members_use_each_others_entries_and_leases(place: Path, start_peer):
     assert Collector(store.directory, Limits(max_age_seconds=60)).collect().entries == 2
 
 
-def test_a_cache_that_a_member_made_is_accepted(place: Path, start_peer):
+def test_a_cache_that_a_member_made_is_accepted(folder: Path, start_peer):
     """Its owner is in the group: that is whom it is shared with."""
-    member = start_peer(on=place / "cache", user=NOBODY, shared_group=GROUP)
+    member = start_peer(on=folder / "cache", user=NOBODY, shared_group=GROUP)
     member.ask("publish", KEY, "data")
 
-    store = DiskStore(open_cache_directory(place / "cache", shared_group=GROUP))
+    store = DiskStore(open_cache_directory(folder / "cache", shared_group=GROUP))
 
     assert isinstance(store.read(KEY), Found)
 
 
-def test_without_the_setting_a_groups_cache_is_refused(place: Path):
+def test_without_the_setting_a_groups_cache_is_refused(folder: Path):
     """Sharing is explicit on both sides; the message names the setting."""
-    open_cache_directory(place / "cache", shared_group=GROUP)
+    open_cache_directory(folder / "cache", shared_group=GROUP)
 
     with pytest.raises(UnsafeCacheDirectory, match="AJIT_SHARED_GROUP"):
-        open_cache_directory(place / "cache")
+        open_cache_directory(folder / "cache")
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_without_the_setting_a_groups_cache_is_refused(place: Path):
         (0o2770, 4_000_000, NOBODY, "belongs to user 4000000"),
     ],
 )
-def test_a_directory_open_to_others_is_refused_all_the_same(place, mode, uid, gid, reason):
-    """Everybody, another group, an owner outside of the group, a user unknown here."""
-    cache = place / "cache"
+def test_a_directory_open_to_others_is_refused_all_the_same(folder, mode, uid, gid, reason):
+    """All users, another group, an owner outside of the group, a user unknown here."""
+    cache = folder / "cache"
     cache.mkdir()
     os.chown(cache, uid, gid)
     cache.chmod(mode)
@@ -128,17 +128,17 @@ def test_a_directory_open_to_others_is_refused_all_the_same(place, mode, uid, gi
     assert list(cache.iterdir()) == []
 
 
-def test_a_group_that_is_not_there_is_an_error(place: Path):
+def test_a_group_that_is_not_there_is_an_error(folder: Path):
     """A misspelt group must not mean a private cache."""
     with pytest.raises(CacheError, match="no group 'no-such-group'"):
-        open_cache_directory(place / "cache", shared_group="no-such-group")
-    assert not (place / "cache").exists()
+        open_cache_directory(folder / "cache", shared_group="no-such-group")
+    assert not (folder / "cache").exists()
 
 
-def test_a_group_that_we_are_not_in_is_an_error(place: Path, monkeypatch):
+def test_a_group_that_we_are_not_in_is_an_error(folder: Path, monkeypatch):
     """We could not make anything that belongs to it."""
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
     monkeypatch.setattr(os, "getgroups", list)
 
     with pytest.raises(CacheError, match="we are not in it"):
-        open_cache_directory(place / "cache", shared_group="1")
+        open_cache_directory(folder / "cache", shared_group="1")

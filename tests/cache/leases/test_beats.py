@@ -1,4 +1,4 @@
-"""Beats on a file system that hangs: who works goes on, and who waits is told for so long only."""
+"""Beats on a file system that hangs: the compile goes on, and its waiter is told for a while."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ajit._resolve import walk as _perform
 from ajit.errors import CompileTimeout
 from tests.cache.artifacts import a_key
 from tests.cache.helpers import in_thread, poll, until
-from tests.compile.gates import Gate, opened
+from tests.compile.gates import GatedCompiler, opened
 from tests.compile.support import fake_compiler, job, let_limits_pass
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[StuckDisk]:
 
 
 def test_posting_to_a_disk_that_hangs_takes_one_thread(table: LeaseTable, disk: StuckDisk):
-    """Who posts goes on; what is posted meanwhile is one beat, in the last phase, afterwards."""
+    """Posting does not wait; beats posted meanwhile become one, in the last phase, afterwards."""
     with table.try_acquire(KEY, "nvrtc") as lease:
         disk.stick()
         lease.post_beat("queued")
@@ -101,7 +101,7 @@ def test_a_late_beat_does_not_bring_an_earlier_phase_back(table: LeaseTable, dis
 
 
 def test_a_beat_that_is_posted_after_the_release_is_none(table: LeaseTable, disk: StuckDisk):
-    """The lock file may be somebody else's by then."""
+    """Another process may hold the lock file by then."""
     lease = table.try_acquire(KEY, "nvrtc")
     lease.release()
     disk.stick()
@@ -113,7 +113,7 @@ def test_a_beat_that_is_posted_after_the_release_is_none(table: LeaseTable, disk
 
 
 def test_without_threads_a_beat_is_missed_and_the_next_comes(monkeypatch: pytest.MonkeyPatch):
-    """Whoever works is not stopped by it."""
+    """The compile goes on."""
     run, called = beats._threads.run, threading.Event()
 
     def no_thread(*args: object) -> None:
@@ -136,7 +136,11 @@ async def test_a_compile_on_a_dead_disk_still_has_its_limits(
     directory: CacheDirectory, disk: StuckDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Beat and permit hang in their writes, and yet the time limit ends compiler and call."""
-    table, gate, permits = LeaseTable(directory), Gate(tmp_path), CompilePermits(directory, 1)
+    table, gate, permits = (
+        LeaseTable(directory),
+        GatedCompiler(tmp_path),
+        CompilePermits(directory, 1),
+    )
     lease = await anyio.to_thread.run_sync(table.try_acquire, KEY, "host")
 
     def beat(phase: str) -> None:
@@ -162,9 +166,12 @@ async def test_a_compile_on_a_dead_disk_still_has_its_limits(
 async def test_a_result_does_not_wait_for_a_dead_disk_to_take_the_lease_back(
     path: Path, disk: StuckDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Who asked hears of the time limit although beat, permit and release hang."""
+    """The caller hears of the time limit although beat, permit and release hang."""
     monkeypatch.setattr(_perform, "RELEASE_SECONDS", 0.1)
-    gate, spec = Gate(tmp_path), ajit.Spec('extern "C" __global__ void plain() {}', "plain")
+    gate, spec = (
+        GatedCompiler(tmp_path),
+        ajit.Spec('extern "C" __global__ void plain() {}', "plain"),
+    )
     given = {"cache_dir": str(path), "device": "none", "host_compiler": gate.compiler}
     let_limits_pass(monkeypatch, lambda: disk.hanging)
     async with ajit.open_runtime(**given) as runtime:
@@ -191,7 +198,7 @@ async def test_a_result_does_not_wait_for_a_dead_disk_to_take_the_lease_back(
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process has not ended. In a container that reaps nobody it stays in the list."""
+    """Whether a process has not ended. In a container without a reaper it stays in the list."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -200,7 +207,7 @@ def _lives(pid: int) -> bool:
 
 @pytest.mark.anyio
 async def test_a_holder_beats_while_its_publish_hangs(path: Path, tmp_path: Path, monkeypatch):
-    """Whoever waits sees that it is publishing, and alive, for as long as ``fsync`` takes."""
+    """A waiter sees that it is publishing, and alive, for as long as ``fsync`` takes."""
     monkeypatch.setattr(beats, "BEAT_SECONDS", 0.02)
     hanging, goes_on, sync = threading.Event(), threading.Event(), os.fsync
 

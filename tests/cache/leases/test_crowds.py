@@ -1,4 +1,4 @@
-"""Waiting for many keys at once takes a handful of threads, and nobody is forgotten."""
+"""Waiting for many keys at once takes a handful of threads, and no waiter is forgotten."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_a_crowd_is_gone_once_all_waiters_have_left(table: LeaseTable, hol
 
 
 async def test_a_crowd_that_leaves_before_its_threads_block_is_gone(table, holder, monkeypatch):
-    """Nobody is left in the kernel, though the holder lives; who comes next is served."""
+    """No thread stays in the kernel, though the holder lives; the next waiter is served."""
     held_up, run = [], lock_threads.run
     with monkeypatch.context() as patch:
         patch.setattr(lock_threads, "run", lambda *call: held_up.append(call))

@@ -27,7 +27,7 @@ def nonsense() -> None:
 
 
 async def test_a_glance_that_sees_something_ends_the_wait(table: LeaseTable, start_peer):
-    """The waiter gets what its glance returned, and the lock is nobody's."""
+    """The waiter gets what its glance returned, and the lock is free."""
     peer = await in_thread(start_peer)
     await in_thread(peer.ask, "acquire", KEY)
     with table.wait(KEY, "nvrtc", lambda: "the entry") as waiting:
@@ -181,7 +181,7 @@ def test_waiters_of_a_killed_holder_compile_once(store: DiskStore, start_peer):
 
 
 def test_the_record_of_a_dead_holder_counts_for_no_process_that_looks(table, start_peer):
-    """Somebody has the lock, for a glance; the record in the file is the killed holder's."""
+    """A waiter has the lock, for a glance; the record in the file is the killed holder's."""
     holder, stuck = start_peer(), start_peer()
     holder.ask("acquire", KEY)
     stuck.tell("stare", KEY)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 def test_a_forked_child_has_no_lease_and_harms_none(table: LeaseTable, path: Path):
-    """In the child the lease is nobody's, the key is busy, and the parent's lock stays."""
+    """In the child the lease is not held, the key is busy, and the parent's lock stays."""
     lease = table.try_acquire(KEY, "nvrtc")
 
     def child() -> bool:
@@ -152,7 +152,7 @@ def test_a_torn_record_is_no_record(table: LeaseTable, path: Path, start_peer, c
 
 
 def test_a_record_with_a_wrong_checksum_is_no_record(table, path: Path, start_peer):
-    """Half of it is of one beat and half of another: rather nobody than a holder that never was."""
+    """Half of it is of one beat and half of another: no holder rather than one that never was."""
     peer = start_peer()
     peer.ask("acquire", KEY)
     record = lock_file(path).read_bytes()

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_waiter_gets_the_lease_of_a_killed_holder(table: LeaseTable, start_peer):
-    """A holder that dies stops nobody: who waits has the lease."""
+    """A holder that dies blocks no other: the waiter gets the lease."""
     peer = await in_thread(start_peer)
     await in_thread(peer.ask, "acquire", KEY)
     with table.wait(KEY, "nvrtc") as waiting:
@@ -168,7 +168,7 @@ async def test_a_waiter_that_left_is_passed_over(table: LeaseTable):
 
 
 def test_a_waiter_whose_loop_has_ended_is_passed_over(table: LeaseTable):
-    """Nobody is left to take the lease: it goes back instead of being lost."""
+    """All waiters have left: the lease is released instead of lost."""
     lease = table.try_acquire(KEY, "nvrtc")
 
     async def queue_up_and_forget() -> None:
@@ -219,7 +219,7 @@ def test_an_asyncio_and_a_trio_process_take_turns(table: LeaseTable, start_peer,
         peer.hear("queued")
     lease.release()
 
-    # Whoever is first must release before the second can have it.
+    # The first must release before the second can have it.
     spans = []
     waiting = list(peers)
     while waiting:

@@ -72,7 +72,7 @@ def test_the_holder_is_seen_with_its_phase_and_its_beats(table: LeaseTable, star
 
 
 def test_a_holders_age_goes_on_between_its_beats(table: LeaseTable, start_peer):
-    """On one machine: whoever reads the record adds the time since the beat, by the same clock."""
+    """On one machine: the reader of a record adds the time since the beat, by the same clock."""
     peer = start_peer()
     peer.ask("acquire", KEY)
     read = table.read_holder(KEY)
@@ -136,7 +136,7 @@ def test_the_lock_file_stays(table: LeaseTable, path: Path):
 
 
 def test_early_and_late_waiters_lock_the_same_file(table: LeaseTable, start_peer):
-    """The lease that a waiter gets by a release is held for everybody who asks after it."""
+    """The lease that a waiter gets by a release is held for every later caller."""
     waiter, late = start_peer(), start_peer()
     lease = table.try_acquire(KEY, "nvrtc")
     waiter.tell("wait", KEY)
@@ -151,7 +151,7 @@ def test_early_and_late_waiters_lock_the_same_file(table: LeaseTable, start_peer
 
 
 def test_release_twice_is_release_once(table: LeaseTable, start_peer):
-    """A second release does not give back what somebody else has got meanwhile."""
+    """A second release does not release a lease that another has got meanwhile."""
     lease = table.try_acquire(KEY, "nvrtc")
     lease.release()
     again = table.try_acquire(KEY, "nvrtc")
@@ -215,7 +215,7 @@ def test_threads_and_caches_of_one_process_exclude_each_other(table, path, tmp_p
 
 
 def test_a_lock_file_that_is_in_use_has_one_slot(table: LeaseTable, directory):
-    """Somebody is about to try while another gives back: both mean the same slot."""
+    """One tries while another releases: both use the same lock file."""
     with borrow_lock_file(directory, KEY) as slot:
         table.try_acquire(KEY, "nvrtc").release()
         with borrow_lock_file(directory, KEY) as same:

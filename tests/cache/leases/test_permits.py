@@ -1,4 +1,4 @@
-"""Permits: so many compiles at once on a machine, counted over processes, and nobody stuck."""
+"""Permits: so many compiles at once on a machine, counted over processes, and none stuck."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.usefixtures("table")  # which sees that no lease stays 
 
 
 def first_record(directory: CacheDirectory):
-    """What the first permit's lock file says."""
+    """The record in the first permit's lock file."""
     name = f"{permits.PERMIT_PREFIX}{this_process().boot_id}-0"
     return LeaseTable(directory).read_holder(name)
 
 
 def test_no_more_are_granted_than_there_are(directory: CacheDirectory, start_peer):
-    """Counted over two processes; one that is given back can be had by the other."""
+    """Counted over two processes; one that is released can be had by the other."""
     mine = CompilePermits(directory, 2, patience_seconds=PATIENT)
     peer = start_peer()
     peer.ask("count", "2", str(PATIENT))
@@ -112,7 +112,7 @@ def test_a_holder_at_work_beats(directory: CacheDirectory, start_peer, monkeypat
 
 
 def test_the_beating_ends_with_the_last_permit(directory: CacheDirectory):
-    """No thread goes on for nobody."""
+    """No thread goes on without a waiter."""
     mine = CompilePermits(directory, 2)
     one, two = mine.try_admit(a_job()), mine.try_admit(a_job())
     one.release()
@@ -144,7 +144,7 @@ def test_without_others_there_are_no_turns(directory: CacheDirectory, monkeypatc
     for _ in range(20):
         permit = mine.try_admit(a_job())
         assert permit is not None
-        assert mine.try_admit(a_job()) is None  # our own waiting is nobody else's
+        assert mine.try_admit(a_job()) is None  # our waiting does not count as another's
         permit.release()
 
 

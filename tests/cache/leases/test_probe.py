@@ -20,7 +20,7 @@ def test_locks_of_a_local_file_system_work(directory: CacheDirectory):
 
 
 def test_locks_that_do_not_exclude_are_found_out(directory: CacheDirectory, monkeypatch):
-    """A lock that is only pretended keeps nobody out."""
+    """A lock that is only pretended excludes no process."""
     monkeypatch.setattr(fcntl, "lockf", lambda *args: None)
 
     probe = locks_work(directory)

@@ -83,7 +83,7 @@ def test_a_branch_that_is_not_taken_is_followed(index: HeaderIndex, user: Path) 
 
 
 def test_virtual_headers_are_followed(index: HeaderIndex, user: Path) -> None:
-    """What a virtual header includes is part of the closure; its own text is in the key already."""
+    """A virtual header's includes are part of the closure; its own text is in the key already."""
     headers = {"v.h": '#include "b.h"'}
     closure = index.closure(spec('#include "v.h"', include_dirs=[user], headers=headers))
 
@@ -159,7 +159,7 @@ def test_has_include_sees_a_file_appear(index: HeaderIndex, user: Path) -> None:
 
 
 def test_an_include_of_a_macro_needs_an_extra_digest(index: HeaderIndex, user: Path) -> None:
-    """What cannot be followed is refused, with its place, unless the spec vouches for it."""
+    """An include that cannot be followed is refused by its line, unless the spec vouches for it."""
     (user / "a.h").write_text("\n#include HEADER\n")
     with pytest.raises(IncludeError) as caught:
         index.closure(spec('#include "a.h"', include_dirs=[user]))

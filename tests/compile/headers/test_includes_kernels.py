@@ -26,7 +26,7 @@ def dirs(tmp_path: Path) -> list[Path]:
 
 
 async def value(source: str, cache: Path, **options: object) -> float:
-    """What the kernel computes, in a runtime of its own on a cache that stays."""
+    """The kernel's result, in a new runtime on a cache that stays."""
     spec = ajit.Spec(f"{source}\n{KERNEL}", "k", params="float* x", **options)
     async with ajit.open_runtime(device="cpu", cache_dir=str(cache)) as rt:
         x = await rt.device.alloc(1, "float32")

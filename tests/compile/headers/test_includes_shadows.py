@@ -37,7 +37,7 @@ def user(tmp_path: Path) -> Path:
 
 
 def labels(own: Path, *dirs: Path, source: str = "#include <api.h>") -> list[str]:
-    """What the closure of a source holds."""
+    """The headers in the closure of a source."""
     spec = ajit.Spec(source, "k", include_dirs=dirs)
     return [label for label, _ in HeaderIndex().closure(spec, [str(own)]).parts]
 
@@ -97,7 +97,7 @@ def test_without_a_shadow_the_toolchains_headers_are_not_read(
 def test_the_toolchains_own_directory_shadows_nothing(
     own: Path, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also by another name: many name the toolkit's directory although nobody need to."""
+    """Also by another name: many name the toolkit's directory although they need not."""
     link = user / "cuda"
     link.symlink_to(own)
     monkeypatch.setattr(OwnHeaders, "_follow", lambda *_: pytest.fail("followed"))

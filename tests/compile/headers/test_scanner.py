@@ -77,7 +77,7 @@ def test_text_that_looks_like_a_directive_is_none(source: bytes) -> None:
     ],
 )
 def test_no_directive_is_lost_behind(before: bytes) -> None:
-    """What only looks like the beginning of a comment or string hides nothing."""
+    """Text that only looks like the beginning of a comment or string hides nothing."""
     assert names(before + b'\n#include "a.h"\n') == ["a.h"]
 
 

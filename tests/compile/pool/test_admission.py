@@ -1,4 +1,4 @@
-"""What starts next: urgency, memory, and leave from outside; on every event loop."""
+"""The order of compiles: urgency, memory, and admission from outside; on every event loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from ajit._compile.pool import admission as admission_module
 from ajit._compile.pool.ledger import RESERVE_BYTES, MemoryLedger
 from ajit.errors import AjitWarning
-from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
+from tests.compile.gates import LIMIT_SECONDS, GatedCompiler, eventually, ignore, opened
 from tests.compile.support import job
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class CountingGate:
 
 
 @pytest.mark.anyio
-async def test_foreground_goes_before_background(gate: Gate) -> None:
+async def test_foreground_goes_before_background(gate: GatedCompiler) -> None:
     """Within each, first come, first served; a promoted job goes with the foreground."""
     async with (
         opened(host_compiler=gate.compiler, compile_slots=1) as pool,
@@ -100,7 +100,7 @@ async def test_foreground_goes_before_background(gate: Gate) -> None:
 
 @pytest.mark.anyio
 async def test_the_last_slot_is_kept_while_requests_come_in(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
+    gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request does not wait for a compile of the warm-up, once requests have begun to come."""
     monkeypatch.setattr(admission_module, "URGENT_SECONDS", 1000.0)
@@ -126,8 +126,8 @@ async def test_the_last_slot_is_kept_while_requests_come_in(
 
 
 @pytest.mark.anyio
-async def test_an_undisturbed_warm_up_uses_every_slot(gate: Gate) -> None:
-    """Before the first request nobody is kept waiting, so nothing is kept free."""
+async def test_an_undisturbed_warm_up_uses_every_slot(gate: GatedCompiler) -> None:
+    """Before the first request no task is kept waiting, so nothing is kept free."""
     async with (
         opened(host_compiler=gate.compiler, compile_slots=2) as pool,
         anyio.create_task_group() as tasks,
@@ -146,7 +146,7 @@ async def test_an_undisturbed_warm_up_uses_every_slot(gate: Gate) -> None:
 
 @pytest.mark.anyio
 async def test_a_compile_waits_for_memory_and_says_so(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
+    gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One always runs; the next starts when there is room, and beats as queued until then."""
     available = [GIB]
@@ -173,7 +173,7 @@ async def test_a_compile_waits_for_memory_and_says_so(
 
 @pytest.mark.anyio
 async def test_a_job_that_waits_for_memory_can_be_cancelled(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
+    gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is still queued, so it is dropped; what comes after it is served."""
     monkeypatch.setattr(admission_module, "available_memory_bytes", lambda: 0)
@@ -252,8 +252,8 @@ def _use(ledger: MemoryLedger, peak_bytes: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_nothing_starts_without_a_permit(gate: Gate) -> None:
-    """Permits are asked for when all else is there, and given back when the compiler has ended."""
+async def test_nothing_starts_without_a_permit(gate: GatedCompiler) -> None:
+    """Permits are asked for when all else is there, and released when the compiler has ended."""
     outside = CountingGate(free=0)
     async with (
         opened(host_compiler=gate.compiler, admission=outside) as pool,
@@ -275,7 +275,7 @@ async def test_nothing_starts_without_a_permit(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_permit_of_a_cancelled_job_is_given_back(gate: Gate) -> None:
+async def test_a_permit_of_a_cancelled_job_is_released(gate: GatedCompiler) -> None:
     """Also if it is killed while it runs."""
     outside = CountingGate(free=1)
     async with opened(host_compiler=gate.compiler, admission=outside) as pool:
@@ -290,7 +290,7 @@ async def test_a_permit_of_a_cancelled_job_is_given_back(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_permit_that_comes_too_late_is_given_back(gate: Gate) -> None:
+async def test_a_permit_that_comes_too_late_is_released(gate: GatedCompiler) -> None:
     """The job was cancelled while the gate was asked: nothing starts, and nothing is kept."""
     asked, answer = threading.Event(), threading.Event()
 
@@ -315,7 +315,7 @@ async def test_a_permit_that_comes_too_late_is_given_back(gate: Gate) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_gate_that_breaks_stops_no_compile(gate: Gate, tmp_path: Path) -> None:
+async def test_a_gate_that_breaks_stops_no_compile(gate: GatedCompiler, tmp_path: Path) -> None:
     """It only saves load: one warning, and the pool goes on without it."""
 
     class Broken:

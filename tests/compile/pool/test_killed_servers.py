@@ -89,7 +89,7 @@ uvicorn.run(Starlette(lifespan=lifespan), host="127.0.0.1", port=0)
 
 
 class Server:
-    """A program of the above, with a temporary directory of its own."""
+    """A program of the above, with a new temporary directory."""
 
     def __init__(self, program: str, *arguments: str, scratch: Path) -> None:
         self.scratch = scratch
@@ -110,7 +110,7 @@ class Server:
         return group
 
     def end(self) -> None:
-        """Whatever the test did: nobody stays."""
+        """Whatever the test did: no process stays."""
         self.process.kill()
         self.process.communicate()
 
@@ -178,7 +178,7 @@ def test_an_application_that_fails_to_start_leaves_nothing(
 def test_files_of_a_killed_server_and_worker_are_swept_by_the_next(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both killed in one go can remove nothing. What belongs to the living stays."""
+    """Killed together they can remove nothing. Files of living processes stay."""
     kind = kind_of_compiler("host")
     server = Server(SERVER, kind.name, kind.arch, scratch=scratch)
     try:

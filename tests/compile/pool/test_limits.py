@@ -1,4 +1,4 @@
-"""What a compile may take, and whom a failure is blamed on when the machine is short."""
+"""Limits of a compile, and what a failure is blamed on when memory or disk is short."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_memory_is_that_of_the_whole_group(
     finally:
         os.killpg(leader.pid, 9)
         leader.wait()
-    wait_until(lambda: not group_members(leader.pid), "the end of the child, which nobody reaps")
+    wait_until(lambda: not group_members(leader.pid), "the end of the child, which is not reaped")
 
     assert actual > 50 * MIB
     assert abs(actual - expected) < 5 * MIB
@@ -204,7 +204,7 @@ def test_a_full_temporary_directory_is_not_the_sources_fault(tmp_path: Path) -> 
     enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     mount = f'mount -t tmpfs -o size=4m none "{tmp_path}"'
     if subprocess.run([*enter, mount], capture_output=True, check=False).returncode != 0:
-        pytest.skip("this machine lets nobody mount a small file system")
+        pytest.skip("this machine does not let a test mount a small file system")
     ran = subprocess.run(
         [
             *enter,
@@ -275,7 +275,7 @@ def test_limits_do_not_change_the_error_of_a_wrong_source(bench: Bench) -> None:
     with pytest.raises(CompileError):
         bench.compile(job("syntax error", **HOST))
     with pytest.raises(UnknownEntryPoint):
-        bench.compile(job(entries=("nobody",), **HOST))
+        bench.compile(job(entries=("missing",), **HOST))
 
 
 def _ran(returncode: int, seconds: float, log: str = "") -> Ran:

@@ -16,7 +16,7 @@ from ajit._compile.pool import watch as watch_module
 from ajit._compile.pool.pool import CompilePool
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRuntime, RuntimeClosed
-from tests.compile.gates import LIMIT_SECONDS, Gate, eventually, ignore, opened
+from tests.compile.gates import LIMIT_SECONDS, GatedCompiler, eventually, ignore, opened
 from tests.compile.support import (
     ENDLESS,
     SCALE,
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.anyio
 HOST = {"compiler": "host", "arch": os.uname().machine}
 
 
-async def test_jobs_beyond_the_slots_wait(gate: Gate) -> None:
+async def test_jobs_beyond_the_slots_wait(gate: GatedCompiler) -> None:
     """Eight jobs on two slots: two run, six wait, all finish, with two workers in all."""
     async with opened(host_compiler=gate.compiler) as pool:
         async with anyio.create_task_group() as tasks:
@@ -56,7 +56,7 @@ async def test_jobs_beyond_the_slots_wait(gate: Gate) -> None:
     assert (after.finished, after.running, after.queued, after.workers_started) == (8, 0, 0, 2)
 
 
-async def test_waiting_jobs_start_in_the_order_they_came(gate: Gate) -> None:
+async def test_waiting_jobs_start_in_the_order_they_came(gate: GatedCompiler) -> None:
     """First come, first served."""
     begun: list[int] = []
 
@@ -104,7 +104,7 @@ async def test_a_missing_compiler_starts_nothing(tmp_path: Path) -> None:
         assert pool.statistics().workers_started == 0
 
 
-async def test_cancelling_a_queued_job_drops_it(gate: Gate) -> None:
+async def test_cancelling_a_queued_job_drops_it(gate: GatedCompiler) -> None:
     """It never starts, and the running one does not notice."""
     async with opened(host_compiler=gate.compiler, compile_slots=1) as pool:
         async with anyio.create_task_group() as tasks:
@@ -125,7 +125,7 @@ async def test_cancelling_a_queued_job_drops_it(gate: Gate) -> None:
 
 
 async def test_cancelling_a_running_job_kills_its_group_before_it_returns(
-    gate: Gate, scratch: Path
+    gate: GatedCompiler, scratch: Path
 ) -> None:
     """The slot is free again, with a new worker, and no file is left."""
     async with opened(host_compiler=gate.compiler, compile_slots=1) as pool:
@@ -171,7 +171,7 @@ async def test_cancelling_ends_every_kind_of_compiler(
     assert (statistics.killed, statistics.finished, statistics.workers_started) == (1, 1, 2)
 
 
-async def test_cancelling_one_job_leaves_its_neighbour_alone(gate: Gate) -> None:
+async def test_cancelling_one_job_leaves_its_neighbour_alone(gate: GatedCompiler) -> None:
     """Each slot kills its own group only."""
     outputs = []
 
@@ -192,7 +192,7 @@ async def test_cancelling_one_job_leaves_its_neighbour_alone(gate: Gate) -> None
     assert [output.data for output in outputs] == [b"result\n"]
 
 
-async def test_closing_ends_everything(gate: Gate, scratch: Path) -> None:
+async def test_closing_ends_everything(gate: GatedCompiler, scratch: Path) -> None:
     """Queued and running jobs are told; no process, thread or file of the pool is left."""
     errors: list[BaseException] = []
     before = set(threading.enumerate())
@@ -234,7 +234,7 @@ async def test_a_closed_pool_takes_no_job() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-async def test_a_forked_pool_says_so(gate: Gate) -> None:
+async def test_a_forked_pool_says_so(gate: GatedCompiler) -> None:
     """In the child nothing of it works; in the parent it goes on."""
     gate.open()
     async with opened(host_compiler=gate.compiler) as pool:
@@ -254,7 +254,7 @@ async def test_a_forked_pool_says_so(gate: Gate) -> None:
     assert output.data == b"result\n"
 
 
-async def test_beats_tell_the_phase(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_beats_tell_the_phase(gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
     """About once a second, from threads of the pool and never from the loop's."""
     monkeypatch.setattr(pool_module, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(process_module, "TICK_SECONDS", 0.02)
@@ -282,7 +282,7 @@ async def test_beats_tell_the_phase(gate: Gate, monkeypatch: pytest.MonkeyPatch)
     assert threading.get_ident() not in {thread for _, thread in first + second}
 
 
-async def test_a_beat_that_fails_does_not_fail_the_compile(gate: Gate) -> None:
+async def test_a_beat_that_fails_does_not_fail_the_compile(gate: GatedCompiler) -> None:
     """It gets no more calls, and one warning says why."""
     calls = []
 
@@ -299,7 +299,9 @@ async def test_a_beat_that_fails_does_not_fail_the_compile(gate: Gate) -> None:
     assert len(calls) == 1
 
 
-async def test_an_idle_worker_is_ended(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_worker_is_ended(
+    gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A warm server keeps no 100 MB for compiles that do not come; the next starts a new one."""
     monkeypatch.setattr(pool_module, "IDLE_SECONDS", 0.02)
     gate.open()
@@ -312,7 +314,7 @@ async def test_an_idle_worker_is_ended(gate: Gate, monkeypatch: pytest.MonkeyPat
 
 
 async def test_closing_does_not_wait_for_a_beat_that_hangs(
-    gate: Gate, monkeypatch: pytest.MonkeyPatch
+    gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A beat may be stuck on a dead file system; closing is bounded and says what it left."""
     monkeypatch.setattr(pool_module, "CLOSE_SECONDS", 0.1)
@@ -335,7 +337,9 @@ async def test_closing_does_not_wait_for_a_beat_that_hangs(
         release.set()
 
 
-async def test_a_toolchain_that_was_replaced_is_not_used(gate: Gate, tmp_path: Path) -> None:
+async def test_a_toolchain_that_was_replaced_is_not_used(
+    gate: GatedCompiler, tmp_path: Path
+) -> None:
     """The result would be published under the key of the old compiler."""
     gate.open()
     given = settings(host_compiler=gate.compiler)

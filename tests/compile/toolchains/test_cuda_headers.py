@@ -53,7 +53,7 @@ def test_half_bfloat16_and_libcu_are_found(bench: Bench, cuda_compiler: dict[str
 
 
 def test_cub_is_found(bench: Bench, cuda_compiler: dict[str, Any]) -> None:
-    """CCCL lies in a directory of its own since CUDA 13."""
+    """CCCL lies in a separate directory since CUDA 13."""
     assert bench.compile(job(CUB, **cuda_compiler)).data
 
 

@@ -156,7 +156,7 @@ def test_a_missing_compiler_says_where_it_was_sought(
 
 @pytest.mark.usefixtures("bare_path", "no_cuda")
 def test_nvcc_without_a_host_compiler_is_not_called_missing(tmp_path: Path) -> None:
-    """What is missing, and so what to install, is the compiler that nvcc preprocesses with."""
+    """The error names the missing compiler, the one that nvcc preprocesses with."""
     nvcc = fake_compiler(tmp_path, "true")
     with pytest.raises(CompilerNotFound) as caught:
         Toolchains(settings(nvcc=nvcc)).find("nvcc")

@@ -1,4 +1,4 @@
-"""What every compiler does alike: NVRTC, nvcc and the host's C++ compiler, the real ones."""
+"""Behaviour that all compilers share: NVRTC, nvcc and the host's C++ compiler, the real ones."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_the_same_job_gives_the_same_bytes(bench: Bench, compiler: Fields) -> No
 
 
 def test_a_result_above_the_limit_is_refused(compiler: Fields) -> None:
-    """An error of its own with both figures, and none of the source's."""
+    """A distinct error with both figures, not the source's."""
     bench = Bench(compile_output_limit_bytes=2000)
     try:
         with pytest.raises(CompileOutputExceeded) as caught:

@@ -113,7 +113,7 @@ def test_no_descriptor_is_inherited(own_bench: Bench, tmp_path: Path) -> None:
 
 
 def test_it_gives_way_to_the_server(own_bench: Bench) -> None:
-    """Compilers run at a lower priority, and lead a process group of their own."""
+    """Compilers run at a lower priority, and lead a separate process group."""
     own_bench.compile(job())
     pid = own_bench.slot.worker_pid
     assert pid is not None
@@ -123,7 +123,7 @@ def test_it_gives_way_to_the_server(own_bench: Bench) -> None:
 
 
 def test_a_chatty_library_does_not_corrupt_frames() -> None:
-    """What is written to descriptor 1 goes to standard error."""
+    """Text written to descriptor 1 goes to standard error."""
     code = (
         "import os, sys; from ajit._compile.worker.main import _claim_pipes\n"
         "_, answers = _claim_pipes()\n"
