@@ -1,4 +1,4 @@
-"""What every test gets: three event loops, and three watchmen.
+"""Fixtures of every test: three event loops, and three watchmen.
 
 The watchmen fail the test that they watch, without being asked for:
 
@@ -123,7 +123,7 @@ def _lists_of_children(pid: int) -> Iterator[str]:
 
 
 def _what_stays(find: Callable[[], list[Any]]) -> list[Any]:
-    """What `find` still finds after the grace that something which is ending gets."""
+    """The leftovers that `find` still finds after a grace for those that are ending."""
     deadline = time.monotonic() + GRACE_SECONDS
     while (found := find()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)

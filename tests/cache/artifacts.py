@@ -36,7 +36,7 @@ def an_artifact(key: str, data: bytes = b"code", log: str = "") -> Artifact:
 
 
 def a_job() -> CompileJob:
-    """A job that nobody does."""
+    """A job that is never run."""
     return CompileJob(
         key=a_key(),
         name="saxpy",

@@ -96,7 +96,7 @@ def store(directory: CacheDirectory) -> DiskStore:
 
 @pytest.fixture
 def table(directory: CacheDirectory) -> Iterator[LeaseTable]:
-    """The leases of the cache directory. The test gives back what it takes; nothing stays."""
+    """The leases of the cache directory. The test releases what it takes; nothing stays."""
     table = LeaseTable(directory)
     yield table
     left = table.statistics()

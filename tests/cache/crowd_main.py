@@ -37,12 +37,12 @@ class Crowd:
             await anyio.to_thread.run_sync(self.compile, key, lease)
 
     def look(self, key: str) -> Found | None:
-        """What there is."""
+        """The published entry, if there is one."""
         lookup = self.store.read(key)
         return lookup if isinstance(lookup, Found) else None
 
     def compile(self, key: str, lease: Lease) -> None:
-        """Publish, unless somebody has."""
+        """Publish, unless another process has."""
         with lease:
             if self.look(key) is None:
                 self.compiled += 1

@@ -1,4 +1,4 @@
-"""Where things lie, who waits for what, and how to wait for it."""
+"""Where files are, how to see waiters, and how to wait for a condition."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def lock_file(path: Path, key: str = a_key()) -> Path:
 
 
 def temporaries(store: DiskStore) -> list[Path]:
-    """What lies in ``tmp``."""
+    """The files in ``tmp``."""
     return list((Path(store.directory.path) / "tmp").iterdir())
 
 

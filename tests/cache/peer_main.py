@@ -1,6 +1,6 @@
 """A process that does as it is told with leases and entries: one command a line, answers as JSON.
 
-Waits run in a thread with an event loop of their own each, so a peer can wait for several keys and
+Each wait runs in a thread with its own event loop, so a peer can wait for several keys and
 still be spoken to. Every answer carries ``at``, the system-wide monotonic clock in seconds.
 """
 
@@ -34,7 +34,7 @@ def answer(**facts: object) -> None:
 
 
 class Peer:
-    """What a peer has, and a method for each command."""
+    """The state of a peer, and a method for each command."""
 
     def __init__(self, path: str, backend: str, shared_group: str = "") -> None:
         self.backend = backend
@@ -52,7 +52,7 @@ class Peer:
         answer(did="acquire", outcome=type(outcome).__name__, holder=holder)
 
     def wait(self, key: str) -> None:
-        """Wait for a lease in a thread with a loop of its own."""
+        """Wait for a lease in a new thread with its own loop."""
         self._start_waiting(key, None)
 
     def glance(self, key: str) -> None:
@@ -94,7 +94,7 @@ class Peer:
         answer(did="beat")
 
     def release(self, key: str) -> None:
-        """Give a lease back."""
+        """Release a lease."""
         begun = time.monotonic()
         self.leases.pop(key).release()
         answer(did="release", begun=begun)
@@ -112,11 +112,6 @@ class Peer:
         holds = permit is not None and permit.lease is not None
         answer(did="admit", granted=permit is not None, holds=holds)
 
-    def give_back(self) -> None:
-        """Give the first permit back."""
-        self.granted.pop(0).release()
-        answer(did="give_back")
-
     def publish(self, key: str, data: str) -> None:
         """Publish an artifact."""
         result = DiskStore(self.directory).publish(an_artifact(key, data.encode()))
@@ -124,9 +119,8 @@ class Peer:
 
     def publish_and_hang(self, key: str) -> None:
         """Stop in the middle of publishing, when the bytes are written and have no name yet."""
-        os.link = lambda *_args, **_kwargs: (
-            self._hang()
-        )  # a seam that only a process of its own can offer: it is killed here
+        # In this process only, which is killed here.
+        os.link = lambda *_args, **_kwargs: self._hang()
         self.publish(key, "never")
 
     def read(self, key: str) -> None:

@@ -1,6 +1,6 @@
-"""A process that takes, waits for, abandons and gives back leases at random, in two event loops.
+"""A process that takes, waits for, abandons and releases leases at random, in two event loops.
 
-Whoever holds a lease makes a file that must not be there. Prints how often it held one.
+The holder of a lease makes a file that must not be there yet. Prints how often it held one.
 """
 
 from __future__ import annotations
@@ -88,5 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # What an exception in a thread says goes to standard error, which must stay empty.
+    # An exception in a thread is written to standard error, which must stay empty.
     main()

@@ -112,7 +112,7 @@ def test_second_compile_with_a_cause_is_explained(cause):
     ],
 )
 def test_second_compile_without_a_cause_is_found(innocent):
-    """What happened to another key, or before, or after the compile was done, explains nothing."""
+    """Events of another key, or before, or after the compile was done, explain nothing."""
     verdict = judged(*compile_of(ONE, 1), *innocent, *compile_of(OTHER, 10))
 
     assert verdict.duplicates == {UNEXPLAINED: 1}
@@ -120,7 +120,7 @@ def test_second_compile_without_a_cause_is_found(innocent):
 
 
 def test_kill_between_compile_and_publish_is_a_cause():
-    """Who compiled was not yet answered, so its entry may not be on the disk."""
+    """The process that compiled had no answer yet, so its entry may not be on the disk."""
     kill = record(1.7, DRIVER, "killed", server=ONE, begun=1.55)
     verdict = judged(*compile_of(ONE, 1, answered=False), kill, *compile_of(OTHER, 10))
 

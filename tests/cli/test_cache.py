@@ -67,7 +67,7 @@ def test_looking_at_a_cache_that_is_not_there_finds_nothing_and_makes_nothing(aj
 
 
 def test_cache_that_is_a_file_is_an_environment_problem(ajit):
-    """What is wrong with the path is said, and what to do."""
+    """The error says what is wrong with the path, and what to do."""
     ajit.cache_dir.write_text("")
 
     ended = ajit("cache", "ls")

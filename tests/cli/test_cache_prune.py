@@ -83,7 +83,7 @@ def test_limits_come_from_the_settings(ajit, store):
     assert set() == left(store)
 
 
-def test_what_is_under_lease_stays_and_the_command_ends_with_three(ajit, store):
+def test_a_leased_entry_stays_and_the_command_exits_with_three(ajit, store):
     """The file and the reason go to standard error."""
     key = put(store, "held", idle=DAY)
     with LeaseTable(store.directory).try_acquire(key, "nvrtc"):
@@ -117,7 +117,7 @@ def test_pruning_a_cache_that_is_not_there_makes_nothing(ajit):
 @pytest.mark.parametrize(
     ("option", "text"), [("--max-bytes", "4 gibs"), ("--max-age", "-1h"), ("--max-age", "1 moon")]
 )
-def test_what_is_no_quantity_is_a_usage_error(ajit, option, text):
+def test_an_invalid_quantity_is_a_usage_error(ajit, option, text):
     """With an example of one that is."""
     ended = ajit("cache", "prune", f"{option}={text}")
 

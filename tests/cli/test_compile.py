@@ -1,4 +1,4 @@
-"""`ajit compile`: one kernel source through the whole way, in processes of their own."""
+"""`ajit compile`: one kernel source through the whole runtime, in separate processes."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_eight_processes_on_a_cold_cache_compile_once(ajit, saxpy, target):
     assert holders <= set(compiled)
 
 
-def test_process_that_waits_says_for_whom_and_reports_it(ajit, slow):
+def test_waiting_process_names_the_holder_and_reports_it(ajit, slow):
     """The wait is told on standard error at once, and the holder stands in the result."""
     args = ("compile", slow, "--entry", "slow", "-D", "DEPTH=13", *FOR_GPU, "--json")
     holder = ajit.start(*args)
@@ -227,7 +227,7 @@ def test_unknown_kernel_is_a_usage_error(ajit, saxpy):
     ],
     ids=["empty", "latin-1", "arch", "arch and compiler", "macro", "directory"],
 )
-def test_what_cannot_be_is_a_usage_error(ajit, saxpy, content, args, complaint):
+def test_impossible_request_is_a_usage_error(ajit, saxpy, content, args, complaint):
     """Nothing is started for a request that is not well formed."""
     saxpy.write_bytes(content)
 
@@ -285,7 +285,7 @@ def test_nvcc_without_a_host_compiler_says_that_it_is_there(ajit, saxpy, tmp_pat
 
 def test_kernel_that_could_not_be_stored_is_printed_and_ends_with_three(ajit, saxpy):
     """The result stands, a warning says that it was not kept, and a script can tell."""
-    # No directory can be made below /proc, by nobody.
+    # No user can make a directory below /proc.
     ended = ajit(
         "compile", saxpy, "--entry", "saxpy", *FOR_GPU, "--json", "--cache-dir", "/proc/ajit"
     )

@@ -1,4 +1,4 @@
-"""`ajit demo` hands over to the example in the source checkout, which has tests of its own."""
+"""`ajit demo` hands over to the example in the source checkout, which has separate tests."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_silence_is_counted_from_the_last_beat(ajit, table):
 
 
 def test_the_age_of_a_lease_on_another_host_is_by_that_hosts_clock(ajit, table):
-    """Clocks of two hosts are not subtracted: what is known is the age at the last beat."""
+    """Clocks of two hosts are not subtracted: only the age at the last beat is known."""
     elsewhere = {"boot_id": "elsewhere", "host": "far", "started": 1000.0, "beat_time": 1042.5}
     with table.try_acquire(KEY, "nvcc") as lease:
         write_record(lease._lock_file.fd, msgspec.structs.replace(lease.record, **elsewhere))
@@ -62,7 +62,7 @@ def test_the_age_of_a_lease_on_another_host_is_by_that_hosts_clock(ajit, table):
     assert 42.5 == row["age_seconds"]
 
 
-def test_a_record_without_its_lock_is_nobodys(ajit, table):
+def test_a_record_without_its_lock_names_no_holder(ajit, table):
     """A killed holder leaves its record behind; the kernel knows better."""
     reader = "import sys; print(open(sys.argv[1], 'rb').read().hex())"  # closing drops our lock
     file = lock_file(ajit.cache_dir, KEY)
@@ -103,7 +103,7 @@ def test_permits_and_the_evictor_are_listed_apart(ajit, table):
 
 
 def test_looking_at_a_cache_that_is_not_there_makes_nothing(ajit):
-    """There is nobody."""
+    """There is no holder."""
     ended = ajit("locks")
 
     assert exits.FINE == ended.code

@@ -59,7 +59,7 @@ def test_counted_things_agree_with_their_number(number, expected):
 
 
 def test_locale_that_cannot_write_table_lines_still_gets_the_result(ajit):
-    """What cannot be encoded is replaced; the command does not fail."""
+    """Characters that cannot be encoded are replaced; the command does not fail."""
     ended = ajit("config", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
 
     assert ended.code == 0

@@ -57,7 +57,7 @@ def test_wrong_usage_ends_with_two_and_prints_no_result(ajit, args):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_who_asks_for_json_gets_one_object_for_a_wrong_usage_too(ajit, args, error):
+def test_with_json_a_wrong_usage_is_one_object_too(ajit, args, error):
     """Whatever the command came to: a script parses standard output without looking first."""
     ended = ajit(*args)
 
@@ -74,7 +74,7 @@ def test_json_after_two_dashes_is_an_argument(ajit):
 
 
 def test_failure_has_the_fields_of_its_error_and_a_value_of_any_kind(ajit):
-    """What a setting was, where it came from, and what it may be."""
+    """The error names the value, its origin and the values allowed."""
     failure = ajit("config", "--json", AJIT_COMPILE_SLOTS="many").json()
 
     assert ("SettingsError", "compile_slots") == (failure["error"], failure["name"])
@@ -146,5 +146,5 @@ def test_errors_have_their_exit_codes(error, expected):
 
 
 def _imported(ended):
-    """What -X importtime lists; a module imported by name only shows by what it imports."""
+    """The modules that -X importtime lists; one imported by name only shows by its own imports."""
     return {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}

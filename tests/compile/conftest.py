@@ -10,7 +10,7 @@ import pytest
 
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import CompilerNotFound
-from tests.compile.gates import Gate
+from tests.compile.gates import GatedCompiler
 from tests.compile.support import Bench, job, settings
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def compiler(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Gate:
+def gate(tmp_path: Path) -> GatedCompiler:
     """A fake host compiler under the test's control."""
-    return Gate(tmp_path)
+    return GatedCompiler(tmp_path)
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from ajit._compile.pool.admission import Gate as OutsideGate
+    from ajit._compile.pool.admission import Gate
 
 LIMIT_SECONDS = 60.0
 
 
-class Gate:
+class GatedCompiler:
     """A fake compiler that says it has begun, and ends when the gate is opened."""
 
     def __init__(self, folder: Path) -> None:
@@ -42,9 +42,7 @@ class Gate:
 
 
 @contextlib.asynccontextmanager
-async def opened(
-    admission: OutsideGate | None = None, **arguments: Any
-) -> AsyncIterator[CompilePool]:
+async def opened(admission: Gate | None = None, **arguments: Any) -> AsyncIterator[CompilePool]:
     """A pool, closed at the end."""
     given = settings(**{"compile_slots": 2, **arguments})
     pool = CompilePool(given, Toolchains(given), admission=admission)
@@ -62,4 +60,4 @@ async def eventually(condition: Callable[[], bool]) -> None:
 
 
 def ignore(_phase: str) -> None:
-    """A beat that nobody listens to."""
+    """A beat without a listener."""

@@ -1,4 +1,4 @@
-"""What the tests of the compile layer share: jobs, a slot that works in the test's own thread."""
+"""Shared by the tests of the compile layer: jobs, a slot that works in the test's own thread."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Bench:
         self.slot = WorkerSlot(self.settings, Toolchains(self.settings))
 
     def task(self, given: CompileJob, on_beat: Callable[[Any], None] | None = None) -> Task:
-        """The task of a job; nobody waits for its promise."""
+        """The task of a job; its promise is not awaited."""
         return Task(
             given, None, on_beat or (lambda _phase: None), cast("Promise[CompileOutput]", None)
         )
@@ -128,13 +128,13 @@ class CompilerKind(NamedTuple):
 
 
 def kind_of_compiler(name: str) -> CompilerKind:
-    """What belongs to a kind: ``nvrtc``, ``nvcc`` or ``host``."""
+    """The facts of one kind of compiler: ``nvrtc``, ``nvcc`` or ``host``."""
     program = {"nvrtc": "python", "nvcc": "cicc", "host": "cc1plus"}[name]
     return CompilerKind(name, os.uname().machine if name == "host" else "sm_90a", program)
 
 
 def is_at_work(group: int, kind: CompilerKind) -> bool:
-    """Whether the compiler proper of a worker's group is at it."""
+    """Whether the compiler proper of a worker's group is running."""
     if kind.program == "python":  # NVRTC, inside the worker
         return psutil.Process(group).cpu_times().user > 0.3
     return any(name.startswith(kind.program) for name in group_members(group))

@@ -6,17 +6,17 @@ promise:
 
 - reading and publishing are atomic: a reader sees no entry, the good one, or the bad one whole;
 - the lock excludes, and is freed when its holder's process dies, but not when it stalls;
-- a wait has a helper that may win the lock at any moment, also when nobody wants it any more: from
+- a wait has a helper that may win the lock at any moment, also when it is no longer wanted: from
   STOP_WAITING on it gives the lock back at once;
 - several actions are done in order, and being cancelled does not come between them: it comes while
   a read, an attempt, a wait, a compile or a publish is to be done or under way.
 
-What touches neither the disk nor the lock is done at once: nobody can see when it happens, so no
+Steps that touch neither the disk nor the lock are done at once: no process can see when, so no
 order is lost, and there are fewer worlds.
 
 A move is *fair* if it only needs time. All else is the adversary's: a crash, a stall, a cancel, a
 compile or publish that fails, locks that are not there, patience that ends, an entry that rots or
-is removed, a failure record that cannot be written or becomes too old. Once somebody has stalled,
+is removed, a failure record that cannot be written or becomes too old. Once a process has stalled,
 the end of patience is fair.
 """
 
@@ -46,7 +46,7 @@ class Violation(AssertionError):
 
 
 class Disk(NamedTuple):
-    """What the cache holds for the key.
+    """The cache's content for the key.
 
     Attributes:
         entry: ``none``, ``good`` or ``bad``.
@@ -68,10 +68,10 @@ class Process(NamedTuple):
         todo: Actions that it has still to do.
         life: ``live``, ``crashed``, or ``stalled``: alive, holding what it holds, but never moving.
         holds: Whether it holds the lock.
-        helper: Of its wait: ``waiting``, ``won`` (not told yet), ``left`` (nobody waits for it), or
-            ``late`` (won when nobody waited any more).
+        helper: Of its wait: ``waiting``, ``won`` (not told yet), ``left`` (its waiter has left), or
+            ``late`` (won after its waiter had left).
         verified: Whether it has read an entry that verified.
-        compiled: Whether it has compiled bytes of its own.
+        compiled: Whether it has compiled, and has its own bytes.
         confirmed: Whether it has looked since then, and the entry did not verify.
     """
 
@@ -145,7 +145,7 @@ def moves_of(process: Process, disk: Disk, *, lock_free: bool) -> tuple[Move, ..
 
 
 def _settled(move: Move) -> Move:
-    """Do at once what nobody else can see."""
+    """Do at once what no other process can see."""
     process, compiles = move.after, move.compiles
     while process.todo and process.todo[0] not in SHARED:
         action, process = process.todo[0], process._replace(todo=process.todo[1:])
@@ -163,7 +163,7 @@ def _at_once(process: Process, action: Action) -> Process:
         left = {"waiting": "left", "won": "late"}.get(process.helper, process.helper)
         return process._replace(helper=left)
     if action is Action.RETURN_FROM_DISK and not process.verified:
-        raise Violation("returns bytes that nobody verified")
+        raise Violation("returns unverified bytes")
     if action is Action.RETURN_COMPILED and not process.compiled:
         raise Violation("returns compiled bytes that it does not have")
     if process.todo:
@@ -178,7 +178,7 @@ def _helper_moves(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[
     if process.helper == "left" and lock_free:
         yield Move("helper wins late", process._replace(helper="late", holds=True), disk)
     if process.helper == "late":
-        yield Move("helper gives back", process._replace(helper="", holds=False), disk)
+        yield Move("helper releases", process._replace(helper="", holds=False), disk)
 
 
 def _moves_of_plan(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
@@ -246,7 +246,7 @@ def _publish(process: Process, action: Action, disk: Disk) -> Iterator[Move]:
 
 
 def _reports(process: Process, disk: Disk) -> Iterator[Move]:
-    """What an action that takes time can come to."""
+    """The outcomes of an action that takes time."""
     state = process.plan.state
     if state is State.WAITING:
         yield from _ends_of_wait(process, disk)

@@ -58,7 +58,7 @@ def sealed(
     manifest_bytes: int | None = None,
     total: int | None = None,
 ) -> bytes:
-    """A file whose checksum is right, whatever its header says: somebody else's, or a liar's."""
+    """A file whose checksum is right, whatever its header says: foreign, or a forgery."""
     length = HEADER.size + len(manifest) + len(sections) + 32
     header = HEADER.pack(
         magic,
@@ -87,7 +87,7 @@ def with_manifest(rest: bytes = b"\x7fELF compiled", /, **changes: object) -> by
 
 
 def test_artifact_comes_back():
-    """What is written is what is read, and every field of it."""
+    """Reading returns the written artifact, field by field."""
     artifact = an_artifact()
     read = decode(encode(artifact), KEY)
 
@@ -245,7 +245,7 @@ FOREIGN_FILES = {
 
 @pytest.mark.parametrize(("data", "complaint"), FOREIGN_FILES.values(), ids=FOREIGN_FILES.keys())
 def test_foreign_file_is_refused_with_its_reason(data, complaint):
-    """The reason goes into an event, for somebody who wonders about a slow start."""
+    """The reason goes into an event, for an operator who wonders about a slow start."""
     refused(data, complaint)
 
 

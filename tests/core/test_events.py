@@ -42,7 +42,7 @@ def test_every_event_is_public():
 
 @pytest.mark.parametrize("event", [*EVENTS, Holder])
 def test_event_is_a_frozen_value(event):
-    """It may be kept, compared, hashed and sent; nobody changes it for the next subscriber."""
+    """It may be kept, compared, hashed and sent; no subscriber changes it for the next."""
     made = make(event)
 
     assert made == make(event)
@@ -76,8 +76,8 @@ def test_subscribers_are_called_in_order():
     assert seen == [("one", first), ("one", second), ("two", second)]
 
 
-def test_nobody_listens_at_first_and_at_last():
-    """What is asked before an event is even built."""
+def test_an_emitter_listens_only_while_it_has_subscribers():
+    """Emitters ask `listening` before an event is even built."""
     made, _ = emitter()
     assert not made.listening
     leave = made.subscribe(print)

@@ -20,7 +20,7 @@ class Special(Made):
 
 @pytest.mark.parametrize("kind", [Made, Special])
 def test_calling_the_class_names_the_factory(kind):
-    """Who calls the class is told where to get an object instead."""
+    """A caller of the class is told where to get an object instead."""
     with pytest.raises(TypeError) as caught:
         kind(1)
 

@@ -144,7 +144,7 @@ SAME_REQUESTS = {
 
 @pytest.mark.parametrize("request_", SAME_REQUESTS.values(), ids=SAME_REQUESTS.keys())
 def test_nothing_else_changes_the_key(request_):
-    """What does not reach the compiler costs no compile."""
+    """A change that does not reach the compiler costs no compile."""
     assert key_of(**request_) == key_of()
     assert explain(key_of(**request_), key_of()) == []
 

@@ -63,7 +63,7 @@ def test_resolution_starts_by_reading():
 
 @pytest.mark.parametrize(("row", "expected"), WALKS.items(), ids=repr)
 def test_row(row, expected):
-    """What happens decides where to go and what to do."""
+    """Each state and event has one next state and one list of actions."""
     state, happening = row
     plan, actions = step(reached(state, leased=state is S.RECHECKING), happening)
 
@@ -85,7 +85,7 @@ def test_row(row, expected):
 def test_end_gives_the_lease_back_first(state, happening, end, first, last, leased, rejected):
     """With a lease or without one; a failed publish still returns the kernel.
 
-    A failure is recorded before the release: who gets the lease next looks for the record.
+    A failure is recorded before the release: the next holder of the lease looks for the record.
     """
     plan, actions = step(reached(state, leased=leased, rejected=rejected), happening)
 
@@ -97,7 +97,7 @@ def test_end_gives_the_lease_back_first(state, happening, end, first, last, leas
 
 @pytest.mark.parametrize("leased", [False, True])
 def test_only_an_entry_that_is_still_bad_is_replaced(leased):
-    """With a lease or without: who met a bad entry looks again, all others publish create-only."""
+    """With or without a lease: after a bad entry a process looks again, all others create only."""
     met_none = step(reached(S.COMPILING, leased=leased, rejected=False), H.COMPILED)
     met_bad = step(reached(S.COMPILING, leased=leased, rejected=True), H.COMPILED)
 
@@ -110,7 +110,7 @@ def test_only_an_entry_that_is_still_bad_is_replaced(leased):
 
 @pytest.mark.parametrize("state", [state for state in S if state not in (S.DONE, S.FAILED)])
 @pytest.mark.parametrize("leased", [False, True])
-def test_cancelling_gives_back_what_is_held(state, leased):
+def test_cancelling_releases_everything_that_is_held(state, leased):
     """Everywhere: the wait is left, the lease released, the error raised."""
     plan, actions = step(reached(state, leased=leased), H.CANCELLED)
     expected = [A.STOP_WAITING] if state is S.WAITING else []
@@ -133,8 +133,8 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize(("state", "happening"), sorted(set(product(S, H)) - POSSIBLE, key=str))
-def test_what_cannot_happen_is_an_error(state, happening):
-    """A performer that loses its place is found out at once, by a message that names both."""
+def test_an_impossible_event_is_an_error(state, happening):
+    """A runner that loses its place is found out at once, by a message that names both."""
     with pytest.raises(PlanError, match=f"'{happening.value}'.*{state.value}"):
         step(reached(state), happening)
 
@@ -178,7 +178,7 @@ def test_bad_entry_is_replaced():
 
 
 def test_bad_entry_that_was_removed_meanwhile_is_not_replaced():
-    """What counts is the look under the lease."""
+    """The look under the lease decides."""
     assert walk(H.REJECTED, H.LEASE_TAKEN, H.MISSING, H.COMPILED)[1] == (A.PUBLISH,)
 
 
@@ -193,21 +193,21 @@ def test_entry_that_went_bad_before_the_second_look_is_replaced():
     "without_lease", [(H.LEASE_UNAVAILABLE,), (H.LEASE_HELD, H.PATIENCE_ENDED)], ids=str
 )
 def test_bad_entry_is_replaced_without_the_lease_as_well(without_lease):
-    """Its holder may be silent for ever, or there are no locks: somebody has to mend it."""
+    """Its holder may be silent for ever, or there are no locks: another process has to mend it."""
     walked = walk(H.REJECTED, *without_lease, H.COMPILED, H.REJECTED)
 
     assert walked[1] == (A.PUBLISH_REPLACING,)
 
 
 def test_good_entry_that_came_meanwhile_stays():
-    """Somebody else has mended it: we keep our own bytes and leave the disk alone."""
+    """Another process has mended it: we keep our own bytes and leave the disk alone."""
     walked = walk(H.REJECTED, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED, H.FOUND)
 
     assert walked[1] == (A.RETURN_COMPILED,)
 
 
 def test_impatient_waiter_does_not_hold_the_lease():
-    """It compiles for itself, publishes create-only, and has nothing to give back."""
+    """It compiles for itself, publishes create-only, and has nothing to release."""
     plan, actions = walk(H.MISSING, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED)
 
     assert not plan.leased

@@ -32,8 +32,8 @@ def check(exploration: Exploration) -> None:
     """Visit every world and check every promise.
 
     While visiting: only verified or own bytes are returned and published; no good entry is
-    overwritten but by one who has just seen a bad one there, and by nobody at all as long as
-    everybody has patience and locks; no key is compiled twice without an excuse. Afterwards: ends
+    overwritten but by a process that has just seen a bad one there, and by none at all as long as
+    all have patience and locks; no key is compiled twice without an excuse. Afterwards: ends
     are reached, and what they are like.
     """
     exploration.run()
@@ -62,16 +62,16 @@ def check_every_fair_run_ends(exploration: Exploration) -> None:
 
 
 def check_end(exploration: Exploration, world: World) -> None:
-    """Where no fair step is left, everybody has ended and given back what they held."""
+    """Where no fair step is left, every process has ended and released what it held."""
     processes = exploration.processes(world)
     story = exploration.story(world)
     if not all(process.finished for process in processes):
-        raise Violation(f"somebody waits for ever:\n{story}")
+        raise Violation(f"a process waits for ever:\n{story}")
     if any(process.holds for process in processes if process.life == "live"):
-        raise Violation(f"somebody ended and still holds the lease:\n{story}")
+        raise Violation(f"a process ended and still holds the lease:\n{story}")
     done = [process.plan.state is State.DONE for process in processes]
     if any(done) and not world.spoiled and world.disk.entry != GOOD:
-        raise Violation(f"somebody has a kernel, but it is not kept:\n{story}")
+        raise Violation(f"a process has a kernel, but it is not kept:\n{story}")
     undisturbed = not world.excused and all(process.life == "live" for process in processes)
     if undisturbed and all(done) and world.compiles != (exploration.disk != GOOD):
         raise Violation(f"{world.compiles} compiles:\n{story}")
@@ -97,12 +97,12 @@ def test_model_reaches_what_it_is_for():
     exploration = Exploration(BAD, 2)
     exploration.run()
     worlds = [exploration.processes(world) for world in exploration.origins]
-    everybody = {process for processes in worlds for process in processes}
+    all_processes = {process for processes in worlds for process in processes}
 
-    assert {process.plan.state for process in everybody} == set(State)
-    assert {process.todo[0] for process in everybody if process.todo} == SHARED
-    assert {process.helper for process in everybody} == {"", "waiting", "won", "left", "late"}
-    assert {process.life for process in everybody} == {"live", "crashed", "stalled"}
+    assert {process.plan.state for process in all_processes} == set(State)
+    assert {process.todo[0] for process in all_processes if process.todo} == SHARED
+    assert {process.helper for process in all_processes} == {"", "waiting", "won", "left", "late"}
+    assert {process.life for process in all_processes} == {"live", "crashed", "stalled"}
 
 
 # --- the plan broken on purpose ---
@@ -153,13 +153,13 @@ def test_both_second_looks_are_needed(monkeypatch, state):
     found_broken("compiled twice")
 
 
-def test_without_the_release_somebody_waits_for_ever(monkeypatch):
+def test_without_the_release_a_process_waits_for_ever(monkeypatch):
     """A server lives on after its compile: the lock does not free itself."""
     monkeypatch.setattr(plan, "_TABLE", without(Action.RELEASE))
     found_broken("waits for ever|still holds the lease")
 
 
-def test_without_the_release_on_cancelling_somebody_waits_for_ever(monkeypatch):
+def test_without_the_release_on_cancelling_a_process_waits_for_ever(monkeypatch):
     """A cancelled task is not a dead process."""
     monkeypatch.setattr(
         plan,
@@ -176,12 +176,12 @@ def test_without_the_lease_a_key_is_compiled_twice(monkeypatch):
 
 
 def test_without_stopping_to_wait_a_lease_is_kept(monkeypatch):
-    """The helper of an impatient waiter wins later, and nobody is there to give the lease back."""
+    """The helper of an impatient waiter wins later, and no task is there to release the lease."""
     monkeypatch.setattr(plan, "_TABLE", without(Action.STOP_WAITING))
     found_broken("waits for ever|still holds the lease")
 
 
-def test_without_the_end_of_patience_a_stalled_holder_stops_everybody(monkeypatch):
+def test_without_the_end_of_patience_a_stalled_holder_stops_all_others(monkeypatch):
     """A stopped process keeps its locks: only patience gets past it."""
     broken(monkeypatch, Happening.PATIENCE_ENDED, plan._go(State.WAITING))
     found_broken("never ends")
@@ -190,7 +190,7 @@ def test_without_the_end_of_patience_a_stalled_holder_stops_everybody(monkeypatc
 def test_rejected_entry_must_not_be_returned(monkeypatch):
     """Rule 1: only verified bytes."""
     broken(monkeypatch, Happening.REJECTED, plan._end(Action.RETURN_FROM_DISK))
-    found_broken("nobody verified", disk=BAD)
+    found_broken("unverified", disk=BAD)
 
 
 def test_failed_compile_must_not_be_published(monkeypatch):
@@ -206,7 +206,7 @@ def test_without_the_failure_record_a_failing_compile_is_repeated(monkeypatch):
 
 
 def test_failure_recorded_after_the_release_comes_too_late(monkeypatch):
-    """Rule 6: who gets the lease in between finds no record."""
+    """Rule 6: a process that gets the lease in between finds no record."""
 
     def late(before):
         after, actions = plan._end(Action.RAISE)(before)
@@ -217,7 +217,7 @@ def test_failure_recorded_after_the_release_comes_too_late(monkeypatch):
 
 
 def test_replacing_without_the_lease_overwrites_a_good_entry(monkeypatch):
-    """Rule 3: who replaces blindly, with what it knew before its compile, meets a good entry."""
+    """Rule 3: replacing blindly, by a look before the compile, overwrites a good entry."""
     broken(
         monkeypatch,
         Happening.COMPILED,
@@ -229,7 +229,7 @@ def test_replacing_without_the_lease_overwrites_a_good_entry(monkeypatch):
     found_broken("overwrites a good entry blindly", disk=BAD)
 
 
-def test_good_entry_replaces_a_good_one_only_where_somebody_had_no_lease():
+def test_good_entry_replaces_a_good_one_only_where_a_process_had_no_lease():
     """Rule 3: the race between a look and the rename after it is there, and it has an excuse."""
     exploration = Exploration(BAD, 2)
     exploration.run()  # a violation, should there be one without an excuse
@@ -245,7 +245,7 @@ def test_good_entry_replaces_a_good_one_only_where_somebody_had_no_lease():
 
 
 def test_bad_entry_that_only_a_holder_may_replace_stays(monkeypatch):
-    """Rule 3: its holder is silent, so everybody else compiles, and nobody mends it."""
+    """Rule 3: its holder is silent, so all others compile, and none mends it."""
 
     def only_holder(before):
         if before.leased and before.rejected:
@@ -256,7 +256,7 @@ def test_bad_entry_that_only_a_holder_may_replace_stays(monkeypatch):
     found_broken("not kept", disk=BAD)
 
 
-def test_bad_entry_that_nobody_replaces_is_compiled_again(monkeypatch):
+def test_bad_entry_that_is_never_replaced_is_compiled_again(monkeypatch):
     """Create-only publishing leaves a bad entry where it is: each process compiles anew."""
     broken(
         monkeypatch,

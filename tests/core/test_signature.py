@@ -144,7 +144,7 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize(("source", "entry"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_is_not_certain_is_not_read(source, entry):
+def test_uncertain_parameters_are_not_read(source, entry):
     """Such a kernel can be compiled and loaded, and any ``params`` are taken as they are."""
     spec = Spec(source, entry)
     declared = Spec(source, entry, params=["float", "Other", "char*"])
@@ -287,7 +287,7 @@ def test_declaration_that_contradicts_the_source_shows_both(case):
     ],
 )
 def test_declaration_in_other_words_agrees(source, entry, params):
-    """What has the same kind and size is the same parameter for a launch."""
+    """Types of the same kind and size are the same parameter for a launch."""
     assert len(Spec(source, entry, params=params).entry_point().params) == params.count(",") + 1
 
 
@@ -342,7 +342,7 @@ TAILS = {"": "k", "\n*/\"'\n__global__ void k(T x, T* y) {}": "k",
          "\ntemplate <typename T> __global__ void k(T x, float* y) {}": "k<int>"}  # fmt: skip
 HALF_A_MEGABYTE = 512 * 1024
 LIMIT_SECONDS = 5.0
-"""Reading takes 10 to 300 ms. What takes quadratic time would take many minutes."""
+"""Reading takes 10 to 300 ms. A quadratic reader would take many minutes."""
 
 
 @pytest.mark.parametrize("piece", HOSTILE)

@@ -445,7 +445,7 @@ ANY_TEXT = st.text(st.characters(), max_size=20)
 def test_any_text_is_refused_or_can_be_sent_to_a_compiler(
     source, entry, params, name, options, defines, include_dirs, headers
 ):
-    """There is no third way: what is accepted survives the way to a worker process."""
+    """There is no third way: an accepted spec survives the way to a worker process."""
     try:
         spec = Spec(
             source, entry, params=params, name=name, options=options, defines=defines,
@@ -469,7 +469,7 @@ def test_any_text_is_refused_or_can_be_sent_to_a_compiler(
 
 @pytest.fixture
 def saxpy_file(tmp_path: Path) -> Path:
-    """A source in a folder of its own, with a header beside it."""
+    """A source in a new folder, with a header beside it."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "tile.cuh").write_text("#define TILE 32\n")
     file = tmp_path / "kernels" / "saxpy.cu"
@@ -478,7 +478,7 @@ def saxpy_file(tmp_path: Path) -> Path:
 
 
 def test_file_is_a_source_with_its_own_include_directory(saxpy_file):
-    """What stands beside a file is found by it, before any other directory is searched."""
+    """A header beside a file is found by it, before any other directory is searched."""
     spec = Spec.from_file(saxpy_file, "saxpy", include_dirs=["include"], defines={"N": 1})
 
     assert spec.source == saxpy_file.read_text("utf-8")

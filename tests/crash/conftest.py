@@ -1,4 +1,4 @@
-"""What the crash tests share: the processes, and a probe whether any can be traced."""
+"""Shared by the crash tests: the processes, and a probe whether any can be traced."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ __all__ = ["PROJECT", "Ended", "Process", "Zygote"]
 
 PROJECT = Path(__file__).parents[2]
 HEAR_SECONDS = 60.0
-"""Far above what a line takes on a loaded machine: who hits this hangs."""
+"""Far above what a line takes on a loaded machine: reaching it is a hang."""
 
 
 class Ended(Exception):

@@ -1,4 +1,4 @@
-"""What a process meets before a fault meets it: the state of the cache, and who holds the lease."""
+"""The scenes of the crash tests: the state of the cache, and the holder of the lease."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SCENARIOS", "HeldLock", "Scenario", "entry_of", "lock_of"]
 
 LONG_SECONDS = 300.0
-"""Longer than any test: whoever waits that long hangs."""
+"""Longer than any test: a wait that long is a hang."""
 
 WATCH_SECONDS = 0.01
 """Between two looks of a waiter; shorter than ajit's own, to save time."""
@@ -57,7 +57,7 @@ class Scenario:
     opening: bool = False
 
     def order(self, cache_dir: Path) -> dict[str, Any]:
-        """What the process is told."""
+        """The orders that the process gets."""
         return {
             "do": "resolve",
             "source": self.source,

@@ -9,7 +9,7 @@ __all__ = ["BROKEN", "KERNEL", "LOG", "compiled_bytes"]
 KERNEL = 'extern "C" __global__ void kernel() {}'
 BROKEN = 'extern "C" __global__ void kernel() { broken }'
 LOG = "error: broken is not declared"
-"""What the compiler says of the broken one."""
+"""The compiler's error for the broken source."""
 
 SIZE_BYTES = 16 * 1024
 

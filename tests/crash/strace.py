@@ -39,7 +39,7 @@ class Call:
         ordinal: The how manyeth call of that name in its thread, from 1.
         target: The files that it is about, and what it is to do with them, without what is random
             or differs between runs (numbers of descriptors, bytes).
-        result: What came of it, as ``strace`` writes it; "" if it did not return.
+        result: Its result, as ``strace`` writes it; "" if it did not return.
     """
 
     name: str

@@ -55,7 +55,7 @@ def faults_for(points: list[Call], *, everything: bool) -> list[tuple[Call, str]
 
 
 def is_decisive(point: Call) -> bool:
-    """Whether a file is published, or a lock taken or given back, by this call."""
+    """Whether a file is published, or a lock taken or released, by this call."""
     gives_back = point.name == "close" and point.target.endswith(".lock")
     return point.name in DECISIVE or "F_SETLK" in point.target or gives_back
 

@@ -2,7 +2,7 @@
 
 It has a dozen threads and processes, and ``strace`` counts calls in each of them. So it is told by
 name of which files it is to count calls: the lock, the entry and the temporary file of the key, and
-the directories of these. Every such call of the command is a point, with a number of its own in its
+the directories of these. Every such call of the command is a point, with a number in its
 thread: it may be the last one, and it meets the errors. Two threads may have the same number of one
 call (a beat is written beside the rest): these are one point, at which either may fail.
 
@@ -68,7 +68,7 @@ class Point:
 
 
 class RealCompile:
-    """Runs ``ajit compile`` on one source, in a folder of its own each time."""
+    """Runs ``ajit compile`` on one source, in a new folder each time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -32,7 +32,7 @@ ATTEMPTS = 3
 """To reach a point: its number may be another if a thread was slow. Then nothing is shown."""
 
 RELEASE_SECONDS = 60.0
-"""How long a lease may take to be given back; a killed process needs milliseconds to be gone."""
+"""How long a lease may take to be released; a killed process needs milliseconds to be gone."""
 
 
 class Trials:
@@ -57,7 +57,7 @@ class Trials:
     def points(self, scenario: Scenario) -> list[Call]:
         """Return every call on the cache that a process makes if nothing fails, in order."""
         if scenario.name not in self._points:
-            # A slow thread may look once more or less: what comes twice is what is usual.
+            # A slow thread may look once more or less: the trace that comes twice is the usual one.
             calls = self._calls(scenario)
             while places(calls) != places(again := self._calls(scenario)):
                 calls = again
@@ -93,7 +93,7 @@ class Trials:
         return [*itertools.dropwhile(lambda call: "KEY" not in call.target, calls)]
 
     def _ask(self, scenario: Scenario, cache_dir: Path) -> dict[str, Any]:
-        """Return what a process comes to that nothing happens to."""
+        """Return how a process ends that nothing happens to."""
         order = scenario.order(cache_dir) | {"patience_seconds": SECOND_PATIENCE_SECONDS}
         with self._zygote.process() as process:
             process.say(**order)
@@ -107,7 +107,7 @@ class _Trial:
 
     Attributes:
         calls: What was traced of the first process.
-        said: What the first process came to; empty if it died.
+        said: The answer of the first process; empty if it died.
         wrong: What is wrong.
     """
 
@@ -162,7 +162,7 @@ class _Trial:
             self.wrong.append(f"the second process had to wait: {second}")
 
     def _lock_stays_open(self) -> bool:
-        # What strace makes fail does not happen, so what was to be closed stays open, and locked,
+        # A call that strace makes fail does not happen: a file to be closed stays open, and locked,
         # as long as the process lives. Linux itself closes it whatever it reports.
         assert self._point is not None
         is_lock = self._point.target.startswith("CACHE/locks/KE/KEY.lock")
@@ -204,7 +204,7 @@ def _is_right(scenario: Scenario, said: dict[str, Any]) -> bool:
 
 
 def _hear_answer(process: Process, held: HeldLock | None) -> dict[str, Any]:
-    """Return what the process comes to, {} if it dies. Let go of a lock once it waits."""
+    """Return the answer of the process, {} if it dies. Let go of a lock once it waits."""
     try:
         said = process.hear()
         if "waiting" in said:
@@ -225,10 +225,10 @@ def _end(process: Process, said: dict[str, Any]) -> None:
 
 
 def _wait_until_free(path: Path) -> None:
-    """Wait until nobody holds a lock file.
+    """Wait until no process holds a lock file.
 
     Raises:
-        AssertionError: Somebody keeps it.
+        AssertionError: A process keeps it.
     """
     deadline = time.monotonic() + RELEASE_SECONDS
     while _is_locked(path):

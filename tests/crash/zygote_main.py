@@ -1,11 +1,11 @@
 """Processes that resolve a kernel as told, made by a fork of one that has imported everything.
 
 The crash tests need thousands of processes, and a Python that imports ajit takes most of a second
-under ``strace``. Whoever connects to this program's socket talks to a new process, line by line in
+under ``strace``. Each connection to this program's socket talks to a new process, line by line in
 JSON, which ends when the talk does:
 
 1. It says ``{"pid", "threads"}``. All its calls on the cache come from these two threads,
-   ``worker`` (reads, publishes, takes and gives back leases) and ``helper`` (waits for a lease), in
+   ``worker`` (reads, publishes, takes and releases leases) and ``helper`` (waits for a lease), in
    one order, so that "the third fsync of the worker" is the same call in each run.
 2. It is told ``{"do": "resolve", ...}``, opens a runtime, resolves, and says ``answer`` or
    ``failure``. It keeps the runtime open until the next line: a server lives on after a hiccup.
@@ -164,7 +164,7 @@ async def resolve(talk: Talk) -> None:
 
 
 def outcome(resolution: Resolution) -> dict[str, Any]:
-    """What is told of a kernel that was found."""
+    """The answer for a kernel that was found."""
     return {
         "answer": resolution.tier,
         "key": resolution.artifact.key,

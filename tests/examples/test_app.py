@@ -37,7 +37,7 @@ def example_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def environment(example_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a deployment would set."""
+    """The environment of a deployment."""
     monkeypatch.setenv("AJIT_DEVICE", "cpu")
     monkeypatch.setenv("AJIT_CACHE_DIR", str(example_cache))
 
@@ -64,7 +64,7 @@ async def _infer(client: httpx.AsyncClient, x: np.ndarray) -> httpx.Response:
 
 
 async def test_the_readmes_client_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the README shows runs as it stands, but for where the server is."""
+    """The README's commands run as they stand, but for the server's address."""
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from examples.model_server import wire
-from tests.compile.gates import Gate
+from tests.compile.gates import GatedCompiler
 from tests.compile.support import group_members, wait_until
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ServerUnderTest:
     """uvicorn with the example, whose compiler begins and never ends."""
 
     def __init__(self, folder: Path) -> None:
-        self.gate = Gate(folder)
+        self.gate = GatedCompiler(folder)
         self.cache_dir, self.scratch = folder / "cache", folder / "scratch"
         self.scratch.mkdir()
         self._log = folder / "log"
@@ -60,7 +60,7 @@ class ServerUnderTest:
         return {os.getpgid(pid) for pid in self.gate.pids()}
 
     def end(self) -> None:
-        """Whatever the test did: nobody stays."""
+        """Whatever the test did: no process stays."""
         self.connection.close()
         self.process.kill()
         self.process.wait()

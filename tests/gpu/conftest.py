@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def driver_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The CPU driver, built from source into a folder of its own."""
+    """The CPU driver, built from source into a new folder."""
     return build_driver(tmp_path_factory.mktemp("cpu_driver"))
 
 
@@ -66,7 +66,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def journal(shim: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    """What enters the driver of the devices that are opened in the test."""
+    """The journal of driver calls of the devices that are opened in the test."""
     monkeypatch.setattr("ajit._gpu.driver.CPU_LIBRARY", shim)
     return Journal(shim)
 

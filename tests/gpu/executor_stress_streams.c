@@ -1,5 +1,5 @@
-/* Streams, events, batches with steps and graphs from several threads, given back and left while
- * the device is at them: for the sanitizers. */
+/* Streams, events, batches with steps and graphs from several threads, released and left while
+ * the device works on them: for the sanitizers. */
 #include "executor_stress.h"
 
 enum { BYTES = 4096, LAUNCHES = 5, BATCHES = 10 };
@@ -79,7 +79,7 @@ static void give_back(const struct things *things) {
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ajit_post(executor, all[i], ~(uint64_t)0);
 }
 
-/* In turn: waits for all, then leaves; gives back and leaves with everything in flight; leaves
+/* In turn: waits for all, then leaves; releases and leaves with everything in flight; leaves
  * first. */
 static void one_round(struct ajit_port *port, int round) {
     struct things things = make_all(port);

@@ -14,7 +14,7 @@ POINTER = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE
 
 
 def ok(answer):
-    """What a call returned beside its error, which must be none."""
+    """The values that a call returned beside its error, which must be none."""
     error, *results = answer
     assert error == driver.CUresult.CUDA_SUCCESS, error
     return results[0] if len(results) == 1 else results

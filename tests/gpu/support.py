@@ -1,4 +1,4 @@
-"""What the tests of the device layer share: kernels, and faults on demand."""
+"""Shared by the tests of the device layer: kernels, and faults on demand."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def until(condition: Callable[[], bool]) -> None:
         TimeoutError: It did not come.
     """
     with anyio.fail_after(GRACE_SECONDS):
-        while not condition():  # noqa: ASYNC110  # nobody sets an event for what is looked at
+        while not condition():  # noqa: ASYNC110  # what is looked at sets no event
             await anyio.sleep(POLL_SECONDS)
 
 

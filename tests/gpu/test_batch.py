@@ -77,7 +77,7 @@ async def test_bad_operations_are_refused_when_they_are_added():
         batch.submit()
 
 
-async def test_what_was_freed_meanwhile_is_not_used():
+async def test_a_batch_refuses_a_buffer_or_module_freed_meanwhile():
     """A buffer freed or a module unloaded after it was added is noticed by submit."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("add_one")

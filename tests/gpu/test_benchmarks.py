@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a hasty run with ajit and its peers measured, on one loop."""
+    """The report of a hasty run with ajit and its peers, on one loop."""
     path = tmp_path_factory.mktemp("completion") / "result.json"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(completion, "LOOPS", ("asyncio",))
@@ -82,7 +82,7 @@ def test_an_unknown_effort_is_a_mistake_of_the_command_line():
 
 
 def test_a_cell_that_fails_leaves_the_others(monkeypatch):
-    """What the others measured is there, and the result says which failed."""
+    """The figures of the other parts are there, and the result says which failed."""
     monkeypatch.setattr(completion, "LOOPS", ("asyncio", "no such loop"))
     actual = completion.measure("cpu", "quick", busy=(0,), peers=False)
 

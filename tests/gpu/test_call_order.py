@@ -1,4 +1,4 @@
-"""What enters the driver, and when: nothing during a capture, and no load at a first launch."""
+"""Calls of the driver, and when: none during a capture, and no load at a first launch."""
 
 from __future__ import annotations
 

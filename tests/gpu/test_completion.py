@@ -19,7 +19,7 @@ ILLEGAL_ADDRESS = 700
 
 
 async def test_awaiting_a_launch_waits_for_the_device(faults):
-    """A ticket is not done while the device is at it, and done when the await returns."""
+    """A ticket is not done while the device works on it, and done when the await returns."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
         with faults.held():
@@ -152,7 +152,7 @@ async def test_a_cuda_thread_that_hangs_in_the_driver_is_noticed(faults):
                     await ticket
             with pytest.raises(TicketTimeout):
                 await pending
-        # Late, but not lost: what was allocated for nobody is freed.
+        # Late, but not lost: an allocation that no task waits for is freed.
         await until(lambda: device.statistics().allocations == 1)
         await until(lambda: device.statistics().live_resources == 1)
 
@@ -249,7 +249,7 @@ async def test_a_launch_from_another_thread_completes_in_the_devices_loop():
         assert await ticket is None
 
 
-async def test_tickets_nobody_awaits_are_forgotten():
+async def test_dropped_tickets_are_forgotten():
     """A ticket that is dropped leaves nothing behind once the device is done."""
     async with cpu_device() as device:
         for _ in range(100):

@@ -107,7 +107,7 @@ def test_addresses_are_handed_out_by_the_versions_that_nvidia_gave_them() -> Non
 
 @needs_gcc
 def test_every_function_has_an_address_by_name(driver_library: Path) -> None:
-    """What is exported is also handed out by cuGetProcAddress."""
+    """Every exported function is also handed out by cuGetProcAddress."""
     text = (NATIVE / "cpu_driver/proc.c").read_text()
     handed_out = set(re.findall(r"ENTRY\(\w+, \d+,\s+(\w+)\)", text))
 

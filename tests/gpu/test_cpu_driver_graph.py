@@ -47,7 +47,7 @@ def instantiate(cpu: Cpu, graph: ctypes.c_void_p) -> ctypes.c_void_p:
 
 
 def types(cpu: Cpu, graph: ctypes.c_void_p) -> list[int]:
-    """What the nodes are, in the order in which they were captured."""
+    """The kinds of the nodes, in the order in which they were captured."""
     nodes, count = (ctypes.c_void_p * 8)(), SIZE(8)
     cpu.ok("cuGraphGetNodes", graph, nodes, ctypes.byref(count))
     return [node_type(cpu, nodes[i]) for i in range(count.value)]
@@ -160,7 +160,7 @@ def test_capture_info_tells_the_graph_and_what_the_next_node_comes_after(cpu: Cp
     assert graph.value == captured.value
 
 
-def test_what_a_graph_cannot_hold_is_refused(cpu: Cpu) -> None:
+def test_an_operation_that_a_graph_cannot_hold_is_refused(cpu: Cpu) -> None:
     """Memory (801), a graph (801), events from outside (905), a destroyed executable (1)."""
     stream, outside, memory = cpu.stream(), event(cpu), cpu.allocate(16)
     begin(cpu, stream)

@@ -55,7 +55,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("text", [b"", b"x", b"\x7fEL", b".version 8.0\n.target sm_90", b"\0" * 4])
-def test_what_is_no_elf_image_is_200(cpu: Cpu, text: bytes) -> None:
+def test_an_image_that_is_no_elf_is_200(cpu: Cpu, text: bytes) -> None:
     """Even when it is shorter than a header."""
     module = ctypes.c_void_p()
 

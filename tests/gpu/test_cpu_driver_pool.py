@@ -52,7 +52,7 @@ def ask(cpu: Cpu, pool: ctypes.c_void_p, attribute: int) -> int:
 
 
 def test_a_pool_counts_what_is_taken_from_it(cpu: Cpu) -> None:
-    """What is used now and was at most; the mark goes back to now when it is set to 0."""
+    """The bytes in use, now and at most; setting the mark to 0 makes it those of now."""
     pool, stream = pool_of(cpu), cpu.stream()
     first = cpu.get("cuMemAllocFromPoolAsync", ctypes.c_uint64, SIZE(1000), pool, stream)
     second = cpu.get("cuMemAllocFromPoolAsync", ctypes.c_uint64, SIZE(500), pool, stream)

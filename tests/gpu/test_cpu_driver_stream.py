@@ -39,7 +39,7 @@ def event(cpu: Cpu, flags: int = 0) -> ctypes.c_void_p:
 
 
 def test_a_stream_keeps_its_order(cpu: Cpu) -> None:
-    """What is submitted first is done first."""
+    """Work submitted first is done first."""
     log, stream = Log(cpu), cpu.stream()
     for number in range(200):
         log.add(stream, number)
@@ -219,7 +219,7 @@ def test_unsafe_calls_during_a_capture(cpu: Cpu, mode: int, *, own: bool) -> Non
 
 
 def test_a_relaxed_thread_may_load_during_a_capture(cpu: Cpu) -> None:
-    """Exchanging the thread's mode gives back the old one, and lifts what captures forbid."""
+    """Exchanging the thread's mode returns the old one, and lifts what captures forbid."""
     stream, graph, mode = cpu.stream(), ctypes.c_void_p(), ctypes.c_int(RELAXED)
     cpu.ok("cuStreamBeginCapture_v2", stream, GLOBAL)
     cpu.ok("cuThreadExchangeStreamCaptureMode", ctypes.byref(mode))

@@ -133,7 +133,7 @@ def test_every_thread_of_every_block_runs_once(cpu: Cpu, image: bytes) -> None:
 
 
 def test_threads_that_returned_count_as_arrived(cpu: Cpu, image: bytes) -> None:
-    """Barriers complete without them, and count only who is there."""
+    """Barriers complete without them, and count only the threads that are left."""
     n = 97  # the last thread returns when all others wait already
     out = cpu.upload(zeros(2 * n))
     cpu.launch(cpu.function(cpu.load(image), "early_exit"), ONE, (n, 1, 1), out)
@@ -261,7 +261,9 @@ def test_a_tiled_product_is_right(cpu: Cpu, image: bytes) -> None:
     ],
     ids=["asm", "mma", "cub", "cooperative groups"],
 )
-def test_what_the_cpu_driver_lacks_is_said(tmp_path: Path, source: str, text: str) -> None:
+def test_a_feature_that_the_cpu_driver_lacks_is_named(
+    tmp_path: Path, source: str, text: str
+) -> None:
     """A compile error names the thing and the CPU driver."""
     done = compile_kernels(tmp_path, source, "k")
 

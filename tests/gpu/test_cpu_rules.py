@@ -91,7 +91,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: str, *arguments: object, one_thread: bool) -> subprocess.CompletedProcess[str]:
-    """Run a Python program in a process of its own, without a core file."""
+    """Run a Python program in a separate process, without a core file."""
     environment = os.environ | {"AJIT_CPU_ONE_THREAD": str(int(one_thread))}
     return subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)],

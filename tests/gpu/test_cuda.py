@@ -35,8 +35,8 @@ async def test_a_kernel_on_the_gpu_computes_what_numpy_does(runtime):
     assert dx.__cuda_array_interface__["data"] == (dx.pointer, False)
 
 
-async def test_memory_on_the_gpu_is_given_back(runtime):
-    """Buffers that nobody refers to are freed."""
+async def test_memory_on_the_gpu_is_freed(runtime):
+    """Buffers without a reference are freed."""
     before = runtime.device.statistics().live_memory_bytes
     for _ in range(10):
         await runtime.device.fill(await runtime.device.alloc(1 << 20), 1)

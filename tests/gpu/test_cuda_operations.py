@@ -92,7 +92,7 @@ async def test_the_gpu_tells_how_long_it_worked(runtime):
 
 
 async def test_memory_of_the_pool_is_kept_and_used_again(runtime):
-    """What is freed stays reserved, and is enough for the next allocation of that size."""
+    """Freed memory stays reserved, and is enough for the next allocation of that size."""
     device = runtime.device
     (await device.alloc(64 << 20)).free()
     await until(lambda: device.statistics().live_memory_bytes == 0)

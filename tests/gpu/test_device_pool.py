@@ -25,37 +25,37 @@ DRIVER = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
 
 
 def free_bytes():
-    """What the device has left; on the CUDA thread."""
+    """The device's free memory; on the CUDA thread."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     assert DRIVER.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) == 0
     return free.value
 
 
 def reserved_by_the_current_pool():
-    """What the pool holds that everybody else in the process allocates from."""
+    """The bytes in the device's default pool, which all other code of the process uses."""
     pool, bytes_ = ctypes.c_void_p(), ctypes.c_uint64(1)
     assert DRIVER.cuDeviceGetMemPool(ctypes.byref(pool), 0) == 0
     assert DRIVER.cuMemPoolGetAttribute(pool, RESERVED, ctypes.byref(bytes_)) == 0
     return bytes_.value
 
 
-async def given_back(device):
-    """Everything was given back to the pool, in the order of its stream."""
+async def all_freed(device):
+    """Everything was freed into the pool, in the order of its stream."""
     await until(lambda: device.statistics().live_resources == 0)
 
 
-async def freed(device):
-    """The same, and the stream is there."""
-    await given_back(device)
+async def all_freed_and_done(device):
+    """The same, and the stream has done all its work."""
+    await all_freed(device)
     assert await device.run(DRIVER.cuCtxSynchronize) == 0
 
 
-async def test_what_is_freed_is_kept_for_the_next_allocation():
-    """The device is not asked again for what was given back; the statistics tell both numbers."""
+async def test_freed_memory_is_kept_for_the_next_allocation():
+    """The device is not asked again for memory that was freed; the statistics tell both numbers."""
     async with cpu_device() as device:
         before = await device.run(free_bytes)
         (await device.alloc(1 << 20)).free()
-        await freed(device)
+        await all_freed_and_done(device)
         kept = device.statistics()
         left = await device.run(free_bytes)
         buffer = await device.alloc(1 << 20)
@@ -67,7 +67,7 @@ async def test_what_is_freed_is_kept_for_the_next_allocation():
         buffer.free()
 
 
-async def test_what_is_kept_goes_back_after_a_time_without_work_and_in_the_end():
+async def test_kept_memory_is_released_when_idle_and_at_the_end():
     """Other programs get the memory of a server that rests, and of one that ended."""
     async with cpu_device(device_memory_idle_seconds=0.05) as device:
         before = await device.run(free_bytes)
@@ -77,7 +77,7 @@ async def test_what_is_kept_goes_back_after_a_time_without_work_and_in_the_end()
         assert await device.run(free_bytes) == before
     async with cpu_device(device_memory_idle_seconds=0.0) as device:
         (await device.alloc(1 << 20)).free()
-        await freed(device)
+        await all_freed_and_done(device)
         kept = device.statistics().reserved_memory_bytes
     async with cpu_device() as device:
         assert kept == 1 << 20
@@ -85,12 +85,12 @@ async def test_what_is_kept_goes_back_after_a_time_without_work_and_in_the_end()
 
 
 async def test_the_limit_holds_for_what_is_kept_as_well(faults):
-    """What was freed too late to be used again goes back to the device."""
+    """Memory that was freed too late to be used again goes back to the device."""
     async with cpu_device(device_memory_limit_bytes=1000) as device:
         first = await device.alloc(600)
         with faults.held():
             first.free()
-            await given_back(device)
+            await all_freed(device)
             async with anyio.create_task_group() as tasks:
 
                 async def use():
@@ -99,18 +99,18 @@ async def test_the_limit_holds_for_what_is_kept_as_well(faults):
                 tasks.start_soon(use)
                 await until(lambda: device.statistics().allocations == 2)
                 faults.let_go()
-        await freed(device)
+        await all_freed_and_done(device)
         (await device.alloc(1)).free()
-        await freed(device)
+        await all_freed_and_done(device)
 
         assert 900 <= device.statistics().reserved_memory_bytes <= 1000
 
 
-async def test_what_is_kept_is_given_up_when_memory_is_short(faults):
-    """An allocation that fails is tried once more when the pool has given back; then it fails."""
+async def test_kept_memory_is_released_when_memory_is_short(faults):
+    """An allocation that fails is tried once more when the pool is released; then it fails."""
     async with cpu_device() as device:
         (await device.alloc(1 << 20)).free()
-        await freed(device)
+        await all_freed_and_done(device)
         faults.inject("cuMemAllocFromPoolAsync", OUT_OF_MEMORY)
         buffer = await device.alloc(4096)
 
@@ -125,7 +125,7 @@ async def test_a_load_that_finds_no_memory_is_tried_again_without_what_is_kept(f
     """Code needs device memory as well; when there is none left after that, the load fails."""
     async with cpu_device() as device:
         (await device.alloc(1 << 20)).free()
-        await freed(device)
+        await all_freed_and_done(device)
         faults.inject("cuModuleLoadData", OUT_OF_MEMORY)
         module = await kernels(device)
 
@@ -136,7 +136,7 @@ async def test_a_load_that_finds_no_memory_is_tried_again_without_what_is_kept(f
             await kernels(device)
 
 
-async def test_the_pool_of_everybody_else_is_left_alone():
+async def test_the_devices_shared_pool_is_left_alone():
     """The device's current pool, which other libraries share, holds nothing of ajit's."""
     async with cpu_device() as device:
         buffer = await device.alloc(1 << 20)
@@ -146,7 +146,7 @@ async def test_the_pool_of_everybody_else_is_left_alone():
 
 
 async def test_a_free_does_not_wait_for_the_device(faults):
-    """What nobody uses is freed while the device is at something else, however long that takes."""
+    """Unused memory is freed while the device works on something else, however long that takes."""
     async with cpu_device() as device:
         slow = await device.create_stream()
         busy, idle = await device.alloc(64), await device.alloc(4096)
@@ -161,7 +161,7 @@ async def test_a_free_does_not_wait_for_the_device(faults):
 
 
 async def test_memory_that_others_know_is_freed_behind_their_work(faults):
-    """Who has the address may use it in a stream of its own: freeing waits for that as well."""
+    """A holder of the address may use it in another stream: freeing waits for that as well."""
     stream = ctypes.c_void_p()
 
     def work_of_another_library(address):
@@ -175,20 +175,20 @@ async def test_memory_that_others_know_is_freed_behind_their_work(faults):
         given = await device.alloc(64)
         await device.run(work_of_another_library, given.pointer)
         given.free()
-        await given_back(device)
+        await all_freed(device)
 
         assert await device.run(DRIVER.cuStreamQuery, stream) == 0
         await device.run(DRIVER.cuStreamDestroy_v2, stream)
 
 
 async def test_memory_that_others_may_still_use_is_rather_kept(faults):
-    """Where the device cannot be waited for, nobody gets the memory."""
+    """Where the device cannot be waited for, the memory is not reused."""
     async with cpu_device() as device:
         given = await device.alloc(4096)
         assert given.pointer
         faults.inject("cuMemAlloc_v2", UNKNOWN)
         given.free()
-        await given_back(device)
+        await all_freed(device)
         buffer = await device.alloc(4096)
 
         assert device.statistics().reserved_memory_bytes == 2 * 4096
@@ -201,7 +201,7 @@ async def test_an_allocation_is_told_when_it_can_be_used_in_every_stream(faults)
         first = await device.alloc(64)
         faults.hold()
         first.free()
-        await given_back(device)  # submitted, and the stream stands still
+        await all_freed(device)  # submitted, and the stream stands still
         done = []
 
         async def use():
@@ -218,7 +218,7 @@ async def test_an_allocation_is_told_when_it_can_be_used_in_every_stream(faults)
             assert not done
             faults.let_go()
         assert done == [bytes(64)]
-        await given_back(device)
+        await all_freed(device)
 
 
 @pytest.mark.parametrize("function", ["cuStreamQuery", "cuEventRecord", "cuStreamWaitEvent"])
@@ -228,7 +228,7 @@ async def test_an_allocation_that_cannot_be_followed_is_told_and_freed(faults, f
         first = await device.alloc(64)
         with faults.held():
             first.free()
-            await given_back(device)
+            await all_freed(device)
             faults.inject(function, UNKNOWN)
             async with anyio.create_task_group() as tasks:
 
@@ -239,7 +239,7 @@ async def test_an_allocation_that_cannot_be_followed_is_told_and_freed(faults, f
                 tasks.start_soon(upload)
                 await until(lambda: device.statistics().allocations == 2)
                 faults.let_go()
-        await given_back(device)
+        await all_freed(device)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ async def test_without_a_pool_memory_is_allocated_plainly(faults, function, code
 
 
 class Storm:
-    """Tasks that upload, launch in streams, read back and give back, all at once."""
+    """Tasks that upload, launch in streams, read back and free, all at once."""
 
     SIZES = (16, 1000, 100_000, 400_000)
     ROUNDS = 60
@@ -279,7 +279,7 @@ class Storm:
         self.right = self.wrong = self.without_memory = self.left = 0
 
     async def work(self, seed):
-        """Do all of it, in a stream of its own or the device's."""
+        """Do all of it, in a new stream or the device's."""
         random_ = random.Random(seed)  # noqa: S311  # the same storm every time
         stream = await self.device.create_stream() if seed % 2 else None
         for _ in range(self.ROUNDS):
@@ -313,8 +313,8 @@ class Storm:
 
 
 @pytest.mark.slow  # several seconds on each kind of loop
-async def test_nobody_gets_memory_that_somebody_else_uses():
-    """Under a limit that is always reached, with streams, cancelling and a pool that gives back."""
+async def test_no_task_gets_memory_that_another_uses():
+    """Under a limit that is always reached, with streams, cancelling and a pool that shrinks."""
     limits = {"device_memory_limit_bytes": 8 << 20, "device_memory_idle_seconds": 0.001}
     async with cpu_device(time_tickets=True, **limits) as device:
         storm = Storm(device, (await kernels(device))("add_one"))
@@ -337,7 +337,7 @@ async def test_an_allocation_waits_for_frees_that_are_on_their_way(faults):
         async with anyio.create_task_group() as group:
             with faults.held():
                 given.free()
-                await given_back(device)
+                await all_freed(device)
                 # As a driver that does not wait for the stream: a try, and one after a trim.
                 faults.inject("cuMemAllocFromPoolAsync", OUT_OF_MEMORY, count=2)
                 group.start_soon(device.alloc, 64)
@@ -345,7 +345,7 @@ async def test_an_allocation_waits_for_frees_that_are_on_their_way(faults):
 
 
 @pytest.mark.parametrize("code", [DESTROYED, ILLEGAL_ADDRESS])
-async def test_what_the_pool_kept_is_there_after_the_device_was_lost(faults, code):
+async def test_memory_of_the_pool_is_free_again_after_the_device_was_lost(faults, code):
     """A new runtime of the process has all of the device's memory."""
 
     async def lose(device):
@@ -360,7 +360,7 @@ async def test_what_the_pool_kept_is_there_after_the_device_was_lost(faults, cod
         expected = await device.run(free_bytes)
         given = await device.alloc(1 << 20)
         given.free()
-        await freed(device)
+        await all_freed_and_done(device)
         await lose(device)
     faults.reset()
     async with cpu_device() as device:

@@ -43,7 +43,7 @@ def resident_bytes():
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-async def test_each_device_has_a_thread_and_a_context_of_its_own(monkeypatch):
+async def test_each_device_has_a_separate_thread_and_context(monkeypatch):
     """One that hangs, and one that is lost, leaves the others alone."""
     monkeypatch.setenv("AJIT_CPU_DEVICES", "3")
     async with device_number(0) as first, device_number(1) as second, device_number(2) as third:

@@ -20,7 +20,7 @@ OF_ML_DTYPES = [name for name, dtype in DTYPES.items() if not dtype.in_numpy]
 
 
 class TorchDtype:
-    """What a dtype of torch is for those who do not import torch."""
+    """A dtype of torch, as code sees it that does not import torch."""
 
     def __repr__(self):
         return "torch.bfloat16"

@@ -41,13 +41,13 @@ COMMON = """
         kept.extend(device.fill(buffer, 1, stream=stream) for _ in range(20))
 
     async def opened_and_left():
-        '''Nobody closes it: the loop ends, and the process does.'''
+        '''It is not closed: the loop ends, and so does the process.'''
         device = Device.make(await ThreadMembership.join(Settings(environ={}, device="cpu")))
         kept.append(device)
         await work(device)
         return device
 """
-# What each program does, its exit code, and what its standard error says in the end.
+# Each program's code, its exit code, and the end of its standard error.
 PROGRAMS = {
     "left_open": ("anyio.run(opened_and_left, **OPTIONS)", 0, ""),
     "left_open_and_forgotten": (
@@ -139,7 +139,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_ending(backend: str, image: Path, program: str) -> None:
-    """Run a program in a process of its own, to its end."""
+    """Run a program in a separate process, to its end."""
     text, expected_code, expected_end = PROGRAMS[program]
     source = textwrap.dedent(COMMON) + textwrap.dedent(text)
     environment = os.environ | {"PYTHONMALLOC": "debug"}  # finds what was freed and is used

@@ -33,7 +33,7 @@ def test_the_library_has_no_python_symbol():
     assert re.findall(r"\b_?Py\w*", symbols) == []
 
 
-# What can block the caller, by the C library's names, and the one file that may: its lock is taken
+# Calls that can block, by the C library's names, and the one file that may: its lock is taken
 # by the watchdog and by the CUDA thread's start and end, where the GIL is let go.
 LOCKS = re.compile(
     r"\b(pthread_(?:mutex|cond|rwlock|spin)_\w*(?:lock|wait)|sem_\w*wait|mtx_lock)\b"
@@ -186,7 +186,7 @@ async def test_completions_do_not_need_the_gil(faults):
 
 
 @pytest.mark.anyio
-async def test_a_blocking_driver_blocks_nobody_else(faults):
+async def test_a_blocking_driver_blocks_neither_the_loop_nor_other_threads(faults):
     """R1, R4: while a call hangs in the driver, the loop runs, and so do other threads."""
     async with cpu_device() as device:
         get = await kernels(device)
@@ -229,7 +229,7 @@ async def test_each_call_that_fails_is_told(faults: Faults, function, use):
 @pytest.mark.anyio
 @pytest.mark.parametrize("function", ["cuMemFreeAsync", "cuModuleUnload", "cuStreamDestroy_v2"])
 async def test_a_call_that_fails_while_tidying_up_is_no_error(faults, function):
-    """Nobody waits for a free or an unload: a refusal is no reason not to close."""
+    """No task waits for a free or an unload: a refusal does not keep a device from closing."""
     faults.inject(function, 999)
     async with cpu_device() as device:
         await kernels(device)

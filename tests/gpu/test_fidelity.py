@@ -48,7 +48,7 @@ def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("program", STEPS)
 def test_an_unmodified_program_runs(libcuda: Path, tmp_path: Path, program: str) -> None:
-    """In a process of its own, which finds our library first; any warning is an error."""
+    """In a separate process, which finds our library first; any warning is an error."""
     pytest.importorskip("cuda.core" if "core" in program else "cuda.bindings.driver")
     image = tmp_path / "image"
     image.write_bytes(build_image(tmp_path, SOURCE, "saxpy", "scale<float>"))

@@ -25,7 +25,7 @@ class DefaultStream:
 
 
 class Foreign:
-    """A stream that somebody else made and captures. To be used on the CUDA thread."""
+    """A stream that another library made and captures. To be used on the CUDA thread."""
 
     def __init__(self) -> None:
         self.stream, self.graph = ctypes.c_void_p(), ctypes.c_void_p()
@@ -55,7 +55,7 @@ class Foreign:
 
 @pytest.mark.parametrize("stream", [DefaultStream(), 0], ids=["protocol", "handle"])
 async def test_handle_zero_is_the_drivers_default_stream(faults, stream):
-    """What another library has enqueued there comes first."""
+    """Work that another library has enqueued there comes first."""
     async with cpu_device() as device:
         source, target = await device.upload(bytes(8)), await device.upload(bytes(8))
         host = (ctypes.c_ubyte * 8)(*[1] * 8)
@@ -82,7 +82,7 @@ async def test_many_copies_go_to_the_default_stream_as_well():
         assert bytes(await device.download(target)) == b"efghabcd"
 
 
-async def test_a_stream_that_somebody_captures_takes_no_work():
+async def test_a_stream_that_another_library_captures_takes_no_work():
     """The end of the ticket would become part of their graph. Their capture is unharmed."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")

@@ -53,7 +53,7 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("report", [[], ["--report", str(MEASUREMENTS / "cpu.json")]])
-def test_what_the_cpu_driver_measured_is_no_measurement(report):
+def test_a_report_of_the_cpu_driver_is_not_kept_with_those_of_gpus(report):
     """A report of the CPU driver goes anywhere but where those of GPUs are."""
     done = gpu("--driver", "cpu", *report)
 

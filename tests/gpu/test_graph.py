@@ -61,7 +61,7 @@ async def test_an_operation_that_the_driver_refuses_ends_the_capture(faults):
 
 
 async def test_a_graph_with_a_freed_buffer_is_not_launched():
-    """What was freed by hand is noticed at every launch, not only at the first."""
+    """A buffer that was freed by hand is noticed at every launch, not only at the first."""
     async with cpu_device() as device:
         add_one = (await kernels(device))("add_one")
         buffer = await device.upload(bytes(4))

@@ -1,4 +1,4 @@
-"""Health: what the CUDA thread is at, read from here, from elsewhere, and without the GIL."""
+"""Health: what the CUDA thread is doing, read from here, from elsewhere, and without the GIL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ILLEGAL_ADDRESS = 700
 
 
 async def test_an_idle_device_is_well():
-    """A thread that waits for work is at nothing, and well."""
+    """A thread that waits for work has no operation, and is well."""
     async with cpu_device() as device:
         await device.synchronize()
         await until(lambda: device.health().in_flight == 0)
@@ -86,7 +86,7 @@ async def test_another_process_reads_the_heartbeat(faults):
         assert b"stuck=True" in done.stdout
 
 
-async def test_what_is_no_heartbeat_is_refused(tmp_path):
+async def test_a_file_that_is_no_heartbeat_is_refused(tmp_path):
     """A file that is something else, or gone, is no health."""
     other = tmp_path / "other"
     other.write_bytes(bytes(100))

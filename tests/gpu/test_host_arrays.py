@@ -99,7 +99,7 @@ async def test_a_library_that_refuses_a_tensor_leaves_its_own_error():
 
 
 async def test_a_tensor_is_refused_where_it_would_be_a_copy():
-    """What DLPack's consumers may ask for and cannot get is a BufferError."""
+    """A DLPack request that cannot be met is a BufferError."""
     host = await downloaded(np.arange(3))
     for asked in ({"copy": True}, {"dl_device": (2, 0)}):
         with pytest.raises(BufferError):

@@ -211,7 +211,7 @@ async def test_buffers_that_are_gone_or_elsewhere():
 
 @pytest.mark.anyio
 async def test_the_drivers_refusal_is_a_launch_error(faults):
-    """What only the driver can know comes with its code when the ticket is awaited."""
+    """An error that only the driver can know comes with its code when the ticket is awaited."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
         faults.inject("cuLaunchKernel", INVALID_VALUE)
@@ -225,7 +225,7 @@ async def test_the_drivers_refusal_is_a_launch_error(faults):
 @pytest.mark.anyio
 @pytest.mark.parametrize("length", [0, 4, 63, 64, 1000])
 @pytest.mark.parametrize("start", [b"", b"not an image"])
-async def test_what_is_not_an_image_is_a_load_error(start, length):
+async def test_bytes_that_are_no_image_are_a_load_error(start, length):
     """Bytes that are no module, or the beginning of one, are refused, and nothing stays behind."""
     async with cpu_device() as device:
         data = start or (await image_for(device)).data[:length]
@@ -240,7 +240,7 @@ async def test_what_is_not_an_image_is_a_load_error(start, length):
     "function",
     ["cuModuleLoadData", "cuModuleGetFunction", "cuFuncLoad", "cuFuncGetAttribute"],
 )
-async def test_a_load_that_fails_on_the_way_leaves_nothing(faults, function):
+async def test_a_load_that_fails_at_any_step_leaves_nothing(faults, function):
     """Whatever step of a load fails, the module is unloaded again."""
     async with cpu_device() as device:
         faults.inject(function, INVALID_IMAGE)
@@ -263,7 +263,7 @@ async def test_an_entry_point_that_the_image_lacks_is_named():
 
 
 @pytest.mark.anyio
-async def test_modules_are_unloaded_when_nobody_has_them():
+async def test_modules_are_unloaded_after_their_last_reference():
     """A kernel keeps its module; unloading refuses later launches and lets earlier ones run."""
     async with cpu_device() as device:
         module = await device.load(await image_for(device), ENTRIES)

@@ -77,7 +77,7 @@ async def test_a_look_that_took_too_long_by_itself_is_forgotten_as_well(faults, 
         await ticket
 
 
-async def test_nobody_looks_for_a_call_that_needs_the_gil_itself(monkeypatch):
+async def test_no_task_spins_for_a_call_that_needs_the_gil_itself(monkeypatch):
     """The task that waits for a Python function on the CUDA thread lets it have the GIL."""
     async with cpu_device() as first:
         await first.mark()
@@ -131,7 +131,7 @@ async def test_tasks_look_no_longer_than_agreed_where_parking_costs_little(fault
 
 
 @pytest.mark.slow  # it takes a while to use up hardly any time
-async def test_an_open_device_that_nobody_uses_costs_no_processor_time():
+async def test_an_idle_device_costs_no_processor_time():
     """Whatever went before, an idle device takes less than a hundredth of one processor."""
     others = _threads() - {str(threading.get_native_id())}
     async with cpu_device() as device:
@@ -145,7 +145,7 @@ async def test_an_open_device_that_nobody_uses_costs_no_processor_time():
     assert used < IDLE_SECONDS / 100
 
 
-async def test_on_one_processor_nobody_looks(faults, monkeypatch):
+async def test_on_one_processor_no_task_spins(faults, monkeypatch):
     """A look would keep the one processor from the device, however late parked tasks come back."""
     monkeypatch.setattr(waiting.os, "sched_getaffinity", lambda _: {0})
     async with cpu_device() as device:
@@ -162,7 +162,7 @@ async def test_on_one_processor_nobody_looks(faults, monkeypatch):
     assert actual == 0
 
 
-async def test_nobody_looks_for_tickets_that_have_been_slow(faults):
+async def test_tasks_rarely_spin_where_tickets_have_been_slow(faults):
     """Where looks would have found none, there is one in sixteen, to see what has changed."""
     async with cpu_device() as device:
         looked = device._port.memory.looking

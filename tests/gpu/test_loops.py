@@ -92,7 +92,7 @@ async def test_closing_a_loop_does_not_wait_for_the_work_of_another(faults):
         assert device.statistics().loops == 1
 
 
-async def test_a_buffer_given_back_between_its_loops_end_and_its_free_goes_once(faults):
+async def test_a_buffer_freed_between_its_loops_end_and_its_free_is_freed_once(faults):
     """Python lets it go while the CUDA thread still holds it back for the work of another loop."""
     kept = []
 
@@ -115,7 +115,7 @@ async def test_a_buffer_given_back_between_its_loops_end_and_its_free_goes_once(
 
 
 async def test_steps_of_a_batch_end_with_their_loop(faults, monkeypatch):
-    """A step that the device never reached raises, and its late notes hurt nobody."""
+    """A step that the device never reached raises, and its late notes do no harm."""
     monkeypatch.setattr("ajit._gpu.membership.CLOSE_SECONDS", 0.1)
     async with cpu_device() as device:
         buffer = await device.alloc(8)

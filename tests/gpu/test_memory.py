@@ -33,7 +33,7 @@ OUT_OF_MEMORY = 2
     ],
     ids=lambda obj: type(obj).__name__ + str(getattr(obj, "dtype", "")),
 )
-async def test_what_is_uploaded_is_downloaded(obj):
+async def test_a_download_returns_the_uploaded_bytes(obj):
     """Anything with contiguous memory goes to the device and comes back the same."""
     expected = obj.tobytes() if hasattr(obj, "tobytes") else bytes(obj)
     async with cpu_device() as device:
@@ -82,7 +82,7 @@ async def test_copies_on_the_device_and_fills():
         assert bytes(await device.download(second)) == b"*" * 8
 
 
-async def test_what_cannot_be_downloaded():
+async def test_an_impossible_download_is_refused():
     """A wrong size, read-only memory and a freed buffer are refused before anything starts."""
     async with cpu_device() as device:
         buffer = await device.upload(b"12345678")
@@ -204,7 +204,7 @@ async def test_closing_frees_what_is_still_held():
 
 
 async def test_pinned_memory_is_shared_with_python():
-    """What is written through the view is what the device copies."""
+    """The device copies what is written through the view."""
     async with cpu_device() as device:
         with await device.alloc_pinned(16) as pinned:
             pinned.view().data[:] = b"0123456789abcdef"

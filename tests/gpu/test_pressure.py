@@ -34,14 +34,14 @@ def _submit(device, tickets):
 
 
 async def test_a_full_ring_refuses_at_once(faults):
-    """What does not await never blocks the loop, not even for a moment."""
+    """A call without an await never blocks the loop, not even for a moment."""
     async with cpu_device(ring_capacity=4) as device, full_ring(device, faults):
         for _ in range(100):  # there will be no room before this loop has ended
             with pytest.raises(WouldBlock):
                 device.mark()
 
 
-async def test_what_is_awaited_waits_for_room_in_order(faults):
+async def test_awaited_calls_wait_for_queue_space_in_order(faults):
     """submit, alloc and the rest wait without blocking the loop, and go in the order they came."""
     done = []
 
@@ -66,7 +66,7 @@ async def test_what_is_awaited_waits_for_room_in_order(faults):
 
 
 async def test_cancelling_a_wait_for_room_submits_nothing(faults):
-    """Whoever leaves the queue leaves nothing in it."""
+    """A task that leaves the queue leaves nothing in it."""
     async with cpu_device(ring_capacity=4) as device:
         kernel = (await kernels(device))("nothing")
         launches = device.statistics().launches
@@ -80,7 +80,7 @@ async def test_cancelling_a_wait_for_room_submits_nothing(faults):
 
 
 async def test_the_memory_limit_says_what_is_in_use():
-    """Above the limit there is a clear error; what is given back can be had again."""
+    """Above the limit there is a clear error; freed memory can be had again."""
     async with cpu_device(device_memory_limit_bytes=1000) as device:
         buffer = await device.alloc(600)
         with pytest.raises(OutOfMemory, match=r"600 bytes .*device_memory_limit_bytes is 1000"):

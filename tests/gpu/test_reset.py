@@ -1,4 +1,4 @@
-"""A device that somebody resets, or that is lost: tickets fail typed, a new runtime may go on."""
+"""A device that other code resets, or that is lost: tickets fail typed, a new runtime may go on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
 DESTROYED, ILLEGAL_ADDRESS = 709, 700
 
 
-class Somebody:
+class OtherLibrary:
     """Another library of the process, in the same driver."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Somebody:
         assert self._driver.cuDevicePrimaryCtxReset_v2(0) == 0
 
     def use(self) -> None:
-        """Set it up again, as whoever needs a context does."""
+        """Set it up again, as any library that needs a context does."""
         assert self._driver.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), 0) == 0
 
     def look(self) -> int:
@@ -41,7 +41,7 @@ class Somebody:
         return int(self._driver.cuDevicePrimaryCtxRelease_v2(0))
 
     def release_what_was_abandoned(self) -> None:
-        """Give back what a runtime that another test abandoned never will."""
+        """Release what a runtime that another test abandoned never will."""
         for _ in range(100):
             if self.leave():
                 return
@@ -65,16 +65,16 @@ async def lose_everything(device, buffer, kernel):
 @pytest.mark.parametrize("again", [False, True], ids=["reset", "reset_and_used"])
 @pytest.mark.usefixtures("faults")  # the CPU driver only
 async def test_a_reset_fails_what_comes_after_it(again):
-    """With the driver's code, also where somebody has set the device up again; closing is clean."""
-    somebody = Somebody()
-    somebody.release_what_was_abandoned()
+    """With the driver's code, also where the device has been set up again; closing is clean."""
+    other = OtherLibrary()
+    other.release_what_was_abandoned()
     async with cpu_device() as device:
         kernel, buffer = (await kernels(device))("nothing"), await device.upload(bytes(8))
         stream, event = await device.create_stream(), await device.create_event()
         await device.synchronize()
-        somebody.reset()
+        other.reset()
         if again:
-            somebody.use()
+            other.use()
         with pytest.raises(DeviceLost, match="CONTEXT_IS_DESTROYED"):
             await kernel.launch(1, 1)
         await lose_everything(device, buffer, kernel)
@@ -85,17 +85,17 @@ async def test_a_reset_fails_what_comes_after_it(again):
     for owned in (stream, event, buffer):
         owned.free()
 
-    assert not again or somebody.leave() == 0
-    assert somebody.leave() == 201  # ajit has released what it retained, once
+    assert not again or other.leave() == 0
+    assert other.leave() == 201  # ajit has released what it retained, once
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["reset", "reset_and_used"])
 async def test_a_reset_fails_what_is_in_flight(faults, again):
     """Nothing that was queued runs, every ticket raises, and none waits for its deadline."""
-    somebody = Somebody()
+    other = OtherLibrary()
     async with cpu_device() as device:
         kernel, buffer = (await kernels(device))("add_one"), await device.upload(bytes(4))
-        thread = threading.Thread(target=somebody.reset)
+        thread = threading.Thread(target=other.reset)
         batch = device.batch(steps=True)
         batch.add_fill(buffer, 1)
         with anyio.fail_after(GRACE_SECONDS), faults.stopped("device:host"):
@@ -103,11 +103,11 @@ async def test_a_reset_fails_what_is_in_flight(faults, again):
             tickets.append(batch.submit())
             await until(lambda: device.statistics().in_flight == len(tickets))
             thread.start()
-            while await device.run(somebody.look) != DESTROYED:
+            while await device.run(other.look) != DESTROYED:
                 pass
         await anyio.to_thread.run_sync(thread.join)
         if again:
-            somebody.use()
+            other.use()
         outcomes = []
         with anyio.fail_after(GRACE_SECONDS):
             for ticket in tickets:
@@ -121,7 +121,7 @@ async def test_a_reset_fails_what_is_in_flight(faults, again):
         assert outcomes[1:] == [DESTROYED] * (len(tickets) - 1)
         await until(lambda: device.statistics().in_flight == 0)
     if again:
-        somebody.leave()
+        other.leave()
 
 
 @pytest.mark.parametrize("how", ["reset", "sticky"])
@@ -129,7 +129,7 @@ async def test_a_new_runtime_can_use_the_device_again(faults, how):
     """Where the driver gives a new context: after a reset, and, on the CPU driver, a lost one."""
     async with cpu_device() as device:
         if how == "reset":
-            Somebody().reset()
+            OtherLibrary().reset()
         else:
             faults.poison(ILLEGAL_ADDRESS)
         with pytest.raises(DeviceLost):
@@ -180,7 +180,7 @@ async def test_a_lost_device_fails_every_loop_that_has_it_open(faults):
     assert lost == [ILLEGAL_ADDRESS]
 
 
-async def test_whoever_leaves_a_lost_device_open_keeps_others_out(faults):
+async def test_a_lost_device_that_is_still_open_cannot_be_opened_again(faults):
     """While one loop has it open, opening it again in another says what happened."""
     async with cpu_device() as device:
         faults.poison(ILLEGAL_ADDRESS)

@@ -27,7 +27,7 @@ extern "C" __global__ void turn(int *x, int n) {
 }
 """
 FLAGS = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Werror"]
-# No report may be missed: the first one ends the program with a code of its own.
+# No report may be missed: the first one ends the program with a distinct code.
 OPTIONS = {
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=66:second_deadlock_stack=1",
     "ASAN_OPTIONS": "exitcode=66",

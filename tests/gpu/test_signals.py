@@ -56,7 +56,7 @@ presser.join()
 print(running_threads())
 """
 )
-# Strikes the main thread, the CUDA thread, and by the timer whoever is there. The handler does not
+# Strikes the main thread, the CUDA thread, and by the timer any thread. The handler does not
 # restart calls: every one that can be interrupted is.
 STORM = (
     COMMON
@@ -101,7 +101,7 @@ anyio.run(main, **OPTIONS)
 
 
 def run(program: str, backend: str) -> list[str]:
-    """Run a program in a process of its own; returns its words."""
+    """Run a program in a separate process; returns its words."""
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", program, backend],
         cwd=Path(__file__).parents[2], check=False, capture_output=True, text=True, timeout=60,

@@ -33,7 +33,7 @@ def resources():
 
 
 async def run_round(device, kernel, counter, graph):
-    """A few of everything, in streams of their own, given back while it is in flight."""
+    """A few of everything, in separate streams, released while in flight."""
     stream, event, memory = (
         await device.create_stream(),
         await device.create_event(),

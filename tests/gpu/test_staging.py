@@ -27,7 +27,7 @@ async def staging_device(**settings):
 
 @pytest.mark.parametrize("nbytes", [1, STAGED_FROM_BYTES, STAGED_FROM_BYTES + 1, 5 * MiB + 3])
 async def test_staged_copies_are_exact(nbytes):
-    """What goes through the pool arrives as it was, in both directions, whatever its size."""
+    """Bytes that go through the pool arrive unchanged, in both directions, whatever the size."""
     source = np.random.default_rng(nbytes).integers(0, 256, nbytes, dtype=np.uint8)
     async with staging_device() as device:
         buffer = await device.upload(source)
@@ -65,7 +65,7 @@ async def test_other_sizes_make_room_for_each_other():
             assert device._transfers.pool.held_bytes <= MiB
 
 
-async def test_what_does_not_fit_goes_without(faults):
+async def test_a_copy_too_large_for_the_pool_is_not_staged(faults):
     """A copy larger than the pool, or a driver without page-locked memory, is no error."""
     async with staging_device(pinned_pool_bytes=STAGED_FROM_BYTES) as device:
         buffer = await device.upload(bytes(MiB))

@@ -61,7 +61,7 @@ async def test_streams_of_other_libraries_are_taken(faults):
 
 @pytest.mark.parametrize("what", ["ticket", "event", "stream"])
 async def test_a_stream_waits_for_another(faults, what):
-    """What is submitted after the wait runs after what it waits for."""
+    """Work submitted after the wait runs after the work it waits for."""
     async with cpu_device() as device:
         buffer, source = await device.alloc(4), await device.upload(b"slow")
         first, second = await device.create_stream(), await device.create_stream()
@@ -77,7 +77,7 @@ async def test_a_stream_waits_for_another(faults, what):
 
 
 async def test_streams_do_not_wait_for_one_another(faults):
-    """Without a wait, a slow stream holds nobody up."""
+    """Without a wait, a slow stream delays no other."""
     async with cpu_device() as device:
         buffer, source = await device.alloc(4), await device.upload(b"slow")
         other = await device.create_stream()
@@ -90,8 +90,8 @@ async def test_streams_do_not_wait_for_one_another(faults):
         await ticket
 
 
-async def test_a_slow_stream_does_not_delay_what_others_give_back(faults):
-    """What only a quick stream used is destroyed while a slow one is still at older work."""
+async def test_a_slow_stream_does_not_delay_the_frees_of_others(faults):
+    """A resource of a quick stream is destroyed while a slow stream still has older work."""
     async with cpu_device() as device:
         slow, quick = await device.create_stream(), await device.create_stream()
         buffer = await device.alloc(64)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 FLAGS = ["-std=c11", "-O0", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-fvisibility=hidden"]
 CODES = range(1001)
 
-# What is changed in a copy of the table, and the first fact that then differs.
+# A change in a copy of the table, and the first fact that then differs.
 CHANGES = {
     "opcode": ("OPCODE(MARK, 6,", "OPCODE(MARK, 13,", "opcode MARK"),
     "refusal": ("REFUSAL(FULL, 1)", "REFUSAL(FULL, 9)", "refusal FULL"),
@@ -106,7 +106,7 @@ def test_a_library_that_reports_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_fields_in_another_order_are_an_error_and_not_a_wrong_byte(changed) -> None:
-    """What Python packs by position it names, and the table must agree."""
+    """Fields that Python packs by position are named, and the table must agree."""
     _, table = changed(
         ("FIELD(copy, u64, target)", "FIELD(copy, u64, source_)"),
         ("FIELD(copy, u64, source)", "FIELD(copy, u64, target)"),
@@ -125,7 +125,7 @@ def test_a_name_that_the_table_lacks_is_an_error(changed) -> None:
 
 
 def test_layouts_have_no_padding() -> None:
-    """What `struct` packs without padding has the size that a C compiler gives it."""
+    """A record that `struct` packs without padding has the size that a C compiler gives it."""
     facts = wire._facts(ctypes.CDLL(str(wire.EXECUTOR)))
     packed = {
         "submission": wire.SUBMISSION, "shape": wire.SHAPE, "copy": wire.COPY,

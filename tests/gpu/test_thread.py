@@ -147,7 +147,7 @@ async def test_python_runs_on_the_thread_in_order(faults):
 
 
 async def test_an_exception_on_the_thread_reaches_the_caller():
-    """What a callable raises is raised where it is awaited, and the thread goes on."""
+    """A callable's exception is raised where it is awaited, and the thread goes on."""
 
     def fail():
         raise LookupError("on the CUDA thread")

@@ -50,7 +50,7 @@ async def test_a_timed_ticket_ends_when_the_device_is_done(faults, submit):
 
 
 async def test_time_in_the_queue_is_not_the_devices_work(faults):
-    """What stands before a ticket in its stream counts for its seconds, not for the device's."""
+    """Work ahead of a ticket in its stream counts for its seconds, not for the device's."""
     async with cpu_device() as device:
         buffer = await device.alloc(16)
         faults.inject("device:copy", delay=0.2)
@@ -63,7 +63,7 @@ async def test_time_in_the_queue_is_not_the_devices_work(faults):
         assert quick.seconds > slow.device_seconds - 0.01  # from one submission to the other
 
 
-async def test_only_who_asks_is_timed():
+async def test_only_tickets_that_ask_are_timed():
     """Without asking there is no time; nor while the ticket is not done. A setting asks for all."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
@@ -83,7 +83,7 @@ async def test_only_who_asks_is_timed():
 
 
 async def test_a_ticket_in_flight_has_no_time_yet(faults):
-    """While the device is at it, nothing is told."""
+    """While the device works on it, no time is reported."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
         with faults.held():
@@ -95,7 +95,7 @@ async def test_a_ticket_in_flight_has_no_time_yet(faults):
 
 
 @pytest.mark.parametrize("function", ["cuEventCreate", "cuEventRecord"])
-async def test_what_cannot_be_timed_is_not_begun(faults, function):
+async def test_work_that_cannot_be_timed_is_not_started(faults, function):
     """Without the first event the ticket fails, and the device got nothing of it."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
@@ -204,7 +204,7 @@ async def test_a_lost_device_tells_no_time(faults):
 
 
 async def test_a_load_does_not_delay_what_was_submitted_before(faults):
-    """However long the load takes, the device is at the launch already."""
+    """However long the load takes, the device works on the launch already."""
     async with cpu_device() as device:
         kernel, go, order = (await kernels(device))("nothing"), threading.Event(), []
 
@@ -227,8 +227,8 @@ async def test_a_load_does_not_delay_what_was_submitted_before(faults):
         assert device.statistics().behind_loads == 0
 
 
-async def test_what_stands_behind_a_load_is_counted(faults):
-    """Whoever submits while a module is loaded waits for it, and the statistics tell how long."""
+async def test_work_queued_behind_a_load_is_counted(faults):
+    """Work submitted while a module is loaded waits for it, and the statistics tell how long."""
     async with cpu_device() as device:
         kernel = (await kernels(device))("nothing")
         async with anyio.create_task_group() as tasks:

@@ -103,7 +103,7 @@ async def test_a_turn_that_takes_long_does_not_put_off_the_next_for_as_long(faul
 
 
 async def test_frees_do_not_pile_up_while_work_never_pauses(faults):
-    """What is given back goes, all of it, while the CUDA thread is never idle."""
+    """Every freed buffer is released, while the CUDA thread is never idle."""
     async with cpu_device(ring_capacity=1024) as device:
         buffers = [await device.alloc(64) for _ in range(100)]
         faults.inject("cuLaunchHostFunc", count=100_000, delay=0.0005)

@@ -62,7 +62,7 @@ class Strided:
     ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', '')}",
 )
 async def test_shape_and_type_go_to_the_device_and_back(obj, shape, dtype):
-    """What is uploaded comes back as an array of the same shape, type and values."""
+    """An upload comes back as an array of the same shape, type and values."""
     expected = obj if hasattr(obj, "dtype") else np.asarray(obj)
     async with cpu_device() as device:
         buffer = await device.upload(obj)
@@ -138,7 +138,7 @@ async def test_shapes_that_no_memory_can_have_are_refused(asked, reason):
     ],
     ids=lambda value: str(getattr(value, "dtype", type(value).__name__)),
 )
-async def test_what_cannot_be_uploaded(obj, reason):
+async def test_an_impossible_upload_is_refused(obj, reason):
     """Memory with gaps, elements without a type, and no memory: the error says what to do."""
     async with cpu_device() as device:
         with pytest.raises(ArgumentError, match=reason):
@@ -245,7 +245,7 @@ async def test_a_slice_of_a_slice_counts_from_the_slice():
     ],
 )
 async def test_a_buffer_is_no_sequence_of_elements(use, error, reason):
-    """What would read elements is an error that says what to write instead."""
+    """Reading elements is an error that says what to write instead."""
     async with cpu_device() as device:
         buffer = await device.alloc(4)
         with pytest.raises(error, match=reason):

@@ -1,4 +1,4 @@
-"""What went wrong in public with compilers: the cases that no layer has."""
+"""Public incidents with compilers: the cases that no layer has."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ extern "C" __global__ void scale(float* x) { x[threadIdx.x] *= FACTOR; }
 async def test_precompiled_headers_of_concurrent_compiles_do_not_meet(
     options, tmp_path, monkeypatch
 ):
-    """Each NVRTC job has a directory of its own for them, which is gone after it."""
+    """Each NVRTC job has a private directory for them, which is gone after it."""
     private = tmp_path / "private"
     private.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(private))

@@ -1,4 +1,4 @@
-"""What went wrong in public while artifacts were published and read: the cases no layer has."""
+"""Public incidents in publishing and reading artifacts: the cases that no layer has."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pids_of_compilers(compiler):
 
 
 def test_processes_that_compile_one_kernel_at_once_meet_nowhere(start, compiler, cache_dir):
-    """Without locks four compile the same key: each in a folder of its own, and all are served."""
+    """Without locks four compile the same key: each in a private folder, and all are served."""
     (cache_dir / "locks").mkdir(mode=0o700, parents=True)
     cache_dir.chmod(0o700)
     for shard in range(256):

@@ -1,4 +1,4 @@
-"""What went wrong in public with locks and waiting: the cases that no layer has."""
+"""Public incidents with locks and waiting: the cases that no layer has."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_lease_is_a_posix_record_lock_and_no_flock(tmp_path):
 
 @pytest.mark.anyio
 async def test_fifty_waits_for_leases_starve_no_other_thread_hop(tmp_path, lock_peer):
-    """Waits have threads of their own: the event loop's default limiter stays empty."""
+    """Waits have separate threads: the event loop's default limiter stays empty."""
     path = tmp_path / "cache"
     table = LeaseTable(await anyio.to_thread.run_sync(open_cache_directory, path))
     keys = [a_key(number) for number in range(MORE_THAN_THE_DEFAULT_THREADS)]

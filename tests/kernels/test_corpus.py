@@ -47,7 +47,7 @@ def test_parameters_are_read_from_the_source(case: Case) -> None:
 
 @every_case
 def test_arguments_are_the_same_each_time(case: Case) -> None:
-    """What was launched and what is checked are the same numbers, and references change nothing."""
+    """The launched and the checked numbers are the same, and references change nothing."""
     first, second = case.arguments(), case.arguments()
     case.expected(*second)
 

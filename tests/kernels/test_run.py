@@ -82,7 +82,7 @@ async def test_two_instances_of_a_template_in_one_module(device: str, corpus_cac
 
 @pytest.mark.anyio
 async def test_cub_is_refused_on_the_cpu_with_a_reason(corpus_cache: Path) -> None:
-    """What the CPU driver does not have is a compile error that says so."""
+    """A feature that the CPU driver does not have is a compile error that says so."""
     async with ajit.open_runtime(device="cpu", cache_dir=corpus_cache) as runtime:
         with pytest.raises(ajit.CompileError, match="CPU driver"):
             await runtime.kernel(by_name("cub_block_sum").spec())

@@ -25,7 +25,7 @@ Search = Literal["ends", "cycles"]
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of a check.
+    """The result of a check.
 
     Attributes:
         errors: How many were found: the search ends with the first.

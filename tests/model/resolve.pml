@@ -6,17 +6,17 @@ now, as its threads do: its plan, and the helper thread that waits for the lock.
 and each lock call are atomic, as the file system and the kernel make them.
 
 The helper first waits for a shared lock, which all helpers have at once when the holder is gone,
-takes a look at the entry under it and gives it back; only who found nothing goes on to the
+takes a look at the entry under it and gives it back; only a helper that found nothing goes on to the
 exclusive one, which is the lease.
 
 Beat and patience are told as what they come to. A holder that compiles beats; a waiter counts, by
 its own clock, how often it looked and heard nothing. Steps other than a compile are taken to be
-shorter than patience, so nobody is silent in them.
+shorter than patience, so no process is silent in them.
 
 Against the protocol plays Fate, as long as it is not calm: processes crash, stall or are cancelled
 at any step, compiles fail or break off, publishing and recording fail, there are no locks, and the
-entry rots or is removed. It may become calm at any time, and then everybody must come to an end by
-themselves: a process that cannot is an invalid end state, and one that never stops is a cycle.
+entry rots or is removed. It may become calm at any time, and then every process must end by
+itself: a process that cannot is an invalid end state, and one that never stops is a cycle.
 
 START is the entry at first: NONE, GOOD or BAD. To leave a part out, define one of
 
@@ -35,7 +35,7 @@ and spin finds what it is for (tests/model/test_model.py).
 #define PROCESSES 3
 #endif
 #define PATIENCE 2      /* looks without a beat; more of them only make more states */
-#define FREE 255        /* nobody holds the lease */
+#define FREE 255        /* no process holds the lease */
 
 mtype:entry_t = { NONE, GOOD, BAD };
 mtype:state_t = { LOOKING, LEASING, WAITING, RECHECKING, COMPILING, CONFIRMING, PUBLISHING,
@@ -96,7 +96,7 @@ inline return_compiled() {
     result = DONE
 }
 
-/* What comes after a result is known: the lease is given back, then it is over. */
+/* After a result is known: the lease is released, and the process ends. */
 inline end() {
     if
     :: leased -> state[me] = RELEASING
@@ -234,14 +234,14 @@ inline publish() {
     if
     :: replacing ->
         /* A good entry is replaced only after a look that found a bad one, by a good one, and
-           only if somebody had no lease. */
+           only if a process had no lease. */
         assert(entry != GOOD || (confirmed && excused));
         entry = GOOD
     :: !replacing && entry == NONE -> entry = GOOD
     :: !replacing && entry != NONE                              /* create-only: it stays */
     :: !calm -> excuse(); spoiled = true                        /* the disk is full */
     fi;
-    assert(entry == GOOD || spoiled);   /* who has a kernel leaves it, unless Fate is to blame */
+    assert(entry == GOOD || spoiled);   /* a process with a kernel keeps it in the cache, unless Fate interfered */
     return_compiled();
     end()
 }
@@ -344,11 +344,11 @@ active [PROCESSES] proctype Process() {
     od;
 
     /* The plan has ended and the process lives on, as a server does; only the helper may still be
-       on its way, and it may be for as long as somebody else keeps the lock. */
+       on its way, and it may be for as long as another process keeps the lock. */
 end_left:
     do
     :: d_step { helper == NO_HELPER || (helper == WON && wanted) ->
-        assert(lock != me) } -> break       /* nobody ends and keeps the lease */
+        assert(lock != me) } -> break       /* no process ends and keeps the lease */
     HELPER_STEPS
     :: d_step { helper == SHARING -> sharing = sharing & ~BIT(me); helper = NO_HELPER }
     :: atomic { !calm -> crash(); break }
@@ -372,7 +372,7 @@ active proctype Fate() {
     od
 }
 
-/* What everybody comes to if nothing disturbs them. */
+/* How every process ends if nothing disturbs it. */
 active proctype Witness() {
 end_watching:
     d_step {

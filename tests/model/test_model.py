@@ -2,7 +2,7 @@
 
 The first one is the enumeration in ``tests/core``, which drives the plan itself. This one,
 ``resolve.pml``, is written apart from it, and knows of the beat. Promises are assertions in it;
-that everybody ends is shown by there being no stuck process and no run without an end, once Fate is
+that every process ends is shown by there being no stuck process and no endless run, once Fate is
 calm. Then parts of the protocol are left out, and ``spin`` has to find what each of them is for.
 """
 
@@ -35,7 +35,7 @@ def spin() -> None:
 @pytest.mark.slow  # about a million states each
 @pytest.mark.parametrize("start", ["NONE", "BAD", "GOOD"])
 def test_three_processes_keep_every_promise(start, tmp_path, capsys):
-    """No state breaks an assertion, and in no state somebody is stuck."""
+    """No state breaks an assertion, and no process is ever stuck."""
     checked = check_model(tmp_path / "ends", "ends", START=start)
     with capsys.disabled():
         sys.stdout.write(f"\n  spin: 3 processes, {start} at first: {checked.states:,} states\n")
@@ -71,14 +71,14 @@ def test_no_run_of_two_processes_goes_on_for_ever(start, tmp_path):
         ("NEVER_REPLACE", "BAD", NOT_KEPT),
     ],
 )
-def test_what_is_left_out_is_missed(left_out, start, complaint, tmp_path):
+def test_every_part_of_the_protocol_is_needed(left_out, start, complaint, tmp_path):
     """Each part of the protocol is there for something that spin finds without it."""
     checked = check_model(tmp_path / "ends", "ends", START=start, PROCESSES=2, **{left_out: None})
 
     assert (1, complaint) == (checked.errors, checked.complaint)
 
 
-def test_shared_lock_that_is_kept_stops_everybody(tmp_path):
+def test_keeping_the_shared_lock_deadlocks(tmp_path):
     """Two helpers that ask for the lease while they keep the shared lock wait for each other."""
     checked = check_model(tmp_path / "ends", "ends", PROCESSES=3, KEEP_SHARED=None)
 
@@ -97,5 +97,5 @@ def test_model_has_the_states_of_the_plan():
     (names,) = re.findall(r"mtype:state_t = \{([^}]*)\}", MODEL.read_text())
     states = {name.strip() for name in names.split(",")}
 
-    # In the plan these two are actions on the way out, with no state of their own.
+    # In the plan these two are actions at the end, not states.
     assert states - {"RECORDING", "RELEASING"} == {state.name for state in State}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks` says what it can measure. What it measures is nobody's test."""
+"""`python -m benchmarks` says what it can measure. Its figures are not tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents promise to be complete about is complete."""
+"""The documents are complete where they promise it."""
 
 from __future__ import annotations
 

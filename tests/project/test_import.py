@@ -24,7 +24,7 @@ print(json.dumps({
 
 
 def look(tmp_path):
-    """What a fresh interpreter has after `import ajit`."""
+    """The modules of a fresh interpreter after `import ajit`."""
     environ = os.environ | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
     environ.pop("XDG_CACHE_HOME", None)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What README and docs show is true: their programs run, the commands exist."""
+"""README and docs are true: their programs run, the commands exist."""
 
 from __future__ import annotations
 

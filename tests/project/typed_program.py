@@ -12,7 +12,7 @@ SEVERAL = ajit.Spec("__global__ void k() {}", ["k", ajit.EntryPoint("k<int>")])
 
 
 async def main() -> None:
-    """What a server does."""
+    """A server's calls."""
     async with ajit.open_runtime(device="cpu", compile_slots=2) as rt:
         assert_type(rt, ajit.Runtime)
         kernel = await rt.kernel(SPEC, fallback=SEVERAL, timeout=1.0)

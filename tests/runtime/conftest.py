@@ -1,4 +1,4 @@
-"""What the runtime's tests share: a compiler under control, and a look at what is left behind."""
+"""Shared by the runtime's tests: a compiler under control, and a check for leftovers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cache_dir(tmp_path: Path) -> Path:
 def options(cache_dir: Path, compiler: ScriptedCompiler) -> dict[str, Any]:
     """Arguments of `open_runtime`: own cache, scripted compiler, no device.
 
-    The patience is longer than any test may take, so that a lease which was not given back shows
+    The patience is longer than any test may take, so that a lease which was not released shows
     as a test that does not end in time, and not as one compile more.
     """
     return {
@@ -210,7 +210,7 @@ def _opened_since(before: Counter[str]) -> list[str]:
 
 
 def _descriptors() -> Counter[str]:
-    """What is open, by name; the numbers change hands."""
+    """Open descriptors by name; the numbers are reused."""
     found: Counter[str] = Counter()
     for descriptor in Path("/proc/self/fd").iterdir():
         try:

@@ -1,4 +1,4 @@
-"""Other processes with runtimes of their own, started and heard by a test (see ``program.py``)."""
+"""Other processes, each with its own runtime, started and read by a test (see ``program.py``)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Line = dict[str, Any]
 
 
 class Peer:
-    """One other process. A context: what is still running at its end is killed.
+    """One other process. A context: a process still running at its end is killed.
 
     Attributes:
         lines: What it has said so far and was heard.

@@ -85,7 +85,7 @@ class ScriptedCompiler:
         gate = self._folder / "gate"
         waiting = self._folder / "opened"
         gate.rename(waiting)
-        with suppress(OSError):  # ENXIO: nobody waits
+        with suppress(OSError):  # ENXIO: no compiler waits
             # Opening the other end releases every reader; they see the end of the file.
             os.close(os.open(waiting, os.O_WRONLY | os.O_NONBLOCK))
         waiting.unlink()

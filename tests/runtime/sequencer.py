@@ -30,7 +30,7 @@ INNER_TASKS = (
     (LeaseWaiter, "_win"),
     (LeaseWaiter, "_watch"),
 )
-"""Coroutines that run as tasks of their own: an await in one is not an await of another."""
+"""Coroutines that run as separate tasks: an await in one is not an await of another."""
 
 
 @dataclass

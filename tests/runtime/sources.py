@@ -11,7 +11,7 @@ from ajit._core.key import Key, make_key
 __all__ = ["ARCH", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "key_of", "saxpy"]
 
 ARCH = platform.machine()
-"""What the CPU driver runs."""
+"""The architecture that the CPU driver runs."""
 
 SAXPY_SOURCE = """
 extern "C" __global__ void saxpy(float a, const float* x, float* y, int n) {
@@ -34,7 +34,7 @@ SYNTAX_ERROR = ajit.Spec(
 
 
 def saxpy(variant: int = 0, **changes: Any) -> ajit.Spec:
-    """Return a spec of saxpy; each variant has a key of its own and the same behaviour."""
+    """Return a spec of saxpy; the variants have different keys and the same behaviour."""
     spec = ajit.Spec(
         SAXPY_SOURCE,
         "saxpy",

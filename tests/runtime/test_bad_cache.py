@@ -61,7 +61,7 @@ async def compile_two(options):
 
 
 async def test_missing_directory_is_made_with_its_parents_for_the_owner_only(options, tmp_path):
-    """Nobody else can look into it or write to it, whatever the umask is."""
+    """Other users can neither read nor write in it, whatever the umask is."""
     path = tmp_path / "not" / "there" / "yet"
 
     async with ajit.open_runtime(**{**options, "cache_dir": str(path)}) as rt:
@@ -87,7 +87,7 @@ async def test_file_in_place_of_the_directory_is_an_error(options, cache_dir, co
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
 async def test_directory_that_others_may_write_to_is_refused(options, cache_dir, mode):
-    """Somebody else could put code there, so nothing is read from it; a setting permits it."""
+    """Another user could put code there, so nothing is read from it; a setting permits it."""
     cache_dir.mkdir()
     cache_dir.chmod(mode)
 
@@ -161,7 +161,7 @@ async def test_cache_that_cannot_even_be_made_still_serves(options, mount):
 
 
 async def test_cache_removed_under_a_running_runtime_is_made_again(options, cache_dir):
-    """Somebody cleans up with ``rm -rf``: the next kernel is compiled and kept again."""
+    """The cache is removed with ``rm -rf``: the next kernel is compiled and kept again."""
     async with ajit.open_runtime(**options) as rt:
         await rt.compile(saxpy(1), arch=ARCH)
         subprocess.run(["rm", "-rf", str(cache_dir)], check=True)

@@ -1,4 +1,4 @@
-"""Sources and specs that cannot be compiled: who hears of it, and what stays."""
+"""Sources and specs that cannot be compiled: which waiters hear of it, and what stays."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_syntax_error_reaches_every_waiter_with_log_and_line(options, cach
 
 
 async def test_each_waiter_raises_its_own_copy(options):
-    """What one task adds to its exception is not seen by another."""
+    """A note that one task adds to its exception is not seen by another."""
     errors = []
 
     async def want(rt):
@@ -201,7 +201,7 @@ async def test_arch_that_does_not_exist_is_refused(options, compiler, arch):
 
 
 async def test_spec_without_arch_and_a_runtime_without_device_is_refused(options, compiler):
-    """Nobody says what to build for: the error says so, and how to say it."""
+    """No arch is given and there is no device: the error says so, and how to give one."""
     async with ajit.open_runtime(**options) as rt:
         with pytest.raises(ajit.SpecError, match=r"names no arch.*give arch="):
             await rt.compile(SAXPY)

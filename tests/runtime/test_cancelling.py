@@ -1,7 +1,7 @@
 """Cancelling at every await on the way of a kernel: nothing is left, and the kernel is served.
 
 Each scenario is run again and again, cancelled at the first await, then at the second, and so on,
-until one run comes to its end without having reached its point. `tests/runtime/sequencer.py` finds
+until one run ends without having reached its point. `tests/runtime/sequencer.py` finds
 the awaits by itself.
 """
 
@@ -19,7 +19,7 @@ from tests.runtime.sources import ARCH, saxpy
 pytestmark = pytest.mark.anyio
 
 SERVED_SECONDS = 60.0
-"""A kernel that is not served by then waits for a lease that was not given back."""
+"""A kernel that is not served by then waits for a lease that was not released."""
 
 ON_THE_WAY = {
     "resolver:resolve",  # key, closure and first look at the disk
@@ -42,7 +42,7 @@ async def idle(rt):
 async def test_callers_cancelled_at_any_await_leave_the_others_served(
     with_device, compiler, nothing_left, monkeypatch, who
 ):
-    """Whoever leaves and whenever: the compile goes on, once, and who stays gets the kernel."""
+    """Any waiter may leave at any await: one compile goes on, and the others get the kernel."""
     async with ajit.open_runtime(**with_device) as rt:
         for sequencer in every_await(monkeypatch, ON_THE_WAY | {"kernels:_load"}):
             spec = saxpy(sequencer.at)
@@ -104,7 +104,7 @@ async def test_runtime_cancelled_at_any_await_leaves_nothing(
 async def test_runtime_cancelled_at_any_await_of_a_failing_compile_leaves_nothing(
     options, nothing_left, lock_peer, cache_dir, compiler, monkeypatch
 ):
-    """The way of a compiler that crashes gives back what it holds as well."""
+    """After a compiler's crash, a cancelled request releases what it holds as well."""
     compiler.die_by("KILL")
     for sequencer in every_await(monkeypatch, {"pool:compile", "walk:_release"}):
         spec = saxpy(sequencer.at)
@@ -122,7 +122,7 @@ async def test_runtime_cancelled_at_any_await_of_a_failing_compile_leaves_nothin
 
 
 async def test_cancelled_only_caller_does_not_cancel_the_compile(options, compiler, nothing_left):
-    """Nobody waits any more, and the compile is finished all the same: the cache gains."""
+    """The last waiter has left, and the compile is finished and cached all the same."""
     compiler.hold()
 
     async with ajit.open_runtime(**options) as rt:

@@ -64,7 +64,7 @@ async def _closed_under(rt):
 
 
 async def test_closing_waits_for_device_work_in_flight(with_device):
-    """What was submitted before the close and not done by then is done after it."""
+    """Work submitted before the close and not done by then is done after it."""
     n = 1 << 20
     x = np.ones(n, np.float32)
 

@@ -1,4 +1,4 @@
-"""What a newcomer constructs is ready to use: settings made by hand, kernels not declared."""
+"""Objects made by hand are ready to use: settings, and kernels that are not declared."""
 
 from __future__ import annotations
 

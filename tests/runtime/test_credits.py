@@ -1,4 +1,4 @@
-"""Lease credits: few leases at a time, in the order of urgency, and nobody hangs on one."""
+"""Lease credits: few leases at a time, in the order of urgency, and no task hangs on one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def until(condition) -> None:
             await anyio.sleep(0.005)
 
 
-async def everybody(count: int, take) -> list[int]:
+async def served(count: int, take) -> list[int]:
     """Let tasks take credits in order, and end them all; return who had got one, in order."""
     served: list[int] = []
 
@@ -65,8 +65,8 @@ async def test_there_are_a_few_for_each_slot_and_half_of_them_for_the_background
     """Background work never takes what a request needs."""
     bank = Credits(SLOTS)
 
-    background = await everybody(TOTAL, lambda n: bank.take(f"b{n}", "background"))
-    foreground = await everybody(TOTAL, lambda n: bank.take(f"f{n}", "foreground"))
+    background = await served(TOTAL, lambda n: bank.take(f"b{n}", "background"))
+    foreground = await served(TOTAL, lambda n: bank.take(f"f{n}", "foreground"))
 
     assert len(background) == BACKGROUND
     assert len(foreground) == TOTAL - BACKGROUND
@@ -124,7 +124,7 @@ async def test_cancelled_in_line_leaves_no_place_behind():
     for _ in range(bank.statistics().total):
         await bank.take("before", "foreground")
 
-    assert await everybody(3, lambda n: bank.take(f"f{n}", "foreground")) == []
+    assert await served(3, lambda n: bank.take(f"f{n}", "foreground")) == []
 
     assert bank.statistics().waiting == 0
     bank.give_back()
@@ -133,7 +133,7 @@ async def test_cancelled_in_line_leaves_no_place_behind():
 
 
 async def test_cancelled_in_the_moment_of_the_grant_passes_the_credit_on():
-    """Granted and cancelled in one turn of the loop: nobody has it, so the next in line gets it."""
+    """Granted and cancelled in one turn of the loop: the credit goes to the next in line."""
     bank = Credits(1)
     total = bank.statistics().total
     for _ in range(total):
@@ -164,7 +164,7 @@ async def test_cancelled_in_the_moment_of_the_grant_passes_the_credit_on():
 
 
 async def test_a_thousand_kernels_take_few_leases_and_descriptors(options, compiler):
-    """What compiles and what comes next is leased; the others leave their keys to other nodes."""
+    """Only running and next compiles are leased; the other keys are left to other nodes."""
     kernels = 1000
     compiler.hold()
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
@@ -184,8 +184,8 @@ async def test_a_thousand_kernels_take_few_leases_and_descriptors(options, compi
     assert (given.total, given.held) == (TOTAL, TOTAL)
 
 
-async def test_lease_that_somebody_holds_costs_no_credit(options, compiler, lock_peer, cache_dir):
-    """More keys than there are credits are held elsewhere: what nobody is at is compiled."""
+async def test_lease_held_elsewhere_costs_no_credit(options, compiler, lock_peer, cache_dir):
+    """More keys than there are credits are held elsewhere: a key without a holder is compiled."""
     specs = [saxpy(number, arch=ARCH) for number in range(1, TOTAL + 5)]
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
         keys = [(await anyio.to_thread.run_sync(key_of, rt, spec)).hex for spec in specs]
@@ -206,7 +206,7 @@ async def test_lease_that_somebody_holds_costs_no_credit(options, compiler, lock
     assert other.tier == "compiled"
 
 
-async def test_warm_up_goes_on_to_what_nobody_is_at(options, lock_peer, cache_dir):
+async def test_warm_up_goes_on_to_keys_without_a_holder(options, lock_peer, cache_dir):
     """The first specs of a warm-up are held elsewhere, more than it works on at a time."""
     held, free = ([saxpy(n, arch=ARCH) for n in numbers] for numbers in (range(1, 11), (11, 12)))
     ready: list[str] = []
@@ -225,7 +225,7 @@ async def test_warm_up_goes_on_to_what_nobody_is_at(options, lock_peer, cache_di
     assert len(ready) == len(held + free)
 
 
-async def test_warm_up_goes_on_where_a_request_waits_for_somebody_already(
+async def test_warm_up_goes_on_where_a_request_waits_for_a_holder_already(
     options, lock_peer, cache_dir
 ):
     """It joins the request's work, which says nothing to it about waiting."""
@@ -303,7 +303,7 @@ async def test_request_waits_for_no_credit_of_a_warm_up(options, compiler):
         await compiler.wait_started()
         group.start_soon(rt.compile, saxpy(7, arch=ARCH, name="awaited"))
         await until(lambda: rt.statistics().pool.queued == CREDITS_PER_SLOT)
-        # The last in line of the warm-up: somebody awaits it now.
+        # The last in line of the warm-up: a request awaits it now.
         group.start_soon(rt.compile, warm[-1])
         await until(lambda: rt.statistics().pool.queued == CREDITS_PER_SLOT + 1)
         compiler.let_go()
@@ -316,7 +316,7 @@ async def test_request_waits_for_no_credit_of_a_warm_up(options, compiler):
 async def test_cancelled_at_any_await_with_a_credit_to_wait_for_leaves_nothing(
     options, compiler, nothing_left, lock_peer, cache_dir, monkeypatch
 ):
-    """The credit, the lease and the compile that follow are given back wherever it is cancelled."""
+    """The credit, the lease and the compile that follow are released wherever it is cancelled."""
     must_see = {"credits:take", "walk:_try_lease", "pool:compile", "walk:_put"}
     for sequencer in every_await(monkeypatch, must_see):
         spec = saxpy(sequencer.at, arch=ARCH)
@@ -338,7 +338,7 @@ async def test_cancelled_at_any_await_with_a_credit_to_wait_for_leaves_nothing(
                 )
                 for _ in range(TOTAL):
                     bank.give_back()
-            # Nobody waits for what was abandoned; it gives back what it has in its own time.
+            # Abandoned work is not waited for; it releases what it holds when it ends.
             await until(lambda bank=bank: bank.statistics().held == 0)
             nothing_left(open_runtime=True)
             assert not lock_peer.held(cache_dir)

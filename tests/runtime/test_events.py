@@ -1,4 +1,4 @@
-"""What a runtime says it does: events in order, progress of a warm-up, subscribers that break."""
+"""A runtime's events: their order, progress of a warm-up, subscribers that break."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def test_event_of_a_disk_hit_names_its_tier(options):
     assert [(type(event), event.tier) for event in seen] == [(events.KernelReady, "disk")]
 
 
-async def test_subscriber_that_raises_is_reported_and_disturbs_nobody(options):
+async def test_subscriber_that_raises_is_reported_and_disturbs_no_other(options):
     """Its exception becomes a warning; the next subscriber and the compile get what is theirs."""
     seen: list = []
 
@@ -74,7 +74,7 @@ async def test_subscriber_that_raises_is_reported_and_disturbs_nobody(options):
 
 
 async def test_subscription_ends_when_asked(options):
-    """What `subscribe` returns takes the subscriber out again; calling it twice is harmless."""
+    """Calling what `subscribe` returns removes the subscriber; calling it twice is harmless."""
     seen: list = []
 
     async with ajit.open_runtime(**options) as rt:

@@ -55,7 +55,7 @@ async def test_every_wait_is_logged_at_first_and_then_about_every_ten_seconds(wr
 
 
 async def test_short_wait_is_not_logged(written):
-    """Nobody's concern."""
+    """Not logged."""
     assert await written([waiting(0.0), waiting(0.4)]) == []
 
 

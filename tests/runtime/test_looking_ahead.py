@@ -1,4 +1,4 @@
-"""NVRTC is looked for when a runtime opens, so that the first kernel need not wait for it."""
+"""NVRTC is searched for when a runtime opens, so that the first kernel need not wait for it."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def test_nvrtc_is_looked_for_before_a_kernel_is_asked_for(options, looked)
     assert in_time
 
 
-async def test_a_look_that_fails_concerns_only_who_wants_nvrtc(options, looked):
-    """Others are served; who wants it gets the error."""
+async def test_a_failed_search_concerns_only_compiles_with_nvrtc(options, looked):
+    """Others are served; a compile with NVRTC gets the error."""
     async with ajit.open_runtime(**options) as rt:
         await anyio.to_thread.run_sync(partial(looked.wait, DEADLINE_SECONDS))
         served = await rt.resolve(SAXPY, arch=ARCH)

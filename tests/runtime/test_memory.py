@@ -1,4 +1,4 @@
-"""What a loaded kernel costs in memory."""
+"""The memory of a loaded kernel."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WARM_UP = 50
 
 @pytest.fixture
 def anyio_backend():
-    """One loop is enough: what is counted is not the loop's."""
+    """One loop is enough: the memory that is counted is not the loop's."""
     return "asyncio"
 
 
@@ -54,6 +54,6 @@ def _publish_copies(rt, artifact):
 
 
 def _own_bytes():
-    """Memory of this process alone: what is shared with others is not its growth."""
+    """Memory of this process alone: memory shared with others is not its growth."""
     gc.collect()
     return psutil.Process().memory_full_info().uss

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("method", ["kernel", "module", "compile", "resolve"])
 async def test_text_is_not_a_spec(with_device, method):
-    """Somebody hands the source over as it is."""
+    """The source is passed where a spec is expected."""
     async with ajit.open_runtime(**with_device) as rt:
         with pytest.raises(ajit.SpecError, match=r"expected an ajit\.Spec, got str"):
             await getattr(rt, method)("__global__ void f() {}")

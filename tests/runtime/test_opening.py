@@ -39,7 +39,7 @@ anyio.run(main, backend=sys.argv[1])
 """
 
 PUBLIC = {"ajit._runtime", "ajit._runtime.open", "ajit.errors"}
-"""What it takes to find `ajit.open_runtime` by its name; they import next to nothing."""
+"""The modules that `ajit.open_runtime` is found through; they import next to nothing."""
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -62,25 +62,25 @@ def test_first_runtime_imports_nothing_in_the_loops_thread(backend, device, opti
 @pytest.mark.anyio
 @pytest.mark.parametrize("device", ["none", "cpu"])
 async def test_runtime_opens_and_closes_without_a_thread_of_the_loops_own(options, device, caplog):
-    """Those 40 are shared with the whole process, and may all hang in somebody's calls."""
+    """Those 40 are shared with the whole process, and may all hang in other code's calls."""
     caplog.set_level(logging.INFO, "ajit")  # so that there is a thread to be ended
     threads = anyio.to_thread.current_default_thread_limiter()
     borrowers = [object() for _ in range(int(threads.total_tokens))]
     for borrower in borrowers:
         threads.acquire_on_behalf_of_nowait(borrower)
 
-    async def give_back(after_seconds):
+    async def release(after_seconds):
         await anyio.sleep(after_seconds)
         while borrowers:
             threads.release_on_behalf_of(borrowers.pop())
 
     async with anyio.create_task_group() as group:
-        group.start_soon(give_back, 20)  # for closing is shielded, and would hang for ever
+        group.start_soon(release, 20)  # for closing is shielded, and would hang for ever
         async with ajit.open_runtime(**options | {"device": device}) as rt:
             await rt.compile(SAXPY, arch=ARCH)
         hung = not borrowers
         group.cancel_scope.cancel()
-    await give_back(0)
+    await release(0)
 
     assert not hung
     assert "compiled by" in caplog.text

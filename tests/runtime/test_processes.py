@@ -1,4 +1,4 @@
-"""Several processes on one cold cache: one compiles, the others see it, and nobody is stuck.
+"""Several processes on one cold cache: one compiles, the others see it, and none is stuck.
 
 The compiler is held at a gate, so that "while the holder compiles" is a state and not a moment.
 """
@@ -211,7 +211,7 @@ def test_failing_compile_is_done_by_one_process_and_told_to_all(start, compiler)
     assert sum(len(peer.events("CompileStarted")) for peer in peers) == 1
 
 
-def test_holders_crash_reaches_nobody_else_as_a_failure(start, compiler):
+def test_holders_crash_is_no_failure_of_its_waiters(start, compiler):
     """A compiler that is killed is not the source's fault: a waiter compiles for itself."""
     compiler.hold()
     compiler.die_by("KILL")
@@ -244,7 +244,7 @@ def test_asyncio_and_trio_processes_share_one_compile(start, compiler):
 
 
 def test_warm_cache_serves_every_process_without_a_compiler_or_a_worker(start, compiler):
-    """On a warm cache nobody waits, locks or starts a worker process."""
+    """On a warm cache no process waits, locks or starts a worker process."""
     (first,) = start()
     all_ready([first])
     assert first.answer()["answer"] == "compiled"

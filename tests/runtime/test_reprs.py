@@ -1,4 +1,4 @@
-"""What users print: each public object is one short line."""
+"""Representations: each public object is one short line."""
 
 from __future__ import annotations
 

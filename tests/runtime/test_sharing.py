@@ -1,4 +1,4 @@
-"""Several processes that want the same many kernels: they share the work, and nobody is stuck."""
+"""Several processes that want the same many kernels: they share the work, and none is stuck."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_two_processes_that_warm_up_the_same_kernels_share_the_work(start, compi
     assert min(shares) >= len(kernels) // 4, shares
 
 
-def test_latecomer_finds_kernels_that_nobody_is_at(start, compiler):
+def test_latecomer_finds_kernels_that_are_not_yet_compiled(start, compiler):
     """One process wants everything and was first; another still gets its share of the work."""
     kernels, slots = list(range(1, 101)), 2
     compiler.hold()
@@ -77,7 +77,7 @@ def test_latecomer_finds_kernels_that_nobody_is_at(start, compiler):
     assert max(a["leases"] for a in answers) <= 2 * slots * CREDITS_PER_SLOT + permits
 
 
-def test_opposite_orders_with_one_slot_and_one_permit_deadlock_nobody(start, compiler):
+def test_opposite_orders_with_one_slot_and_one_permit_do_not_deadlock(start, compiler):
     """Each has leases that the other waits for, and both want the node's one permit."""
     forth, back = list(range(1, 31)), list(range(30, 0, -1))
 

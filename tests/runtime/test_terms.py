@@ -58,8 +58,8 @@ async def test_fallback_that_is_not_ready_is_not_waited_for(with_device, compile
     assert compiler.started == 1
 
 
-async def test_failing_background_compile_of_a_wanted_kernel_disturbs_nobody(with_device):
-    """The fallback is served; whoever asks for the wanted kernel itself gets its error."""
+async def test_failing_background_compile_does_not_fail_the_fallback(with_device):
+    """The fallback is served; a request for the kernel itself gets its error."""
     async with ajit.open_runtime(**with_device) as rt:
         await rt.kernel(READY)
         served = await rt.kernel(SYNTAX_ERROR, fallback=READY)
@@ -143,7 +143,7 @@ async def test_recache_compiles_again_and_replaces_the_entry(options, cache_dir,
 
 
 async def test_recache_ignores_a_failure_record(options, compiler):
-    """What failed a moment ago is tried again when told to."""
+    """A compile that failed a moment ago is tried again when told to."""
     async with ajit.open_runtime(**options) as rt:
         for _ in range(2):
             with pytest.raises(ajit.CompileError):
@@ -157,7 +157,7 @@ async def test_recache_ignores_a_failure_record(options, compiler):
 
 
 async def test_recache_loads_the_kernel_anew(with_device, compiler):
-    """What was loaded stays usable; the next request gets the new one."""
+    """A loaded kernel stays usable; the next request gets the new one."""
     async with ajit.open_runtime(**with_device) as rt:
         before = await rt.kernel(SAXPY)
         anew = await rt.kernel(SAXPY, recache=True)
@@ -169,7 +169,7 @@ async def test_recache_loads_the_kernel_anew(with_device, compiler):
 
 
 @pytest.mark.parametrize("abandoned", ["finish", "cancel"])
-async def test_compile_that_everybody_has_left(options, compiler, abandoned):
+async def test_compile_without_waiters_is_finished_or_cancelled(options, compiler, abandoned):
     """It is finished, so that the cache gains, or cancelled, as the setting says."""
     compiler.hold()
     async with ajit.open_runtime(**options, abandoned=abandoned) as rt:
@@ -240,7 +240,7 @@ async def locked(options, cache_dir: Path, lock_peer):
 
 
 async def test_waiting_is_seen_in_statistics_and_in_the_log(options, locked, caplog):
-    """Whom a request waits for is there to see, and a line is written, without any subscriber."""
+    """The holder that a request waits for is shown and logged, without any subscriber."""
     caplog.set_level(logging.WARNING, "ajit")
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
         group.start_soon(lambda: rt.compile(SAXPY, arch=ARCH))

@@ -109,7 +109,7 @@ async def test_settings_and_arguments_together_are_refused(options):
 
 
 async def test_exception_of_the_body_comes_out_as_it_is(options):
-    """What the body raises is not wrapped in an ExceptionGroup by the runtime's task group."""
+    """The body's exception is not wrapped in an ExceptionGroup by the runtime's task group."""
     error = LookupError("of the caller")
 
     with pytest.raises(LookupError) as caught:

@@ -119,7 +119,7 @@ def test_closing_the_leaders_runtime_lets_the_follower_take_over(backends, optio
 
 @pytest.mark.parametrize("backends", LOOPS, ids="-".join)
 def test_closing_the_followers_runtime_leaves_the_leader_alone(backends, options, compiler):
-    """Who only waits may leave at any time."""
+    """A task that only waits may leave at any time."""
     leader, follower = leader_and_follower(backends, options, compiler)
 
     follower.close()
@@ -192,7 +192,7 @@ def test_two_loops_that_want_the_same_many_kernels_do_not_hang(options, compiler
 
 
 def test_two_loops_share_one_device_thread(with_device):
-    """Each loop has a runtime of its own, loads for itself, and its tickets wake its own tasks."""
+    """Each loop has its own runtime, loads for itself, and its tickets wake its own tasks."""
     results: dict[str, float] = {}
     both = threading.Barrier(2)
 

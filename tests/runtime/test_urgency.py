@@ -1,4 +1,4 @@
-"""Warm-up gives way: what somebody awaits is compiled before what nobody awaits yet."""
+"""Warm-up gives way: an awaited kernel is compiled before one that no request awaits yet."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def in_line(rt: ajit.Runtime) -> int:
 
 
 async def test_request_goes_before_warm_up(options, compiler, finished):
-    """A kernel that somebody awaits is not behind the warm-up's queue."""
+    """A kernel that a request awaits does not queue behind the warm-up."""
     compiler.hold()
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
         group.start_soon(rt.warmup, [RUNNING])
@@ -63,7 +63,7 @@ async def test_request_goes_before_warm_up(options, compiler, finished):
     assert finished == [RUNNING.name, AWAITED.name, WAITING.name]
 
 
-async def test_warm_up_job_that_somebody_awaits_moves_to_the_front(options, compiler, finished):
+async def test_warm_up_job_that_a_request_awaits_moves_to_the_front(options, compiler, finished):
     """The same compile, no second one: it only changes its place."""
     compiler.hold()
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
@@ -85,7 +85,7 @@ async def test_warm_up_job_that_somebody_awaits_moves_to_the_front(options, comp
 async def test_warm_up_job_moves_to_the_front_for_a_spec_of_the_same_key(
     options, compiler, finished
 ):
-    """Two labels, one key: who asks for the one awaits the compile of the other."""
+    """Two labels, one key: a request for the one awaits the compile of the other."""
     compiler.hold()
     async with ajit.open_runtime(**options) as rt, anyio.create_task_group() as group:
         group.start_soon(rt.warmup, [RUNNING])
@@ -105,7 +105,7 @@ async def test_warm_up_job_moves_to_the_front_for_a_spec_of_the_same_key(
 
 @asynccontextmanager
 async def no_credits(options):
-    """A runtime that has no lease credits left, so that whoever wants a kernel stands in line."""
+    """A runtime without a lease credit left: every request for a kernel has to queue."""
     async with ajit.open_runtime(**options | {"compile_slots": 1}) as rt:
         for _ in range(2 * CREDITS_PER_SLOT):
             await rt._kernels.services.credits.take("taken", "foreground")
@@ -129,7 +129,7 @@ async def members(count: int) -> None:
 
 
 def in_lines(rt: ajit.Runtime) -> tuple[int, int]:
-    """How many wait for a lease credit: for somebody, and in the background."""
+    """How many wait for a lease credit: in the foreground, and in the background."""
     found = rt.statistics().credits
     return found.waiting - found.waiting_background, found.waiting_background
 
@@ -147,7 +147,7 @@ async def test_request_in_any_turn_of_the_warm_ups_start_hurries_it(options):
 
 
 async def test_request_hurries_what_the_work_that_it_joins_waits_for(options):
-    """A warm-up behind a warm-up of the same key: somebody awaits the second, and so the first."""
+    """A warm-up joins a warm-up of the same key: a request awaits the second, and so the first."""
     async with no_credits(options) as (rt, group):
         other = AWAITED.with_(name="another label")
         group.start_soon(rt.warmup, [AWAITED])
@@ -159,7 +159,7 @@ async def test_request_hurries_what_the_work_that_it_joins_waits_for(options):
         await lines(rt, 1, 0)
 
 
-async def test_who_takes_over_from_a_cancelled_leader_is_as_urgent(options):
+async def test_a_task_that_takes_over_from_a_cancelled_leader_is_as_urgent(options):
     """Two warm-ups and a request want a key; the first of them is cancelled, the second leads."""
     async with no_credits(options | {"abandoned": "cancel"}) as (rt, group):
         leader = anyio.CancelScope()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-class Place:
+class KeyFiles:
     """The files of a key that is known beforehand, and its entry, taken out of the cache."""
 
     def __init__(self, cache_dir: Path, artifact: ajit.Artifact) -> None:
@@ -40,15 +40,15 @@ class Place:
 
 
 @pytest.fixture
-async def place(options, cache_dir) -> Place:
-    """The place of a key that has no entry."""
+async def files(options, cache_dir) -> KeyFiles:
+    """The files of a key that has no entry."""
     async with ajit.open_runtime(**options) as rt:
         artifact = await rt.compile(SAXPY, arch=ARCH)
-    return Place(cache_dir, artifact)
+    return KeyFiles(cache_dir, artifact)
 
 
 async def resolve(options: dict, when_waiting: Callable[[], None], seen: list | None = None):
-    """Resolve in a runtime of its own; do something once it waits for the lease."""
+    """Resolve in a new runtime; do something once it waits for the lease."""
     waiting = anyio.Event()
 
     def subscriber(event):
@@ -71,12 +71,12 @@ async def resolve(options: dict, when_waiting: Callable[[], None], seen: list | 
     return resolution
 
 
-async def test_lease_that_is_given_back_goes_to_the_waiter(options, lock_peer, place):
+async def test_released_lease_goes_to_the_waiter(options, lock_peer, files):
     """The holder leaves without an entry: the waiter gets the lease and compiles."""
-    lock_peer.hold(place.lock)
+    lock_peer.hold(files.lock)
     seen: list = []
 
-    resolution = await resolve(options, lambda: lock_peer.drop(place.lock), seen)
+    resolution = await resolve(options, lambda: lock_peer.drop(files.lock), seen)
 
     (ended,) = (event for event in seen if isinstance(event, events.WaitEnded))
     assert ended.outcome == "lease"
@@ -84,14 +84,14 @@ async def test_lease_that_is_given_back_goes_to_the_waiter(options, lock_peer, p
 
 
 async def test_entry_that_appears_ends_the_wait_although_the_lease_is_held(
-    options, lock_peer, place, nothing_left
+    options, lock_peer, files, nothing_left
 ):
     """Publishing needs no lease, so a waiter looks for the entry as well."""
-    lock_peer.hold(place.lock)
+    lock_peer.hold(files.lock)
     seen: list = []
 
-    resolution = await resolve(options, place.publish, seen)
-    lock_peer.drop(place.lock)
+    resolution = await resolve(options, files.publish, seen)
+    lock_peer.drop(files.lock)
 
     (ended,) = (event for event in seen if isinstance(event, events.WaitEnded))
     assert ended.outcome == "entry"
@@ -100,9 +100,9 @@ async def test_entry_that_appears_ends_the_wait_although_the_lease_is_held(
 
 
 async def test_entry_and_lease_in_the_same_turn_of_the_loop_leave_no_lease(
-    options, lock_peer, place, nothing_left, monkeypatch
+    options, lock_peer, files, nothing_left, monkeypatch
 ):
-    """Both ends of the wait come at once, whichever is looked at first: the lease is given back.
+    """Both ends of the wait come at once, whichever is looked at first: the lease is released.
 
     Which of two tasks that are woken together runs first is a coin's toss on trio, so it is tossed
     a few times.
@@ -112,31 +112,31 @@ async def test_entry_and_lease_in_the_same_turn_of_the_loop_leave_no_lease(
         assert look_too
         self._report(begun)
         await self._place._promise._event.wait()
-        return WaitEnd("seen", Found(place.artifact, size_bytes=0))
+        return WaitEnd("seen", Found(files.artifact, size_bytes=0))
 
     monkeypatch.setattr(LeaseWaiter, "_watch", found_with_the_lease)
 
     def publish_and_drop():
-        place.publish()
-        lock_peer.drop(place.lock)
+        files.publish()
+        lock_peer.drop(files.lock)
 
     for _ in range(8):
-        place.entry.unlink(missing_ok=True)
-        lock_peer.hold(place.lock)
+        files.entry.unlink(missing_ok=True)
+        lock_peer.hold(files.lock)
         resolution = await resolve(options, publish_and_drop)
         assert resolution.tier == "disk"
         nothing_left()
-        assert not lock_peer.held(place.lock.parents[2])
+        assert not lock_peer.held(files.lock.parents[2])
 
 
-async def test_silent_holder_costs_the_patience_and_one_compile_more(options, lock_peer, place):
+async def test_silent_holder_costs_the_patience_and_one_compile_more(options, lock_peer, files):
     """A holder that says nothing for the patience is not waited for any longer."""
-    lock_peer.hold(place.lock)
+    lock_peer.hold(files.lock)
     seen: list = []
 
     resolution = await resolve({**options, "patience_seconds": 0.3}, lambda: None, seen)
-    published = place.entry.exists()
-    lock_peer.drop(place.lock)
+    published = files.entry.exists()
+    lock_peer.drop(files.lock)
 
     (ended,) = (event for event in seen if isinstance(event, events.WaitEnded))
     assert ended.outcome == "patience"
@@ -145,29 +145,29 @@ async def test_silent_holder_costs_the_patience_and_one_compile_more(options, lo
     assert published
 
 
-async def test_recache_replaces_the_entry_without_the_lease_as_well(options, lock_peer, place):
-    """Somebody silent holds the lease of a good entry that is to be compiled again."""
-    place.publish()
-    lock_peer.hold(place.lock)
+async def test_recache_replaces_the_entry_without_the_lease_as_well(options, lock_peer, files):
+    """A silent process holds the lease of a good entry that is to be compiled again."""
+    files.publish()
+    lock_peer.hold(files.lock)
     async with ajit.open_runtime(**{**options, "patience_seconds": 0.3}) as rt:
         before = await rt.resolve(SAXPY, arch=ARCH)
         anew = await rt.resolve(SAXPY, arch=ARCH, recache=True)
     async with ajit.open_runtime(**options) as rt:
         after = await rt.resolve(SAXPY, arch=ARCH)
-    lock_peer.drop(place.lock)
+    lock_peer.drop(files.lock)
 
     assert (before.tier, anew.tier, after.tier) == ("disk", "compiled", "disk")
-    assert anew.waited_for is None  # the peer writes no record: nobody is named
+    assert anew.waited_for is None  # the peer writes no record, so no holder is named
     assert after.artifact == anew.artifact
     assert after.artifact.created > before.artifact.created
 
 
 async def test_good_entry_that_comes_during_the_compile_is_left_in_place(
-    options, lock_peer, place, compiler
+    options, lock_peer, files, compiler
 ):
     """A waiter that lost patience keeps its own bytes, and replaces the damaged entry no more."""
-    place.entry.write_bytes(place.kept.read_bytes()[:-1])
-    lock_peer.hold(place.lock)
+    files.entry.write_bytes(files.kept.read_bytes()[:-1])
+    lock_peer.hold(files.lock)
     compiler.hold()
     answers = []
 
@@ -179,32 +179,32 @@ async def test_good_entry_that_comes_during_the_compile_is_left_in_place(
         anyio.create_task_group() as group,
     ):
         group.start_soon(want, rt)
-        await compiler.wait_started(2)  # the first one made the place
-        place.entry.unlink()
-        place.publish()
-        good = place.entry.stat().st_ino
+        await compiler.wait_started(2)  # the first one made them
+        files.entry.unlink()
+        files.publish()
+        good = files.entry.stat().st_ino
         compiler.let_go()
-    lock_peer.drop(place.lock)
+    lock_peer.drop(files.lock)
 
     assert [answer.tier for answer in answers] == ["compiled"]
-    assert answers[0].artifact != place.artifact
-    assert place.entry.stat().st_ino == good
+    assert answers[0].artifact != files.artifact
+    assert files.entry.stat().st_ino == good
 
 
 @pytest.mark.slow  # a runtime for each await, and one more to see that it left nothing
 async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
-    options, lock_peer, place, nothing_left, monkeypatch
+    options, lock_peer, files, nothing_left, monkeypatch
 ):
     """Cancelled while it waits, or while the lease comes: another process finds the lease free."""
-    cache_dir = place.lock.parents[2]
+    cache_dir = files.lock.parents[2]
     must_see = {"waiting:_win", "waiting:_watch", "waiting:wait"}
     for sequencer in every_await(monkeypatch, must_see):
-        place.entry.unlink(missing_ok=True)
-        lock_peer.hold(place.lock)
+        files.entry.unlink(missing_ok=True)
+        lock_peer.hold(files.lock)
         dropped = []
 
         def drop(dropped=dropped):
-            dropped.append(lock_peer.drop(place.lock))
+            dropped.append(lock_peer.drop(files.lock))
 
         with anyio.CancelScope() as scope:
             sequencer.act = scope.cancel
@@ -218,10 +218,10 @@ async def test_cancelled_at_any_await_of_a_wait_leaves_nothing(
                 await rt.compile(SAXPY, arch=ARCH)
 
 
-async def test_cache_without_locks_still_compiles_and_publishes(options, cache_dir, place):
+async def test_cache_without_locks_still_compiles_and_publishes(options, cache_dir, files):
     """Where no lock is to be had, an event says so and the work goes on."""
-    shutil.rmtree(place.lock.parent)
-    place.lock.parent.write_text("a file where a directory should be")
+    shutil.rmtree(files.lock.parent)
+    files.lock.parent.write_text("a file where a directory should be")
     seen: list = []
 
     async with ajit.open_runtime(subscribers=[seen.append], **options) as rt:
@@ -234,7 +234,7 @@ async def test_cache_without_locks_still_compiles_and_publishes(options, cache_d
         events.KernelReady,
     ]
     assert resolution.tier == "compiled"
-    assert place.entry.exists()
+    assert files.entry.exists()
 
 
 async def test_waiters_use_up_no_threads_of_the_loop(options, lock_peer, cache_dir, nothing_left):

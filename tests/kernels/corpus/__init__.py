@@ -1,4 +1,4 @@
-"""What model servers compile at run time: kernels with inputs, references and tolerances.
+"""Kernels that model servers compile at run time, with inputs, references and tolerances.
 
 `CASES` is all of them; `by_name` finds one. The sources are unmodified CUDA C++, each specialised
 by macros or template arguments in the way servers specialise theirs.

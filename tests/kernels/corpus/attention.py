@@ -1,4 +1,4 @@
-"""What surrounds attention: rotary embedding, and the paged KV cache's gather and scatter."""
+"""Kernels around attention: rotary embedding, and the paged KV cache's gather and scatter."""
 
 from __future__ import annotations
 

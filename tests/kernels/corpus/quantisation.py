@@ -17,7 +17,7 @@ FLOAT16_SMALLEST = 2.0**-24
 
 def _quantize_inputs(rng: np.random.Generator) -> tuple[Argument, ...]:
     x = rng.normal(size=(ROWS, COLUMNS)).astype(np.float16)
-    x[2] = 0  # a row without a scale of its own
+    x[2] = 0  # a row of zeros, which has no scale
     return np.zeros((ROWS, COLUMNS), np.int8), np.zeros(ROWS, np.float32), x, COLUMNS
 
 

@@ -23,7 +23,7 @@ matmul(ELEMENT* __restrict__ c, const ELEMENT* __restrict__ a, const ELEMENT* __
     for (int i = 0; i < TILE; ++i) {
       sum = fmaf(a_tile[threadIdx.y][i], b_tile[i][threadIdx.x], sum);
     }
-    __syncthreads();  // nobody may overwrite a tile that another thread still reads
+    __syncthreads();  // no thread may overwrite a tile that another still reads
   }
   if (row < M && column < N) c[row * N + column] = from_float<ELEMENT>(sum);
 }

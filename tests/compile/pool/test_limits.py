@@ -1,0 +1,301 @@
+"""Limits of a compile, and what a failure is blamed on when memory or disk is short."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from ajit._compile.pool import group as group_module
+from ajit._compile.pool import watch as watch_module
+from ajit._compile.pool.group import group_lives, group_memory_bytes
+from ajit._compile.pool.ledger import Claim
+from ajit._compile.worker.commands import EXPLAIN_SECONDS, explain_rejection
+from ajit._compile.worker.messages import Failed, Request
+from ajit._compile.worker.run_program import Ran
+from ajit.errors import CompileError, CompileMemoryExceeded, CompilerCrashed, UnknownEntryPoint
+from tests.compile.support import KEY, Bench, fake_compiler, group_members, job, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+MIB = 1 << 20
+HOST = {"compiler": "host", "arch": os.uname().machine}
+ROOT = Path(__file__).parents[3]
+
+HOG = (
+    f"{sys.executable} -c '"
+    "import pathlib, sys, time; data = bytearray(int(sys.argv[1])); data[::4096] = data[::4096];"
+    'pathlib.Path(sys.argv[2]).touch(); time.sleep(1000)\' {bytes} "{ready}" & wait'
+)
+"""A compiler whose child takes memory, and stays."""
+
+
+@pytest.fixture
+def faking(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Make a bench whose host compiler misbehaves as told."""
+    benches: list[Bench] = []
+
+    def make(behaviour: str, **arguments: Any) -> Bench:
+        bench = Bench(host_compiler=fake_compiler(tmp_path, behaviour), **arguments)
+        benches.append(bench)
+        return bench
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+# --- memory
+
+
+def test_a_compiler_that_takes_too_much_memory_is_killed(
+    faking: Callable[..., Bench], scratch: Path, tmp_path: Path
+) -> None:
+    """With its children, whose memory counts; the error has both figures."""
+    hog = HOG.format(bytes=300 * MIB, ready=tmp_path / "ready")
+    bench = faking(
+        f'ps -o pgid= $$ > "{tmp_path}/group"; {hog}', compile_memory_limit_bytes=200 * MIB
+    )
+    with pytest.raises(CompileMemoryExceeded) as caught:
+        bench.compile(job(**HOST))
+    group = int((tmp_path / "group").read_text())
+
+    assert caught.value.used_bytes > caught.value.limit_bytes == 200 * MIB
+    assert caught.value.key == KEY
+    assert group_members(group) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_peak_of_a_compile_is_noted(faking: Callable[..., Bench], tmp_path: Path) -> None:
+    """While it runs, so that admission can learn from it."""
+    hog = HOG.format(bytes=150 * MIB, ready=tmp_path / "ready").removesuffix("wait")
+    behaviour = f'{hog}child=$!; while [ ! -e "{tmp_path}/go" ]; do sleep 0.01; done; kill $child'
+    bench = faking(f'{behaviour}; echo result > "$out"')
+    peak = 150 * MIB
+
+    class Noting(Claim):
+        def note(self, used_bytes: int) -> None:
+            super().note(used_bytes)
+            if used_bytes > peak:
+                (tmp_path / "go").touch()
+
+    task = bench.task(job(**HOST))
+    claim = task.claim = Noting("host", 0)
+    output = bench.slot.perform(task)
+
+    assert output.data == b"result\n"
+    assert claim.peak_bytes > peak
+
+
+@pytest.mark.parametrize("kernel", ["lists children", "lists no children"])
+def test_memory_is_that_of_the_whole_group(
+    kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children and theirs, on kernels with and without a list of a process's children."""
+    if kernel == "lists no children":
+        monkeypatch.setattr(group_module.os.path, "exists", lambda _path: False)
+    hog = HOG.format(bytes=50 * MIB, ready=tmp_path / "ready")
+    leader = subprocess.Popen(["sh", "-c", hog], process_group=0)
+    try:
+        wait_until((tmp_path / "ready").exists, "the child's memory")
+        expected = sum(
+            process.memory_info().rss
+            for process in (psutil.Process(leader.pid), *psutil.Process(leader.pid).children())
+        )
+        actual = group_memory_bytes(leader.pid)
+    finally:
+        os.killpg(leader.pid, 9)
+        leader.wait()
+    wait_until(lambda: not group_members(leader.pid), "the end of the child, which is not reaped")
+
+    assert actual > 50 * MIB
+    assert abs(actual - expected) < 5 * MIB
+    assert group_memory_bytes(leader.pid) == 0
+
+
+def test_a_zombie_does_not_count_as_alive() -> None:
+    """A signal still reaches their group, so only a look at them tells."""
+    child = subprocess.Popen(["sleep", "60"], process_group=0)
+    try:
+        lived = group_lives(child.pid)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        os.killpg(child.pid, 0)
+        lives = group_lives(child.pid)
+    finally:
+        child.wait()
+
+    assert (lived, lives) == (True, False)
+
+
+# --- whom a failure is blamed on
+
+
+def test_a_rejection_beside_the_memory_killer_is_not_believed(
+    faking: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which process it took cannot be seen from here; trying again is safe."""
+    counts = iter(range(10))
+    monkeypatch.setattr(watch_module, "oom_kills", lambda: next(counts))
+    with pytest.raises(CompilerCrashed, match="memory killer") as caught:
+        faking("echo an error >&2; exit 1").compile(job(**HOST))
+
+    assert "an error" in caught.value.log
+
+
+def test_the_memory_killers_count_is_the_kernels() -> None:
+    """It is a number that this kernel has, and it does not move by itself."""
+    if "oom_kill " not in Path("/proc/vmstat").read_text():
+        pytest.skip("this kernel does not count")
+
+    assert watch_module.oom_kills() >= 0
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="is about gcc's driver")
+@pytest.mark.parametrize("number", ["KILL", "SEGV"])
+def test_a_compiler_proper_that_is_always_killed_is_not_the_sources_fault(
+    number: str, tmp_path: Path
+) -> None:
+    """g++ exits with 1 for both; the repetition sees the signal of its cc1plus."""
+    proper, driver = tmp_path / "cc1plus", tmp_path / "g++"
+    proper.write_text(f"#!/bin/sh\nkill -{number} $$\n")
+    # Only a compile has -o; the discovery's questions go to the real one.
+    driver.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -o "*) exec g++ -B "{tmp_path}/" "$@";; esac\n'
+        'exec g++ "$@"\n'
+    )
+    for program in (proper, driver):
+        program.chmod(0o755)
+    bench = Bench(host_compiler=str(driver))
+    try:
+        with pytest.raises(CompilerCrashed) as caught:
+            bench.compile(job(**HOST))
+    finally:
+        bench.close()
+
+    assert caught.value.signal == f"SIG{number}"
+
+
+FULL = """
+import sys
+from ajit.errors import CompilerCrashed
+from tests.compile.support import Bench, job
+bench = Bench()
+try:
+    table = "__device__ char table[9000000] = {1};"
+    kernel = 'extern "C" __global__ void plain(int* x) { x[0] = table[x[1]]++; }'
+    bench.compile(job(table + kernel, compiler="host", arch=sys.argv[1]))
+except CompilerCrashed as error:
+    print(error)
+finally:
+    bench.close()
+"""
+
+
+def test_a_full_temporary_directory_is_not_the_sources_fault(tmp_path: Path) -> None:
+    """A real compiler, a real file system of four megabytes, an object of nine."""
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f'mount -t tmpfs -o size=4m none "{tmp_path}"'
+    if subprocess.run([*enter, mount], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine does not let a test mount a small file system")
+    ran = subprocess.run(
+        [
+            *enter,
+            f'{mount} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            FULL,
+            HOST["arch"],
+        ],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "temporary directory was full" in ran.stdout, ran.stderr
+
+
+# --- what an explanation costs
+
+
+def test_a_source_that_takes_long_to_fail_is_compiled_once() -> None:
+    """Its first log says it; five minutes more of compiling would not."""
+    compiled: list[tuple[str, ...]] = []
+    failed = _explain(_ran(1, EXPLAIN_SECONDS + 1, "log"), [], compiled)
+
+    assert failed == Failed(kind="compile", log="log")
+    assert compiled == []
+
+
+def test_an_explanation_ends_when_its_time_is_used_up() -> None:
+    """However many entry points there are."""
+    compiled: list[tuple[str, ...]] = []
+    slow = EXPLAIN_SECONDS * 0.4
+    failed = _explain(_ran(1, slow, "first"), [_ran(0, slow)] * 9, compiled)
+
+    assert failed == Failed(kind="compile", log="first")
+    assert compiled == [(), ("a",)]
+
+
+@pytest.mark.parametrize(
+    ("ends", "expected"),
+    [
+        ([1], Failed(kind="compile", log="again")),
+        ([0, 1], Failed(kind="entry", entry="a", log="again")),
+        ([0, 0, 1], Failed(kind="entry", entry="b", log="again")),
+        ([0, 0, 0, 1], Failed(kind="compile", log="again")),
+        ([0, 0, 0, 0], Failed(kind="crash", log="first", exit_code=1)),
+        ([0, 137], Failed(kind="crash", log="again", signal="SIGKILL")),
+        ([-11], Failed(kind="crash", log="again", signal="SIGSEGV")),
+    ],
+)
+def test_a_quick_rejection_is_explained(ends: list[int], expected: Failed) -> None:
+    """Source, entry point, both together, or bad luck."""
+    compiled: list[tuple[str, ...]] = []
+
+    assert _explain(_ran(1, 0.1, "first"), [_ran(end, 0.1, "again") for end in ends], compiled) == (
+        expected
+    )
+    assert len(compiled) == len(ends)
+
+
+def test_limits_do_not_change_the_error_of_a_wrong_source(bench: Bench) -> None:
+    """With room and memory a wrong source and a missing entry are what they were."""
+    with pytest.raises(CompileError):
+        bench.compile(job("syntax error", **HOST))
+    with pytest.raises(UnknownEntryPoint):
+        bench.compile(job(entries=("missing",), **HOST))
+
+
+def _ran(returncode: int, seconds: float, log: str = "") -> Ran:
+    return Ran(returncode, log, seconds)
+
+
+def _explain(first: Ran, ends: list[Ran], compiled: list[tuple[str, ...]]) -> Failed:
+    remaining = iter(ends)
+
+    def attempt(entries: Sequence[str]) -> Ran:
+        compiled.append(tuple(entries))
+        return next(remaining)
+
+    request = Request(
+        job=job(entries=("a", "b"), **HOST),
+        command=("c++",),
+        version="gcc 12",
+        include_dirs=(),
+        flags=(),
+        folder="/nonexistent",
+        output_limit_bytes=1,
+    )
+    return explain_rejection(request, first, attempt)
