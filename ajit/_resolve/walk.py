@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 import ajit
-from ajit._cache.entries.disk import Failed, Found, Missing, Rejected
+from ajit._cache.entries.disk import Found, Missing, PublishFailed, Rejected
 from ajit._cache.leases.table import Busy, Lease
 from ajit._core import events
 from ajit._core.entry import Artifact
@@ -161,7 +161,7 @@ class PlanRunner:
 
     async def _put(self, *, replace: bool) -> Happening:
         result = await self._in_thread(self._put_beating, self._lease, replace)
-        if isinstance(result, Failed):
+        if isinstance(result, PublishFailed):
             self._emit(events.CacheUnwritable, reason=result.reason)
             self._services.warn_unwritable(result.reason)
             return Happening.PUBLISH_FAILED

@@ -32,7 +32,7 @@ MINIMUM_PREFIX = 4
 """Digits of a key that name an entry. Pretty arbitrary: fewer are more likely a typing error."""
 
 
-Failed: TypeAlias = dict[str, str]
+NotRemoved: TypeAlias = dict[str, str]
 """What was to be removed and stays: ``key``, as it was given, and ``reason``."""
 
 KEY_DIGITS = 64
@@ -214,7 +214,7 @@ class _Cache:
             raise NoKey(f"{len(found)} entries begin with {text!r}: give more digits")
         return found[0]
 
-    def find(self, texts: Sequence[str]) -> tuple[list[str], list[Failed]]:
+    def find(self, texts: Sequence[str]) -> tuple[list[str], list[NotRemoved]]:
         """The keys that begin with these texts, and the texts that no entry's key begins with."""
         found, missing = [], []
         for text in texts:
@@ -233,7 +233,7 @@ class _Cache:
             return found
         raise BadEntry(key=key, reason=found.reason or "it has gone")
 
-    def remove(self, keys: Sequence[str]) -> tuple[list[str], list[Failed]]:
+    def remove(self, keys: Sequence[str]) -> tuple[list[str], list[NotRemoved]]:
         """Remove entries; what could not be removed comes back with reasons."""
         removed, failed = [], []
         for key in keys:

@@ -1,9 +1,9 @@
 """The disk tier: one file per entry, verified on every read, published create-only.
 
-A read gives `Found`, `Missing` or `Rejected` and never raises for what it meets on the disk; a
-publish gives `Published`, `Lost` or `Failed` and never raises either: the caller has the compiled
-bytes in its hands and goes on with them. Everything here blocks: call it from a thread. A store
-may be used by any number of threads.
+A read returns `Found`, `Missing` or `Rejected`, whatever it meets on the disk. A publish returns
+`Published`, `Lost` or `PublishFailed`. Neither raises for a failure of the disk: after a publish
+the caller still has the compiled bytes and goes on with them. Everything here blocks: call it from
+a thread. Any number of threads may use one store.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
     "DiskStatistics",
     "DiskStore",
     "EntryInfo",
-    "Failed",
     "Found",
     "Lookup",
     "Lost",
     "Missing",
+    "PublishFailed",
     "PublishResult",
     "Published",
     "Rejected",
@@ -98,14 +98,14 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class PublishFailed:
     """Nothing was published and nothing is left behind; the caller keeps its bytes."""
 
     reason: str
 
 
 Lookup = Found | Missing | Rejected
-PublishResult = Published | Lost | Failed
+PublishResult = Published | Lost | PublishFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +136,12 @@ class DiskStatistics:
 
 
 _COUNTED: dict[type, str] = {
-    outcome: outcome.__name__.lower()
-    for outcome in (Found, Missing, Rejected, Published, Lost, Failed)
+    Found: "found",
+    Missing: "missing",
+    Rejected: "rejected",
+    Published: "published",
+    Lost: "lost",
+    PublishFailed: "failed",
 }
 
 
@@ -146,11 +150,10 @@ class DiskStore:
 
     Args:
         directory: From `ajit._cache.files.directory.open_cache_directory`. Temporary files that
-        dead
-            processes of this host have left in it are removed.
-        secret: What entries are authenticated with, from `ajit._cache.files.secret.load_secret`;
-        one
-            that lacks it is then `Rejected`. None asks for nothing.
+            dead processes of this host have left in it are removed.
+        secret: The key that entries are authenticated with, from
+            `ajit._cache.files.secret.load_secret`; an entry without its tag is then `Rejected`.
+            None accepts every entry.
     """
 
     def __init__(self, directory: CacheDirectory, secret: bytes | None = None) -> None:
@@ -190,7 +193,7 @@ class DiskStore:
         name = _file_name(artifact.key)
         result: PublishResult
         if self.directory.access != "writable":
-            result = Failed(f"cache is {self._access()}: {self.directory.problem}")
+            result = PublishFailed(f"cache is {self._access()}: {self.directory.problem}")
         else:
             result = self._publish(name, encode(artifact, self._secret), replace=replace)
         self._count(_COUNTED[type(result)])
@@ -273,7 +276,7 @@ class DiskStore:
         except FileExistsError:
             return Lost()
         except (OSError, CacheError) as exc:
-            return Failed(_reason(exc))
+            return PublishFailed(_reason(exc))
 
     def _access(self) -> str:
         access = self.directory.access
