@@ -30,15 +30,15 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ajit._system.exceptions import copy_of
 from ajit._system.loop import Promise
+from ajit._system.with_block import EndsWithBlock
 from ajit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
-    from types import TracebackType
 
 __all__ = ["FlightStatistics", "Flights", "Membership", "flights"]
 
@@ -180,7 +180,7 @@ class Flights(Generic[T]):
             del self._table[flight.place]
 
 
-class Membership(Generic[T]):
+class Membership(EndsWithBlock, Generic[T]):
     """One task's part in a flight, from `Flights.join`.
 
     It belongs to the task that joined, except that `leave` may be called by any thread.
@@ -249,16 +249,7 @@ class Membership(Generic[T]):
         """Stop wanting the key. A leader hands over. Does nothing once the flight has ended."""
         self._flights.leave(self)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.leave()
+    _end = leave
 
     def __repr__(self) -> str:
         state = "leading" if self.leading else "over" if self.flight is None else "waiting"
