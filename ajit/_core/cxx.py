@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CxxText", "KernelDeclaration", "TypeMeaning", "read_cxx", "split_list"]
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 _LOOK_BEHIND = 4096
 """Characters looked at before a kernel or a type name. Pretty arbitrary: a template head, a
@@ -91,14 +91,14 @@ class Answers:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get_or_make(self, question: object, make: Callable[[], Answer]) -> Answer:
+    def get_or_make(self, question: object, make: Callable[[], T]) -> T:
         """Return the answer to a question, which is worked out once."""
         kept = self._kept  # specs are made in any thread: another one may begin anew
         if question not in kept:
             if len(kept) >= _ANSWERS_KEPT:
                 kept = self._kept = {}
             kept[question] = make()
-        answer: Answer = kept[question]
+        answer: T = kept[question]
         return answer
 
 

@@ -154,15 +154,15 @@ class PlanError(AssertionError):
     """Something was reported that cannot happen in that state: a defect of the performer."""
 
 
-Step = tuple[Plan, tuple[Action, ...]]
+Transition = tuple[Plan, tuple[Action, ...]]
 
 
-def start() -> Step:
+def start() -> Transition:
     """Return the first state of a resolution and its first action."""
     return Plan(), (Action.READ_ENTRY,)
 
 
-def step(plan: Plan, happening: Happening) -> Step:
+def step(plan: Plan, happening: Happening) -> Transition:
     """Return the next state and what to do now.
 
     Raises:
@@ -177,10 +177,10 @@ def step(plan: Plan, happening: Happening) -> Step:
     return rule(plan)
 
 
-def _end(action: Action, *before: Action) -> Callable[[Plan], Step]:
+def _end(action: Action, *before: Action) -> Callable[[Plan], Transition]:
     """The end of a resolution; gives back what it holds first."""
 
-    def rule(plan: Plan) -> Step:
+    def rule(plan: Plan) -> Transition:
         state = State.FAILED if action is Action.RAISE else State.DONE
         release = (Action.RELEASE,) if plan.leased else ()
         return replace(plan, state=state, leased=False), (*before, *release, action)
@@ -188,27 +188,27 @@ def _end(action: Action, *before: Action) -> Callable[[Plan], Step]:
     return rule
 
 
-def _go(state: State, *actions: Action, **changes: bool) -> Callable[[Plan], Step]:
-    def rule(plan: Plan) -> Step:
+def _go(state: State, *actions: Action, **changes: bool) -> Callable[[Plan], Transition]:
+    def rule(plan: Plan) -> Transition:
         return replace(plan, state=state, **changes), actions
 
     return rule
 
 
-def _publish(plan: Plan) -> Step:
+def _publish(plan: Plan) -> Transition:
     # Rule 3: a compile takes long, so what the last look met counts no more.
     if plan.rejected:
         return replace(plan, state=State.CONFIRMING), (Action.LOOK_AGAIN,)
     return replace(plan, state=State.PUBLISHING), (Action.PUBLISH,)
 
 
-def _cancelled(plan: Plan) -> Step:
+def _cancelled(plan: Plan) -> Transition:
     stop = (Action.STOP_WAITING,) if plan.state is State.WAITING else ()
     release = (Action.RELEASE,) if plan.leased else ()
     return replace(plan, state=State.FAILED, leased=False), (*stop, *release, Action.RAISE)
 
 
-_TABLE: dict[tuple[State, Happening], Callable[[Plan], Step]] = {
+_TABLE: dict[tuple[State, Happening], Callable[[Plan], Transition]] = {
     (State.LOOKING, Happening.FOUND): _end(Action.RETURN_FROM_DISK),
     (State.LOOKING, Happening.MISSING): _go(State.LEASING, Action.TRY_LEASE),
     (State.LOOKING, Happening.REJECTED): _go(State.LEASING, Action.TRY_LEASE, rejected=True),

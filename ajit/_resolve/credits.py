@@ -1,23 +1,23 @@
 """Lease credits: how many resolutions of a runtime may go for a lease at once.
 
-A lease says to every other process that somebody sees to this key. A server that wants a thousand
-kernels and compiles two at a time would say so of all thousand, with a descriptor for each, and the
-other nodes that want the same ones would idle behind it. So a resolution that misses on disk takes
-a credit before it tries the lease, and there are only a few more of them than compile slots. Who
-finds the lease held gives the credit back and waits without one: the next resolution looks for a
-key that nobody is at. Who wins a lease by waiting needs no credit; there are at most as many of
-these as others had leases.
+A lease tells every other process that this one compiles the key. A server that wants a thousand
+kernels and compiles two at a time would take all thousand leases, with a descriptor for each, and
+the other nodes that want the same kernels would idle behind it. So a resolution that misses on disk
+takes a credit before it tries the lease, and there are only a few more credits than compile slots.
+A resolution that finds the lease held releases its credit and waits without one, so the next
+resolution can look for a key that no process compiles. A resolution that gets a lease by waiting
+needs no credit; there are at most as many of these as there were leases of other processes.
 
-Foreground before background, first come, first served within each. Background work may take half of
-the credits only: then it never stands between a request and the slot that the pool keeps for it.
+Foreground goes before background, first come, first served within each. Background work may take
+only half of the credits, so it never keeps a request from the slot that the pool reserves for it.
 
-Why nobody hangs on a credit: things are taken in one order, **credit, lease, compile slot, permit
-of the node**, and who waits for one of them holds none of those after it. So nobody waits for a
-credit while holding a lease, and whoever holds one is on the way to an end that needs no further
-credit: the lease is tried without waiting, a slot comes when a compile ends, which has a deadline,
-and a permit comes in the end, whoever has stalled. Nor does anybody who holds a credit wait for a
-flight: the leader of a flight takes one, and those who follow it take none. Credits belong to one
-runtime, so two of them in a process share the flights and the permits, but no credits.
+Why no resolution waits for a credit for ever: resources are taken in one order, **credit, lease,
+compile slot, permit of the node**, and a resolution that waits for one of them holds none of those
+after it. So none waits for a credit while it holds a lease. The holder of a credit needs no second
+one to reach its end: it tries the lease without waiting; a slot comes when a compile ends, which
+has a deadline; and a permit comes in the end even if its holder has stalled. The holder of a credit
+does not wait for a flight either: the leader of a flight takes one, its followers take none.
+Credits belong to one runtime: two runtimes in a process share flights and permits, but no credits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["CREDITS_PER_SLOT", "CreditStatistics", "Credits"]
 CREDITS_PER_SLOT = 2
 """Credits of background work for each compile slot, and as many more for foreground work.
 
-Pretty arbitrary: one that compiles, and one that is looked up, leased and queued meanwhile.
+Pretty arbitrary: one for a compile, and one for the next key on its way to the queue.
 """
 
 
@@ -46,10 +46,10 @@ class CreditStatistics:
     """Lease credits of a runtime.
 
     Attributes:
-        total: How many there are.
+        total: Credits of the runtime.
         held: Resolutions that have one.
         waiting: Resolutions that wait for one.
-        waiting_background: How many of these nobody awaits.
+        waiting_background: How many of these are background work.
     """
 
     total: int
@@ -82,13 +82,13 @@ class Credits:
         self._held = 0
 
     async def take(self, key: str, priority: Priority) -> None:
-        """Take a credit; wait until there is one. To be given back (`give_back`).
+        """Take a credit; wait until there is one. Release it with `give_back`.
 
         Args:
-            key: Hex key that it is for, to be promoted by.
-            priority: ``foreground`` if somebody awaits the kernel.
+            key: Hex key that it is for; `promote` finds it by this key.
+            priority: ``foreground`` if a request waits for the kernel.
 
-        Cancelling leaves the line; then there is nothing to give back.
+        Cancelling leaves the line; then there is nothing to release.
         """
         if self._held < self._limits[priority]:
             self._held += 1
@@ -104,17 +104,17 @@ class Credits:
             raise
 
     def give_back(self) -> None:
-        """Give a credit to the next in line, else back."""
+        """Pass a credit to the next in line; without one, it is free."""
         self._held -= 1
         self._grant()
 
     def promote(self, key: str) -> None:
-        """Let background work for a key go with the foreground, for somebody awaits it now."""
+        """Promote background work for a key, because a request waits for it now."""
         if self._line.promote(key):
             self._grant()
 
     def statistics(self) -> CreditStatistics:
-        """Count credits, and who waits for one."""
+        """Count credits, and the resolutions that wait for one."""
         return CreditStatistics(
             total=self._limits["foreground"],
             held=self._held,

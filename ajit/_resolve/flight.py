@@ -1,7 +1,7 @@
 """Flights: one resolution of a key in this process, however many tasks, loops and threads want it.
 
-The first member of a flight leads: it does the work. The others wait, each on a promise of its own
-event loop. What the leader finds, or the error it meets, goes to all of them. A leader that leaves
+The first member of a flight leads: it does the work. The others wait, each on a promise in its
+event loop. All of them get the leader's answer or its error. A leader that leaves
 without either (it was cancelled, or its runtime is closing) hands the lead to the member that has
 waited longest; so a member that lives never waits for one that is gone::
 
@@ -15,12 +15,12 @@ waited longest; so a member that lives never waits for one that is gone::
                 raise
             membership.finish(answer)
 
-One lock guards everything, for a few instructions at a time, and never while anybody waits. There
-is no I/O in here. A forked child begins without flights.
+One lock guards everything. It is held for a few instructions at a time, and never during a wait.
+There is no I/O here. A forked child begins without flights.
 
-Leaving takes no lock that it would have to wait for: the garbage collector may run the end of an
-abandoned coroutine's ``with`` block anywhere, in the middle of `Flights.join` as well. So who
-leaves says so in a queue, and whoever has the lock looks there after giving it back.
+Leaving never waits for the lock: the garbage collector may run the end of an abandoned coroutine's
+``with`` block anywhere, also in the middle of `Flights.join`. So a member that leaves is put into a
+queue, and each holder of the lock works off that queue after it has released the lock.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ajit._system.exceptions import copy_of
 from ajit._system.loop import Promise
+from ajit._system.with_block import EndsWithBlock
 from ajit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
-    from types import TracebackType
 
 __all__ = ["FlightStatistics", "Flights", "Membership", "flights"]
 
@@ -51,7 +51,7 @@ class FlightStatistics:
 
     Attributes:
         flights: Keys that are being resolved.
-        members: Who wants them, leaders included.
+        members: Tasks that want them, leaders included.
     """
 
     flights: int
@@ -59,17 +59,17 @@ class FlightStatistics:
 
 
 class Flights(Generic[T]):
-    """A table of flights. Any thread may use it; `flights` is the one of the process."""
+    """A table of flights. Any thread may use it; `flights` is the table of the process."""
 
     def __init__(self) -> None:
         self._forget()
         os.register_at_fork(after_in_child=self._forget)
 
     def join(self, cache: Hashable, key: str) -> Membership[T]:
-        """Join the flight of a key, or begin one and lead it. To be called in an event loop.
+        """Join the flight of a key, or begin one and lead it. Call it in an event loop.
 
         Args:
-            cache: Which cache: equal for all stores of one directory.
+            cache: Identifies the cache: equal for all stores of one directory.
             key: Hex key.
 
         Returns:
@@ -114,7 +114,7 @@ class Flights(Generic[T]):
             flight = membership.flight
             if flight is None or flight.leader is not membership:
                 raise RuntimeError("only the leader of a flight can end it")
-            # Gone from the table before anybody is told: who joins from now on begins anew, and
+            # Out of the table before any follower is told: a later member begins a new flight, and
             # finds the result in the cache.
             self._remove(flight)
             membership.flight = None
@@ -134,7 +134,7 @@ class Flights(Generic[T]):
             self._sweep()
 
     def _sweep(self) -> None:
-        """Let those leave who want to, unless somebody has the lock, who does it afterwards."""
+        """Work off the queue of leaving members; if the lock is held, its holder will do it."""
         lock = self._lock
         while self._leaving and lock.acquire(blocking=False):
             try:
@@ -148,7 +148,7 @@ class Flights(Generic[T]):
                     self._offer_lead(flight)
 
     def _remove_member(self, membership: Membership[T]) -> _Flight[T] | None:
-        """Take a member out. Return its flight if that has a new leader to be told."""
+        """Take a member out. Return its flight if that has a new leader who must be told."""
         flight, membership.flight = membership.flight, None
         if flight is None:
             return None
@@ -180,7 +180,7 @@ class Flights(Generic[T]):
             del self._table[flight.place]
 
 
-class Membership(Generic[T]):
+class Membership(EndsWithBlock, Generic[T]):
     """One task's part in a flight, from `Flights.join`.
 
     It belongs to the task that joined, except that `leave` may be called by any thread.
@@ -207,11 +207,11 @@ class Membership(Generic[T]):
         """Wait for the leader's answer.
 
         Returns:
-            The answer; None if the work is ours to do, now or when the leader has left.
+            The answer; None if this member has to do the work: it leads, or became the leader.
 
         Raises:
-            Exception: What the leader met, as a copy of our own: a traceback grows with each
-                raise, and the members' tasks raise at the same time.
+            Exception: A copy of the leader's error. A traceback grows with each raise, and the
+                members' tasks raise at the same time, so each needs a copy.
         """
         if self.leading:
             return None
@@ -231,8 +231,8 @@ class Membership(Generic[T]):
     def fail(self, error: Exception) -> int:
         """End the flight that we lead, with an error for all.
 
-        An error that says that *our* runtime cannot be used (closed, forked) is nobody else's: then
-        the lead is handed over instead.
+        An error that says that *our* runtime cannot be used (closed, forked) does not concern the
+        others: then the lead is handed over instead.
 
         Returns:
             How many others got it.
@@ -249,16 +249,7 @@ class Membership(Generic[T]):
         """Stop wanting the key. A leader hands over. Does nothing once the flight has ended."""
         self._flights.leave(self)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.leave()
+    _end = leave
 
     def __repr__(self) -> str:
         state = "leading" if self.leading else "over" if self.flight is None else "waiting"

@@ -1,8 +1,8 @@
-"""Frozen mode: a kernel that is not cached is an error that says what is nearest to it.
+"""Frozen mode: a kernel that is not cached is an error, which names the nearest cached kernel.
 
-A server in production may forbid compiling altogether: a miss is then a mistake of the deployment
-(another driver, another header, a shape that nobody warmed up), and the useful answer is which
-cached kernel was meant and in which parts of its key it differs.
+A server in production may forbid compiling. A miss is then a mistake of the deployment: another
+driver, another header, a shape that was not warmed up. So the error says which cached kernel was
+probably meant, and in which parts of the key it differs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MANIFESTS_READ = 2_000
 
 
 def forbidden(store: DiskStore, spec: Spec, key: Key) -> CompileForbidden:
-    """Return the error for a miss. Blocks: it reads the cache."""
+    """Return the error for a miss. Blocks: it reads the cache's entries."""
     nearest: tuple[int, Manifest, list[Difference]] | None = None
     for entry in islice(store.entries(), MANIFESTS_READ):
         found = store.manifest(entry.key)

@@ -1,4 +1,4 @@
-"""What is asked for, how urgently, and what comes of it."""
+"""A request for one key: what it asks for, how urgent it is, and its answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Request", "Resolution", "Urgency", "WaitedFor"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitedFor:
-    """Whom a resolution waited for, and how long.
+    """The process that a resolution waited for, and for how long.
 
     Attributes:
         host: Host name of the lease's holder.
@@ -59,13 +59,13 @@ class Resolution:
 
 @dataclass(slots=True)
 class Urgency:
-    """Whether somebody awaits a resolution, or only a warm-up wants it. Belongs to the loop.
+    """Whether a request waits for a resolution, or only a warm-up. Belongs to the event loop.
 
     Attributes:
-        foreground: Whether somebody awaits it.
+        foreground: Whether a request waits for it.
         key: Its hex key, once that is known and the disk does not have it.
-        on_wait: Called, in the event loop, when it begins to wait for somebody else's compile.
-        ahead: That of the work whose outcome it waits for, if others had begun that.
+        on_wait: Called, in the event loop, when it begins to wait for another compile.
+        ahead: The urgency of the work that it waits for, if that was begun before.
     """
 
     foreground: bool = True
@@ -75,16 +75,16 @@ class Urgency:
 
     @property
     def priority(self) -> Priority:
-        """The same, in the words of those who have lines."""
+        """The same as a priority, as lines and pools have it."""
         return "foreground" if self.foreground else "background"
 
     @property
     def known_key(self) -> str:
-        """The key, also where the work that this one waits for has found it; else empty."""
+        """The key, from this work or from the work that it waits for; empty if not known."""
         return self.key or (self.ahead.known_key if self.ahead is not None else "")
 
     def hurry(self, services: Services) -> None:
-        """Somebody awaits it now: it goes before what a warm-up wants, with what is ahead of it."""
+        """Promote it, and the work that it waits for: a request waits for it now."""
         if not self.foreground:
             self.foreground = True
             if self.key:
@@ -93,7 +93,7 @@ class Urgency:
                 self.ahead.hurry(services)
 
     def follow(self, ahead: Urgency, services: Services) -> None:
-        """It waits for work that others have begun: that is awaited if it is, now or later."""
+        """Note that it waits for work that was begun before; that is then at least as urgent."""
         self.ahead = ahead
         self.on_wait()
         if self.foreground:
@@ -107,7 +107,7 @@ class Request:
     Attributes:
         note: What to add to a `CompileError`, such as includes that were not found.
         first_look: What the disk had when the key was made.
-        recache: Whether what is cached, a failure included, is to be compiled again and replaced.
+        recache: Whether to compile again what is cached, a failure included, and to replace it.
     """
 
     spec: Spec

@@ -5,8 +5,8 @@ all in one hop to a thread, together with other specs of the same moment
 (`ajit._system.batched_calls`). On a miss it joins the one flight of that key in this process: the
 first to join leads and walks the plan (`ajit._resolve.walk`), the others wait for what it finds.
 
-It relies on being run in a task of the runtime and never in a caller's, so that a cancelled caller
-only leaves.
+It must run in a task of the runtime and never in a caller's, so that a cancelled caller only
+leaves.
 """
 
 from __future__ import annotations
@@ -59,20 +59,20 @@ class Resolver:
     ) -> None:
         self.services = services
         self._flights = flights
-        # By key, and whether it recaches: the urgency of what leads its flight in this runtime.
+        # By key and recache: the urgency of the work that leads the flight in this runtime.
         self._led: dict[tuple[str, bool], Urgency] = {}
         self._calls = BatchedCalls(tasks, services.in_thread)
 
     async def resolve(
         self, spec: Spec, arch: str, *, recache: bool = False, urgency: Urgency | None = None
     ) -> Resolution:
-        """Return the verified artifact of a spec, from whichever tier has it.
+        """Return the verified artifact of a spec, from any tier.
 
         Args:
             spec: What is asked for.
             arch: For which architecture.
-            recache: Compile it again, whatever the cache has, and replace that.
-            urgency: Whether somebody awaits it; None: somebody does.
+            recache: Compile it again even if it is cached, and replace the entry.
+            urgency: Whether a request waits for it; None means that one does.
 
         Raises:
             SpecError: The spec cannot be compiled as it is; nothing was started.
@@ -80,8 +80,8 @@ class Resolver:
             CompilerError: The compiler could not do its work; trying again is safe.
             CompileForbidden: It is not cached, and the runtime is frozen.
 
-        Cancelling gives the lease back and ends the compile, and lets another runtime of this
-        process that waits for the same key take over.
+        Cancelling releases the lease and ends the compile. Another runtime of this process that
+        waits for the same key takes over.
         """
         begun = time.monotonic()
         urgency = urgency or Urgency()
@@ -136,14 +136,14 @@ class Resolver:
         return resolution
 
     def _set_urgency(self, request: Request) -> None:
-        """Lead: as urgently as who led before, and before or after a recache of the same key."""
+        """Make it as urgent as the former leader; note a recache of the same key that is ahead."""
         urgency = request.urgency
         if urgency.ahead is not None and urgency.ahead.foreground:
-            # Who led was cancelled, and who awaited that awaits us.
+            # The former leader was cancelled; the tasks that waited for it wait for this one.
             urgency.hurry(self.services)
         other = self._led.get((request.key.hex, not request.recache))
         if other is not None:
-            # Another flight, but the same lease: this one waits for that of the other.
+            # Another flight, but the same lease: this one waits until the other releases it.
             urgency.follow(other, self.services)
 
     def _follow(self, request: Request) -> None:

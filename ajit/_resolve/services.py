@@ -1,6 +1,6 @@
-"""What a runtime resolves with: cache, locks, toolchains and the compile pool, opened and closed.
+"""What resolutions use: cache, locks, toolchains and the compile pool. Opens and closes them.
 
-Blocking calls go to threads through one limiter of the runtime's own: never the event loop's
+Blocking calls run in threads under a limiter of this runtime, and never under the event loop's
 default one, whose 40 threads are shared with the whole process.
 """
 
@@ -46,13 +46,13 @@ IO_THREADS = 4
 """Threads for file and lock calls of one runtime. Pretty arbitrary: the calls are short."""
 
 COLLECT_FIRST_SECONDS = 60.0
-"""How long after its opening a runtime first thinks of evicting: short processes never do."""
+"""How long after opening a runtime first evicts; short-lived processes never do."""
 
 COLLECT_EVERY_SECONDS = 600.0
-"""How often the processes of a cache together look for what is to be evicted."""
+"""How often one of the processes that share a cache looks for entries to evict."""
 
 COLLECT_WORK_SECONDS = 2.0
-"""How long one of them removes files at a stretch."""
+"""How long it may remove files before it stops."""
 
 
 @dataclass(kw_only=True)
@@ -73,7 +73,7 @@ class Services:
     )
     _watch_threads: anyio.CapacityLimiter = field(default_factory=partial(anyio.CapacityLimiter, 1))
     waits: dict[str, events.Waiting] = field(default_factory=dict)
-    """By key: whom a resolution of this runtime waits for now, as last reported."""
+    """Key to the holder that a resolution waits for now, as last reported."""
     _warned_unwritable: bool = False
 
     async def in_thread(
@@ -85,15 +85,15 @@ class Services:
         )
 
     async def in_watch_thread(self, function: Callable[..., T], *args: object) -> T:
-        """The same, for looks of those who wait.
+        """The same, for the looks of waiters.
 
-        They have a thread of their own: a thousand waiters that look around must not hold up a
-        publish or a beat, or everybody would lose patience with everybody.
+        They use a separate thread: the looks of a thousand waiters must not delay a publish or a
+        beat, or processes would lose patience with each other.
         """
         return await anyio.to_thread.run_sync(function, *args, limiter=self._watch_threads)
 
     def hurry(self, key: str) -> None:
-        """Somebody awaits a key now: wherever its resolution stands in line, it goes forward."""
+        """Promote a key in every line, because a request waits for it now."""
         self.credits.promote(key)
         self.pool.promote(key)
 
@@ -105,12 +105,12 @@ class Services:
         return self.failures.recall(key) or lookup
 
     def warn_unwritable(self, reason: str) -> None:
-        """Warn, once per runtime, that nothing is kept."""
+        """Warn, once per runtime, that kernels are not cached."""
         if not self._warned_unwritable:
             self._warned_unwritable = True
             warn_only(
                 f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; "
-                f"kernels are compiled and returned, but not kept"
+                f"kernels are compiled and returned, but not kept in it"
             )
 
 
@@ -126,9 +126,9 @@ async def open_services(
     Args:
         stack: Closes what was opened.
         settings: The runtime's.
-        secret: What entries are authenticated with.
+        secret: Authenticates entries.
         emitter: Takes events.
-        limiter: Of the thread in which this is done.
+        limiter: For the thread that does this.
 
     Raises:
         CacheError: The cache cannot be used; nothing was started.
@@ -159,7 +159,7 @@ def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter)
 
 
 async def keep_cache_small(services: Services) -> None:
-    """Evict what the cache has no room for, now and then, until cancelled."""
+    """Evict entries above the cache's limits, at intervals, until cancelled."""
     settings = services.settings
     limits = Limits(
         max_bytes=settings.cache_limit_bytes,
@@ -174,7 +174,7 @@ async def keep_cache_small(services: Services) -> None:
     )
     await anyio.sleep(COLLECT_FIRST_SECONDS)
     while True:
-        # A cache that cannot be listed or written is everybody's problem but not this task's.
+        # A cache that cannot be listed or written is reported elsewhere.
         with suppress(OSError):
             await services.in_thread(collect)
         await anyio.sleep(COLLECT_EVERY_SECONDS)
@@ -183,9 +183,9 @@ async def keep_cache_small(services: Services) -> None:
 async def look_ahead(services: Services) -> None:
     """Look for NVRTC before the first kernel is asked for: no key is made without it.
 
-    The other compilers are not looked for, since they are run for that.
+    The other compilers are not looked for: finding one means running it.
     """
-    # Whoever wants it looks for it again, and gets the error.
+    # The first request looks for it again, and gets the error.
     with suppress(Exception):
         await services.in_thread(services.toolchains.find, "nvrtc")
 

@@ -1,10 +1,10 @@
-"""Waiting for another process's lease, and telling meanwhile whom we wait for.
+"""Waiting for another process's lease, and reporting its holder meanwhile.
 
 A wait ends with the lease itself, with what its holder published, or with the end of patience.
-Three things go on at once. A thread of the lock layer blocks until the lock is ours, and then looks
-at the disk under it: most waiters need no lease, only what was published. A task looks now and then
-for the entry, in case the holder published and hangs before it gives the lease back. And the same
-task measures, by our own clock, for how long the holder has not beaten.
+Three things go on at once. A thread of the lock layer blocks until it gets the lock, and then looks
+at the disk under it: most waiters need no lease, only what was published. A task looks for the
+entry at intervals, in case the holder published and hangs before it releases the lease. The same
+task measures, by this process's clock, how long the holder has not written a beat.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ __all__ = ["LeaseWaiter", "Silence", "WaitEnd"]
 WATCH_SECONDS = 0.9
 """How long a waiter rests between two looks for the entry and the holder's beat.
 
-After each look it says whom it waits for: about every second, as the holder beats, where the disk
-answers at once and there are fewer than 90 waiters. Patience ends with a look. The lease itself is
-not polled: what is seen here only is an entry whose holder hangs before it gives the lease back.
+After each look it reports the holder: about every second, like the holder's beats, if the disk
+answers at once and there are fewer than 90 waiters. Patience ends at a look. The lease itself is
+not polled: the looks are for an entry whose holder hangs before it releases the lease.
 A look costs 0.7 ms of CPU, which 31 waiters on 2 cores take from the compiler that they wait for.
 """
 
 WATCH_SECONDS_EACH = 0.01
-"""With many waiters each looks less often, so that all of them together look 100 times a second.
-
-With N of them in a runtime each looks, and reports, every 0.01 * N seconds.
+"""With many waiters each looks less often, so that all of them together look 100 times a second:
+each of N waiters of a runtime looks, and reports, every 0.01 * N seconds.
 """
 
 
@@ -60,11 +59,11 @@ class WaitEnd(NamedTuple):
 
 
 class Silence:
-    """For how long a holder has not beaten: looked at now and then, measured by our own clock.
+    """How long a holder has not written a beat: read at intervals, measured by our own clock.
 
-    What lies between two looks counts for at most twice as long as they should be apart. A process
-    that was stopped itself, or whose loop was held up, knows nothing of the holder in that time,
-    and would else take its own silence for the holder's.
+    The time between two looks counts for at most twice the intended period. A process that was
+    stopped itself, or whose loop was blocked, knows nothing about the holder in that time. It
+    would otherwise take its own pause for the holder's silence.
 
     Args:
         now: When the first look would have been, monotonic.
@@ -84,7 +83,7 @@ class Silence:
         Args:
             now: When, monotonic.
             record: The holder's record; None if it could not be read.
-            period_seconds: How long after the last look this one was to be.
+            period_seconds: The intended time between the last look and this one.
         """
         self.seconds += min(now - self._looked, 2 * period_seconds)
         self._looked = now
@@ -100,7 +99,7 @@ class LeaseWaiter:
 
     Attributes:
         holder: Who holds the lease, as last read.
-        lease: Ours, once it was won. Whoever has a waiter gives it back.
+        lease: The lease, once it was won. The owner of the waiter releases it.
         seconds: How long the wait took, once it ended.
     """
 
@@ -120,7 +119,7 @@ class LeaseWaiter:
         """Wait for the lease, for what is published, or for the end of patience.
 
         Args:
-            recache: Whether what is published does not count.
+            recache: Whether to ignore what is published.
 
         Cancelling leaves the place in the queue: `abandon` it.
         """
@@ -142,7 +141,7 @@ class LeaseWaiter:
         finally:
             self._services.waits.pop(self._key, None)
             self.seconds = time.monotonic() - begun
-        # Two may end in one turn of the loop; a lease that was won is used.
+        # Two may end in one turn of the loop; then a lease that was won is used.
         return WaitEnd("lease") if self.lease else ends[0]
 
     def abandon(self) -> None:
@@ -169,7 +168,7 @@ class LeaseWaiter:
         """Look for the entry, measure the holder's silence, and report it after each look."""
         silence = Silence(begun)
         if self.holder is None:
-            # It had the lock and had not yet written who it is; by now it has.
+            # The holder had the lock but had not yet written its record; by now it has.
             read_holder = self._services.leases.read_holder
             self.holder = await self._services.in_watch_thread(read_holder, self._key)
         self._report(begun)

@@ -1,8 +1,8 @@
 """The plan runner: walks the plan of one key and does each of its actions.
 
 All blocking work is in threads: file and lock calls in those of `Services`, waits for a lease in
-the lock layer's, compiles in the pool's. Whatever ends the walk, the plan says what is still held,
-and it is given back.
+the lock layer's, compiles in the pool's. However the walk ends, the plan knows what is still held,
+and the runner releases it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 import ajit
-from ajit._cache.entries.disk import Failed, Found, Missing, Rejected
+from ajit._cache.entries.disk import Found, Missing, PublishFailed, Rejected
 from ajit._cache.leases.table import Busy, Lease
 from ajit._core import events
 from ajit._core.entry import Artifact
@@ -40,7 +40,7 @@ __all__ = ["PlanRunner"]
 T = TypeVar("T")
 
 RELEASE_SECONDS = 2.0
-"""How long a result waits for its lease to be given back: a fraction of a millisecond, mostly."""
+"""How long a result waits for the release of its lease, which mostly takes under a millisecond."""
 
 _OUTCOMES = {
     Happening.FOUND: "entry",
@@ -89,17 +89,17 @@ class PlanRunner:
             while not plan.ended:
                 plan, actions = step(plan, await self._perform(actions))
         except BaseException:
-            # Cancelled, or a defect of ours: the plan says what is still held.
+            # Cancelled, or a defect of ajit: the plan knows what is still held.
             plan, actions = step(plan, Happening.CANCELLED)
             raise
         finally:
-            # Shielded: a lease that is not given back would hold up every other process.
+            # Shielded: a lease that is not released would make every other process wait.
             with anyio.CancelScope(shield=True):
                 await self._give_back(actions)
         return self._end(actions[-1])
 
     async def _perform(self, actions: tuple[Action, ...]) -> Happening:
-        """Do the actions in order and report what came of the last one."""
+        """Do the actions in order and return the result of the last one."""
         *first, last = actions
         await self._give_back(tuple(first))
         return await self._doers[last]()
@@ -134,7 +134,7 @@ class PlanRunner:
 
     def _take(self, look: Look) -> Happening:
         if self._request.recache and not isinstance(look, Missing):
-            return Happening.REJECTED  # as good as bad: to be replaced
+            return Happening.REJECTED  # to be replaced, like a bad entry
         if isinstance(look, Found):
             self._artifact = look.artifact
             return Happening.FOUND
@@ -161,14 +161,14 @@ class PlanRunner:
 
     async def _put(self, *, replace: bool) -> Happening:
         result = await self._in_thread(self._put_beating, self._lease, replace)
-        if isinstance(result, Failed):
+        if isinstance(result, PublishFailed):
             self._emit(events.CacheUnwritable, reason=result.reason)
             self._services.warn_unwritable(result.reason)
             return Happening.PUBLISH_FAILED
         return Happening.PUBLISHED
 
     def _put_beating(self, lease: Lease | None, replace: bool) -> PublishResult:  # noqa: FBT001 - private
-        """Publish, in a thread that may hang in it: another one beats meanwhile."""
+        """Publish, in a thread that may hang; another thread beats meanwhile."""
         with lease.publishing() if lease is not None else nullcontext():
             return self._services.store.publish(self._made(), replace=replace)
 
@@ -199,7 +199,7 @@ class PlanRunner:
     async def _release(self) -> None:
         lease, self._lease = self._lease, None
         if lease is not None:
-            # A disk that hangs holds this up, too. Then the result goes before: the thread stays.
+            # A disk that hangs delays the release, too. Then the result is returned before it.
             with anyio.move_on_after(RELEASE_SECONDS):
                 await self._services.in_thread(lease.release, abandon=True)
 

@@ -1,9 +1,9 @@
-"""ajit without an event loop of one's own: for scripts, notebooks and tests.
+"""ajit for code without an event loop: scripts, notebooks and tests.
 
 `run` runs an async function with an open runtime. `open_blocking_runtime` keeps an event loop in a
 thread (anyio's blocking portal), and gives a runtime whose calls block. The objects are the same:
-a `Kernel` from it is launched by ``kernel[grid, block](...)`` in the calling thread, for any thread
-may submit; only waiting for a ticket needs the loop, so that is `BlockingRuntime.wait`.
+a `Kernel` from it is launched by ``kernel[grid, block](...)`` in the calling thread: any thread may
+submit. Only waiting for a ticket needs the loop; use `BlockingRuntime.wait` for that.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def run(
 
     Args:
         main: Called as ``main(runtime, *args)``.
-        *args: For it.
+        *args: Its arguments.
         backend: ``asyncio`` or ``trio``.
         **settings: As for `open_runtime`.
 
     Raises:
         RuntimeError: The calling thread runs an event loop already: use `open_runtime` there.
-        Exception: What `main` raised; and what `open_runtime` raises, then it was not called.
+        Exception: What `main` raised, or what `open_runtime` raised; then `main` was not called.
     """
 
     async def opened() -> T:
@@ -91,8 +91,8 @@ def open_blocking_runtime(
 class BlockingRuntime(metaclass=FactoryMade, factory="ajit.open_blocking_runtime()"):
     """A runtime whose calls block. Get it with `open_blocking_runtime`.
 
-    Each method does what the method of that name of `Runtime` or `Device` does, raises what that
-    raises, and waits for it.
+    Each method calls the method of the same name of `Runtime` or `Device` and waits for it. It
+    returns or raises the same.
     """
 
     def __init__(self, portal: BlockingPortal, runtime: Runtime) -> None:
@@ -103,7 +103,7 @@ class BlockingRuntime(metaclass=FactoryMade, factory="ajit.open_blocking_runtime
     def device(self) -> Device:
         """The device, to submit to: ``rt.device.copy(...)``, ``rt.device.batch()``.
 
-        What is to be awaited of it goes through `call`.
+        Its coroutine functions are run with `call`.
         """
         return self._portal.call(lambda: self._runtime.device)
 

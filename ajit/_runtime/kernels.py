@@ -1,11 +1,10 @@
-"""The kernels of one runtime: what is loaded, and the way of one spec to there.
+"""The kernels of one runtime: what is loaded, and how one spec gets loaded.
 
-Each step of that way is a piece of work in the runtime's task group, one for all who want it
-(`ajit._system.shared_tasks`): resolving a spec, loading it, and loading the module of a key, which
-specs that differ in their labels only share. What somebody awaits hurries the work that a warm-up
-has begun.
+Three steps are shared tasks in the runtime's task group (`ajit._system.shared_tasks`): resolving a
+spec, loading it, and loading the module of a key. Specs that differ only in their labels share that
+module. A request promotes the work that a warm-up has begun for the same spec.
 
-Belongs to the runtime's event loop. Whether the runtime may be used at all is its own to check.
+Belongs to the runtime's event loop. The runtime itself checks whether it is open.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ DEVICE_HINT = (
 class _Loaded:
     """A module on the device, and where its artifact came from.
 
-    Not the artifact itself: the device has its code, and a server keeps this for ever.
+    Without the artifact: the device has its code, and this object lives as long as the server.
     """
 
     module: LoadedModule
@@ -99,7 +98,7 @@ class Kernels:
         return None if loaded is None else loaded.module
 
     async def module(self, spec: Spec, *, recache: bool) -> LoadedModule:
-        """Return the loaded module of a spec, from whichever tier has it.
+        """Return the loaded module of a spec, from any tier.
 
         Raises:
             AjitError: As `Runtime.module`.
@@ -115,13 +114,13 @@ class Kernels:
     async def resolve(
         self, spec: Spec, arch: str | None, *, recache: bool = False, urgency: Urgency | None = None
     ) -> Resolution:
-        """Return the artifact of a spec, from whichever tier has it.
+        """Return the artifact of a spec, from any tier.
 
         Args:
             spec: What to find.
             arch: For which architecture; None takes the spec's, else the device's.
-            recache: Compile it again, whatever is cached, and replace that.
-            urgency: Whether somebody awaits it; None: somebody does.
+            recache: Compile it again even if it is cached, and replace the entry.
+            urgency: Whether a request waits for it; None means that one does.
 
         Raises:
             AjitError: As `Runtime.compile`.
@@ -141,7 +140,7 @@ class Kernels:
 
         Args:
             spec: What to make ready.
-            on_wait: Called when it begins to wait for somebody else's compile.
+            on_wait: Called when it begins to wait for another compile of the same key.
         """
         urgency = Urgency(foreground=False, on_wait=on_wait)
         if self._device is None:
@@ -154,7 +153,7 @@ class Kernels:
         return Ready(loaded.module.key, loaded.tier)
 
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
-        """Return the fallback if it is loaded and the wanted one is not, and go for that."""
+        """Return the fallback if only that is loaded, and start on the wanted kernel."""
         ready = self.loaded(fallback)
         if ready is None or spec in self._modules:
             return None
@@ -167,7 +166,7 @@ class Kernels:
         return kernel
 
     def progress(self, spec: Spec, waited_seconds: float, *, recache: bool) -> str:
-        """Say how far the work that loads a spec has come, for who waited for it in vain."""
+        """Say how far the work that loads a spec has come, for the message of a timeout."""
         urgency = self._tasks.tag(("load", spec, recache))
         key = urgency.known_key if isinstance(urgency, Urgency) else ""
         shown = f" ({key[:16]})" if key else ""
@@ -189,7 +188,7 @@ class Kernels:
         return "about to be compiled or loaded" if key else "reading headers and cache"
 
     def statistics(self) -> RuntimeStatistics:
-        """Return what was done and is going on."""
+        """Return what was done and what is in progress."""
         counts, services = self.counts, self.services
         return RuntimeStatistics(
             from_memory=counts.memory,
@@ -231,10 +230,10 @@ class Kernels:
     def _loading(
         self, spec: Spec, urgency: Urgency, *, recache: bool = False
     ) -> tuple[Hashable, Callable[[], Awaitable[_Loaded]], Urgency]:
-        """Name, function and urgency of the work that loads a spec, to begin or join.
+        """Return name, function and urgency of the work that loads a spec, to start or join it.
 
         Raises:
-            CaptureMiss: The current task is in a block that captures. Neither compiled nor awaited.
+            CaptureMiss: The current task is inside a capture. Nothing is compiled or awaited.
         """
         if self._device is not None:
             refuse_in_capture(spec.name)
@@ -252,11 +251,11 @@ class Kernels:
     async def _load_artifact(
         self, spec: Spec, resolution: Resolution, *, recache: bool
     ) -> LoadedModule:
-        # Specs that differ in their declared parameters only have one key and two modules.
+        # Specs that differ only in their declared parameters have one key and two modules.
         name = (resolution.artifact.key, spec.entries)
         if name not in self._modules_by_key or recache:
             load = partial(self.device.load, resolution.artifact, spec.entries)
-            # Specs that differ in their labels only share a module.
+            # Specs that differ only in their labels share a module.
             self._modules_by_key[name] = await self._tasks.join(("module", name), load)
             if recache:
                 self._forget_loaded(resolution.artifact.key)
@@ -265,13 +264,13 @@ class Kernels:
     # --- helpers ---
 
     def _follow(self, name: Hashable, urgency: Urgency) -> None:
-        """Where others have begun that work, it is what this one waits for."""
+        """If that work was begun before, note that this one waits for it."""
         ahead = self._tasks.tag(name)
         if isinstance(ahead, Urgency):
             urgency.follow(ahead, self.services)
 
     def _forget_loaded(self, key: str) -> None:
-        """A key was loaded anew: no spec gets its former module any more."""
+        """A key was loaded again: drop its former module, so that no spec gets it any more."""
         for spec in [spec for spec, known in self._modules.items() if known.module.key == key]:
             del self._modules[spec]
             self.ready.pop(spec, None)

@@ -1,10 +1,10 @@
 """Log lines, made from events, under the logger ``ajit``.
 
-A server's log must say whom a request waits for without anybody having subscribed to anything: the
-silence of waiting workers is what turned slow compiles of other projects into "hangs".
+A server's log must say which process a request waits for, even without a subscriber: in other
+projects, workers that waited in silence made slow compiles look like hangs.
 
-A log handler may block (a full pipe behind standard error), so lines are written by a thread of
-their own, started with the first line and ended with the runtime.
+A log handler may block (a full pipe behind standard error), so a separate thread writes the lines.
+It starts with the first line and ends with the runtime.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["LogLines"]
 _logger = logging.getLogger("ajit")
 
 QUIET_WAIT_SECONDS = 0.5
-"""A wait shorter than this is nobody's concern. Pretty arbitrary."""
+"""A shorter wait is not logged. Pretty arbitrary."""
 
 REPEAT_SECONDS = 10.0
 """How long after a line about a wait the next one is written."""
@@ -39,18 +39,18 @@ class LogLines:
     """A subscriber that writes a line for every event an operator would want to see.
 
     Args:
-        limiter: Of the thread that waits, at the end, until all is written.
+        limiter: For the thread that waits, at the end, until everything is written.
     """
 
     def __init__(self, limiter: anyio.CapacityLimiter) -> None:
         self._limiter = limiter
         self._queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
         self._listener: QueueListener | None = None
-        # By key of a wait: for how long it had lasted when a line was last written of it.
+        # Key to how long its wait had lasted when a line was last written about it.
         self._said: dict[str, float] = {}
 
     def __call__(self, event: events.Event) -> None:
-        """Have a line written. Does not block."""
+        """Queue a line for the thread. Does not block."""
         if not self._is_due(event):
             return
         line = _line(event)
@@ -63,25 +63,25 @@ class LogLines:
         self._queue.put(_logger.makeRecord(_logger.name, level, __file__, 0, text, (), None))
 
     def _is_due(self, event: events.Event) -> bool:
-        """Of a wait's reports, which come when they can: the first, and then one now and then."""
+        """Whether to log a report of a wait: the first one, then one at intervals."""
         if not isinstance(event, events.Waiting):
             if isinstance(event, events.WaitEnded):
                 self._said.pop(event.key, None)
             return True
         waited = event.waited_seconds
         if waited < QUIET_WAIT_SECONDS:
-            # It begins. The one before may have been cancelled, and never said that it ended.
+            # A new wait. The former one may have been cancelled without an event.
             self._said.pop(event.key, None)
             return False
         said = self._said.get(event.key)
-        # One that has lasted for less than is said of it is another one, too.
+        # If it has lasted for less than was logged before, it is a new wait, too.
         if said is not None and said <= waited < said + REPEAT_SECONDS:
             return False
         self._said[event.key] = waited
         return True
 
     async def aclose(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write the remaining lines, and end the thread."""
         if self._listener is not None:
             await anyio.to_thread.run_sync(self._listener.stop, limiter=self._limiter)
             self._listener = None

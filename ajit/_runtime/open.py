@@ -1,8 +1,8 @@
-"""Opening a runtime in a loop that runs, without holding it up.
+"""Opening a runtime without blocking the event loop.
 
-What a runtime needs takes 0.1 to 0.2 s to import. A server that opens one at its start, or with
-its first request, has tasks that would wait for that. So the public name is in this module, which
-imports next to nothing, and all else is imported in a thread.
+The modules of a runtime take 0.1 to 0.2 s to import. A server that opens one at its start, or with
+its first request, has other tasks that would wait. So this module has the public name and imports
+next to nothing; everything else is imported in a thread.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ async def open_runtime(
 
     Args:
         settings: Settings made beforehand; None makes them from the arguments and the environment.
-        subscribers: Functions that get every event, from the first on.
+        subscribers: Functions that are called with every event from the first one.
         **arguments: Any setting by name, such as ``device="auto"`` or ``cache_dir=...``.
 
     Raises:
         SettingsError: A setting cannot be used; nothing was started.
-        CacheError: The cache directory is a file, or others could put code there; nothing is left.
-        NoDevice: There is no GPU here, and none of the ways around it was chosen; nothing is left.
+        CacheError: It is a file, or other users could put code into the cache; nothing is open.
+        NoDevice: There is no GPU here, and no other device was chosen; nothing is open.
 
-    Leaving the context, also by cancellation, ends compiles and compilers, gives leases back, waits
-    for the device work in flight and ends the CUDA thread. Waiters of unfinished requests get
-    `RuntimeClosed`.
+    Leaving the context, also by cancellation, ends compiles and compilers, releases leases, waits
+    for the device work in flight and ends the CUDA thread. Tasks that wait for unfinished requests
+    get `RuntimeClosed`.
     """
-    # A limiter of its own, for opening and closing: those 40 threads of the default one are shared
-    # with the whole process, and may be used up.
+    # A separate limiter for opening and closing: the 40 threads of the default one are shared with
+    # the whole process, and may be used up.
     limiter = anyio.CapacityLimiter(1)
     runtime = await anyio.to_thread.run_sync(
         importlib.import_module, "ajit._runtime.runtime", limiter=limiter

@@ -1,13 +1,13 @@
 """The runtime: everything that lives between ``open_runtime()`` and its end.
 
-It owns one task group; every resolution and load is a task in it and never in a caller's scope, so
-a cancelled caller only leaves. It owns the compile pool and the device, and ends them in this
-order: no new requests; tasks cancelled, which kills their compiles and gives their leases back;
-compile workers; device, which first waits for the tickets in flight. After that nothing of it is
-left: no thread, process, lock or temporary file.
+It owns one task group. Every resolution and load is a task in that group and never in a caller's
+scope, so a cancelled caller only leaves. It also owns the compile pool and the device. Closing
+goes in this order: refuse new requests; cancel the tasks, which kills their compiles and releases
+their leases; end the compile workers; close the device, which first waits for the tickets in
+flight. After that no thread, process, lock or temporary file is left.
 
-One runtime belongs to one event loop. Several loops in several threads of a process each open
-their own; they share the flights, so that a key is still compiled once.
+One runtime belongs to one event loop. If a process has several loops in several threads, each
+opens its own runtime. They share the flights, so a key is still compiled once.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         timeout: float | None = None,
         recache: bool = False,
     ) -> Kernel:
-        """Return a loaded kernel, from whichever tier has it.
+        """Return a loaded kernel, from any tier.
 
         A kernel that is loaded already costs one dictionary look-up and no task switch. Otherwise
         this waits for the disk, for another process that compiles the same key, or for the
@@ -102,11 +102,11 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         Args:
             spec: What to compile; its ``arch`` must be the device's, or None.
             entry: Which entry point, if the spec has several.
-            fallback: A spec to be served meanwhile: if it is loaded and the wanted one is not, it
+            fallback: A spec to use meanwhile: if it is loaded and the wanted one is not, its kernel
                 is returned at once, with ``stands_in_for`` set, and the wanted one is made ready in
                 the background.
             timeout: Seconds to wait at most.
-            recache: Compile again, whatever is loaded or cached, and replace that.
+            recache: Compile again even if it is loaded or cached, and replace both.
 
         Raises:
             SpecError: The spec is not well formed; nothing was started.
@@ -114,13 +114,13 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
             CompilerError: No compiler, or it could not do its work; trying again is safe.
             CompileForbidden: It is not cached, and the runtime is frozen; nothing was compiled.
             LoadError: The device did not take the artifact, which stays in the cache.
-            CaptureMiss: It is not loaded, and this is a block of `Device.capture`; nothing was
-                started, a `fallback` is not recorded either.
+            CaptureMiss: It is not loaded, and the task is in a block of `Device.capture`; nothing
+                was started, and no `fallback` is used.
             NoDevice: The runtime has no device.
-            TimeoutError: The time is over; says the key, the phase, and for which process it waits.
-                Otherwise as if cancelled.
+            TimeoutError: `timeout` has passed; the message has the key, the phase, and the process
+                that it waits for. The rest is as with cancelling.
 
-        Cancelling only leaves: the compile goes on and the cache gains, unless the setting
+        Cancelling only ends this wait: the compile goes on and is cached, unless the setting
         ``abandoned`` says otherwise.
         """
         if entry is None and not recache and self._loop.thread_id == threading.get_ident():
@@ -170,21 +170,21 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         Args:
             spec: What to compile.
             arch: For which architecture; None takes the spec's, else the device's.
-            recache: Compile again, whatever is cached, and replace that.
+            recache: Compile again even if it is cached, and replace the entry.
 
         Raises:
             SpecError: The spec is not well formed, or names no arch and there is no device.
             CompileError: The compiler rejected the source.
             CompilerError: No compiler, or it could not do its work; trying again is safe.
 
-        Cancelling only leaves: the compile goes on and the cache gains.
+        Cancelling only ends this wait: the compile goes on and is cached.
         """
         return (await self.resolve(spec, arch=arch, recache=recache)).artifact
 
     async def resolve(
         self, spec: Spec, *, arch: str | None = None, recache: bool = False
     ) -> Resolution:
-        """As `compile`, and says which tier answered, how long it took and who was waited for."""
+        """As `compile`; also returns the tier, the time taken and the process waited for."""
         self._check_usable()
         _check_spec(spec)
         return await self._kernels.resolve(spec, arch, recache=recache)
@@ -197,8 +197,9 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
     ) -> WarmupReport:
         """Make specs ready in the background of requests; return what was done.
 
-        With a device the kernels are loaded, without one they are compiled. Run it in a task of
-        its own to serve meanwhile. A spec that fails is reported and does not stop the others.
+        With a device the kernels are loaded, without one they are compiled. Run it in a separate
+        task to serve requests meanwhile. A spec that fails is reported and does not stop the
+        others.
 
         Args:
             specs: What to make ready.
@@ -228,7 +229,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         return self._kernels.device
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Hand every event to a function, in the event loop. Call what is returned to stop.
+        """Call a function with every event, in the event loop. Returns a function that stops it.
 
         A subscriber must not block; one that raises is reported by an `AjitWarning`.
         """
@@ -292,7 +293,7 @@ async def open_here(
     arguments: dict[str, Any],
     limiter: anyio.CapacityLimiter,
 ) -> AsyncIterator[Runtime]:
-    """Do what `ajit.open_runtime` says, once this module is imported; threads by that limiter."""
+    """Implement `ajit.open_runtime`; blocking calls run in threads under the limiter."""
     if settings is not None and arguments:
         raise TypeError("give settings or arguments, not both")
     read = partial(_read_settings, settings, arguments)
@@ -318,7 +319,7 @@ async def open_here(
             try:
                 yield runtime
             except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001  # raised below
-                # Raised below, outside of the task groups: these would wrap it in an
+                # Raised below, outside of the task groups, which would wrap it in an
                 # ExceptionGroup that callers do not expect.
                 raised = exc
             finally:
@@ -335,7 +336,7 @@ async def open_here(
 def _read_settings(
     settings: Settings | None, arguments: dict[str, Any]
 ) -> tuple[Settings, bytes | None]:
-    """Return settings and the secret that they name. Reads files: the latter, limits of cgroups."""
+    """Return the settings and their secret. Reads files: the secret's, and limits of cgroups."""
     if settings is None:
         settings = Settings(**arguments)
     return settings, load_secret(settings)
@@ -346,8 +347,8 @@ async def _open_device(
 ) -> Device | None:
     if settings.device == "none":
         return None
-    # Here, so that a process that only compiles (`ajit compile`) never loads the driver layer; and
-    # in a thread, for loading takes tens of milliseconds.
+    # Imported here, so that a process that only compiles (`ajit compile`) never loads the driver
+    # layer; and in a thread, because loading takes tens of milliseconds.
     load = partial(importlib.import_module, "ajit._gpu.device")
     layer = await anyio.to_thread.run_sync(load, limiter=limiter)
     device: Device = await stack.enter_async_context(layer.open_device(settings))

@@ -1,4 +1,4 @@
-"""What a runtime counts, and how it tells."""
+"""What a runtime counts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Counts", "RuntimeStatistics"]
 
 @dataclass(slots=True)
 class Counts:
-    """How many requests ended how. Belongs to the runtime's event loop."""
+    """Requests by how they ended. Belongs to the runtime's event loop."""
 
     memory: int = 0
     disk: int = 0
@@ -39,11 +39,11 @@ class RuntimeStatistics:
         failed: Resolutions that ended with an error.
         waited: Resolutions that waited for another process.
         in_progress: Specs that are being resolved or loaded now.
-        waiting: Whom resolutions wait for at this moment: holder, phase, age.
+        waiting: The processes that resolutions wait for now: holder, phase, age.
         loaded_modules: Modules on the device.
         disk: The cache's own counts.
         pool: The compile pool.
-        credits: Lease credits: who may go for a lease, and who waits until it may.
+        credits: Lease credits: resolutions that may take a lease, and those that wait for a credit.
         device: The device and its CUDA thread; None without one.
     """
 

@@ -1,6 +1,6 @@
-"""Warm-up: make kernels ready before anybody asks.
+"""Warm-up: make kernels ready before the first request.
 
-A warm-up is a queue of specs that is worked off a few at a time, so that a request that comes in
+A warm-up is a queue of specs, of which a few are in progress at a time. A request that comes in
 meanwhile waits for at most the compiles that are already running. A spec that fails does not stop
 the others: the report says what failed and why.
 """
@@ -29,7 +29,7 @@ __all__ = ["Ready", "WarmupFailure", "WarmupReport", "run_warmup"]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A spec that is ready now: its key, and the tier that had it."""
+    """A spec that is ready: its key, and the tier that it came from."""
 
     key: str
     tier: Tier
@@ -56,7 +56,7 @@ class WarmupReport:
         compiled: Specs that were compiled.
         from_memory: Specs that were loaded already.
         failures: Specs that failed, in the order in which they did.
-        seconds: Wall time of the whole.
+        seconds: Wall time of the whole warm-up.
     """
 
     total: int
@@ -79,14 +79,14 @@ async def run_warmup(
 ) -> WarmupReport:
     """Make specs ready, ``at_once`` at a time.
 
-    A spec that waits for somebody else's compile is not worked on here, so the next one begins: of
-    several processes that warm up the same specs, each does a part.
+    While a spec waits for another process's compile, the next one begins here. So if several
+    processes warm up the same specs, each does a part.
 
     Args:
         specs: What to make ready; repeated specs are done once.
         prepare: Makes one spec ready; calls the function that it is given when it begins to wait
-            for somebody else.
-        at_once: How many are worked on at a time.
+            for another compile.
+        at_once: How many are in progress at a time.
         on_progress: Called in this task's loop after each spec.
 
     Cancelling stops the queue; what was made ready stays ready.
@@ -133,7 +133,7 @@ async def run_warmup(
 
 
 class _Worker:
-    """SharedTasks off the queue, until somebody takes its place because it waits.
+    """Takes specs from the queue, until another worker replaces it because it waits.
 
     Args:
         replace: Starts another one.

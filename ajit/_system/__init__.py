@@ -1,1 +1,1 @@
-"""What ajit needs of the event loop and the operating system, and knows nothing of kernels."""
+"""The parts that deal with the event loop and the operating system, and not with kernels."""

@@ -1,10 +1,10 @@
 """Batched calls: short blocking calls that tasks make at the same time share one hop to a thread.
 
-A server that starts asks for hundreds of kernels in one turn of its loop. Each call takes a thread
-70 µs, and the hop there and back takes twice that. So the calls of one turn, up to `BATCH_CALLS` of
-them, are made by one thread, one after the other. More threads would not help: the calls are short
+A server that starts asks for hundreds of kernels in one turn of its loop. Each call takes 70 µs in
+a thread, and the hop there and back takes twice that. So one thread makes the calls of one turn, up
+to `BATCH_CALLS` of them, one after the other. More threads would not help: the calls are short
 stretches between two system calls, and two threads that take turns with the GIL need twice the time
-of one (measured: 200 entries read by one thread 4 ms, by two 9 ms).
+of one (measured: one thread reads 200 entries in 4 ms, two threads in 9 ms).
 
 Belongs to one event loop. The batch is a shared task of the runtime, so no caller's cancellation
 reaches it.
@@ -25,8 +25,8 @@ __all__ = ["BATCH_CALLS", "BatchedCalls"]
 T = TypeVar("T")
 
 BATCH_CALLS = 16
-"""Calls of one batch. Pretty arbitrary: it saves most of the hops, and one slow call, such as one
-whose headers are on a network disk, delays 15 others at most."""
+"""Calls of one batch. Pretty arbitrary: it saves most of the hops, and a slow call, such as one
+that reads headers from a network disk, delays at most 15 others."""
 
 
 class InThread(Protocol):
@@ -77,7 +77,7 @@ class BatchedCalls:
             RuntimeClosed: The runtime was closed meanwhile.
             Exception: What the function raised, or why there is no thread.
 
-        Cancelling only leaves: the function runs all the same.
+        Cancelling only ends this wait: the function still runs.
         """
         batch = self._open
         if batch is None or len(batch.calls) == BATCH_CALLS:

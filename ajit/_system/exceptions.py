@@ -11,7 +11,7 @@ E = TypeVar("E", bound=Exception)
 
 
 def copy_of(error: E) -> E:
-    """Return an equal exception without traceback; the same one if it cannot be copied."""
+    """Return a copy of an exception, without traceback; the same object if it cannot be copied."""
     try:
         copied = copy.copy(error)
     except Exception:  # noqa: BLE001  # foreign exceptions may have any constructor

@@ -1,13 +1,13 @@
 """What this process may use of its machine: CPUs and memory, as the kernel and cgroups say it.
 
-A container sees the processors and the memory of its host; what it may use is in its cgroups. They
-are nested, and every one on the way up limits, so the smallest number counts. Both kinds are read:
-version 2 (one tree) and version 1 (a tree for each controller), also side by side.
+A container sees the processors and the memory of its host; its cgroups say what it may use. They
+are nested, and each of them limits, so the smallest number counts. Both kinds are read: version 2
+(one tree) and version 1 (a tree for each controller), also side by side.
 
-Where nothing can be read (no ``/proc``, no ``/sys/fs/cgroup``, another operating system's layout),
-nothing limits. Every function takes the directory that stands for ``/``, and reads it when it is
-called: limits of a running container do change. Reading takes some 0.4 ms and waits for no device,
-so `Settings` may do it where an event loop runs.
+If nothing can be read (no ``/proc``, no ``/sys/fs/cgroup``, another operating system's layout),
+there is no limit. Every function takes the directory that stands for ``/``, and reads the files at
+each call: the limits of a running container may change. Reading takes some 0.4 ms and waits for no
+device, so `Settings` may do it where an event loop runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["available_cpus", "available_memory_bytes", "memory_limit_bytes"]
 ROOT = Path("/")
 
 UNLIMITED_BYTES = 1 << 60
-"""Version 1 says "no limit" as the largest number of whole pages; nobody has this much."""
+"""Version 1 writes "no limit" as the largest number of whole pages; no machine has this much."""
 
 
 def available_cpus(root: Path = ROOT) -> int:
@@ -155,7 +155,7 @@ class _Mount:
         return cls(fields[3], _unescape(fields[4]), kinds[0] == "cgroup2", options)
 
     def controls(self, controller: str) -> bool:
-        # Of version 2 the files themselves say it: a controller that is not on has none.
+        # In version 2 a controller that is not enabled has no files.
         return self.unified or controller in self.options
 
 
@@ -188,7 +188,7 @@ def _numbers(lines: Iterator[str] | list[str]) -> dict[str, int]:
 
 
 def _read(path: Path) -> str:
-    """Text of a file, or "" where there is none: then it limits nothing."""
+    """Text of a file, or "" if there is none: then there is no limit."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except (OSError, ValueError):

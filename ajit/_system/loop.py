@@ -5,8 +5,8 @@ This module is the only place that knows how to wake an event loop from another 
 uvloop and trio alike, without importing any of them: anyio hands out the running loop as a token,
 and both kinds of loop have one thread-safe method to run a callback.
 
-Guarantees: nothing here blocks; a callback for a loop that has ended is dropped and said so;
-a `Promise` is resolved at most once, from any thread.
+Guarantees: nothing here blocks; a callback for a loop that has ended is dropped, and the caller is
+told; a `Promise` is resolved at most once, from any thread.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LoopHandle:
         """Run ``function(*args)`` in the loop, soon. Any thread may call this.
 
         Returns:
-            False if the loop has ended: the call is dropped, for nobody waits any more.
+            False if the loop has ended: the call is dropped, because no task can wait any more.
         """
         try:
             self._post(function, *args)
@@ -107,7 +107,7 @@ class Promise(Generic[T]):
         """Wait for the value and return it, or raise the exception. Cancelling only leaves."""
         await self._event.wait()
         if self._error is not None:
-            # Each raise adds to the traceback of the one error: begin again where it came from.
+            # Each raise adds to the traceback of the one error: start from the original one.
             raise self._error.with_traceback(self._traceback)
         return cast("T", self._value)
 

@@ -1,8 +1,8 @@
-"""Who this process is, in words that other processes and other hosts can check.
+"""The identity of a process, in a form that other processes and other hosts can check.
 
-A process id alone names nobody: ids are used again, collide between hosts that share a cache, and
-mean something else in each container. A process is named by host, boot, pid namespace, pid and
-start time together.
+A process id alone does not identify a process: ids are used again, collide between hosts that share
+a cache, and mean something else in each container. Host, boot, pid namespace, pid and start time
+together identify it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ProcessId:
 def start_ticks_of(pid: int) -> int | None:
     """Return when a process of this pid namespace started, or None if there is none.
 
-    0 means that it is there, but when it started cannot be seen.
+    0 means that it exists, but its start time cannot be read.
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()

@@ -19,10 +19,10 @@ __all__ = ["Origins", "absolute_directory", "number", "one_of", "setting", "swit
 
 
 class Origins(Mapping[str, str]):
-    """Where each setting came from, and the value that came from there. Cannot be changed.
+    """The origin of each setting, with the value from that origin. Immutable.
 
-    A copy of settings with some changes gets the origins of the original: the values tell which of
-    them still hold.
+    A changed copy of settings gets the origins of the original; the values tell which of them are
+    still true.
 
     Args:
         origins: Setting to origin.
@@ -36,7 +36,7 @@ class Origins(Mapping[str, str]):
         self._values = dict(values)
 
     def carried_over(self, values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, str]:
-        """Return the origins of other values: the former ones of those that are the same."""
+        """Return the origins of other values, keeping those of values that are the same."""
         return {
             name: self._origins[name]
             if name in self._values and self._values[name] == values[name]

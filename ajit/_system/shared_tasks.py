@@ -1,12 +1,12 @@
 """Shared tasks: one task for each piece of work, however many callers want it.
 
-This is how callers of one event loop join work or lead it; `ajit._resolve.flight` does the same
+Callers of one event loop join work or lead it in this way; `ajit._resolve.flight` does the same
 between the loops and threads of a process.
 
 The work runs in the runtime's task group and never in a caller's scope: a caller that is cancelled
-only leaves, and the others get what they wait for. Work that all callers have left is finished, so
-that the cache gains, or cancelled: that is a setting. When the group is cancelled, because the
-runtime closes, every caller gets `RuntimeClosed`. Belongs to one event loop.
+only leaves, and the others get what they wait for. When all callers have left, a setting decides
+whether the work is finished, so that its result is cached, or cancelled. When the group is
+cancelled, because the runtime closes, every caller gets `RuntimeClosed`. Belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class _Task(Generic[T]):
     """One piece of work.
 
     Attributes:
-        tag: What the caller that began it says of it, such as how urgent it is.
-        kept: Whether it goes on without callers whatever the setting.
+        tag: Given by the caller that started it, such as its urgency.
+        kept: Whether it goes on without callers, regardless of the setting.
         callers: How many wait for it.
     """
 
@@ -93,7 +93,7 @@ class SharedTasks:
             name: Equal for callers that want the same.
             do: The work.
             tag: Kept with the work, if this call starts it.
-            kept: Finish the work also when all callers have left, whatever the setting.
+            kept: Finish the work even if all callers have left, regardless of the setting.
 
         Raises:
             RuntimeClosed: The task group was cancelled meanwhile.
@@ -122,7 +122,7 @@ class SharedTasks:
     def _left(self, name: Hashable, task: _Task[Any]) -> None:
         if task.callers or task.kept or task.done.is_set():
             return
-        # The next caller begins anew; the flight and the lease keep the two apart.
+        # The next caller starts new work; the flight and the lease keep the two apart.
         self._forget(name, task)
         task.scope.cancel()
 

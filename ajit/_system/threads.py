@@ -1,11 +1,11 @@
-"""Daemon threads for calls that may block for as long as another process pleases.
+"""Daemon threads for calls that another process may block for any time.
 
 Not the event loop's own helper threads: there are 40 of those, and 40 of them blocked in locks
 would starve every other thread hop of the process. Not `concurrent.futures` either: the
 interpreter joins its threads at exit, so a blocked one would keep the process alive.
 
-There is no limit on threads that run, for a limit would let one blocked lock hold up another.
-There is one on threads kept idle, give or take one or two that became idle at the same time.
+There is no limit on running threads: with one, a blocked lock could delay another. There is a limit
+on idle threads, which one or two that become idle at the same time may exceed.
 
 No lock in here, only single operations of a list, which are atomic: a call may come from the
 garbage collector, in the middle of another call of the same thread.

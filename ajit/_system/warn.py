@@ -11,10 +11,10 @@ __all__ = ["warn_only"]
 
 
 def warn_only(message: str, *, stacklevel: int = 2) -> None:
-    """Warn, and never raise, also where warnings are errors. Any thread.
+    """Warn, and never raise, even if warnings are errors. Any thread.
 
     Args:
-        message: What failed, and what goes on nevertheless.
+        message: What failed, and what still works.
         stacklevel: Of `warnings.warn`, counted from the caller.
     """
     with suppress(AjitWarning):

@@ -1,7 +1,7 @@
 """``ajit cache``: look at the kernel cache, verify it, remove from it.
 
-Entries are found by their key, or by as many of its first digits as are unique. Looking never makes
-a cache directory: where there is none, there are no entries.
+Entries are found by their key, or by its first digits if those are unique. A command that only
+reads never creates a cache directory: without one, there are no entries.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ MINIMUM_PREFIX = 4
 """Digits of a key that name an entry. Pretty arbitrary: fewer are more likely a typing error."""
 
 
-Failed: TypeAlias = dict[str, str]
-"""What was to be removed and stays: ``key``, as it was given, and ``reason``."""
+NotRemoved: TypeAlias = dict[str, str]
+"""An entry that was not removed: ``key``, as it was given, and ``reason``."""
 
 KEY_DIGITS = 64
 HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 class NoKey(click.UsageError):
-    """What was given is no key, nor the beginning of exactly one. Nothing was done."""
+    """The text is not a key, and not the beginning of exactly one key. Nothing was done."""
 
 
 class NoSuchEntry(AjitError):
-    """No entry has that key, or a key that begins so. Nothing was changed.
+    """No entry has this key, or a key that begins with it. Nothing was changed.
 
     Attributes:
         key: What was asked for.
@@ -56,7 +56,7 @@ class NoSuchEntry(AjitError):
 
 
 class BadEntry(AjitError):
-    """An entry was named that does not verify. It counts as a miss; nothing was changed.
+    """The named entry does not verify. It counts as a miss; nothing was changed.
 
     Attributes:
         key: Hex key.
@@ -116,7 +116,8 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
 def verify(*, cache_dir: str | None, as_json: bool) -> int:
     """Read every entry and check its checksum and key.
 
-    A bad entry does no harm: it counts as a miss and is compiled anew. Ends with 1 if there is one.
+    A bad entry does no harm: it counts as a miss and is compiled again. Exits with 1 if there is
+    one.
     """
     cache = _Cache(cache_dir)
     checked = [views.check(key, lookup) for key, lookup in cache.verify()]
@@ -132,19 +133,19 @@ def verify(*, cache_dir: str | None, as_json: bool) -> int:
 @cache_dir_option
 @json_option
 def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -> None:
-    """Show everything about one entry but its compiled bytes."""
+    """Show everything about one entry except its compiled bytes."""
     cache = _Cache(cache_dir)
     payload = views.inspection(*cache.manifest(key))
     Output(as_json=as_json).result(payload, lambda: views.draw_inspection(payload, log=show_log))
 
 
-@command.command("why", short_help="Say why two keys differ.")
+@command.command("why", short_help="Show how two keys differ.")
 @click.argument("a", metavar="KEY_A")
 @click.argument("b", metavar="KEY_B")
 @cache_dir_option
 @json_option
 def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
-    """Say in which parts two entries differ, and so why the second was compiled at all."""
+    """Show the parts in which two keys differ: the reason why the second kernel was compiled."""
     from ajit._core.key import explain  # noqa: PLC0415  # command-line start-up
 
     cache = _Cache(cache_dir)
@@ -164,9 +165,9 @@ def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
 def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_json: bool) -> int:
     """Remove entries by key, or all of them.
 
-    Safe while servers use the cache: a process that reads an entry goes on reading it, and the next
-    one that needs it compiles it anew. Ends with 2, and removes nothing, if a KEY is none; with 1
-    if no entry has such a key, with 3 if that is so of only some of them.
+    Safe while servers use the cache: a process that is reading an entry can finish, and the next
+    process that needs the kernel compiles it again. Exits with 2, and removes nothing, if a KEY is
+    not valid; with 1 if there is no entry for any KEY; with 3 if there is none for some of them.
     """
     if bool(keys) == everything:
         raise click.UsageError("name the keys to remove, or give --all")
@@ -185,12 +186,12 @@ def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_jso
 
 
 class _Cache:
-    """The cache that a command is about; without entries where there is no directory yet."""
+    """The cache that a command works on; without entries if there is no directory yet."""
 
     def __init__(self, cache_dir: str | None) -> None:
         settings = Settings(cache_dir=cache_dir)
         self.path: Path = settings.cache_dir
-        # Opening would make the directory: looking does not.
+        # Opening would create the directory; a command that only reads must not.
         self.store = _open(settings) if self.path.exists() else None
 
     def entries(self) -> list[EntryInfo]:
@@ -201,7 +202,7 @@ class _Cache:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The keys of all entries, as they were when they were first asked for."""
+        """The keys of all entries, listed at the first call."""
         return [info.key for info in self.entries()]
 
     def key(self, text: str) -> str:
@@ -214,7 +215,7 @@ class _Cache:
             raise NoKey(f"{len(found)} entries begin with {text!r}: give more digits")
         return found[0]
 
-    def find(self, texts: Sequence[str]) -> tuple[list[str], list[Failed]]:
+    def find(self, texts: Sequence[str]) -> tuple[list[str], list[NotRemoved]]:
         """The keys that begin with these texts, and the texts that no entry's key begins with."""
         found, missing = [], []
         for text in texts:
@@ -233,8 +234,8 @@ class _Cache:
             return found
         raise BadEntry(key=key, reason=found.reason or "it has gone")
 
-    def remove(self, keys: Sequence[str]) -> tuple[list[str], list[Failed]]:
-        """Remove entries; what could not be removed comes back with reasons."""
+    def remove(self, keys: Sequence[str]) -> tuple[list[str], list[NotRemoved]]:
+        """Remove entries; return what was removed, and what was not, with reasons."""
         removed, failed = [], []
         for key in keys:
             assert self.store is not None  # or it had no such key
@@ -247,10 +248,10 @@ class _Cache:
 
 
 def _digits(text: str) -> str:
-    """The digits of a key, or its first ones, that a text gives."""
+    """Return the digits of a key, or its first digits, that a text stands for."""
     digits = text.lower().removesuffix("...").removesuffix("…")
     if not HEX_DIGITS.issuperset(digits) or len(digits) > KEY_DIGITS:
-        raise NoKey(f"{text!r} is no key: a key has {KEY_DIGITS} hexadecimal digits")
+        raise NoKey(f"{text!r} is not a key: a key has {KEY_DIGITS} hexadecimal digits")
     if len(digits) < MINIMUM_PREFIX:
         raise NoKey(f"{text!r} is too short for a key: give at least {MINIMUM_PREFIX} digits")
     return digits
@@ -263,6 +264,6 @@ def _open(settings: Settings) -> DiskStore:
 
     directory = open_configured_cache(settings)
     if directory.access == "none":
-        # A server goes on without its cache; a command that is about the cache cannot.
+        # A server goes on without its cache; a command that works on the cache cannot.
         raise CacheError(path=directory.path, reason=directory.problem)
     return DiskStore(directory, load_secret(settings))

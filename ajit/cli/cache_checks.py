@@ -1,4 +1,4 @@
-"""Checks of the cache directory: can it be used, does its file system have locks that exclude."""
+"""Checks of the cache directory: whether it can be used, and whether its locks exclude others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["check_cache"]
 
 LITTLE_SPACE_BYTES = 64 * 1024 * 1024
-"""Less free space than this is worth a word. Pretty arbitrary: some hundred kernels."""
+"""With less free space than this, the check warns. Pretty arbitrary: some hundred kernels."""
 
 CHILD_SECONDS = 30.0
 """How long the other process may take to try the lock, on a busy machine."""
@@ -58,7 +58,7 @@ def check_cache(settings: Settings) -> Iterator[Check]:
         return
     if directory.access != "writable":
         found = f"{directory.path}, {directory.access}"
-        advice = f"kernels are compiled and not kept: {directory.problem}"
+        advice = f"kernels are compiled but not cached: {directory.problem}"
         yield Check("cache", "problem", found, advice)
         return
     yield Check("cache", "ok", directory.path)
@@ -72,15 +72,15 @@ def _check_file_system(directory: CacheDirectory) -> Check:
     free_bytes = status.f_bavail * status.f_frsize
     found = f"{kind}, {format_bytes(free_bytes)} free"
     if free_bytes < LITTLE_SPACE_BYTES:
-        return Check("cache file system", "problem", found, "almost full: kernels cannot be kept")
+        return Check("cache file system", "problem", found, "almost full: kernels cannot be cached")
     if kind.startswith(NETWORK_FILE_SYSTEMS):
-        advice = "a network file system: whether locks reach other nodes was not tried"
+        advice = "a network file system: locks between nodes were not tested"
         return Check("cache file system", "ok", found, advice)
     return Check("cache file system", "ok", found)
 
 
 def _check_locks(directory: CacheDirectory) -> Check:
-    """Hold a lock on a file of our own, and have another process try it."""
+    """Hold a lock on a file of this check, and let another process try to take it."""
     path = Path(directory.path, "tmp", f"doctor.{os.getpid()}.{secrets.token_hex(8)}")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -94,13 +94,13 @@ def _check_locks(directory: CacheDirectory) -> Check:
             path.unlink()
     if answer == "excluded":
         return Check("cache locks", "ok", "exclude another process", "one compile for each kernel")
-    advice = "correct without, but processes may compile the same kernel at the same time"
+    advice = "kernels stay correct, but several processes may compile the same one"
     return Check("cache locks", "problem", f"do not work: {answer}", advice)
 
 
 def _ask_another_process(path: Path) -> str:
     try:
-        # -I -S: no user site, no .pth files: quick, and nobody else's code.
+        # -I -S: no user site, no .pth files: fast, and no code of other packages runs.
         asked = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _TRY_LOCK, str(path)],
             stdin=subprocess.DEVNULL,
@@ -111,7 +111,7 @@ def _ask_another_process(path: Path) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {CHILD_SECONDS:g} s"
-    return asked.stdout.strip() or "the process that tried it broke off"
+    return asked.stdout.strip() or "the process that tried the lock failed"
 
 
 def _file_system(path: str) -> str:
@@ -120,7 +120,7 @@ def _file_system(path: str) -> str:
     best, kind = -1, "unknown file system"
     for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
-        # Blanks in a mount point are written as \\040; such a path is merely not matched.
+        # Blanks in a mount point are written as \\040; such a path is just not matched.
         mount_point = Path(left.split()[4])
         if real.is_relative_to(mount_point) and len(mount_point.parts) >= best:
             best, kind = len(mount_point.parts), right.split()[0]

@@ -1,4 +1,4 @@
-"""``ajit cache prune``: remove what the cache has no room for, or show what that would be."""
+"""``ajit cache prune``: remove what is above the cache's limits, or show what would be removed."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class PruneBusy(CacheError):
     "--max-bytes",
     type=byte_size,
     metavar="SIZE",
-    help="What the entries may take, like 500M or 4GiB; 0: any size. Default: "
+    help="Size limit for all entries, such as 500M or 4GiB; 0: no limit. Default: "
     "AJIT_CACHE_LIMIT_BYTES, else 4 GiB.",
 )
 @click.option(
     "--max-age",
     type=duration,
     metavar="TIME",
-    help="Also remove what was unused for longer, like 12h or 30d; 0: any time. Default: "
+    help="Also remove entries unused for longer, such as 12h or 30d; 0: never. Default: "
     "AJIT_CACHE_MAX_AGE_SECONDS, else 0.",
 )
 @cache_dir_option
@@ -63,9 +63,9 @@ def prune(
 ) -> int:
     """Remove the least recently used entries until the cache is within its limits.
 
-    What crashed processes left behind goes as well. Safe while servers use the cache: an entry that
-    was published or used in the last minute, or whose lease is held, stays. Ends with 3 if
-    something that was to go stays.
+    Also removes the files that crashed processes left behind. Safe while servers use the cache: an
+    entry is kept if it was published or used in the last minute, or if its lease is held. Exits
+    with 3 if something could not be removed.
     """
     settings = Settings(
         cache_dir=cache_dir,
@@ -77,7 +77,7 @@ def prune(
     payload = _payload(settings, plan, done)
     output = Output(as_json=as_json)
     for skipped in payload["skipped"]:
-        output.note(f"stays: {skipped['file']}: {skipped['reason']}")
+        output.note(f"not removed: {skipped['file']}: {skipped['reason']}")
     output.result(payload, lambda: _draw(payload))
     return exits.PARTLY if payload["skipped"] else exits.FINE
 
@@ -85,7 +85,7 @@ def prune(
 def _prune(
     collector: Collector | None, settings: Settings, *, dry_run: bool
 ) -> tuple[Eviction, Collected | None]:
-    """Return what is to go, and what became of it."""
+    """Return the plan, and what was done of it."""
     from ajit._cache.entries.collector import Collected  # noqa: PLC0415  # command-line start-up
     from ajit._cache.entries.eviction import Eviction  # noqa: PLC0415  # command-line start-up
 
@@ -96,7 +96,7 @@ def _prune(
         return plan, None
     done = collector.perform(plan)
     if done is None:
-        reason = "another process is removing from it at this moment"
+        reason = "another process is removing entries right now; try again later"
         raise PruneBusy(path=str(settings.cache_dir), reason=reason)
     return plan, done
 

@@ -46,7 +46,7 @@ __all__ = [
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry in a list. Of a bad one, only the first two fields and the problem are known.
+    """One entry in a list. For a bad entry, only the first two fields and the problem are known.
 
     Attributes:
         key: Hex key.
@@ -173,25 +173,25 @@ def draw_summary(summary: dict[str, Any]) -> Table:
 
 
 def check(key: str, lookup: Lookup) -> dict[str, Any]:
-    """Say what came of reading an entry."""
+    """Describe the result of reading an entry."""
     ok = hasattr(lookup, "artifact")
     return {"key": key, "ok": ok, "reason": "" if ok else lookup.reason or "removed meanwhile"}  # type: ignore[union-attr]  # only Found has no reason
 
 
 def draw_verified(checked: int, bad: Sequence[dict[str, Any]]) -> RenderableType:
-    """Draw the bad entries, or say that there is none."""
+    """Draw the bad entries, or say that all are good."""
     if not bad:
         return f"{count(checked, 'entry', 'entries')} checked, all good"
     drawn = table("key", "problem")
     for item in bad:
         drawn.add_row(item["key"][:SHORT_KEY], item["reason"])
     total = count(checked, "entry", "entries")
-    drawn.caption = f"{total} checked, {len(bad)} bad: counted as misses, and compiled anew"
+    drawn.caption = f"{total} checked, {len(bad)} bad: they count as misses and are compiled again"
     return drawn
 
 
 def inspection(manifest: Manifest, size_bytes: int) -> dict[str, Any]:
-    """Everything about an entry but its bytes."""
+    """Everything about an entry except its bytes."""
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
     return fields | {"key_fields": dict(manifest.key_fields), "size_bytes": size_bytes}
 
@@ -236,5 +236,5 @@ def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> Rende
 
 
 def draw_removed(removed: Sequence[str]) -> str:
-    """Say how many entries went."""
+    """Say how many entries were removed."""
     return f"removed {count(len(removed), 'entry', 'entries')}"

@@ -1,4 +1,4 @@
-"""The checks of ``ajit doctor``. Each looks at one thing and never raises for what it finds."""
+"""The checks of ``ajit doctor``. Each looks at one thing and never raises."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PURPOSES: tuple[tuple[CompilerName, str], ...] = (
 
 
 def run_checks(settings: Settings) -> list[Check]:
-    """Run every check, in the order in which a kernel meets what it looks at."""
+    """Run every check, in the order in which a kernel needs the things that are checked."""
     return [
         _check_versions(),
         *_check_compilers(Toolchains(settings)),
@@ -51,9 +51,9 @@ def _check_compilers(toolchains: Toolchains) -> Iterator[Check]:
         try:
             toolchain = toolchains.find(kind)
         except CompilerNotFound as exc:
-            # nvcc is one of two ways to a GPU; the other two are the only way to their device.
+            # nvrtc can replace nvcc; nothing replaces nvrtc (the default) or the host compiler.
             status: Status = "absent" if kind == "nvcc" else "problem"
-            # nvcc itself needs a compiler, and may be there without one.
+            # nvcc itself needs a C++ compiler, and may be installed without one.
             found = "not found" if exc.compiler == kind else f"has no {exc.compiler} compiler"
             yield Check(kind, status, found, f"{purpose}: {exc.install}")
             continue

@@ -1,4 +1,4 @@
-"""``ajit compile``: one kernel source through the whole way, without a device."""
+"""``ajit compile``: look up or compile one kernel source, without a device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 REPEAT_SECONDS = 10.0
-"""How often a wait is mentioned again. Pretty arbitrary: often enough to see that it lives."""
+"""How often a wait is reported again. Pretty arbitrary: often enough to see that it goes on."""
 
 
 @click.command("compile", short_help="Compile a kernel into the cache.")
@@ -32,7 +32,7 @@ REPEAT_SECONDS = 10.0
     "--entry", "entries", metavar="NAME", multiple=True, required=True,
     help="Kernel to compile: its name, or a name expression such as 'scale<float, 4>'. Repeatable.",
 )  # fmt: skip
-@click.option("--arch", help="sm_80, sm_90a, ... or the host's; default: the device's.")
+@click.option("--arch", help="sm_80, sm_90a, ..., or the CPU's; default: that of the device.")
 @click.option(
     "--compiler", type=click.Choice(["nvrtc", "nvcc", "host"]),
     help="Default: nvrtc for a GPU, host (the C++ compiler) for the CPU driver.",
@@ -40,7 +40,7 @@ REPEAT_SECONDS = 10.0
 @click.option(
     "-I", "include_dirs", metavar="DIR", multiple=True,
     type=click.Path(exists=True, file_okay=False, resolve_path=True),
-    help="Where to look for headers, after FILE's own directory. Repeatable.",
+    help="Directory to search for headers, after the directory of FILE. Repeatable.",
 )  # fmt: skip
 @click.option("-D", "defines", metavar="NAME[=VALUE]", multiple=True, help="Macro. Repeatable.")
 @click.option("--option", "options", multiple=True, help="Flag for the compiler. Repeatable.")
@@ -61,11 +61,12 @@ def command(  # one parameter per option
     """Compile the kernels of FILE into the cache, or find them there.
 
     Prints the key, where the result came from (disk or compiled), how long it took, and the process
-    that was waited for, if any. Any number of these may run at once: one of them compiles.
+    that was waited for, if any. If several of these commands run at once, one of them compiles and
+    the others wait.
 
-    Ends with 1 if the compiler rejects the source (its log goes to standard error, with --json also
-    into the object on standard output), with 3 if the kernel was compiled but could not be stored,
-    with 4 if there is no compiler.
+    Exits with 1 if the compiler rejects the source (its log goes to standard error, with --json
+    also into the object on standard output), with 3 if the kernel was compiled but could not be
+    stored, with 4 if there is no compiler.
     """
     import anyio  # noqa: PLC0415  # command-line start-up
 
@@ -73,7 +74,7 @@ def command(  # one parameter per option
 
     if arch is None and compiler == "host":
         arch = platform.machine()
-    # With an arch no device is needed, and none is opened.
+    # With --arch no device is needed, and none is opened.
     settings = Settings(cache_dir=cache_dir, device="none" if arch else None)
     spec = Spec.from_file(
         file,
@@ -87,8 +88,8 @@ def command(  # one parameter per option
     )
     output = Output(as_json=as_json)
     watcher = _Watcher(output)
-    # The runtime's log lines are for servers: here the watcher tells of waits, and the error of
-    # itself. Without a handler, logging's last resort would print both a second time.
+    # The runtime's log lines are for servers. Here the watcher reports waits, and the command
+    # reports errors. Without a handler, logging's last resort would print both a second time.
     logging.getLogger("ajit").addHandler(logging.NullHandler())
     resolution = anyio.run(_resolve, settings, spec, watcher)
     watcher.warn_of_locks()
@@ -105,15 +106,15 @@ async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolut
         async with open_runtime(settings, subscribers=[watcher]) as runtime:
             return await runtime.resolve(spec)
     except NoDevice as exc:
-        exc.add_note("compiling needs no device: name one with --arch, such as --arch sm_90a")
+        exc.add_note("to compile without a device, give an architecture, such as --arch sm_90a")
         raise
 
 
 class _Watcher:
-    """Tells on standard error what the user did not ask for, and remembers whether it was stored.
+    """Reports waits and bad entries on standard error; remembers whether the result was stored.
 
-    The result and the error are the command's to tell; a cache that cannot be written is a warning
-    of the runtime.
+    The command itself reports the result or the error. The runtime warns of a cache that cannot be
+    written.
     """
 
     def __init__(self, output: Output) -> None:
@@ -136,14 +137,14 @@ class _Watcher:
                 waited = format_seconds(event.waited_seconds)
                 self._output.note(f"patience ended after {waited}: compiling here as well")
             case events.EntryRejected() if not self._told_bad_entry:
-                # It is looked at again under the lease; that is not another bad entry.
+                # The same entry is read again under the lease: report it once.
                 self._told_bad_entry = True
-                self._output.warn(f"the cached entry does not verify, a miss: {event.reason}")
+                self._output.warn(f"the cached entry does not verify (a miss): {event.reason}")
             case events.LocksUnavailable():
                 self._no_lease = event.reason
 
     def warn_of_locks(self) -> None:
-        """Say that another process may have compiled the same, unless worse was said already."""
+        """Warn that another process may have compiled the same, if nothing worse was reported."""
         if self._no_lease and self.stored:
             self._output.warn(f"compiled without a lease: {self._no_lease} (see: ajit doctor)")
 
@@ -176,7 +177,7 @@ def _payload(
     artifact = resolution.artifact
     return {
         "key": artifact.key,
-        # Of the request: an artifact from the cache bears the label of whoever compiled it first.
+        # From the request: an artifact from the cache has the label of the spec compiled first.
         "name": ", ".join(spec.entry_names),
         "entries": spec.entry_names,
         "file": spec.name,

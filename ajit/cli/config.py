@@ -21,7 +21,7 @@ def command(*, as_json: bool) -> None:
     """Print every setting, its value and where it came from.
 
     A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from its
-    default. This command has no arguments to take them from, so it shows what the environment says.
+    default. This command takes no such arguments, so it shows variables and defaults.
     """
     settings = Settings()
     rows = [_row(settings, name) for name in setting_names()]

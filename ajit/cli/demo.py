@@ -1,4 +1,4 @@
-"""``ajit demo``: the main job, as the example server in the source checkout does it."""
+"""``ajit demo``: the main job, done by the example server of the source checkout."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def command(*, as_json: bool) -> NoReturn:
     """Serve a model with kernels compiled on demand, verify every result, show what happened.
 
     Starts the model server of the source checkout (examples/model_server) with four workers on an
-    empty kernel cache, sends every shape to every worker at once while it probes their health,
-    checks all answers against NumPy, starts the server again on the warm cache, and compares. In
-    the end it compiles the same kernels for a GPU that need not be there.
+    empty kernel cache. Sends every shape to every worker at once, probes their health meanwhile,
+    and checks all answers against NumPy. Starts the server again on the warm cache, and compares.
+    Finally compiles the same kernels for a GPU, which need not be present.
 
-    Ends with 1 if a kernel was compiled twice, a result is wrong, a health probe failed or took
-    longer than a second, the second start compiled anything, or something stayed behind.
+    Exits with 1 if a kernel was compiled twice, a result is wrong, a health probe failed or took
+    longer than a second, the second start compiled anything, or anything was left behind.
     """
     problem = _what_is_missing()
     if problem:
         raise exits.Lacking(problem)
-    # In the checkout, where `examples` can be imported; and in our place, so that signals reach the
-    # demo and nobody else, and its exit code is ours.
+    # Run in the checkout, where `examples` can be imported. It replaces this process, so that
+    # signals reach the demo only, and its exit code is the command's.
     os.chdir(CHECKOUT)
     arguments = ["--json"] if as_json else []
     os.execv(sys.executable, [sys.executable, "-m", DEMO_MODULE, *arguments])

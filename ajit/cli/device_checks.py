@@ -31,7 +31,7 @@ def _check(name: str, settings: Settings) -> Check:
     try:
         return Check(name, "ok", anyio.run(_describe, settings))
     except NoDevice as exc:
-        # Servers and tests run on the CPU driver where there is no GPU; without it, on nothing.
+        # Without a GPU, servers and tests run on the CPU driver; without that, they cannot run.
         status: Status = "absent" if settings.device != "cpu" else "problem"
         return Check(name, status, "none", exc.detail)
     except (AjitError, OSError) as exc:

@@ -1,4 +1,4 @@
-"""``ajit doctor``: what was found where, and what that means."""
+"""``ajit doctor``: check the installation, and say what was found and what it means."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["command"]
 _MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
 
 
-@click.command("doctor", short_help="Say what was found where.")
+@click.command("doctor", short_help="Check the installation.")
 @click.option("--cache-dir", type=click.Path(), help="Default: AJIT_CACHE_DIR, else ~/.cache/ajit.")
 @json_option
 def command(*, cache_dir: str | None, as_json: bool) -> int:
-    """Say what was found where: compilers, headers, devices, the cache and its locks.
+    """Check compilers, headers, devices, the cache and its locks; show what was found where.
 
-    Makes the cache directory if it is missing, as the first server would, and has another process
-    try a lock in it. Ends with 1 if something is wrong; what is merely not installed is no problem
-    as long as something else can do its work.
+    Creates the cache directory if it is missing, as the first server would, and lets another
+    process try a lock in it. Exits with 1 if something is wrong. A compiler or device that is not
+    there is a problem only if no other can do its work.
     """
     from ajit.cli.checks import run_checks  # noqa: PLC0415  # command-line start-up
 

@@ -1,9 +1,9 @@
-"""Exit codes, and which error ends a command with which.
+"""Exit codes, and the errors that lead to them.
 
 == ================================================================================================
 0  fine
 1  found a problem: a compile error, an entry that does not verify or is not there, a failed check
-2  usage: an option, a setting or a key that cannot be; nothing was started
+2  usage: an option, a setting or a key is not valid; nothing was started
 3  partly done: a kernel was compiled but could not be stored, one key of two was removed
 4  environment: no compiler, no device, a cache directory that cannot be used
 == ================================================================================================

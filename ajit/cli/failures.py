@@ -1,9 +1,9 @@
-"""How a command that failed says so: in words on standard error, with ``--json`` also as an object.
+"""How a failed command reports: as text on standard error, with ``--json`` also as an object.
 
-Who asked for JSON gets exactly one object on standard output, whatever the command came to. Of a
-failure it has ``error`` (the name of the class), ``message`` and ``exit_code``, ``notes`` if there
-are any, and every field that the error has: ``name``, ``key``, the whole ``log``, ... (see
-`ajit.errors`). A command's result has no field ``error``.
+With ``--json`` there is exactly one object on standard output, also after a failure. Then it has
+``error`` (the name of the class), ``message`` and ``exit_code``, ``notes`` if there are any, and
+every field of the error: ``name``, ``key``, the whole ``log``, ... (see `ajit.errors`). The object
+of a command that succeeded has no field ``error``.
 """
 
 from __future__ import annotations
@@ -22,26 +22,25 @@ __all__ = ["tell", "wants_json"]
 
 
 def wants_json(args: Sequence[str]) -> bool:
-    """Whether a command line asks for JSON. Looked for here, for it may be one that cannot be."""
+    """Whether a command line asks for JSON. Found without click, which may reject the line."""
     options = args[: args.index("--")] if "--" in args else args
     return "--json" in options
 
 
 def tell(error: BaseException, *, as_json: bool) -> int | None:
-    """Say why a command ended, and return its exit code.
+    """Report why a command ended, and return its exit code.
 
     Returns:
-        The exit code, or None if this is no way for a command to end but a defect; then nothing
-        was said.
+        The exit code; or None if the error is a defect of ajit, and then nothing was printed.
     """
     if isinstance(error, click.exceptions.Exit):
-        return error.exit_code  # `--help` has said all
+        return error.exit_code  # `--help` has printed everything
     if isinstance(error, click.ClickException):
         error.show()
         payload, code = {"message": error.format_message()}, exits.USAGE
     elif isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("ajit: interrupted", err=True)
-        error = KeyboardInterrupt()  # which of the two it was is click's business
+        error = KeyboardInterrupt()  # click raises Abort for both
         payload, code = {"message": "interrupted"}, exits.INTERRUPTED
     elif isinstance(error, AjitError):
         click.echo(f"ajit: {_in_words(error)}", err=True)
@@ -50,7 +49,7 @@ def tell(error: BaseException, *, as_json: bool) -> int | None:
         return None
     if as_json:
         always = {"error": type(error).__name__, "message": payload["message"], "exit_code": code}
-        # Twice: first in the order of reading, last so that no field of an error takes its place.
+        # Twice: first so that it is read first, and last so that no field of an error replaces it.
         _print_object(always | payload | always)
     return code
 

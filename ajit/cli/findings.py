@@ -9,15 +9,15 @@ import msgspec
 __all__ = ["Check", "Status"]
 
 Status = Literal["ok", "absent", "problem"]
-"""``absent``: not there, and that may be fine. ``problem``: ajit cannot do its work like this."""
+"""``absent``: not installed, which may be fine. ``problem``: ajit cannot work like this."""
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
-        status: What came of it.
+        name: What was checked.
+        status: Whether it can be used.
         found: What was found: a version, a path, a number.
         advice: What it is needed for, or what to do about it.
     """

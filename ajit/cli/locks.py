@@ -1,4 +1,4 @@
-"""``ajit locks``: who compiles what at this moment, for how long, and how many wait for it."""
+"""``ajit locks``: the compiles that run now: their processes, since when, and how many wait."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["command"]
 @cache_dir_option
 @json_option
 def command(*, cache_dir: str | None, as_json: bool) -> None:
-    """List every lease of the cache that is held, and this machine's compile permits.
+    """List every lease that is held in the cache, and this machine's compile permits.
 
-    A holder beats every second. One that has been silent for long is stopped, or its disk hangs;
-    who waits for it compiles for itself when the patience (AJIT_PATIENCE_SECONDS) ends. Waiters are
-    counted on this machine only.
+    A holder writes a beat every second. A holder that has been silent for long was stopped, or its
+    disk hangs: its waiters compile for themselves when AJIT_PATIENCE_SECONDS have passed. Only the
+    waiters on this machine are counted.
     """
     settings = Settings(cache_dir=cache_dir)
     held = _held(settings) if settings.cache_dir.exists() else []
@@ -73,7 +73,7 @@ def _draw(payload: dict[str, Any]) -> RenderableType:
 
     leases, others = payload["leases"], payload["others"]
     if not leases and not others:
-        return f"nobody holds a lease in {payload['cache_dir']}"
+        return f"no lease is held in {payload['cache_dir']}"
     drawn = [_draw_rows("key", leases)] if leases else []
     return Group(*drawn, *([_draw_rows("permit or task", others)] if others else []))
 
@@ -100,5 +100,5 @@ def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> RenderableType:
 
 
 def _label(row: dict[str, Any]) -> str:
-    """Permits are numbered; the rest has a name of its own."""
+    """A permit has a number; every other row has a name."""
     return f"permit {row['key'].rpartition('-')[2]}" if row["kind"] == "permit" else row["key"]

@@ -1,4 +1,4 @@
-"""The ``ajit`` command: its commands, and how each way of ending becomes an exit code."""
+"""The ``ajit`` command: its commands, and the exit code for every result and error."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _COMMANDS = {
     "compile": "Compile a kernel into the cache, or find it there.",
     "cache": "Look at the kernel cache, verify it, remove from it.",
     "locks": "Show running compiles and their waiters.",
-    "doctor": "Say what was found where: compilers, driver, cache, locks.",
+    "doctor": "Check compilers, devices, cache and locks.",
     "config": "Print every setting, its value and where it came from.",
 }
-"""Command to its line in ``ajit --help``, which is printed without importing any of them."""
+"""The line of each command in ``ajit --help``, which is printed without importing the commands."""
 
 EPILOG = (
     "Results go to standard output, everything else to standard error. Exit codes: 0 fine, "
@@ -72,9 +72,9 @@ def run(args: Sequence[str] | None = None) -> int:
     A defect of ajit itself still ends in its traceback, which is what a bug report needs.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A locale that cannot write µ or a table's lines must not cost the result.
+        # The result must be printed even if the locale cannot encode µ or a table's lines.
         sys.stdout.reconfigure(errors="replace")
-    # As build systems end a command: it cleans up like after Control-C.
+    # Build systems end a command with SIGTERM: it cleans up as after Control-C.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -90,7 +90,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _perform(args: Sequence[str]) -> int:
-    """Run the command and return its exit code, saying why where it failed."""
+    """Run the command and return its exit code; report an error."""
     try:
         result = cli.main(list(args), prog_name="ajit", standalone_mode=False)
     except BrokenPipeError:

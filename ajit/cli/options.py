@@ -1,4 +1,4 @@
-"""Options that several commands have, and what may be written for a size or a duration."""
+"""Options that several commands have, and the notation for sizes and durations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["byte_size", "cache_dir_option", "duration"]
 
 KiB = 1024
-# Every prefix is a power of 1024, as in what the tables show.
+# Every prefix is a power of 1024, as in the tables.
 _BYTE_UNITS = {"": 1, "b": 1} | {
     unit + tail: KiB**power
     for power, unit in enumerate("kmgt", start=1)

@@ -1,4 +1,4 @@
-"""Where words go: a command's result to standard output, everything else to standard error.
+"""Output: a command's result goes to standard output, everything else to standard error.
 
 With ``--json`` the result is one JSON object, in the same fields that the table shows, and in plain
 units: seconds and bytes. rich is imported when something is drawn, so that ``--help`` does not wait
@@ -52,7 +52,7 @@ class Output:
         self.as_json = as_json
 
     def result(self, payload: object, draw: Callable[[], RenderableType]) -> None:
-        """Print the result: the payload as JSON, or what `draw` makes of it for a reader."""
+        """Print the result: the payload as JSON, or the table that `draw` makes of it."""
         if self.as_json:
             print_json(payload)
             return
@@ -67,11 +67,11 @@ class Output:
         sys.stdout.write("\n".join(lines) + "\n")
 
     def note(self, text: str) -> None:
-        """Say something beside the result."""
+        """Print a note on standard error."""
         click.echo(text, err=True)
 
     def warn(self, text: str) -> None:
-        """Say that something is not as it should be, though the result stands."""
+        """Print a warning on standard error; the result is valid nevertheless."""
         click.secho(f"warning: {text}", err=True, fg="yellow")
 
 
@@ -82,7 +82,7 @@ def print_json(payload: object) -> None:
 
 
 def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
-    """Make an empty table in the house's look.
+    """Make an empty table in ajit's style.
 
     Args:
         *columns: Their headings.

@@ -166,7 +166,7 @@ def test_inspect_shows_one_entry_by_the_first_digits_of_its_key(ajit, store):
 @pytest.mark.parametrize("command", ["inspect", "rm"])
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("abc", "too short"), ("../../etc", "is no key"), ("f" * 65, "is no key")],
+    [("abc", "too short"), ("../../etc", "is not a key"), ("f" * 65, "is not a key")],
     ids=["short", "path", "long"],
 )
 def test_text_that_is_no_key_is_a_usage_error(ajit, store, command, text, complaint):

@@ -74,7 +74,7 @@ def test_a_record_without_its_lock_names_no_holder(ajit, table):
     ended = ajit("locks")
 
     assert exits.FINE == ended.code
-    assert "nobody holds a lease" in ended.out
+    assert "no lease is held" in ended.out
 
 
 def test_waiters_are_counted(ajit, table):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import psutil
 
-from ajit._compile.pool import process as process_module
+from ajit._compile.pool import worker_process as process_module
 from ajit._compile.pool.slot import WorkerSlot
 from ajit._compile.pool.task import Task
 from ajit._compile.toolchains.toolchains import Toolchains

@@ -1,15 +1,14 @@
 """Eviction: keeps a cache within its limits, beside readers, publishers and other evictors.
 
-What is to go is decided by `ajit._cache.entries.eviction`. Before an entry goes, its lease is
-taken, and it must still be as it was seen: one that is being replaced, or was used meanwhile,
-stays. Who reads an entry that goes keeps reading it. Nobody else removes anything: of all processes
-that look after a cache, one does, under a lease of its own.
+`ajit._cache.entries.eviction` decides what is removed. Before an entry is removed, its lease is
+taken, and the file must not have changed: an entry that is being replaced, or was used meanwhile,
+is kept. A process that is reading a removed entry can finish. Only one process at a time removes
+anything from a cache: it holds the evictors' lease.
 
-Lock files of kernels stay. They are empty but for a record of 1 KiB, and taking one away would
-split those who wait for it over two files. Directories stay as well: whoever publishes next would
-miss them.
+Lock files of kernels are kept. They hold only a record of 1 KiB, and removing one would split its
+waiters over two files. Directories are kept as well, since the next publish needs them.
 
-Nothing here raises because of what the file system does: what cannot be removed is reported.
+Nothing here raises for what the file system does: what cannot be removed is reported.
 Everything blocks: call it from a thread.
 """
 
@@ -37,14 +36,14 @@ if TYPE_CHECKING:
 __all__ = ["EVICTION_LEASE", "Collected", "Collector", "Eviction", "Limits", "Skipped"]
 
 EVICTION_LEASE = "eviction"
-"""Name of the evictors' own lease. It is no key, so no kernel has it."""
+"""Name of the evictors' lease. It is not a key, so no kernel has it."""
 
 BEAT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file that was to go and stays, and why."""
+    """A file that could not be removed, and why."""
 
     name: str
     reason: str
@@ -58,8 +57,8 @@ class Collected:
         entries: Entries removed.
         debris: Failure records, temporary files and permits removed.
         bytes: Their size.
-        skipped: What stays although it was to go.
-        finished: Whether it was done to the end; the next one goes on from there.
+        skipped: Files of the plan that were not removed.
+        finished: Whether the whole plan was carried out; if not, the next one continues.
     """
 
     entries: int = 0
@@ -70,7 +69,7 @@ class Collected:
 
 
 class Collector:
-    """Finds and removes what a cache has no room for.
+    """Finds and removes the files that are above a cache's limits.
 
     Args:
         directory: The cache.
@@ -83,18 +82,18 @@ class Collector:
         self._leases = LeaseTable(directory)
 
     def plan(self) -> Eviction:
-        """Look at every file of the cache, without opening it, and decide what is to go."""
+        """Look at every file of the cache, without opening it, and decide what to remove."""
         return choose(self._inventory(), self._limits)
 
     def perform(self, plan: Eviction, *, work_seconds: float = float("inf")) -> Collected | None:
-        """Remove what is to go, unless it changed since.
+        """Remove the files of a plan, except those that have changed since.
 
         Args:
             plan: From `plan`.
-            work_seconds: Stop after this time; what is left comes with the next plan.
+            work_seconds: Stop after this time; the next plan has the rest.
 
         Returns:
-            What was done, or None if another process is at it: then nothing was done.
+            What was done; or None if another process is removing files, and nothing was done.
         """
         with self._as_only_evictor() as lease:
             return None if isinstance(lease, Busy) else self._perform(plan, lease, work_seconds)
@@ -102,14 +101,14 @@ class Collector:
     def collect(
         self, *, every_seconds: float = 0.0, work_seconds: float = float("inf")
     ) -> Collected | None:
-        """Plan and perform in one, as a thread in the background does it.
+        """Plan and perform, for a thread in the background.
 
         Args:
             every_seconds: Do nothing if any process did this in the last so many seconds.
             work_seconds: Stop removing after this time.
 
         Returns:
-            What was done, or None if another process is at it, or was just now.
+            What was done; or None if another process is removing files, or was just now.
         """
         if self._seconds_since_last() < every_seconds:
             return None
@@ -122,7 +121,7 @@ class Collector:
     def _as_only_evictor(self) -> Iterator[Lease | Busy | Unavailable]:
         lease = self._leases.try_acquire(EVICTION_LEASE, "eviction")
         try:
-            # Without locks there are two evictors at worst: each removes what the other left.
+            # Without locks two evictors may run: each removes what the other has left.
             yield lease
         finally:
             if isinstance(lease, Lease):
@@ -151,7 +150,7 @@ class Collector:
         return _collected(removed, skipped, finished=finished)
 
     def _remove(self, doomed: Doomed) -> str:
-        """Remove one file, and return "" or why it stays."""
+        """Remove one file, and return "" or why it was not removed."""
         if not doomed.file.name.startswith(TOP):
             return self._unlink(doomed.file)
         lease = self._leases.try_acquire(doomed.file.key, "eviction")
@@ -169,7 +168,7 @@ class Collector:
                 return "it was used or replaced meanwhile"
             os.unlink(file.name, dir_fd=self._directory.fd)
         except FileNotFoundError:
-            return "it has gone already"
+            return "it is already gone"
         except OSError as exc:
             return exc.strerror or str(exc)
         return ""
@@ -192,7 +191,7 @@ class Collector:
                     yield file
 
     def _seconds_since_last(self) -> float:
-        """How long ago an evictor gave its lease back, which writes to the lock file."""
+        """Seconds since an evictor released its lease, which writes to the lock file."""
         name = f"locks/{EVICTION_LEASE[:2]}/{EVICTION_LEASE}.lock"
         try:
             status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
@@ -221,7 +220,7 @@ def _files(dir_fd: int, name: str) -> Iterator[File]:
     try:
         with os.scandir(fd) as found:
             for entry in found:
-                with suppress(OSError):  # gone meanwhile
+                with suppress(OSError):  # removed meanwhile
                     status = entry.stat(follow_symlinks=False)
                     if stat.S_ISREG(status.st_mode):
                         path = f"{name}/{entry.name}"

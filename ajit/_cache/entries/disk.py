@@ -1,9 +1,9 @@
 """The disk tier: one file per entry, verified on every read, published create-only.
 
-A read gives `Found`, `Missing` or `Rejected` and never raises for what it meets on the disk; a
-publish gives `Published`, `Lost` or `Failed` and never raises either: the caller has the compiled
-bytes in its hands and goes on with them. Everything here blocks: call it from a thread. A store
-may be used by any number of threads.
+A read returns `Found`, `Missing` or `Rejected`, whatever it meets on the disk. A publish returns
+`Published`, `Lost` or `PublishFailed`. Neither raises for a failure of the disk: after a publish
+the caller still has the compiled bytes and goes on with them. Everything here blocks: call it from
+a thread. Any number of threads may use one store.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = [
     "DiskStatistics",
     "DiskStore",
     "EntryInfo",
-    "Failed",
     "Found",
     "Lookup",
     "Lost",
     "Missing",
+    "PublishFailed",
     "PublishResult",
     "Published",
     "Rejected",
@@ -44,7 +44,7 @@ TOP = "entries"
 SUFFIX = ".ajit"
 
 is_entry_key = re.compile(r"[0-9a-f]{64}").fullmatch
-"""What may become a file name. `ajit._core.key.is_key` says the same ten times as slowly."""
+"""Matches a text that may become a file name. As `ajit._core.key.is_key`, but ten times faster."""
 
 
 # Structs and not dataclasses: a fresh process reads hundreds of entries, and a frozen dataclass
@@ -67,14 +67,14 @@ class Missing(msgspec.Struct, frozen=True):
     """There is no entry.
 
     Attributes:
-        reason: "", or why the one that may be there cannot be read.
+        reason: "", or why an entry that may exist cannot be read.
     """
 
     reason: str = ""
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """There is an entry, and it did not verify: a miss, to be replaced."""
+    """There is an entry, but it did not verify: it counts as a miss and is replaced."""
 
     reason: str
 
@@ -84,7 +84,7 @@ class Published:
     """The entry is on disk.
 
     Attributes:
-        method: How it got its name.
+        method: The call that gave the file its name.
         size_bytes: Size of its file.
     """
 
@@ -98,14 +98,14 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class PublishFailed:
     """Nothing was published and nothing is left behind; the caller keeps its bytes."""
 
     reason: str
 
 
 Lookup = Found | Missing | Rejected
-PublishResult = Published | Lost | Failed
+PublishResult = Published | Lost | PublishFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class EntryInfo:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """What a store has done since it was made. One count per read, and one per publish."""
+    """Counts of a store since it was made: one for each read and publish."""
 
     found: int = 0
     missing: int = 0
@@ -136,8 +136,12 @@ class DiskStatistics:
 
 
 _COUNTED: dict[type, str] = {
-    outcome: outcome.__name__.lower()
-    for outcome in (Found, Missing, Rejected, Published, Lost, Failed)
+    Found: "found",
+    Missing: "missing",
+    Rejected: "rejected",
+    Published: "published",
+    Lost: "lost",
+    PublishFailed: "failed",
 }
 
 
@@ -146,11 +150,10 @@ class DiskStore:
 
     Args:
         directory: From `ajit._cache.files.directory.open_cache_directory`. Temporary files that
-        dead
-            processes of this host have left in it are removed.
-        secret: What entries are authenticated with, from `ajit._cache.files.secret.load_secret`;
-        one
-            that lacks it is then `Rejected`. None asks for nothing.
+            dead processes of this host have left in it are removed.
+        secret: The key that entries are authenticated with, from
+            `ajit._cache.files.secret.load_secret`; an entry without its tag is then `Rejected`.
+            None accepts every entry.
     """
 
     def __init__(self, directory: CacheDirectory, secret: bytes | None = None) -> None:
@@ -168,7 +171,7 @@ class DiskStore:
         return self.directory.identity
 
     def read(self, key: str) -> Lookup:
-        """Read and verify an entry: one open, one read, and nothing of it used before the digest.
+        """Read and verify an entry: one open, one read; nothing is used before the digest matches.
 
         Raises:
             ValueError: The text is not a key.
@@ -178,11 +181,11 @@ class DiskStore:
         return lookup
 
     def publish(self, artifact: Artifact, *, replace: bool = False) -> PublishResult:
-        """Put an artifact on disk under its key. On every return the artifact is as good as before.
+        """Put an artifact on disk under its key. Whatever it returns, the artifact can be used.
 
         Args:
             artifact: What to publish.
-            replace: Put it over an entry that was `Rejected` when it was last read, just before.
+            replace: Replace the entry, which was `Rejected` by a read just before.
 
         Raises:
             ValueError: The artifact's key is not a key.
@@ -190,7 +193,7 @@ class DiskStore:
         name = _file_name(artifact.key)
         result: PublishResult
         if self.directory.access != "writable":
-            result = Failed(f"cache is {self._access()}: {self.directory.problem}")
+            result = PublishFailed(f"cache is {self._access()}: {self.directory.problem}")
         else:
             result = self._publish(name, encode(artifact, self._secret), replace=replace)
         self._count(_COUNTED[type(result)])
@@ -216,7 +219,7 @@ class DiskStore:
         return manifest, size_bytes
 
     def entries(self) -> Iterator[EntryInfo]:
-        """Yield the files of the cache by key. One that vanishes meanwhile is left out."""
+        """Yield the files of the cache by key, without those that are removed meanwhile."""
         for name, key in fs.list_files(self.directory, TOP, SUFFIX):
             if is_entry_key(key) is None:
                 continue
@@ -227,12 +230,12 @@ class DiskStore:
             yield EntryInfo(key, status.st_size, status.st_mtime)
 
     def verify(self) -> Iterator[tuple[str, Lookup]]:
-        """Read every entry and yield what came of it; not counted in `statistics`."""
+        """Read every entry and yield the result; not counted in `statistics`."""
         for entry in self.entries():
             yield entry.key, self._read(entry.key, used=False)
 
     def remove(self, key: str) -> bool:
-        """Remove an entry; who is reading it keeps reading it. False if there was none.
+        """Remove an entry; a process that is reading it can finish. False if there was none.
 
         Raises:
             ValueError: The text is not a key.
@@ -256,8 +259,8 @@ class DiskStore:
         except FileNotFoundError:
             return Missing()
         except OSError as exc:
-            # No permission, an I/O error, a link in its place: whatever is there, it cannot be
-            # used, and the kernel is compiled instead.
+            # No permission, an I/O error, a link in its place: the entry cannot be used, and the
+            # kernel is compiled instead.
             return Missing("" if self.directory.access == "none" else _reason(exc))
         except EntryInvalid as exc:
             return Rejected(str(exc))
@@ -273,7 +276,7 @@ class DiskStore:
         except FileExistsError:
             return Lost()
         except (OSError, CacheError) as exc:
-            return Failed(_reason(exc))
+            return PublishFailed(_reason(exc))
 
     def _access(self) -> str:
         access = self.directory.access

@@ -1,15 +1,15 @@
-"""Decides which files of a cache are evicted. `collector` carries it out.
+"""Decides which files of a cache are evicted. `collector` removes them.
 
 Rules, the first that fits:
 
-1. An entry that was published or touched a moment ago stays, whatever the limits are: somebody is
-   about to load it.
-2. An entry unused for longer than the age limit goes.
-3. While the others are larger than the size limit together, the one unused for longest goes.
-4. A failure record that nobody believes any more goes, a temporary file whose writer is dead, or so
-   old that it must be, and the permits of a machine that was not seen for long.
+1. An entry that was published or touched a moment ago is kept, whatever the limits are: a process
+   may be about to load it.
+2. An entry unused for longer than the age limit is removed.
+3. While the others together are above the size limit, the least recently used one is removed.
+4. A failure record that has expired is removed; a temporary file whose writer is dead, or must be
+   dead by its age; and the permits of a machine that was not seen for long.
 
-All ages are differences of times of one clock, the file system's. Nothing here reads a file.
+All ages are differences of two times by the file system's clock. Nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ FRESH_SECONDS = 60.0
 from publishing to loading, far shorter than it takes to fill a disk."""
 
 ORPHAN_SECONDS = 24 * 3600.0
-"""After this nobody writes a file any more, not even on another host, whose processes cannot be
-seen from here. Pretty arbitrary: a write takes seconds."""
+"""After this time no process can still be writing the file, not even on another host, whose
+processes cannot be seen from here. Pretty arbitrary: a write takes seconds."""
 
 FAILURE_SECONDS = 3600.0
-"""How old a failure record must be. Other processes may believe theirs for longer than we do."""
+"""How old a failure record must be. Other processes may have a longer ``failure_seconds``."""
 
 
 PERMIT_SECONDS = 30 * 24 * 3600.0
-"""Permits are named after a boot of a machine, and of no use after it. Should one that is in use be
-taken away after all, one compile more runs than should."""
+"""Permits are named after one boot of a machine, and useless after it. If one is removed although
+it is in use, one compile too many runs, and that is all."""
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -53,9 +53,8 @@ class File(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         name: Relative name.
         size_bytes: Its size.
-        modified_ns: Its modification time: of an entry, when it was last used, give or take an
-            hour.
-        inode: Its inode: another one is another file.
+        modified_ns: Its modification time; for an entry, when it was last used, to about an hour.
+        inode: Its inode; a file that replaced it has another one.
     """
 
     name: str
@@ -76,7 +75,7 @@ class Limits:
     Attributes:
         max_bytes: Bytes of all entries; 0 for any number.
         max_age_seconds: Time without use; 0 for any.
-        failure_seconds: How long this process believes failure records.
+        failure_seconds: How long failure records are valid in this process.
     """
 
     max_bytes: int = 0
@@ -86,7 +85,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """What lies in a cache.
+    """The files of a cache.
 
     Attributes:
         now: Unix time in seconds, by the file system's clock.
@@ -94,7 +93,7 @@ class Inventory:
         failures: Failure records.
         temporaries: Temporary files.
         permits: Lock files of permits, see `ajit._cache.leases.permits`.
-        outlived: Whether the writer of a temporary file is known to be dead, by its last name.
+        outlived: Tells by the last part of a temporary file's name whether its writer is dead.
     """
 
     now: float
@@ -107,7 +106,7 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """A file that is to go, and why."""
+    """A file to be removed, and why."""
 
     file: File
     reason: Reason
@@ -116,12 +115,12 @@ class Doomed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eviction:
-    """What is to go. Making one changes nothing.
+    """The files to be removed. Making a plan changes nothing.
 
     Attributes:
-        entries: Entries, in the order in which they go.
+        entries: Entries, in the order of removal.
         debris: Failure records, temporary files and permits.
-        kept_entries: Entries that stay.
+        kept_entries: Number of entries that are kept.
         kept_bytes: Their size.
     """
 
@@ -132,22 +131,22 @@ class Eviction:
 
     @property
     def bytes(self) -> int:
-        """Size of all that is to go."""
+        """Size of all files to be removed."""
         return sum(doomed.file.size_bytes for doomed in (*self.entries, *self.debris))
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many files go for each reason."""
+        """Number of files for each reason."""
         return dict(Counter(doomed.reason for doomed in (*self.entries, *self.debris)))
 
 
 def choose(inventory: Inventory, limits: Limits) -> Eviction:
-    """Decide what is to go."""
+    """Decide what to remove."""
     entries = list(inventory.entries)
     kept_bytes = sum(entry.size_bytes for entry in entries)
     doomed: list[Doomed] = []
-    # Nothing is sorted unless something must go: a hundred thousand entries would hold up the
-    # other threads of the process for longer than an event loop likes.
+    # Nothing is sorted unless something must be removed: sorting a hundred thousand entries
+    # would hold the GIL, and so block the event loop, for too long.
     if _over(kept_bytes, limits) or limits.max_age_seconds:
         queue = [(entry.modified_ns, entry.name, entry) for entry in entries]
         heapq.heapify(queue)
@@ -167,9 +166,9 @@ def choose(inventory: Inventory, limits: Limits) -> Eviction:
 
 
 def _verdict(idle_seconds: float, kept_bytes: int, limits: Limits) -> Reason | None:
-    """Say why the entry unused for longest must go; None if it and so all others stay.
+    """Say why the least recently used entry must be removed; None if all entries are kept.
 
-    A time in the future is that of a clock that was wrong: it counts as just now.
+    A time in the future comes from a clock that was wrong: it counts as just now.
     """
     if idle_seconds < FRESH_SECONDS:
         return None

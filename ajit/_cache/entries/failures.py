@@ -1,15 +1,15 @@
-"""Failure records: a compile that failed is not repeated by everybody who waited for it.
+"""Failure records: a failed compile is not repeated by every process that waited for it.
 
 Eight ranks want one kernel whose compile fails after five minutes. Without a record each would get
-the lease in turn and fail for itself, for forty minutes. With one, who gets the lease looks here
-before it compiles, and raises the same error with the same log.
+the lease in turn and fail again, for forty minutes in all. With a record, a process that gets the
+lease looks here before it compiles, and raises the same error with the same log.
 
 Only errors of the source are recorded, never those of the environment (a killed or missing
-compiler), which say nothing about the next try. A record is of one key, so a changed source has
-none, and it is believed for a short time only. Like an entry it is one file, written whole.
+compiler), which say nothing about the next try. A record belongs to one key, so a changed source
+has none, and it is valid for a short time only. Like an entry it is one file, written whole.
 
-With a secret, a line follows that authenticates it, and a record without one counts for nothing:
-else who can write to the store could keep everybody from compiling.
+With a secret, a second line authenticates the record, and a record without it is ignored. Otherwise
+any writer to the store could keep every process from compiling.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class FailureStore:
 
     Args:
         directory: Where they are kept.
-        believed_seconds: For how long a record is believed; 0 keeps none.
-        secret: What records are authenticated with; None asks for nothing.
+        believed_seconds: How long a record is valid; 0 keeps none.
+        secret: Authenticates records; None accepts every record.
     """
 
     def __init__(
@@ -71,10 +71,10 @@ class FailureStore:
         self._believed_seconds = believed_seconds
 
     def record(self, error: CompileError) -> bool:
-        """Leave a record for those who wait for the same key. To be called before the release.
+        """Leave a record for the waiters of the same key. Call it before the release.
 
         Returns:
-            False if it could not be written: then everybody finds out for themselves.
+            False if it could not be written: then each waiter compiles for itself.
         """
         record = _Record(
             kind="UnknownEntryPoint" if isinstance(error, UnknownEntryPoint) else "CompileError",
@@ -97,7 +97,7 @@ class FailureStore:
     def recall(self, key: str) -> CompileError | None:
         """Return the error of a compile that failed just now, if one did.
 
-        A record that is too old, from a clock that is ahead, or not readable counts for nothing.
+        A record that is too old, from a clock that is ahead, or not readable is ignored.
         """
         try:
             data = self._opened(fs.read_file(self._directory, _file_name(key)))
@@ -113,11 +113,11 @@ class FailureStore:
         return _error(record)
 
     def _sealed(self, data: bytes) -> bytes:
-        """Return the bytes of the file: a line, and one with its HMAC if there is a secret."""
+        """Return the bytes of the file: the record's line, and its HMAC's if there is a secret."""
         return data if self._secret is None else data + b"\n" + _mac(data, self._secret)
 
     def _opened(self, data: bytes) -> bytes | None:
-        """Return the record's line, or None if it must be authentic and is not."""
+        """Return the record's line; None if it must be authentic and is not."""
         line, _, mac = data.partition(b"\n")  # JSON as msgspec writes it has no line break
         if self._secret is None or hmac.compare_digest(mac, _mac(line, self._secret)):
             return line
@@ -129,7 +129,7 @@ def _file_name(key: str) -> str:
 
 
 def _mac(data: bytes, secret: bytes) -> bytes:
-    # Not the HMAC of an entry, by what goes before it.
+    # The prefix makes it differ from the HMAC of an entry.
     return hmac.new(secret, b"ajit failure\0" + data, hashlib.sha256).hexdigest().encode()
 
 

@@ -1,7 +1,7 @@
-"""Who holds what in a cache at this moment: for people, and never a basis for a decision.
+"""The leases of a cache that are held now. For people to read; no decision may depend on it.
 
-A record alone proves nothing, for a holder that was killed leaves its own behind. So a lease counts
-as held if the kernel, or the file server, says that its file is locked.
+A record alone proves nothing, since a holder that was killed leaves its record behind. So a lease
+counts as held if the kernel, or the file server, says that its file is locked.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class HeldLease:
     """A lease that is held.
 
     Attributes:
-        kind: Of a ``kernel``, one of the machine's ``permit`` s to compile, or the ``eviction``.
+        kind: The lease of a ``kernel``, a compile ``permit`` of the machine, or the ``eviction``.
         key: Hex key of a kernel; the name of any other.
-        record: Who holds it.
-        age_seconds: Since it was taken; on another host, whose clock is another, to its last beat.
+        record: The holder's record.
+        age_seconds: Since it was taken; up to the last beat if the holder is on another host.
         silent_seconds: Since the last beat, by the file system's clock.
         waiters: Threads of this machine that are blocked in its lock.
     """
@@ -57,7 +57,7 @@ def held_leases(directory: CacheDirectory) -> Iterator[HeldLease]:
         record = table.read_holder(key)
         if record is None:
             continue
-        with suppress(OSError):  # the cache was removed in this moment
+        with suppress(OSError):  # the cache was removed just now
             status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
             yield HeldLease(
                 kind=_kind(key),
@@ -77,7 +77,7 @@ def _kind(key: str) -> Kind:
 
 
 def _waiters() -> Counter[int]:
-    """How many locks are waited for on each inode, as the kernel lists them."""
+    """Number of lock waiters for each inode, as the kernel lists them."""
     found: Counter[int] = Counter()
     with suppress(OSError):
         for line in Path("/proc/locks").read_text().splitlines():

@@ -1,9 +1,9 @@
-"""Touches: which entries are in use, as their modification times say.
+"""Touches: the modification times of entries say which ones are in use.
 
-The time of the last access is no help: most file systems are mounted ``relatime`` or ``noatime``.
-So a found entry is touched, at most once an hour, by a thread that nobody waits for. These times
-decide what is evicted and nothing else; a touch that fails, or that a process does not live long
-enough to make, costs at worst a compile.
+The time of the last access does not help: most file systems are mounted ``relatime`` or
+``noatime``. So a found entry is touched, at most once an hour, by a background thread. These times
+only decide what is evicted. A touch that fails, or that comes too late because the process ends,
+costs at worst a compile.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["TOUCH_SECONDS", "Touches"]
 
 TOUCH_SECONDS = 3600.0
-"""How old a time must be to be renewed. Pretty arbitrary: nobody evicts what was used today."""
+"""How old a time must be to be renewed. Pretty arbitrary: eviction does not care about an hour."""
 
 _threads = DaemonThreads("ajit-touch")
 
@@ -33,7 +33,7 @@ class Touches:
     def __init__(self, directory: CacheDirectory) -> None:
         self._directory = directory
         self._lock = threading.Lock()
-        # A dictionary is an ordered set: an entry that is read again before its turn comes once.
+        # A dictionary is an ordered set: an entry that is read twice is touched once.
         self._names: dict[str, None] = {}
         self._working = False
 
@@ -44,7 +44,7 @@ class Touches:
             name: Relative name.
             modified: Unix time of its last modification, by the file system's clock.
         """
-        # Either way: with a file system whose clock is ahead, the time would never be renewed.
+        # In both directions: if the file system's clock is ahead, the time would never be renewed.
         if abs(time.time() - modified) < TOUCH_SECONDS or self._directory.access != "writable":
             return
         with self._lock:
@@ -53,7 +53,7 @@ class Touches:
         if start:
             try:
                 _threads.run(self._work)
-            except RuntimeError:  # no more threads: another time
+            except RuntimeError:  # no more threads: the next read tries again
                 self._working = False
 
     def _next(self) -> str | None:

@@ -1,12 +1,12 @@
 """The cache directory: made, checked, and held open.
 
-Whoever can write there can put code into the process, so it must belong to us or to root and be
-writable by nobody else, but for a group that it is shared with (`ajit._cache.files.sharing`). It is
-checked through the descriptor that is used afterwards: a parent
-directory that somebody swaps later changes nothing.
+A user who can write there can put code into the process. So the directory must belong to this user
+or to root, and no other user may be able to write to it, except the members of a group that it is
+shared with (`ajit._cache.files.sharing`). The checks use the descriptor that is used afterwards, so
+swapping a parent directory later changes nothing.
 
-A directory that cannot be written, or not even made, is no reason to fail: kernels are still
-compiled and returned, they are only not kept. `CacheDirectory.problem` says why.
+A directory that cannot be written, or not even created, is not an error: kernels are compiled and
+returned, but not kept. `CacheDirectory.problem` says why.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class CacheDirectory:
     """A cache directory that was checked. Get one from `open_cache_directory`.
 
     There is no ``close``: threads that wait for locks use the descriptor for as long as they
-    live, and the number of a closed one would soon name something else. It is closed when the
-    last user has dropped the object.
+    live, and the number of a closed descriptor would soon belong to another file. It is closed when
+    the last user has dropped the object.
 
     Attributes:
         path: Absolute path, for messages.
@@ -47,7 +47,7 @@ class CacheDirectory:
             fails like one on a bad descriptor.
         access: ``writable``, ``read-only`` or ``none``.
         problem: Why it is not writable, or "".
-        sharing: Who may use it.
+        sharing: Users who may write to it.
     """
 
     def __init__(self, path: str, fd: int, access: Access, problem: str, sharing: Sharing) -> None:
@@ -64,11 +64,11 @@ class CacheDirectory:
         return self._identity
 
     def make(self, name: str) -> None:
-        """Make a directory below, after a call that needs it has failed with ENOENT.
+        """Create a subdirectory, after a call that needs it has failed with ENOENT.
 
-        Directories are made when they are missed and not before: almost always they are there.
-        Should somebody have removed the whole cache (``rm -rf`` on a running server), it is made
-        and checked again, and the descriptor's number is pointed to the new one.
+        Directories are created only when a call needs them: almost always they exist. If the whole
+        cache was removed (``rm -rf`` on a running server), it is created and checked again, and the
+        descriptor's number then refers to the new directory.
 
         Raises:
             OSError: It cannot be made.
@@ -83,7 +83,7 @@ class CacheDirectory:
             fs.sync_directory(self.fd, parent or ".")
 
     def renew_if_removed(self) -> None:
-        """Make and open the directory again if somebody has removed it.
+        """Create and open the directory again if it was removed.
 
         Raises:
             OSError: It cannot be made.
@@ -120,23 +120,23 @@ def open_cache_directory(
     Args:
         path: Where it is. A symbolic link here is followed, and its target is checked.
         allow_unsafe: Accept a directory that others own or may write to.
-        shared_group: Name or number of a group whose members share it. A directory that is made
-            is made for them; one that is there is accepted if it is theirs.
+        shared_group: Name or number of a group whose members share it. A new directory is created
+            for the group; an existing one is accepted if it belongs to the group.
 
     Returns:
-        The directory. One that cannot be written or made comes back all the same, with another
-        ``access`` and the reason in ``problem``.
+        The directory. If it cannot be written or created, it is returned with another ``access``
+        and with the reason in ``problem``.
 
     Raises:
         CacheError: The path, or a parent of it, is not a directory, or there is no such group.
-        UnsafeCacheDirectory: Somebody else could put code there. Nothing was read from it.
+        UnsafeCacheDirectory: Another user could put code there. Nothing was read from it.
     """
     absolute = str(Path(path).expanduser().absolute())
     sharing = sharing_with(shared_group, path=absolute, allow_unsafe=allow_unsafe)
     try:
         return _open(absolute, sharing)
     except OSError as exc:
-        # What could not be checked is not used: neither read nor written.
+        # A directory that could not be checked is neither read nor written.
         return CacheDirectory(absolute, -1, "none", _reason(exc), sharing)
 
 
@@ -194,7 +194,7 @@ def _make_with_parents(path: str, sharing: Sharing, place: DirectoryRole) -> Non
 
 
 def _make_subdirectories(path: str, root: int, sharing: Sharing) -> str:
-    """Make and check what is below; return why that is impossible, or ""."""
+    """Create and check the subdirectories; return why that is impossible, or ""."""
     for name in SUBDIRECTORIES:
         try:
             sharing.make_directory(name, root)

@@ -9,7 +9,7 @@ Names are relative to the cache directory's descriptor, and symbolic links are n
     tmp/                           files that are being written
 
 Guarantees: a published name only ever shows a whole file that was synced to the disk first; a
-failure leaves nothing behind; what a kill leaves in ``tmp``, `sweep_temporaries` takes away; no
+failure leaves nothing behind; `sweep_temporaries` removes what a killed process left in ``tmp``; no
 mode depends on the umask. Everything here blocks: call it from a thread.
 """
 
@@ -51,7 +51,7 @@ __all__ = [
 T = TypeVar("T")
 
 PublishMethod = Literal["link", "rename-noreplace", "rename"]
-"""How a file got its name. ``rename`` alone can replace one."""
+"""The call that gave a file its name. Only ``rename`` can replace a file."""
 
 TEMPORARY = "tmp"
 
@@ -61,10 +61,10 @@ _NOREPLACE_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP
 _SYNC_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# O_NOFOLLOW: a symbolic link is no entry, whoever put it there. O_NONBLOCK: opening a FIFO that
-# lies there must not hang; it means nothing for regular files.
+# O_NOFOLLOW: a symbolic link is never an entry. O_NONBLOCK: opening a FIFO in its place must not
+# hang; the flag has no effect on regular files.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-# O_EXCL: never write into a file that somebody else made, nor through a link.
+# O_EXCL: never write into an existing file, nor through a link.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -73,7 +73,7 @@ def read_file(directory: CacheDirectory, name: str) -> bytes:
 
     Raises:
         FileNotFoundError: There is none.
-        OSError: It cannot be read, or is no regular file.
+        OSError: It cannot be read, or is not a regular file.
     """
     return read_dated_file(directory, name)[0]
 
@@ -125,7 +125,7 @@ def publish_file(
 
 
 def remove_file(directory: CacheDirectory, name: str) -> bool:
-    """Unlink a file and say whether there was one. Who has it open keeps reading it."""
+    """Unlink a file and return whether there was one. A process that has it open can read on."""
     try:
         os.unlink(name, dir_fd=directory.fd)
     except FileNotFoundError:
@@ -144,8 +144,8 @@ def list_files(directory: CacheDirectory, top: str, suffix: str) -> Iterator[tup
 def sweep_temporaries(directory: CacheDirectory) -> int:
     """Remove temporary files of processes of this host that died while they wrote.
 
-    Files of living processes, of other hosts and of other containers stay: whether their writer
-    lives cannot be seen from here.
+    Files of living processes, of other hosts and of other containers are kept: from here it
+    cannot be seen whether those writers live.
 
     Returns:
         How many were removed.
@@ -161,8 +161,8 @@ def sweep_temporaries(directory: CacheDirectory) -> int:
 
 def close_unwritten(fd: int) -> None:
     """Close a descriptor through which nothing was written."""
-    # Linux frees the number whatever close() reports, and here it has nothing to report that
-    # matters: what was read is in our hands, and verified by content.
+    # Linux frees the number whatever close() reports. An error would not matter here: the bytes
+    # were read, and are verified by content.
     try:  # noqa: SIM105  # ten times as fast as suppress(), for each entry that is read
         os.close(fd)
     except OSError:
@@ -172,7 +172,7 @@ def close_unwritten(fd: int) -> None:
 def now(directory: CacheDirectory) -> float:
     """Return the Unix time by the file system's clock, which may be another machine's.
 
-    Ages of files are differences of its times. Where it cannot be asked, ours is taken.
+    Ages of files are differences of its times. If it cannot be read, this machine's clock is used.
     """
     with suppress(OSError):
         os.utime(TEMPORARY, dir_fd=directory.fd, follow_symlinks=False)
@@ -193,7 +193,7 @@ def sync_directory(dir_fd: int, name: str) -> None:
 
 
 def with_parent(directory: CacheDirectory, parent: str, operation: Callable[[], T]) -> T:
-    """Run an operation; if it misses its directory, make that and run it once more."""
+    """Run an operation; if its directory is missing, create that and run it once more."""
     try:
         return operation()
     except FileNotFoundError:
@@ -204,8 +204,8 @@ def with_parent(directory: CacheDirectory, parent: str, operation: Callable[[], 
 def _read_once(dir_fd: int, name: str) -> tuple[bytes, float]:
     fd = os.open(name, _READ, dir_fd=dir_fd)
     try:
-        # The size by the descriptor, not by the name: of the file that is read, and one
-        # allocation of the right size.
+        # The size by the descriptor, not by the name: it is that of the file which is read, and
+        # allows one allocation of the right size.
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", name)
@@ -222,7 +222,7 @@ def _read_once(dir_fd: int, name: str) -> tuple[bytes, float]:
 def _write_synced(fd: int, data: bytes, mode: int) -> None:
     """Write all bytes, sync them, and close the descriptor in any case."""
     try:
-        # The mode given at creation was cut by the umask; those who share it must be able to read.
+        # The umask has reduced the mode given at creation; users who share it must be able to read.
         os.fchmod(fd, mode)
         view = memoryview(data)
         # A write may be short: on a disk that is filling up, and on Linux above 2 GiB. EINTR
@@ -243,8 +243,8 @@ def _give_name(
     def operation() -> PublishMethod:
         if not replace:
             return _link(directory.fd, temporary, name)
-        # Atomic: a reader sees the old file or the new one, and who has the old one open keeps
-        # reading it.
+        # Atomic: a reader sees the old file or the new one, and a process that has the old one open
+        # can read on.
         os.rename(temporary, name, src_dir_fd=directory.fd, dst_dir_fd=directory.fd)
         return "rename"
 
@@ -254,7 +254,7 @@ def _give_name(
 def _link(dir_fd: int, temporary: str, name: str) -> PublishMethod:
     try:
         # link() fails if the name exists, on every POSIX file system, NFS included: of many
-        # writers exactly one wins. With rename() the last one would.
+        # writers exactly one wins. With rename() the last one would win.
         os.link(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
     except FileExistsError:
         # An NFS server may do the link and lose the reply; the client asks again and is told
@@ -269,7 +269,7 @@ def _link(dir_fd: int, temporary: str, name: str) -> PublishMethod:
 
 
 def _rename_create_only(dir_fd: int, temporary: str, name: str) -> PublishMethod:
-    """Where there are no hard links: FAT, some FUSE file systems, object stores."""
+    """For file systems without hard links: FAT, some FUSE file systems, object stores."""
     try:
         _renameat2(dir_fd, temporary, name, _RENAME_NOREPLACE)
     except OSError as exc:
@@ -277,9 +277,9 @@ def _rename_create_only(dir_fd: int, temporary: str, name: str) -> PublishMethod
             raise
     else:
         return "rename-noreplace"
-    # Neither is there. Look first, then rename: two writers in between replace each other's
-    # files, both whole and both of this key, which is no harm, only not create-only. The other
-    # way round (create the name with O_EXCL, then write) would show readers a torn entry.
+    # Neither is available. Look first, then rename: two writers at once may replace each other's
+    # files. Both files are whole and of this key, so that is harmless, but not create-only. The
+    # other order (create the name with O_EXCL, then write) would show readers a torn entry.
     with suppress(FileNotFoundError):
         os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
@@ -301,8 +301,8 @@ def _sync(fd: int) -> None:
     try:
         os.fsync(fd)
     except OSError as exc:
-        # Some FUSE file systems cannot sync. Then there is no durability to be had, and the
-        # entry's digest still catches what a crash tears.
+        # Some FUSE file systems cannot sync. Then nothing is durable, but the entry's digest still
+        # detects a file that a crash has torn.
         if exc.errno not in _SYNC_UNSUPPORTED:
             raise
 
@@ -312,7 +312,7 @@ def _parent(name: str) -> str:
 
 
 def list_names(dir_fd: int, name: str) -> list[str]:
-    """Names in a directory, sorted; none if it is not there or cannot be read."""
+    """Names in a directory, sorted; none if it does not exist or cannot be read."""
     try:
         fd = os.open(name, OPEN_DIRECTORY, dir_fd=dir_fd)
     except OSError:

@@ -1,7 +1,7 @@
-"""The secret that entries and failure records are authenticated with, of a file or a setting.
+"""The secret that authenticates entries and failure records, from a file or a setting.
 
-With one, who can write to the store, but does not know it, cannot make a process use anything:
-an entry without the right HMAC is a miss, a failure record without it is none.
+A writer to the store that does not know the secret cannot make a process use anything: an entry
+without the right HMAC is a miss, and a failure record without it is ignored.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["load_secret"]
 
 MINIMUM_BYTES = 16
-"""128 bits, if they are random. Whether they are cannot be seen here."""
+"""128 bits, if they are random, which cannot be checked here."""
 
 MAXIMUM_BYTES = 4096
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def load_secret(settings: Settings) -> bytes | None:
-    """Return ``hmac_key``, or what ``hmac_key_file`` holds; None without either. Blocks.
+    """Return ``hmac_key`` or the contents of ``hmac_key_file``; None without either. Blocks.
 
     White space at the end does not count, so the file may be written with a text editor.
 
@@ -45,13 +45,13 @@ def load_secret(settings: Settings) -> bytes | None:
 
 def _from_setting(settings: Settings) -> bytes:
     try:
-        # A variable that is not UTF-8 has surrogates; they stand for its bytes.
+        # A variable that is not UTF-8 has surrogates, which stand for its bytes.
         secret = settings.hmac_key.encode(errors="surrogateescape").rstrip()
     except UnicodeEncodeError:
-        # Which would show the secret, so it is not even the cause.
+        # The exception would show the secret, so it must not be the cause of ours.
         secret, problem = b"", "it has surrogates that stand for no byte"
     else:
-        problem = f"it has only {len(secret)}"
+        problem = f"it has only {len(secret)} bytes"
     if len(secret) < MINIMUM_BYTES:
         raise SettingsError(
             name="hmac_key",
@@ -77,16 +77,16 @@ def _from_file(settings: Settings) -> bytes:
             name="hmac_key_file",
             value=path,
             origin=settings.origins.get("hmac_key_file", "argument"),
-            expected=f"a file of ours with mode 0600 and at least {MINIMUM_BYTES} secret bytes, "
+            expected=f"this user's file, mode 0600, with at least {MINIMUM_BYTES} secret bytes, "
             f"such as `head -c 32 /dev/urandom` writes ({problem})",
         )
     return secret
 
 
 def _read(path: Path) -> tuple[bytes, str]:
-    """Return what the file holds, or why that is no secret."""
-    # A link is followed: that is how secrets are mounted into containers. What it leads to is
-    # checked by the descriptor that is read. O_NONBLOCK: a FIFO must not hang the start.
+    """Return the contents of the file, or why it cannot be used."""
+    # A link is followed: secrets are mounted into containers in this way. The checks use the
+    # descriptor that is read. O_NONBLOCK: a FIFO must not hang the start.
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         problem = _objection(os.fstat(fd))
@@ -97,7 +97,7 @@ def _read(path: Path) -> tuple[bytes, str]:
 
 def _objection(status: os.stat_result) -> str:
     if not stat.S_ISREG(status.st_mode):
-        return "it is no regular file"
+        return "it is not a regular file"
     if status.st_uid not in (os.geteuid(), 0):
         return f"it belongs to user {status.st_uid}"
     if status.st_mode & _OTHERS:

@@ -1,11 +1,11 @@
-"""Who may use a cache directory: its owner, or, by an explicit setting, the members of one group.
+"""The users of a cache directory: its owner, or, with a setting, the members of one group.
 
-Alone (the default) directories are 0700 and files 0600. Shared with a group, directories are 02770
-with that group and files 0660: each member may add, replace and evict entries, and so each member
-can put code into the processes of the others. That is what sharing means; whoever wants to share
-with people it does not trust that far requires an HMAC as well (`ajit._cache.files.secret`).
+By default directories are 0700 and files 0600. Shared with a group, directories are 02770 with that
+group and files 0660: each member may add, replace and evict entries, and so each member can put
+code into the processes of the others. To share without that trust, set an HMAC secret as well
+(`ajit._cache.files.secret`).
 
-In no case may anybody else write, nor may somebody outside of the group own a directory.
+No other user may be able to write, and a directory must belong to a member of the group.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Sharing:
 
     Attributes:
         gid: The group that shares it, or None.
-        allow_unsafe: Whether everybody may: owner and mode are then not asked for.
+        allow_unsafe: Whether any user may: owner and mode are then not checked.
     """
 
     gid: int | None = None
@@ -43,33 +43,33 @@ class Sharing:
         return 0o600 if self.gid is None else 0o660
 
     def directory_mode(self, place: DirectoryRole = "cache") -> int:
-        """Mode of a directory that is made: in the cache, or above it.
+        """Mode of a directory that is created: in the cache, or above it.
 
-        The group passes through a directory above, and may not write there.
+        The group may pass through a directory above the cache, and may not write there.
         """
         if self.gid is None:
             return 0o700
-        # The set-group-ID bit: whatever a member makes in it belongs to the group.
+        # The set-group-ID bit: files that a member creates in it belong to the group.
         return 0o2770 if place == "cache" else 0o710
 
     def make_directory(
         self, path: str, dir_fd: int | None = None, *, place: DirectoryRole = "cache"
     ) -> None:
-        """Make one directory, unless it is there.
+        """Create one directory, unless it exists.
 
         Raises:
-            OSError: It cannot be made, or the group does not take it.
+            OSError: It cannot be created, or not be given to the group.
         """
         try:
-            # Private from the first moment on: between mkdir and chmod anybody could enter.
+            # Private from the start: otherwise any user could enter between mkdir and chmod.
             os.mkdir(path, 0o700, dir_fd=dir_fd)
         except FileExistsError:
-            # Another process made it just now; whether it is a good one is checked by the caller.
+            # Another process created it just now; the caller checks it.
             return
         if self.gid is not None:
             # Before the mode: it takes the set-group-ID bit away again.
             os.chown(path, -1, self.gid, dir_fd=dir_fd)
-        # The umask can only have taken away, and those who share it must be able to work there.
+        # The umask may have removed permissions that the users who share it need.
         os.chmod(path, self.directory_mode(place), dir_fd=dir_fd)
 
     def objection(self, status: os.stat_result) -> str:
@@ -107,9 +107,11 @@ def sharing_with(group: str, *, path: str, allow_unsafe: bool = False) -> Sharin
     except KeyError:
         raise _cannot_share(path, f"there is no group {group!r} on this machine") from None
     if os.geteuid() != 0 and gid not in {os.getegid(), *os.getgroups()}:
-        raise _cannot_share(path, f"it is to be shared with group {group}, and we are not in it")
+        raise _cannot_share(path, f"it is shared with group {group}, but this user is not in it")
     return Sharing(gid, allow_unsafe)
 
 
 def _cannot_share(path: str, reason: str) -> CacheError:
-    return CacheError(path=path, reason=reason, hint="set AJIT_SHARED_GROUP to a group of yours")
+    return CacheError(
+        path=path, reason=reason, hint="set AJIT_SHARED_GROUP to one of this user's groups"
+    )

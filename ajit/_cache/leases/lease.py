@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -22,10 +22,10 @@ from ajit._cache.leases.holder import (
 from ajit._system.loop import Promise
 from ajit._system.process import this_process
 from ajit._system.threads import DaemonThreads
+from ajit._system.with_block import EndsWithBlock
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from types import TracebackType
 
     from ajit._cache.leases.lock_file import LockFile
 
@@ -70,7 +70,7 @@ class Glimpse:
     value: Any
 
 
-class Lease:
+class Lease(EndsWithBlock):
     """A lease that is held, from `LeaseTable.try_acquire` or `LeaseWait.wait`.
 
     Any thread may use it. In a forked child it is nobody's, and its methods do nothing: the lock
@@ -150,22 +150,13 @@ class Lease:
             if self.held:
                 self._lock_file.pass_on()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
+    _end = release
 
     def __repr__(self) -> str:
         return f"<Lease {self.key[:16]} {self.record.phase if self.held else 'released'}>"
 
 
-class LeaseWait:
+class LeaseWait(EndsWithBlock):
     """A place in the queue for a lease, from `LeaseTable.wait`.
 
     Leaving the ``with`` block without the lease abandons the wait::
@@ -253,16 +244,7 @@ class LeaseWait:
             self._outcome = outcome
         return self._promise.resolve(outcome)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.abandon()
+    _end = abandon
 
     def __repr__(self) -> str:
         state = "waiting" if self.waiting else "over" if self._over else "delivered"

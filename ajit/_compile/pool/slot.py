@@ -11,10 +11,10 @@ import msgspec
 
 from ajit._compile.headers.flags import with_absolute_dirs
 from ajit._compile.pool.folders import private_folder
-from ajit._compile.pool.process import FrameTooLarge, WorkerDied, WorkerProcess
 from ajit._compile.pool.verdict import Verdict
 from ajit._compile.pool.watch import MemoryExceeded, Watch
-from ajit._compile.worker.messages import Answer, Failed, Finished, Request, frame
+from ajit._compile.pool.worker_process import FrameTooLarge, WorkerDied, WorkerProcess
+from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, WorkerRequest, frame
 from ajit.errors import CompilerNotFound
 
 if TYPE_CHECKING:
@@ -94,13 +94,15 @@ class WorkerSlot:
         watch = Watch(task, folder, self._settings.compile_memory_limit_bytes)
         request = _request(task, toolchain, folder, self._settings)
         answer = self._answer(task, request, watch, verdict)
-        if isinstance(answer, Finished):
+        if isinstance(answer, JobFinished):
             return answer.output
         # Inside NVRTC's process nobody else can be killed in its stead, and it writes no file.
         trouble = watch.trouble() if task.job.compiler != "nvrtc" else ""
         raise verdict.failed(answer, trouble)
 
-    def _answer(self, task: Task, request: Request, watch: Watch, verdict: Verdict) -> Answer:
+    def _answer(
+        self, task: Task, request: WorkerRequest, watch: Watch, verdict: Verdict
+    ) -> WorkerAnswer:
         """Return the worker's answer; raise, without a worker left, if there is none."""
         try:
             worker = self._worker_for(task)
@@ -136,14 +138,16 @@ class WorkerSlot:
                 self._worker.kill()  # `cancel` came before there was anything to kill
             return self._worker
 
-    def _exchange(self, worker: WorkerProcess, request: Request, watch: Watch) -> Answer:
+    def _exchange(
+        self, worker: WorkerProcess, request: WorkerRequest, watch: Watch
+    ) -> WorkerAnswer:
         body = worker.exchange(
             frame(request),
             limit_bytes=self._settings.compile_output_limit_bytes + OVERHEAD_BYTES,
             deadline=time.monotonic() + self._settings.compile_timeout_seconds,
             on_tick=lambda: watch.look(worker.pid),
         )
-        answer: Answer = msgspec.msgpack.decode(body, type=Finished | Failed)
+        answer: WorkerAnswer = msgspec.msgpack.decode(body, type=JobFinished | JobFailed)
         return answer
 
     def _release(self, task: Task) -> None:
@@ -171,10 +175,10 @@ class WorkerSlot:
             worker.reap()
 
 
-def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) -> Request:
+def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) -> WorkerRequest:
     dirs = tuple(os.path.abspath(path) for path in task.job.include_dirs)
     options = with_absolute_dirs(task.job.options)
-    return Request(
+    return WorkerRequest(
         job=msgspec.structs.replace(task.job, include_dirs=dirs, options=options),
         command=toolchain.command,
         version=toolchain.version,

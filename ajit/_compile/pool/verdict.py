@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ajit._compile.worker.messages import LOG_LIMIT_BYTES, Failed
+from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed
 from ajit.errors import (
     AjitError,
     CompileError,
@@ -32,7 +32,7 @@ class Verdict:
         self._compiler = str(toolchain.identity)
         self._settings = settings
 
-    def failed(self, failed: Failed, trouble: str) -> AjitError:
+    def failed(self, failed: JobFailed, trouble: str) -> AjitError:
         """The error of a worker's answer.
 
         Args:

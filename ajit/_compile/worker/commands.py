@@ -6,14 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 from ajit._compile.headers.flags import DEFAULT_STANDARD, has_standard
-from ajit._compile.worker.messages import Failed
+from ajit._compile.worker.messages import JobFailed
 from ajit._compile.worker.run_program import broke_off
 from ajit._compile.worker.text import label_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ajit._compile.worker.messages import Request
+    from ajit._compile.worker.messages import WorkerRequest
     from ajit._compile.worker.run_program import Ran
 
 __all__ = ["common_arguments", "explain_rejection", "read_result", "write_source"]
@@ -25,7 +25,7 @@ HEADERS_DIR = "headers"
 """Where virtual headers lie in a job's folder."""
 
 
-def write_source(request: Request, trailer: str, name: str) -> None:
+def write_source(request: WorkerRequest, trailer: str, name: str) -> None:
     """Write the source and the virtual headers into the job's folder.
 
     Args:
@@ -49,7 +49,7 @@ def write_source(request: Request, trailer: str, name: str) -> None:
         _write(path, content)
 
 
-def common_arguments(request: Request) -> list[str]:
+def common_arguments(request: WorkerRequest) -> list[str]:
     """Flags of a job: standard, macros, options, include directories. Toolchain's own come last."""
     job = request.job
     arguments = [] if has_standard(job.options) else [DEFAULT_STANDARD]
@@ -87,8 +87,8 @@ class Retries:
 
 
 def explain_rejection(
-    request: Request, first: Ran, attempt: Callable[[Sequence[str]], Ran]
-) -> Failed:
+    request: WorkerRequest, first: Ran, attempt: Callable[[Sequence[str]], Ran]
+) -> JobFailed:
     """Say why a job was rejected: its source, an entry point that it does not have, or bad luck.
 
     The log is not read for that. The source is compiled again: without any entry point, with each
@@ -109,21 +109,21 @@ def explain_rejection(
     for asked, entry in questions:
         ran = retries.with_entries(asked)
         if ran is None:
-            return Failed(kind="compile", log=first.log)
+            return JobFailed(kind="compile", log=first.log)
         if failed := broke_off(ran):
             return failed
         if not ran.ok:
-            return Failed(kind="entry" if entry else "compile", entry=entry, log=ran.log)
-    return Failed(kind="crash", log=first.log, exit_code=first.returncode)
+            return JobFailed(kind="entry" if entry else "compile", entry=entry, log=ran.log)
+    return JobFailed(kind="crash", log=first.log, exit_code=first.returncode)
 
 
-def read_result(request: Request, name: str, ran: Ran) -> bytes | Failed:
+def read_result(request: WorkerRequest, name: str, ran: Ran) -> bytes | JobFailed:
     """Return the bytes of a result, or the failure of a compiler that left none of use."""
     path = os.path.join(request.folder, name)
     try:
         size = os.path.getsize(path)
         if size > request.output_limit_bytes:
-            return Failed(kind="output", size_bytes=size)
+            return JobFailed(kind="output", size_bytes=size)
         with open(path, "rb") as file:
             data = file.read()
     except OSError:
@@ -131,7 +131,7 @@ def read_result(request: Request, name: str, ran: Ran) -> bytes | Failed:
     if data:
         return data
     why = "the compiler said it succeeded and left no result, or an empty one"
-    return Failed(kind="crash", log=f"{why}\n{ran.log}".strip(), exit_code=0)
+    return JobFailed(kind="crash", log=f"{why}\n{ran.log}".strip(), exit_code=0)
 
 
 def _write(path: str, text: str) -> None:

@@ -14,11 +14,11 @@ from ajit._compile.worker.host import compile_host
 from ajit._compile.worker.nvcc import compile_nvcc
 
 if TYPE_CHECKING:
-    from ajit._compile.worker.messages import Answer, Request
+    from ajit._compile.worker.messages import WorkerAnswer, WorkerRequest
 
 __all__ = ["compile_job"]
 
 
-def compile_job(request: Request) -> Answer:
+def compile_job(request: WorkerRequest) -> WorkerAnswer:
     """Compile one job with the program of its toolchain."""
     return compile_nvcc(request) if request.job.compiler == "nvcc" else compile_host(request)

@@ -19,7 +19,7 @@ from ajit._compile.worker.commands import (
     read_result,
     write_source,
 )
-from ajit._compile.worker.messages import Answer, Failed, Finished
+from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import label_of, without_paths
 from ajit._core.job import CompileOutput
@@ -27,7 +27,7 @@ from ajit._core.job import CompileOutput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ajit._compile.worker.messages import Request
+    from ajit._compile.worker.messages import WorkerRequest
 
 __all__ = ["compile_host"]
 
@@ -70,20 +70,20 @@ _FAMILY_FLAGS = {
 }
 
 
-def compile_host(request: Request) -> Answer:
+def compile_host(request: WorkerRequest) -> WorkerAnswer:
     """Compile one job with a host C++ compiler."""
     machine = os.uname().machine
     if request.job.arch != machine:
-        return Failed(kind="arch", known=(machine,))
+        return JobFailed(kind="arch", known=(machine,))
     ran = _attempt(request, request.job.entries)
     if failed := broke_off(ran):
         return failed
     if not ran.ok:
         return explain_rejection(request, ran, lambda entries: _attempt_again(request, entries))
     result = read_result(request, RESULT, ran)
-    if isinstance(result, Failed):
+    if isinstance(result, JobFailed):
         return result
-    return Finished(
+    return JobFinished(
         CompileOutput(
             kind="elf",
             data=result,
@@ -95,7 +95,7 @@ def compile_host(request: Request) -> Answer:
     )
 
 
-def _attempt_again(request: Request, entries: Sequence[str]) -> Ran:
+def _attempt_again(request: WorkerRequest, entries: Sequence[str]) -> Ran:
     """As `_attempt`, and look whether it was a signal that made it fail.
 
     g++ exits with 1 when its cc1plus was killed, as it does for an error in the source. clang, zig
@@ -113,7 +113,7 @@ def _attempt_again(request: Request, entries: Sequence[str]) -> Ran:
         return ran
 
 
-def _attempt(request: Request, entries: Sequence[str], extra: Sequence[str] = ()) -> Ran:
+def _attempt(request: WorkerRequest, entries: Sequence[str], extra: Sequence[str] = ()) -> Ran:
     """Compile and link; the first of the two that fails is the answer."""
     write_source(request, _module_block(entries), SOURCE)
     arguments = [*extra, *_compile_arguments(request)]
@@ -136,7 +136,7 @@ def _module_block(entries: Sequence[str]) -> str:
     return f"AJIT_CPU_MODULE(\n{kernels})"
 
 
-def _compile_arguments(request: Request) -> list[str]:
+def _compile_arguments(request: WorkerRequest) -> list[str]:
     label = label_of(request.job.name)
     mapped = {request.folder: "."}
     mapped |= {path: f"<include {n}>" for n, path in enumerate(request.job.include_dirs)}
@@ -154,9 +154,9 @@ def _compile_arguments(request: Request) -> list[str]:
     ]
 
 
-def _family(request: Request) -> str:
+def _family(request: WorkerRequest) -> str:
     return request.version.partition(" ")[0]
 
 
-def _is_zig(request: Request) -> bool:
+def _is_zig(request: WorkerRequest) -> bool:
     return _family(request) == "zig"

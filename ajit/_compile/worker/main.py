@@ -1,8 +1,8 @@
 """The worker process: takes one job at a time from a pipe, compiles, answers.
 
-It is started by `ajit._compile.pool.process` and does whatever might crash, hang or leak in the
-server: NVRTC runs inside it, nvcc and host compilers under it. It leads a process group of its own,
-so that killing the group leaves no compiler behind, whatever a compiler has started.
+`ajit._compile.pool.worker_process` starts it. It does what might crash, hang or leak in the server:
+NVRTC runs inside it, nvcc and host compilers as its children. It leads a new process group, so
+killing the group leaves no compiler behind, nor anything that a compiler has started.
 
 It dies with the server. The kernel sends it SIGTERM when the thread that started it ends
 (``PR_SET_PDEATHSIG``), by SIGKILL of the server as well. While a child compiles, the handler then
@@ -24,7 +24,13 @@ from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import msgspec
 
-from ajit._compile.worker.messages import HEADER_BYTES, Answer, Failed, Request, frame
+from ajit._compile.worker.messages import (
+    HEADER_BYTES,
+    JobFailed,
+    WorkerAnswer,
+    WorkerRequest,
+    frame,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -82,7 +88,7 @@ class DeathGuard:
         os._exit(1)
 
 
-def _perform(request: Request, guard: DeathGuard) -> Answer:
+def _perform(request: WorkerRequest, guard: DeathGuard) -> WorkerAnswer:
     # Each compiler's module is imported by the worker that needs it: NVRTC's takes 60 ms.
     try:
         if request.job.compiler == "nvrtc":
@@ -95,7 +101,7 @@ def _perform(request: Request, guard: DeathGuard) -> Answer:
 
         return external.compile_job(request)
     except Exception as exc:  # noqa: BLE001 - whatever it is, the pool must hear of it
-        return Failed(kind="crash", log=f"{type(exc).__name__}: {exc}", exit_code=1)
+        return JobFailed(kind="crash", log=f"{type(exc).__name__}: {exc}", exit_code=1)
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -117,12 +123,12 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _read(requests: BinaryIO) -> Request | None:
+def _read(requests: BinaryIO) -> WorkerRequest | None:
     header = requests.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
         return None
     body = requests.read(int.from_bytes(header, "little"))
-    return msgspec.msgpack.decode(body, type=Request)
+    return msgspec.msgpack.decode(body, type=WorkerRequest)
 
 
 def _return_memory() -> None:

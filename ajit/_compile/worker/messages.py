@@ -1,7 +1,7 @@
 """What the compile pool and its worker processes say to each other.
 
 Frames on pipes: a length of eight bytes, little-endian, then MessagePack. The pool sends one
-`Request` and gets one `Answer`; there is no other traffic.
+`WorkerRequest` and gets one `WorkerAnswer`; there is no other traffic.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ import msgspec
 
 from ajit._core.job import CompileJob, CompileOutput
 
-__all__ = ["HEADER_BYTES", "LOG_LIMIT_BYTES", "Answer", "Failed", "Finished", "Request", "frame"]
+__all__ = [
+    "HEADER_BYTES",
+    "LOG_LIMIT_BYTES",
+    "JobFailed",
+    "JobFinished",
+    "WorkerAnswer",
+    "WorkerRequest",
+    "frame",
+]
 
 HEADER_BYTES = 8
 
@@ -20,7 +28,7 @@ LOG_LIMIT_BYTES = 1024 * 1024
 """How much a compiler's output may take; template errors of CUB reach some 100 kB."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One job, and the toolchain to do it with.
 
     Attributes:
@@ -42,13 +50,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     output_limit_bytes: int
 
 
-class Finished(msgspec.Struct, frozen=True, tag="finished"):
+class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
     """The job gave a result."""
 
     output: CompileOutput
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """The job gave none.
 
     Attributes:
@@ -72,7 +80,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     size_bytes: int = 0
 
 
-Answer = Finished | Failed
+WorkerAnswer = JobFinished | JobFailed
 
 
 def frame(message: msgspec.Struct) -> bytes:

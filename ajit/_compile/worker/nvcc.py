@@ -24,7 +24,7 @@ from ajit._compile.worker.commands import (
     write_source,
 )
 from ajit._compile.worker.elf import kernel_symbols
-from ajit._compile.worker.messages import Answer, Failed, Finished
+from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import without_paths
 from ajit._core.job import CompileOutput
@@ -32,7 +32,7 @@ from ajit._core.job import CompileOutput
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ajit._compile.worker.messages import Request
+    from ajit._compile.worker.messages import WorkerRequest
 
 __all__ = ["compile_nvcc"]
 
@@ -44,7 +44,7 @@ _VARIABLE = "ajit_entry_{index}"
 _ENTRY_LINE = re.compile(rb"^[^\n]*\bajit_entry_(\d+) = ([\w$.]+)\s*;[^\n]*\n", re.MULTILINE)
 
 
-def compile_nvcc(request: Request) -> Answer:
+def compile_nvcc(request: WorkerRequest) -> WorkerAnswer:
     """Compile one job with nvcc."""
     arguments = _arguments(request)
     front = [*arguments, "-ptx", SOURCE, "-o", PTX]
@@ -54,13 +54,13 @@ def compile_nvcc(request: Request) -> Answer:
     if not ran.ok:
         return _rejected(request, ran, front)
     ptx = read_result(request, PTX, ran)
-    if isinstance(ptx, Failed):
+    if isinstance(ptx, JobFailed):
         return ptx
     lowered = _take_entry_lines(request, ptx)
     return _assembled(request, arguments, ran, lowered)
 
 
-def _attempt(request: Request, entries: Sequence[str], front: Sequence[str]) -> Ran:
+def _attempt(request: WorkerRequest, entries: Sequence[str], front: Sequence[str]) -> Ran:
     lines = [
         f"__device__ const void* {_VARIABLE.format(index=index)} = (const void*)&{entry};"
         for index, entry in enumerate(entries)
@@ -69,7 +69,7 @@ def _attempt(request: Request, entries: Sequence[str], front: Sequence[str]) -> 
     return run_compiler(request, front)
 
 
-def _take_entry_lines(request: Request, ptx: bytes) -> dict[str, str]:
+def _take_entry_lines(request: WorkerRequest, ptx: bytes) -> dict[str, str]:
     """Read the lowered names from the PTX, and take the lines out where nothing else names them."""
     lowered = {}
     for match in _ENTRY_LINE.finditer(ptx):
@@ -82,23 +82,23 @@ def _take_entry_lines(request: Request, ptx: bytes) -> dict[str, str]:
 
 
 def _assembled(
-    request: Request, arguments: Sequence[str], front: Ran, lowered: dict[str, str]
-) -> Answer:
+    request: WorkerRequest, arguments: Sequence[str], front: Ran, lowered: dict[str, str]
+) -> WorkerAnswer:
     back = [_arch(request), *request.job.options, "-cubin", PTX, "-o", RESULT]
     ran = front.then(run_compiler(request, back))
     if failed := broke_off(ran):
         return failed
     if not ran.ok:
-        return Failed(kind="compile", log=ran.log)
+        return JobFailed(kind="compile", log=ran.log)
     cubin = read_result(request, RESULT, ran)
-    if isinstance(cubin, Failed):
+    if isinstance(cubin, JobFailed):
         return cubin
     kernels = kernel_symbols(cubin)
     for entry in request.job.entries:
         # The address of a variable or of a device function compiles too; neither can be launched.
         if lowered.get(entry) not in kernels:
-            return Failed(kind="entry", entry=entry, log=f"{entry} is not a __global__ function")
-    return Finished(
+            return JobFailed(kind="entry", entry=entry, log=f"{entry} is not a __global__ function")
+    return JobFinished(
         CompileOutput(
             kind="cubin",
             data=cubin,
@@ -110,23 +110,23 @@ def _assembled(
     )
 
 
-def _rejected(request: Request, first: Ran, front: Sequence[str]) -> Failed:
+def _rejected(request: WorkerRequest, first: Ran, front: Sequence[str]) -> JobFailed:
     """Say why: the arch, the source, or an entry point."""
     with open(os.path.join(request.folder, SOURCE), "wb") as file:
         file.write(b"__global__ void ajit_probe() {}\n")
     if not run_compiler(request, [_arch(request), "-ptx", SOURCE, "-o", PTX]).ok:
-        return Failed(kind="arch", known=_known_arches(request))
+        return JobFailed(kind="arch", known=_known_arches(request))
     return explain_rejection(request, first, lambda entries: _attempt(request, entries, front))
 
 
-def _known_arches(request: Request) -> tuple[str, ...]:
+def _known_arches(request: WorkerRequest) -> tuple[str, ...]:
     ran = run_compiler(request, ["--list-gpu-code"])
     return tuple(ran.log.split()) if ran.ok else ()
 
 
-def _arguments(request: Request) -> list[str]:
+def _arguments(request: WorkerRequest) -> list[str]:
     return [_arch(request), *request.flags, *common_arguments(request)]
 
 
-def _arch(request: Request) -> str:
+def _arch(request: WorkerRequest) -> str:
     return f"-arch={request.job.arch}"

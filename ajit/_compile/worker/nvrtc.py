@@ -17,14 +17,14 @@ from cuda.bindings import nvrtc as _nvrtc
 
 from ajit._compile.headers.flags import DEFAULT_STANDARD, has_standard
 from ajit._compile.worker.elf import kernel_symbols
-from ajit._compile.worker.messages import LOG_LIMIT_BYTES, Answer, Failed, Finished
+from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed, JobFinished, WorkerAnswer
 from ajit._compile.worker.text import capped, label_of, without_paths
 from ajit._core.job import CompileOutput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ajit._compile.worker.messages import Request
+    from ajit._compile.worker.messages import WorkerRequest
 
 __all__ = ["compile_job"]
 
@@ -37,13 +37,13 @@ EXPLAIN_SECONDS = 20.0
 _TRIVIAL = "__global__ void ajit_probe() {}"
 
 
-def compile_job(request: Request) -> Answer:
+def compile_job(request: WorkerRequest) -> WorkerAnswer:
     """Compile one job with NVRTC."""
     _load(request.command[0])
     known = _known_arches()
     arch = request.job.arch
     if arch.rstrip("af") not in known:
-        return Failed(kind="arch", known=known)
+        return JobFailed(kind="arch", known=known)
     started = time.perf_counter()
     program = _Program(request, request.job.source, request.job.entries)
     result = program.compile(_options(request))
@@ -51,14 +51,14 @@ def compile_job(request: Request) -> Answer:
     if result in _REJECTED:
         return _rejected(request, program.log(), known, seconds)
     if result != _Result.NVRTC_SUCCESS:
-        return Failed(kind="crash", log=f"{result.name}\n{program.log()}", exit_code=int(result))
+        return JobFailed(kind="crash", log=f"{result.name}\n{program.log()}", exit_code=int(result))
     return _finished(request, program, seconds)
 
 
 class _Program:
     """One ``nvrtcProgram``; destroyed with this object."""
 
-    def __init__(self, request: Request, source: str, entries: Sequence[str]) -> None:
+    def __init__(self, request: WorkerRequest, source: str, entries: Sequence[str]) -> None:
         headers = request.job.headers
         self._handle = _ok(
             _nvrtc.nvrtcCreateProgram(
@@ -99,20 +99,20 @@ class _Program:
             _nvrtc.nvrtcDestroyProgram(handle)
 
 
-def _finished(request: Request, program: _Program, seconds: float) -> Answer:
+def _finished(request: WorkerRequest, program: _Program, seconds: float) -> WorkerAnswer:
     size = program.cubin_size()
     if size > request.output_limit_bytes:
-        return Failed(kind="output", size_bytes=size)
+        return JobFailed(kind="output", size_bytes=size)
     if size == 0:
-        return Failed(kind="crash", log=f"no cubin\n{program.log()}", exit_code=0)
+        return JobFailed(kind="crash", log=f"no cubin\n{program.log()}", exit_code=0)
     data = program.cubin()
     lowered = {entry: program.lowered(entry) for entry in request.job.entries}
     kernels = kernel_symbols(data)
     for entry, name in lowered.items():
         # A name expression also finds variables and device functions; those cannot be launched.
         if name not in kernels:
-            return Failed(kind="entry", entry=entry, log=f"{entry} is not a __global__ function")
-    return Finished(
+            return JobFailed(kind="entry", entry=entry, log=f"{entry} is not a __global__ function")
+    return JobFinished(
         CompileOutput(
             kind="cubin",
             data=data,
@@ -124,9 +124,11 @@ def _finished(request: Request, program: _Program, seconds: float) -> Answer:
     )
 
 
-def _rejected(request: Request, log: str, known: tuple[str, ...], seconds: float) -> Failed:
+def _rejected(
+    request: WorkerRequest, log: str, known: tuple[str, ...], seconds: float
+) -> JobFailed:
     if _log_if_rejected(request, _TRIVIAL, (), [_arch_option(request)]) is not None:
-        return Failed(kind="arch", known=known)
+        return JobFailed(kind="arch", known=known)
     options = _options(request)
     # First without entries: that log is without the errors that could not but follow.
     for entry in ("", *request.job.entries):
@@ -136,19 +138,19 @@ def _rejected(request: Request, log: str, known: tuple[str, ...], seconds: float
         asked = (entry,) if entry else ()
         rejected = _log_if_rejected(request, request.job.source, asked, options)
         if rejected is not None:
-            return Failed(kind="entry" if entry else "compile", entry=entry, log=rejected)
+            return JobFailed(kind="entry" if entry else "compile", entry=entry, log=rejected)
         seconds += time.perf_counter() - begun
-    return Failed(kind="compile", log=log)
+    return JobFailed(kind="compile", log=log)
 
 
 def _log_if_rejected(
-    request: Request, source: str, entries: Sequence[str], options: Sequence[str]
+    request: WorkerRequest, source: str, entries: Sequence[str], options: Sequence[str]
 ) -> str | None:
     program = _Program(request, source, entries)
     return None if program.compile(options) == _Result.NVRTC_SUCCESS else program.log()
 
 
-def _options(request: Request) -> list[str]:
+def _options(request: WorkerRequest) -> list[str]:
     job = request.job
     options = [_arch_option(request), *request.flags]
     if not has_standard(job.options):
@@ -168,7 +170,7 @@ def _options(request: Request) -> list[str]:
     return options
 
 
-def _arch_option(request: Request) -> str:
+def _arch_option(request: WorkerRequest) -> str:
     return f"--gpu-architecture={request.job.arch}"
 
 

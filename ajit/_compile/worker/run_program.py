@@ -16,13 +16,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ajit._compile.worker.messages import LOG_LIMIT_BYTES, Failed
+from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed
 from ajit._compile.worker.text import capped, without_folder, without_paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ajit._compile.worker.messages import Request
+    from ajit._compile.worker.messages import WorkerRequest
 
 __all__ = ["Ran", "broke_off", "run_compiler", "shown_command"]
 
@@ -63,7 +63,7 @@ class Ran:
 
 
 def run_compiler(
-    request: Request, arguments: Sequence[str], command: Sequence[str] | None = None
+    request: WorkerRequest, arguments: Sequence[str], command: Sequence[str] | None = None
 ) -> Ran:
     """Run a toolchain's program in the job's folder and wait for it.
 
@@ -89,7 +89,7 @@ def run_compiler(
     return Ran(returncode, log, time.perf_counter() - started)
 
 
-def broke_off(ran: Ran) -> Failed | None:
+def broke_off(ran: Ran) -> JobFailed | None:
     """Return the failure of a compiler that was killed by a signal, or None if it was not."""
     if ran.returncode < 0:
         return _killed(-ran.returncode, ran.log)
@@ -99,7 +99,7 @@ def broke_off(ran: Ran) -> Failed | None:
     return None
 
 
-def shown_command(request: Request, arguments: Sequence[str]) -> tuple[str, ...]:
+def shown_command(request: WorkerRequest, arguments: Sequence[str]) -> tuple[str, ...]:
     """Return a command line as it is kept in an entry: without paths of this machine."""
     return tuple(without_paths(part, request) for part in (*request.command, *arguments))
 
@@ -107,12 +107,12 @@ def shown_command(request: Request, arguments: Sequence[str]) -> tuple[str, ...]
 _SHELL_SIGNAL_BASE = 128
 
 
-def _killed(number: int, log: str) -> Failed:
+def _killed(number: int, log: str) -> JobFailed:
     try:
         name = signal.Signals(number).name
     except ValueError:
-        return Failed(kind="crash", log=log, exit_code=_SHELL_SIGNAL_BASE + number)
-    return Failed(kind="crash", log=log, signal=name)
+        return JobFailed(kind="crash", log=log, exit_code=_SHELL_SIGNAL_BASE + number)
+    return JobFailed(kind="crash", log=log, signal=name)
 
 
 def _prepare(output_limit_bytes: int) -> None:
@@ -134,7 +134,7 @@ def _read_capped(pipe: int) -> bytes:
     return bytes(kept)
 
 
-def _zig_environment(request: Request) -> dict[str, str]:
+def _zig_environment(request: WorkerRequest) -> dict[str, str]:
     """Where zig keeps the library that it builds once: the user's cache, else the job's folder."""
     if os.path.basename(request.command[0]) != "zig":
         return {}

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ajit._compile.worker.messages import Request
+    from ajit._compile.worker.messages import WorkerRequest
 
 __all__ = ["capped", "label_of", "without_folder", "without_paths"]
 
@@ -34,12 +34,12 @@ def capped(raw: bytes, limit: int) -> str:
     return raw.decode("utf-8", errors="replace")
 
 
-def without_folder(text: str, request: Request) -> str:
+def without_folder(text: str, request: WorkerRequest) -> str:
     """Take a job's private folder out of a text: it is gone by the time that anyone reads it."""
     return text.replace(request.folder + os.sep, "").replace(request.folder, "<job>")
 
 
-def without_paths(text: str, request: Request) -> str:
+def without_paths(text: str, request: WorkerRequest) -> str:
     """Replace directories of this machine by what they are.
 
     For what goes into an entry, which is read on other machines, by other users. The log of a

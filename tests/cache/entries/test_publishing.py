@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ajit._cache.entries.disk import DiskStore, Failed, Found, Lost, Published, Rejected
+from ajit._cache.entries.disk import DiskStore, Found, Lost, Published, PublishFailed, Rejected
 from ajit._cache.files import fs
 from ajit._cache.files.directory import open_cache_directory
 from ajit._system.process import this_process
@@ -118,7 +118,7 @@ def test_a_failure_leaves_nothing_behind(store: DiskStore, monkeypatch, call: st
         patch.setattr(os, call, failing(code))
         result = store.publish(an_artifact(KEY))
 
-    assert isinstance(result, Failed)
+    assert isinstance(result, PublishFailed)
     assert os.strerror(code) in result.reason
     assert not entry_file(store, KEY).exists()
     assert temporaries(store) == []
@@ -133,7 +133,7 @@ def test_a_full_disk_fails_and_leaves_nothing_behind(small_disk: Path):
 
     result = store.publish(an_artifact(a_key("new"), bytes(1_000_000)))
 
-    assert isinstance(result, Failed)
+    assert isinstance(result, PublishFailed)
     assert "No space left" in result.reason
     assert temporaries(store) == []
     assert shutil.disk_usage(small_disk).free == free_before
@@ -148,7 +148,7 @@ def test_a_file_size_limit_fails_and_leaves_nothing_behind(start_peer, store: Di
 
     answer = peer.ask("publish", KEY, "x" * 1000)
 
-    assert (answer["outcome"], "too large" in answer["reason"]) == ("Failed", True)
+    assert (answer["outcome"], "too large" in answer["reason"]) == ("PublishFailed", True)
     assert temporaries(store) == []
     assert not entry_file(store, KEY).exists()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache.entries.disk import DiskStore, Failed, Found, Missing, Published
+from ajit._cache.entries.disk import DiskStore, Found, Missing, Published, PublishFailed
 from ajit._cache.files.directory import SUBDIRECTORIES, open_cache_directory
 from ajit._cache.leases.table import Lease, LeaseTable, Unavailable
 from ajit.errors import CacheError, UnsafeCacheDirectory
@@ -138,7 +138,7 @@ def test_a_read_only_cache_is_read_and_not_written(read_only_mount):
 
     assert directory.access == "read-only"
     assert isinstance(store.read(a_key("old")), Found)
-    assert isinstance(published, Failed)
+    assert isinstance(published, PublishFailed)
     assert "read-only" in published.reason
     assert isinstance(lease, Unavailable)
     assert "Read-only" in lease.reason
@@ -153,7 +153,9 @@ def test_a_cache_that_cannot_be_made_is_absent(read_only_mount):
 
     assert directory.access == "none"
     assert store.read(a_key()) == Missing()
-    assert store.publish(an_artifact(a_key())) == Failed(f"cache is absent: {directory.problem}")
+    assert store.publish(an_artifact(a_key())) == PublishFailed(
+        f"cache is absent: {directory.problem}"
+    )
     assert table.try_acquire(a_key(), "nvrtc") == Unavailable(directory.problem)
     assert table.read_holder(a_key()) is None
     assert list(store.entries()) == []
@@ -179,7 +181,7 @@ def test_a_cache_of_root_is_read_only_for_others(request, start_peer):
     assert peer.ask("read", a_key("readable"))["outcome"] == "Found"
     unreadable = peer.ask("read", a_key("private"))
     assert (unreadable["outcome"], "Permission denied" in unreadable["reason"]) == ("Missing", True)
-    assert peer.ask("publish", a_key("new"), "data")["outcome"] == "Failed"
+    assert peer.ask("publish", a_key("new"), "data")["outcome"] == "PublishFailed"
     assert peer.ask("acquire", a_key("new"))["outcome"] == "Unavailable"
 
 
@@ -211,7 +213,7 @@ def test_a_removed_cache_that_became_unsafe_is_not_used(path: Path):
     published = store.publish(an_artifact(a_key()))
     lease = table.try_acquire(a_key(), "nvrtc")
 
-    assert isinstance(published, Failed)
+    assert isinstance(published, PublishFailed)
     assert "could put code there" in published.reason
     assert isinstance(lease, Unavailable)
     assert list(path.iterdir()) == []

@@ -140,5 +140,5 @@ def test_a_group_that_we_are_not_in_is_an_error(folder: Path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
     monkeypatch.setattr(os, "getgroups", list)
 
-    with pytest.raises(CacheError, match="we are not in it"):
+    with pytest.raises(CacheError, match="this user is not in it"):
         open_cache_directory(folder / "cache", shared_group="1")

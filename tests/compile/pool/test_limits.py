@@ -17,7 +17,7 @@ from ajit._compile.pool import watch as watch_module
 from ajit._compile.pool.group import group_lives, group_memory_bytes
 from ajit._compile.pool.ledger import Claim
 from ajit._compile.worker.commands import EXPLAIN_SECONDS, explain_rejection
-from ajit._compile.worker.messages import Failed, Request
+from ajit._compile.worker.messages import JobFailed, WorkerRequest
 from ajit._compile.worker.run_program import Ran
 from ajit.errors import CompileError, CompileMemoryExceeded, CompilerCrashed, UnknownEntryPoint
 from tests.compile.support import KEY, Bench, fake_compiler, group_members, job, wait_until
@@ -234,7 +234,7 @@ def test_a_source_that_takes_long_to_fail_is_compiled_once() -> None:
     compiled: list[tuple[str, ...]] = []
     failed = _explain(_ran(1, EXPLAIN_SECONDS + 1, "log"), [], compiled)
 
-    assert failed == Failed(kind="compile", log="log")
+    assert failed == JobFailed(kind="compile", log="log")
     assert compiled == []
 
 
@@ -244,23 +244,23 @@ def test_an_explanation_ends_when_its_time_is_used_up() -> None:
     slow = EXPLAIN_SECONDS * 0.4
     failed = _explain(_ran(1, slow, "first"), [_ran(0, slow)] * 9, compiled)
 
-    assert failed == Failed(kind="compile", log="first")
+    assert failed == JobFailed(kind="compile", log="first")
     assert compiled == [(), ("a",)]
 
 
 @pytest.mark.parametrize(
     ("ends", "expected"),
     [
-        ([1], Failed(kind="compile", log="again")),
-        ([0, 1], Failed(kind="entry", entry="a", log="again")),
-        ([0, 0, 1], Failed(kind="entry", entry="b", log="again")),
-        ([0, 0, 0, 1], Failed(kind="compile", log="again")),
-        ([0, 0, 0, 0], Failed(kind="crash", log="first", exit_code=1)),
-        ([0, 137], Failed(kind="crash", log="again", signal="SIGKILL")),
-        ([-11], Failed(kind="crash", log="again", signal="SIGSEGV")),
+        ([1], JobFailed(kind="compile", log="again")),
+        ([0, 1], JobFailed(kind="entry", entry="a", log="again")),
+        ([0, 0, 1], JobFailed(kind="entry", entry="b", log="again")),
+        ([0, 0, 0, 1], JobFailed(kind="compile", log="again")),
+        ([0, 0, 0, 0], JobFailed(kind="crash", log="first", exit_code=1)),
+        ([0, 137], JobFailed(kind="crash", log="again", signal="SIGKILL")),
+        ([-11], JobFailed(kind="crash", log="again", signal="SIGSEGV")),
     ],
 )
-def test_a_quick_rejection_is_explained(ends: list[int], expected: Failed) -> None:
+def test_a_quick_rejection_is_explained(ends: list[int], expected: JobFailed) -> None:
     """Source, entry point, both together, or bad luck."""
     compiled: list[tuple[str, ...]] = []
 
@@ -282,14 +282,14 @@ def _ran(returncode: int, seconds: float, log: str = "") -> Ran:
     return Ran(returncode, log, seconds)
 
 
-def _explain(first: Ran, ends: list[Ran], compiled: list[tuple[str, ...]]) -> Failed:
+def _explain(first: Ran, ends: list[Ran], compiled: list[tuple[str, ...]]) -> JobFailed:
     remaining = iter(ends)
 
     def attempt(entries: Sequence[str]) -> Ran:
         compiled.append(tuple(entries))
         return next(remaining)
 
-    request = Request(
+    request = WorkerRequest(
         job=job(entries=("a", "b"), **HOST),
         command=("c++",),
         version="gcc 12",

@@ -11,8 +11,8 @@ import anyio
 import pytest
 
 from ajit._compile.pool import pool as pool_module
-from ajit._compile.pool import process as process_module
 from ajit._compile.pool import watch as watch_module
+from ajit._compile.pool import worker_process as process_module
 from ajit._compile.pool.pool import CompilePool
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRuntime, RuntimeClosed
