@@ -398,8 +398,11 @@ class OutOfMemory(DeviceError):
     """Device or pinned memory is used up. Nothing was allocated."""
 
 
-class TicketTimeout(DeviceError):
-    """A ticket ran past its timeout. The device may still run it; its buffers stay alive."""
+class TicketTimeout(DeviceError, TimeoutError):
+    """A ticket ran past its timeout. The device may still run it; its buffers stay alive.
+
+    It is a `TimeoutError` as well, which is what ``rt.kernel(timeout=...)`` raises.
+    """
 
 
 class DeviceLost(DeviceError):

@@ -20,6 +20,7 @@ __all__ = [
     "is_known_type",
     "known_types",
     "parse_ctype",
+    "pointed_to",
 ]
 
 ParamKind = Literal["bool", "int", "float", "half", "bfloat16", "pointer", "struct"]
@@ -97,6 +98,14 @@ def parse_ctype(declared: str) -> CType:
     if name in _OTHERS:
         return _made(declared, *_OTHERS[name])
     return CType(declared, "struct", 0, "")
+
+
+def pointed_to(ctype: CType) -> CType | None:
+    """Return what a pointer parameter points to, if that is one of C's or CUDA's plain types."""
+    if ctype.kind != "pointer" or ctype.name.count("*") != 1 or "[" in ctype.name:
+        return None
+    target = parse_ctype(ctype.name.partition("*")[0])
+    return None if target.kind in ("struct", "pointer") else target
 
 
 def is_known_type(name: str) -> bool:

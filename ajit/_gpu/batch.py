@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
+from ajit._gpu.capturing import refuse_to_submit
 from ajit._gpu.completion.state import BatchSteps, TicketState
+from ajit._gpu.configured import ConfiguredKernel
 from ajit._gpu.inner import inner
+from ajit._gpu.kernel import Kernel
 from ajit._gpu.memory import BufferSlice, DeviceBuffer
 from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
 from ajit._gpu.stream import stream_target
-from ajit.errors import ArgumentError
+from ajit.errors import ArgumentError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from ajit._gpu.completion.port import CompletionPort
     from ajit._gpu.completion.ticket import Ticket
-    from ajit._gpu.kernel import BoundLaunch, Kernel
+    from ajit._gpu.kernel import BoundLaunch
     from ajit._gpu.shape import Dimensions
 
 __all__ = ["Batch", "Operations"]
@@ -33,24 +36,55 @@ class Operations:
     ``ticket.at(index)``. Not for several threads at once.
     """
 
-    __slots__ = ("_gone", "_keep", "_operations", "_port")
+    __slots__ = ("_gone", "_keep", "_operations", "_over", "_port")
 
     def __init__(self, port: CompletionPort) -> None:
         self._port = port
+        self._over = ""  # why nothing can be added any more
         self._operations: list[bytes] = []
         # What the operations use: (kernel or None, buffers and other arguments).
         self._keep: list[tuple[Kernel | None, tuple[Any, ...]]] = []
         self._gone = port.thread.gone  # of the operation that was checked first
 
+    @overload
     def add_launch(
         self,
         kernel: Kernel,
         grid: Dimensions,
         block: Dimensions,
+        /,
         *args: Any,
         shared_bytes: int = 0,
+    ) -> int: ...
+
+    @overload
+    def add_launch(self, kernel: ConfiguredKernel, /, *args: Any, shared_bytes: int = 0) -> int: ...
+
+    def add_launch(self, kernel: Any, /, *args: Any, shared_bytes: int = 0) -> int:
+        """Add a launch: ``add_launch(kernel, grid, block, x)`` or ``(kernel[grid, block], x)``.
+
+        Takes and checks what `Kernel.launch` does.
+
+        Raises:
+            TypeError: It is no kernel, or grid and block are missing.
+        """
+        if isinstance(kernel, ConfiguredKernel):
+            return self._add_launch(kernel.kernel, kernel.grid, kernel.block, args, shared_bytes)
+        if not isinstance(kernel, Kernel):
+            raise TypeError(f"expected a kernel, got {type(kernel).__name__}")
+        if len(args) < 2:
+            raise TypeError("add_launch takes a kernel, grid, block, and the kernel's arguments")
+        grid, block, *rest = args
+        return self._add_launch(kernel, grid, block, tuple(rest), shared_bytes)
+
+    def _add_launch(
+        self,
+        kernel: Kernel,
+        grid: Dimensions,
+        block: Dimensions,
+        args: tuple[Any, ...],
+        shared_bytes: int,
     ) -> int:
-        """Add a launch; takes and checks what `Kernel.launch` does."""
         return self._append(inner(kernel).operation(grid, block, args, shared_bytes), kernel, args)
 
     def add_bound(self, bound: BoundLaunch) -> int:
@@ -80,6 +114,8 @@ class Operations:
         return self._append(operation, None, keep)
 
     def _append(self, operation: bytes, kernel: Kernel | None, keep: tuple[Any, ...]) -> int:
+        if self._over:
+            raise UsageError(f"{self!r}: {self._over}; nothing was added")
         index = len(self._operations)
         # Of 0 bytes there is nothing to do, but it keeps its place: steps are counted.
         self._operations.append(operation or wire.simple(wire.MARK))
@@ -148,6 +184,7 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
         port = self._port
         stream = self._stream if stream is None else stream
         target = (0, 0) if stream is None else stream_target(stream, port.thread)
+        refuse_to_submit("submit a batch")
         self._check_alive(target[1])
         body, count = self._packed()
         name = f"launch a batch of {len(self)} operations"
@@ -172,6 +209,7 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
         return b"".join(operations), len(operations)
 
     async def __aenter__(self) -> Self:
+        self._over = ""
         return self
 
     async def __aexit__(
@@ -180,6 +218,7 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._over = "its block has ended"
         if error is None:
             await self._port.patiently(self.submit)
 

@@ -6,24 +6,28 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from ajit.errors import CaptureMiss
+from ajit.errors import CaptureMiss, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["capturing", "refuse_in_capture"]
+    from ajit._gpu.completion.port import CompletionPort
+
+__all__ = ["capturing", "refuse_in_capture", "refuse_to_submit"]
 
 _open: ContextVar[bool] = ContextVar("ajit_capture_open", default=False)
 """Whether the current task, or the one that started it, is in a block that captures."""
 
 
 @contextmanager
-def capturing() -> Generator[None]:
+def capturing(port: CompletionPort) -> Generator[None]:
     """Mark a block as one that captures."""
     token = _open.set(True)
+    port.captures += 1
     try:
         yield
     finally:
+        port.captures -= 1
         _open.reset(token)
 
 
@@ -38,3 +42,19 @@ def refuse_in_capture(what: str) -> None:
     """
     if _open.get():
         raise CaptureMiss(what)
+
+
+def refuse_to_submit(operation: str) -> None:
+    """Raise if the current task is in a block that captures: work would run at once, unrecorded.
+
+    Args:
+        operation: For the message.
+
+    Raises:
+        UsageError: It is. Nothing was submitted.
+    """
+    if _open.get():
+        raise UsageError(
+            f"{operation}: this is a block of device.capture(), and this call would run at once "
+            f"and not be recorded; add it: graph.add_launch(...), add_copy, add_fill"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ajit._gpu import wire
+from ajit._gpu.capturing import refuse_to_submit
 from ajit._gpu.extent import extent
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
 from ajit._gpu.operand import copy_operation, fill_operation
@@ -68,13 +69,14 @@ class DeviceMemory:
         asked = extent(shape, dtype, "alloc_pinned")
         return await self._alloc(wire.ALLOC_HOST, asked, PinnedBuffer.make)
 
-    async def upload(self, obj: Any) -> DeviceBuffer:
+    async def upload(self, obj: Any, *, stream: object = None) -> DeviceBuffer:
         """Copy host memory to new device memory of the same shape and type.
 
         Args:
             obj: An object with the buffer protocol, ``__array_interface__``, or DLPack on the CPU:
                 an array of numpy or `ml_dtypes`, a tensor of torch, bytes. It has to be contiguous
                 in C order, may be read-only, and must not be changed before this returns.
+            stream: Any stream, see `Kernel.launch`; None takes the device's own.
 
         Returns:
             The buffer. Its dtype is the object's, bfloat16 and 8-bit floats included; bytes are
@@ -88,15 +90,21 @@ class DeviceMemory:
 
         Cancelling leaves: the copy is finished and its memory freed in the background.
         """
-        return await self._transfers.upload(obj, self._explain_memory)
+        return await self._transfers.upload(obj, self._explain_memory, stream)
 
     @overload
-    async def download(self, buffer: DeviceBuffer | BufferSlice, out: None = None) -> HostArray: ...
+    async def download(
+        self, buffer: DeviceBuffer | BufferSlice, out: None = None, *, stream: object = None
+    ) -> HostArray: ...
 
     @overload
-    async def download(self, buffer: DeviceBuffer | BufferSlice, out: T) -> T: ...
+    async def download(
+        self, buffer: DeviceBuffer | BufferSlice, out: T, *, stream: object = None
+    ) -> T: ...
 
-    async def download(self, buffer: DeviceBuffer | BufferSlice, out: object = None) -> object:
+    async def download(
+        self, buffer: DeviceBuffer | BufferSlice, out: object = None, *, stream: object = None
+    ) -> object:
         """Copy device memory to the host.
 
         Args:
@@ -104,6 +112,8 @@ class DeviceMemory:
             out: An array or other writable contiguous memory to fill, of the same shape and type;
                 memory of bytes (uint8, of one axis) only needs the same size, and so does any
                 memory if the buffer is one of bytes. None makes a new host array.
+            stream: Any stream, see `Kernel.launch`: the copy comes after the work of that stream.
+                None takes the device's own, and does not wait for work in others.
 
         Returns:
             ``out``, or a `HostArray` of the buffer's shape and type, for ``np.asarray`` and
@@ -115,7 +125,7 @@ class DeviceMemory:
 
         Cancelling leaves: ``out`` may still be written to until the copy is done.
         """
-        return await self._transfers.download(buffer, out)
+        return await self._transfers.download(buffer, out, stream)
 
     def copy(
         self,
@@ -176,6 +186,7 @@ class DeviceMemory:
         **how: Any,
     ) -> Ticket[None]:
         operation, keep = packed
+        refuse_to_submit(name)
         state: TicketState[None] = self._port.new_state(name, (keep, stream))
         state.stream = stream
         return self._port.submit_operations(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
 from ajit._gpu.batch import Operations
-from ajit._gpu.capturing import capturing
+from ajit._gpu.capturing import capturing, refuse_to_submit
 from ajit._gpu.owned import Handled
 from ajit._gpu.stream import stream_target
 from ajit.errors import ArgumentError
@@ -54,6 +54,7 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
             ArgumentError: A buffer was freed meanwhile, or nothing was added.
             LaunchError: The driver refused an operation; there is no graph.
         """
+        self._over = "its block has ended"
         self._check_alive(0)
         if not self._operations:
             raise ArgumentError(operation="capture", detail="nothing was added")
@@ -93,6 +94,7 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
         port, graph = self._port, self._graph
         if graph is None:
             raise ArgumentError(operation="launch a graph", detail="it was not captured")
+        refuse_to_submit("launch a graph")
         target = stream_target(stream, port.thread)
         self._check_alive(target[1])
         self._gone = port.thread.gone
@@ -123,7 +125,7 @@ class _Executable(Handled):
 async def capture(port: CompletionPort) -> AsyncGenerator[Graph, None]:
     """Collect operations in a block, and capture them at its end. A block that raises: nothing."""
     graph: Graph = Graph.make(port)
-    with capturing():
+    with capturing(port):
         yield graph
     await graph._finish()  # noqa: SLF001  # the block is its other half
 

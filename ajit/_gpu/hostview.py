@@ -70,7 +70,7 @@ class HostView:
         except ValueError as refused:
             raise _refusal(obj, writable, str(refused)) from refused
         if array is None:
-            raise _refusal(obj, writable, f"it has no usable buffer: {error}") from error
+            raise _refusal(obj, writable, _no_memory(obj, error)) from error
         self.address, self.nbytes, self.owner = array.address, array.nbytes, array
         self.shape, self.dtype = array.shape, array.dtype
         self.called = str(getattr(obj, "dtype", "unknown"))
@@ -92,6 +92,12 @@ class HostView:
         known = DTYPES.get(self.called)
         named = self.called if known is not None and known.itemsize == itemsize else None
         self.dtype = named or name_of_typestr(typestr)
+
+
+def _no_memory(obj: object, error: Exception) -> str:
+    if isinstance(obj, list | tuple | int | float):
+        return "it is no array: np.asarray(x, np.float32) makes one"
+    return f"it has no usable buffer: {error}"
 
 
 def _itemsize(typestr: str) -> int:

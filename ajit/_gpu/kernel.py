@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
@@ -62,6 +62,14 @@ class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
             raise TypeError(f"write kernel[grid, block](...), not kernel[{shown(shape)}]")
         return ConfiguredKernel.make(self, *shape)
 
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: a launch needs a grid and a block.
+
+        Raises:
+            TypeError: Always; it says how a kernel is launched.
+        """
+        raise TypeError(f"write {self.name}[grid, block](...): a launch needs a grid and a block")
+
     def launch(
         self,
         grid: Dimensions,
@@ -105,8 +113,8 @@ class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
         except (KeyError, TypeError):  # new, or a list
             shape = launcher.new_shape(grid, block, shared_bytes)
         port = launcher.port
-        if port.refusal is not None or not launcher.code.resource:
-            raise launcher.code.unloaded_error()
+        if port.refusal is not None or port.captures or not launcher.code.resource:
+            launcher.check_launch()
         if stream is not None or timeout is not None or timed:
             return launcher.launch_in(stream, timeout, shape, args, timed=timed, keep=self)
         signature, number = launcher.signature, next(launcher.numbers)

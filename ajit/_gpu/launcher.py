@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
+from ajit._gpu.capturing import refuse_to_submit
 from ajit._gpu.completion.state import TicketState
 from ajit._gpu.launch import Signature
 from ajit._gpu.operand import mark_used
@@ -85,6 +86,12 @@ class Launcher:
                 self.shapes.clear()
             self.shapes[asked] = shape
         return shape
+
+    def check_launch(self) -> None:
+        """Raise if it cannot be launched now: closed, unloaded, or in a block that captures."""
+        if self.code.unloaded:
+            raise self.code.unloaded_error()
+        refuse_to_submit(self.signature.operation)
 
     def operation(
         self, grid: Dimensions, block: Dimensions, args: tuple[Any, ...], shared_bytes: int

@@ -12,14 +12,17 @@ from ajit._gpu.extent import Extent
 from ajit._gpu.hostarray import HostArray, HostMemory
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import DeviceBuffer
-from ajit._gpu.operand import Operand, check_fits
+from ajit._gpu.operand import Operand, check_fits, mark_used
+from ajit._gpu.shape import shown
 from ajit._gpu.staging import STAGED_FROM_BYTES, Staged, StagingPool
+from ajit._gpu.stream import stream_target
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.state import TicketState
     from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.memory import BufferSlice, PinnedBuffer
 
@@ -41,8 +44,9 @@ class Transfers:
         self.stages = port.thread.choice.kind == "cuda"
         self.pool = StagingPool(alloc_pinned, port.thread.settings.pinned_pool_bytes)
 
-    async def upload(self, obj: Any, explain: Callable[[int], str]) -> DeviceBuffer:
+    async def upload(self, obj: Any, explain: Callable[[int], str], stream: object) -> DeviceBuffer:
         """See `Device.upload`. `explain` says why there is no memory."""
+        target = stream_target(stream, self._port.thread)
         view = HostView(obj)
         if view.dtype is None:
             raise ArgumentError(operation="upload", detail=_unknown(view.called), index=0)
@@ -60,42 +64,47 @@ class Transfers:
         def submit() -> Ticket[DeviceBuffer]:
             state = port.new_state(
                 f"upload {nbytes} bytes",
-                (staged, view),
-                lambda resource: DeviceBuffer.make(port, resource, extent),
+                (staged, view, stream),
+                lambda resource: _buffer(port, resource, extent, target[1]),
             )
             state.explain = explain
-            return port.submit_operations(operations, state, count=2)
+            return port.submit_operations(operations, state, count=2, target=target)
 
         return await (await port.patiently(submit))
 
-    async def download(self, buffer: DeviceBuffer | BufferSlice, out: Any) -> Any:
+    async def download(self, buffer: DeviceBuffer | BufferSlice, out: Any, stream: object) -> Any:
         """See `Device.download`."""
-        source = Operand(buffer, self._port.thread, 0, writable=False, operation="download")
+        thread = self._port.thread
+        target = stream_target(stream, thread)
+        source = Operand(buffer, thread, target[1], writable=False, operation="download")
         if not source.on_device:
-            raise ArgumentError(operation="download", detail=f"{buffer!r} is host memory")
+            raise ArgumentError(
+                operation="download", detail=f"{shown(buffer)} is host memory already"
+            )
         nbytes = source.nbytes
         if out is None:
             memory = HostMemory(nbytes)
             if nbytes:
-                await self._fill(memory.pointer, memory, source)
+                await self._fill(memory.pointer, (memory, stream), source, target)
             return HostArray.make(memory, 0, source.extent)
         view = HostView(out, writable=True)
         check_fits(view, source)
         if nbytes:
-            await self._fill(view.address, view, source)
+            await self._fill(view.address, (view, stream), source, target)
         return out
 
-    async def _fill(self, address: int, keep: object, source: Operand) -> None:
+    async def _fill(
+        self, address: int, keep: object, source: Operand, target: tuple[int, int]
+    ) -> None:
         nbytes = source.nbytes
         staged = await self._stage(nbytes)
-        target = staged.address if staged is not None else address
-        copy = wire.COPY.pack(wire.COPY_TO_HOST, wire.COPY.size, target, source.address, nbytes)
+        into = staged.address if staged is not None else address
+        copy = wire.COPY.pack(wire.COPY_TO_HOST, wire.COPY.size, into, source.address, nbytes)
 
         def submit() -> Ticket[None]:
             kept = (source.owner, staged, keep)
-            return self._port.submit_operations(
-                copy, self._port.new_state(f"download {nbytes} bytes", kept)
-            )
+            state: TicketState[None] = self._port.new_state(f"download {nbytes} bytes", kept)
+            return self._port.submit_operations(copy, state, target=target)
 
         await (await self._port.patiently(submit))
         if staged is not None:
@@ -105,6 +114,13 @@ class Transfers:
         if not self.stages or nbytes <= STAGED_FROM_BYTES:
             return None
         return await self.pool.lend(nbytes)
+
+
+def _buffer(port: CompletionPort, resource: int, extent: Extent, lane: int) -> DeviceBuffer:
+    """Return the buffer that a lane filled: it is freed after that lane's work."""
+    buffer: DeviceBuffer = DeviceBuffer.make(port, resource, extent)
+    mark_used((buffer,), lane)
+    return buffer
 
 
 def _unknown(called: str) -> str:

@@ -13,6 +13,7 @@ opens its own runtime. They share the flights, so a key is still compiled once.
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import threading
 import time
@@ -40,6 +41,7 @@ from ajit.errors import (
     ForkedRuntime,
     RuntimeClosed,
     SpecError,
+    UsageError,
     WouldBlock,
     WrongLoop,
 )
@@ -232,7 +234,12 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         """Call a function with every event, in the event loop. Returns a function that stops it.
 
         A subscriber must not block; one that raises is reported by an `AjitWarning`.
+
+        Raises:
+            TypeError: It cannot be called.
         """
+        if not callable(subscriber):
+            raise TypeError(f"expected a function of one event, got {type(subscriber).__name__}")
         return self._emitter.subscribe(subscriber)
 
     def statistics(self) -> RuntimeStatistics:
@@ -243,6 +250,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         return f"<Runtime {self._state} {self._kernels!r}>"
 
     async def _module(self, spec: Spec, timeout: float | None, *, recache: bool) -> LoadedModule:
+        _check_timeout(timeout)
         begun = time.monotonic()
         with anyio.move_on_after(timeout):
             return await self._kernels.module(spec, recache=recache)
@@ -366,6 +374,11 @@ def _poison_after_fork() -> None:
 def _check_spec(spec: object) -> None:
     if not isinstance(spec, Spec):
         raise SpecError(f"expected an ajit.Spec, got {type(spec).__name__}")
+
+
+def _check_timeout(timeout: object) -> None:
+    if timeout is not None and not (isinstance(timeout, int | float) and not math.isnan(timeout)):
+        raise UsageError(f"timeout is {timeout!r}, must be a number of seconds, or None")
 
 
 def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:

@@ -14,6 +14,7 @@ Owned by the loop's thread: everything but `CompletionPort.submit`, which any th
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -25,7 +26,7 @@ from ajit._gpu.completion.ticket import ticket_of
 from ajit._gpu.completion.waiting import TicketWaiting, look_limits_ns
 from ajit._gpu.results import device_error
 from ajit._system.loop import LoopHandle
-from ajit.errors import AjitError, OutOfMemory, WouldBlock
+from ajit.errors import AjitError, OutOfMemory, WouldBlock, WrongLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ class CompletionPort:
         waiting: How tasks of the loop wait.
         in_flight: Tickets that the device may still touch memory for, by number.
         refusal: What makes the error that every submission raises; None while the port is open.
+        captures: How many blocks of tasks are capturing.
     """
 
     def __init__(self, thread: DeviceThread) -> None:
@@ -65,6 +67,7 @@ class CompletionPort:
         self.handle = self.memory.handle
         self.in_flight: dict[int, TicketState[Any]] = {}
         self.refusal: Callable[[], AjitError] | None = None
+        self.captures = 0
         self.waiting = TicketWaiting(self)
         self._submit = wire.library().submit
         self._room = anyio.Lock()  # tasks that wait for room, in order
@@ -143,7 +146,15 @@ class CompletionPort:
         """Call a function that submits, again until the ring has room. Tasks go in order.
 
         Cancelling submits nothing.
+
+        Raises:
+            WrongLoop: The calling task runs in another loop. Nothing was submitted.
         """
+        self.check_fork()
+        if threading.get_ident() != self.loop.thread_id:
+            raise WrongLoop(
+                "the device was opened in another event loop; open a runtime in each loop"
+            )
         if not self._room.statistics().tasks_waiting:
             try:
                 return submit()

@@ -43,7 +43,7 @@ class TicketState(Generic[T]):
         port: The way to the loop. Set by `CompletionPort.submit`.
         outcome: `PENDING`, `DONE`, ...
         value: What was made, once it is `DONE`.
-        nanoseconds: From submission to the end of the work, once it is not `PENDING`.
+        nanoseconds: From submission to the end of the work, or of the wait for it.
         waiters: What wakes the tasks that wait for all of it; None: no task waits.
     """
 
@@ -94,6 +94,10 @@ class TicketState(Generic[T]):
         """Whether the outcome is known."""
         return self.outcome != PENDING
 
+    def seconds(self) -> float | None:
+        """See `Ticket.seconds`."""
+        return self.nanoseconds / 1e9 if self.outcome in (DONE, FAILED) else None
+
     def device_seconds(self) -> float | None:
         """See `Ticket.device_seconds`."""
         if self.outcome != DONE or not self.flags & wire.TIMED:
@@ -107,10 +111,10 @@ class TicketState(Generic[T]):
         """
         if self.outcome == ABANDONED:
             return RuntimeClosed(f"{self.operation}: the device was closed before it finished")
-        if self.outcome == OVERDUE:
-            return overdue(self.operation, self.nanoseconds / 1e9)
         if self.unheard is not None:
             self.unheard.hear()
+        if self.outcome == OVERDUE:
+            return overdue(self.operation, self.nanoseconds / 1e9)
         return self._failure()
 
     def _failure(self) -> AjitError:
@@ -125,7 +129,7 @@ class TicketState(Generic[T]):
         self.nanoseconds = nanoseconds
         self.code, self.flags, self.detail = code, flags, detail
         if flags & wire.EXPIRED:
-            self.outcome = OVERDUE
+            self._end_overdue()
         elif code:
             self.outcome = FAILED
             # A lost device is told by everything that is done with it from now on.
@@ -139,7 +143,13 @@ class TicketState(Generic[T]):
     def expire(self, outcome: int, nanoseconds: int) -> None:
         """Settle it without an answer of the device."""
         self.outcome, self.nanoseconds = outcome, nanoseconds
+        if outcome == OVERDUE:
+            self._end_overdue()
         self._wake_all()
+
+    def _end_overdue(self) -> None:
+        self.outcome = OVERDUE
+        self.unheard = UnheardFailure(f"{self.operation}: ran past its timeout")
 
     def step_done(self, index: int) -> None:
         """Note that the device is done with an operation of the batch, and wake its waiters."""

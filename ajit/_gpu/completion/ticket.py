@@ -47,14 +47,16 @@ class Ticket(Generic[T], metaclass=FactoryMade, factory="a launch, a copy or bat
 
     @property
     def done(self) -> bool:
-        """Whether the outcome is known."""
+        """Whether the outcome is known: the device is done, or waiting for it has ended."""
         return self._inner.outcome != PENDING
 
     @property
     def seconds(self) -> float | None:
-        """From submission to the end of the work on the device; None while it is not done."""
-        state = self._inner
-        return state.nanoseconds / 1e9 if state.outcome != PENDING else None
+        """From submission to the end of the work on the device.
+
+        None while it is not done, and for good if it ran past its timeout.
+        """
+        return self._inner.seconds()
 
     @property
     def device_seconds(self) -> float | None:
@@ -99,8 +101,10 @@ class Ticket(Generic[T], metaclass=FactoryMade, factory="a launch, a copy or bat
             IndexError: The ticket has no such step.
         """
         state = self._inner
-        if state.steps is None or not 0 <= index < state.steps.count:
-            raise IndexError(f"{self!r} has no step {index}; open the batch with steps=True")
+        if state.steps is None:
+            raise IndexError(f"{self!r} has no steps; open the batch with steps=True")
+        if not 0 <= index < state.steps.count:
+            raise IndexError(f"{self!r} has {state.steps.count} steps, and no step {index}")
         return Step.make(state, state.steps, index)
 
     def __repr__(self) -> str:
