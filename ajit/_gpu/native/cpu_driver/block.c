@@ -94,7 +94,7 @@ static void park(worker *worker, uint32_t thread, void *(*where)(struct worker *
 static void leave_fiber(void *target) {
     void *never;
     cpu_fiber_switch(&never, target);
-    abort(); /* nobody has this context */
+    abort(); /* no thread has this context */
 }
 
 static void run_fiber(void *argument) {
