@@ -3,10 +3,10 @@
 ::
 
     AjitError
-    ├── SpecError                  what was asked for is not well formed; nothing was started
+    ├── SpecError                  the spec is not well formed; nothing was started
     │   ├── IncludeError           an include is missing, or cannot be resolved statically
     │   └── UnknownArch            no compiler here builds for that architecture
-    ├── SettingsError              a setting has a value that it cannot have
+    ├── SettingsError              a setting has a value that is not allowed
     ├── CompileError               the compiler rejected the source; nothing was published
     │   └── UnknownEntryPoint      the source compiles, but has no such kernel
     ├── CompilerError              the environment failed, never blamed on the source
@@ -17,7 +17,7 @@
     │   └── CompileOutputExceeded  the result is larger than it may be
     ├── CompileForbidden           a miss in frozen mode; nothing was compiled
     ├── CacheError                 the cache cannot be used at all
-    │   └── UnsafeCacheDirectory   somebody else could put code there
+    │   └── UnsafeCacheDirectory   another user could put code there
     ├── DeviceError                the driver answered with an error
     │   ├── NoDevice               there is no such device; names both ways out
     │   ├── LoadError              an artifact could not be loaded on the device
@@ -106,9 +106,9 @@ class IncludeError(SpecError):
 
     Attributes:
         include: The operand of the ``#include``, as written.
-        file: The file it stands in: a label, never an absolute path.
+        file: The file with the include: a label, never an absolute path.
         line: Its line, counted from 1.
-        searched: Where it was looked for; empty if it cannot be resolved statically.
+        searched: The directories searched; empty if it cannot be resolved statically.
     """
 
     def __init__(self, *, include: str, file: str, line: int, searched: Sequence[str] = ()) -> None:
@@ -124,7 +124,7 @@ class IncludeError(SpecError):
 
 
 class UnknownArch(SpecError):
-    """No such architecture, or none that this compiler builds for. Nothing was compiled.
+    """The architecture is unknown, or this compiler does not build for it. Nothing was compiled.
 
     Attributes:
         arch: The architecture that was asked for.
@@ -138,7 +138,7 @@ class UnknownArch(SpecError):
 
 
 class SettingsError(AjitError):
-    """A setting has a value that it cannot have. Nothing was started.
+    """A setting has a value that is not allowed. Nothing was started.
 
     Attributes:
         name: The setting.
@@ -197,8 +197,8 @@ class CompilerNotFound(CompilerError):
     """No compiler of that kind was found. Nothing was started.
 
     Attributes:
-        compiler: The kind that was wanted: ``nvrtc``, ``nvcc`` or ``host``.
-        searched: Every place that was looked at.
+        compiler: The kind that was needed: ``nvrtc``, ``nvcc`` or ``host``.
+        searched: Every place that was searched.
         install: What to install.
     """
 
@@ -222,11 +222,9 @@ class CompilerCrashed(CompilerError):
         self.name, self.key, self.compiler = name, key, compiler
         self.signal, self.exit_code, self.log = signal, exit_code, log
         how = f"was killed by {signal}" if signal else f"broke off with exit code {exit_code}"
-        # Linux ends the biggest process when memory runs out, and a compiler often is.
-        hint = "was memory short? " if signal == "SIGKILL" else ""
-        what = (
-            f"{compiler} {how} {_for(name, key)} ({hint}nothing is lost, and it can be tried again)"
-        )
+        # Linux kills the biggest process when memory runs out, which is often a compiler.
+        hint = "out of memory? " if signal == "SIGKILL" else ""
+        what = f"{compiler} {how} {_for(name, key)} ({hint}nothing is lost; trying again is safe)"
         super().__init__(f"{what}\n{_excerpt(log)}".rstrip())
 
 
@@ -281,7 +279,7 @@ class CompileOutputExceeded(CompilerError):
         self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
         super().__init__(
             f"{compiler} made {_mib(size_bytes)} {_for(name, key)}: the limit is "
-            f"{_mib(limit_bytes)}; raise compile_output_limit_bytes if that is what you want"
+            f"{_mib(limit_bytes)}; raise compile_output_limit_bytes if it really is that large"
         )
 
 
@@ -292,7 +290,7 @@ class CompileForbidden(AjitError):
         name: Label of the spec.
         key: Hex key.
         nearest: Key of the cached kernel that differs least, or "" if none is like it.
-        differences: The fields in which that one differs: name, value there, value here.
+        differences: The fields in which they differ: name, cached value, wanted value.
     """
 
     def __init__(
@@ -312,7 +310,7 @@ class CompileForbidden(AjitError):
                 f"  {field}: {there!r} there, {here!r} here" for field, there, here in differences
             ]
         else:
-            lines.append("no cached kernel is like it; warm the cache up with mode normal first")
+            lines.append("no similar kernel is cached; warm up the cache in mode normal first")
         super().__init__("\n".join(lines))
 
 
@@ -330,7 +328,7 @@ class CacheError(AjitError):
 
 
 class UnsafeCacheDirectory(CacheError):
-    """Somebody else could put code into the cache. Nothing was read from it.
+    """Another user could put code into the cache. Nothing was read from it.
 
     The setting ``allow_unsafe_cache`` permits it for one runtime.
     """
@@ -369,15 +367,15 @@ class LaunchError(DeviceError):
 class CaptureMiss(LaunchError):
     """A kernel that is not loaded was asked for inside a capture. Nothing was started.
 
-    Loading it would make a step that is being recorded wait for a compiler, and would not be part
-    of the graph. Ask for it before the capture.
+    Loading it would make the recorded step wait for a compiler, and would not become part of the
+    graph. Get the kernel before the capture.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(
             operation=f"capture a launch of {name}",
-            detail="it is not loaded, and nothing is loaded inside a capture; "
-            "get the kernel before it",
+            detail="it is not loaded, and nothing can be loaded inside a capture; "
+            "get the kernel before the capture",
         )
         self.name = name
 
@@ -434,7 +432,7 @@ def _for(name: str, key: str) -> str:
 
 
 def _mib(size_bytes: int) -> str:
-    """A size for people: MiB, or bytes where that would say nothing."""
+    """A size for readers: MiB, or bytes if it is small."""
     mib = size_bytes / (1024 * 1024)
     return f"{mib:.0f} MiB" if mib >= 10 else f"{size_bytes} bytes"
 

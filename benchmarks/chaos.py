@@ -84,7 +84,7 @@ class Left:
 
 
 class Run:
-    """One run, in a folder of its own."""
+    """One run, in a separate folder."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -212,7 +212,7 @@ class Run:
                 if mark in (process / "environ").read_bytes():
                     found.append(f"{process.name} {(process / 'comm').read_text().strip()}")
             except OSError:
-                continue  # it has ended meanwhile, or belongs to somebody else
+                continue  # it has ended meanwhile, or belongs to another user
         return found
 
 

@@ -92,7 +92,7 @@ class SmallFiles:
         entry, other = self._one_of("entries/*/*.ajit"), self._cache_dir / "replacement"
         if entry is not None:
             other.write_bytes(entry.read_bytes())
-            if path.exists():  # else it would be a file that nobody has made, and nobody removes
+            if path.exists():  # else the damage would create a file, which nothing removes
                 other.replace(path)
 
     def _junk(self, path: Path) -> None:

@@ -162,12 +162,12 @@ def _judge_compiles(verdict: Verdict, records: list[Record], failure_seconds: fl
         # Who lost patience compiles beside the lease; the others are a chain of its holders.
         impatient = [start for start in starts if causes.lost_patience(key, start)]
         for start in impatient:
-            silent = causes.somebody_was_silent(start)
+            silent = causes.a_process_was_silent(start)
             verdict.duplicates[PATIENCE if silent else UNEXPLAINED] += 1
             if not silent:
                 verdict.unexplained.append(
                     f"kernel {start['name']}, key {key[:16]}: compiled by {start.pid} at "
-                    f"{start.time:.3f}, out of patience although nobody was stopped"
+                    f"{start.time:.3f}, out of patience although no process was stopped"
                 )
         for before, start in pairwise(start for start in starts if start not in impatient):
             cause = causes.of(key, before, start)
@@ -216,7 +216,7 @@ class _Causes:
         last = mine[-1] if mine else None
         return last is not None and last.what == "WaitEnded" and last["outcome"] == "patience"
 
-    def somebody_was_silent(self, start: Record) -> bool:
+    def a_process_was_silent(self, start: Record) -> bool:
         """Whether another server was stopped, or still had been a while before."""
         return any(
             begun <= start.time and end >= start.time - SILENT_SECONDS

@@ -2,7 +2,7 @@
 
 ajit, cuda.core's FileStreamProgramCache, Triton's cache, and the recipe with filelock that projects
 write for themselves; each beside one process that asks alone, with the same cache, in the same run.
-CUB by NVRTC for sm_90a, and for Triton a matrix product of its own.
+CUB by NVRTC for sm_90a, and for Triton a matrix product.
 
 While one asks alone, as many others as in the crowd are there and wait for nothing. Their mere
 presence costs something on a virtual machine: a compiler touches 400 MB, and where those who are

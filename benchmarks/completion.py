@@ -5,7 +5,7 @@ measures all, and ``python -m benchmarks.completion_page FILE`` makes tables and
 
 On the CPU driver what is measured is ajit's own way there and back, and a driver that does next to
 nothing. A GPU adds its own microseconds. Each loop, with 0, 1 and 2 busy Python threads beside it,
-is a process of its own, and so are the peers that call the driver themselves.
+is a separate process, and so are the peers that call the driver themselves.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ async def _submitting(device: Any, kernel: Any, buffer: Any) -> list[Measured]:
 
 
 async def _idle(effort: Effort) -> Measured:
-    """Processor time that an open runtime takes which nobody uses."""
+    """Processor time that an idle open runtime takes."""
     used = time.process_time()
     seconds = min(IDLE_SECONDS, effort.seconds * 5)
     await anyio.sleep(seconds)

@@ -1,6 +1,6 @@
 """A cell of `benchmarks.completion`: the same launch by ``cuda.bindings``, in two other ways.
 
-In a process of its own, which does not know ajit: its driver is whatever ``libcuda.so.1`` is found.
+Runs in a separate process without ajit; its driver is the ``libcuda.so.1`` that the loader finds.
 Arguments: the loop, the number of busy threads, a file with the compiled kernel, the effort.
 
 - Threads: a pool's thread launches and waits for the stream, and the task awaits the thread.
@@ -41,7 +41,7 @@ def ok(answer: Any) -> Any:
 
 
 class Launcher:
-    """Launches the kernel. Each thread has a stream of its own."""
+    """Launches the kernel. Each thread has its own stream."""
 
     def __init__(self, image: bytes) -> None:
         ok(driver.cuInit(0))

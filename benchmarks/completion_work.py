@@ -1,6 +1,6 @@
 """What the cells of `benchmarks.completion` share: loops, busy threads, and how to time.
 
-A cell is a process of its own, with one kind of event loop and a number of busy Python threads. It
+A cell is a separate process, with one kind of event loop and a number of busy Python threads. It
 prints one JSON list of what it measured: see `Measured`.
 """
 
@@ -125,7 +125,7 @@ async def single(
 async def bursts(
     who: str, operation: Callable[[], Awaitable[object]], effort: Effort
 ) -> list[Measured]:
-    """Measure many at once, each in a task of its own."""
+    """Measure many at once, each in a separate task."""
     made = []
     for count in effort.in_flight:
 

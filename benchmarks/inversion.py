@@ -5,11 +5,11 @@
 One thread inside the driver wants the GIL, another that holds the GIL wants the driver's lock. The
 matrix is {Python callback, C callback to an eventfd} x {GIL held in the calls, released} x {one
 thread, that thread and a foreign library on another one, which enters the driver with the GIL
-held}. Each cell is a process of its own, and its time limit is kept from outside: a cell that makes
+held}. Each cell is a separate process, and its time limit is kept from outside: a cell that makes
 no progress for `SILENT_SECONDS` is called a deadlock and killed.
 
 On the CPU driver this is a model: its lock is one mutex, held while host functions run. NVIDIA's
-driver has locks of its own, which are not documented; with ``--cuda`` the same is run there.
+driver has other locks, which are not documented; with ``--cuda`` the same is run there.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Outcome:
 
 
 def run_cell(driver: str, callbacks: str, gil: str, threads: str, count: int) -> Outcome:
-    """Run a cell in a process of its own, for as long as it makes progress."""
+    """Run a cell in a separate process, for as long as it makes progress."""
     with tempfile.TemporaryDirectory(prefix="ajit-inversion-") as folder:
         progress = Path(folder, "progress")
         progress.write_bytes(bytes(8))

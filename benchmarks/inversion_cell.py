@@ -69,7 +69,7 @@ def _ok(code: int) -> None:
 
 @contextmanager
 def foreign_library(path: str) -> Iterator[None]:
-    """Another library, on a thread of its own, that enters the driver with the GIL held."""
+    """Another library, on a separate thread, that enters the driver with the GIL held."""
     stop = threading.Event()
 
     def work() -> None:
@@ -120,7 +120,7 @@ async def drive_ajit(
     at: Callable[[int], None],
     beside: Callable[[str], AbstractContextManager[object]] = foreign_library,
 ) -> None:
-    """Do operations through ajit's CUDA thread, each with a ticket of its own, beside a thread."""
+    """Do operations through ajit's CUDA thread, one ticket each, beside a thread."""
     from ajit._gpu.device import open_device
     from ajit.settings import Settings
 

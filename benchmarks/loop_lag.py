@@ -97,7 +97,7 @@ async def _ticks() -> Sample:
 
 
 def _compile_for_ever() -> None:
-    """Be a process that compiles, until killed; bounded in case nobody does."""
+    """Be a process that compiles, until killed; bounded in case it is not."""
     from cuda.core import Program
 
     from benchmarks.racer_peers import compile_options

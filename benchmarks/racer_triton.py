@@ -1,4 +1,4 @@
-"""The peer of the cold race that is a compiler with a cache of its own: Triton.
+"""The peer of the cold race that is a compiler with its own cache: Triton.
 
 It compiles for a GPU that is not there; its kernel is a matrix product, which takes it as long as
 the CUB kernel takes NVRTC. Its cache is a private directory of the race.

@@ -11,14 +11,14 @@ Layout, all integers little-endian::
     24+M    ...   the sections, one after another
     end-32  32    SHA-256 of everything before
 
-After the end, and not counted in the length, may follow what authenticates it::
+After the end, and not counted in the length, an authentication trailer may follow::
 
     0       8     magic, b"AJITMAC\0"
     8       32    HMAC-SHA256 of everything before this trailer, with a secret
 
-A reader without a secret ignores the trailer, so that readers with and without may share a store;
-one with a secret takes no entry that lacks it. The digest finds accidents, the HMAC finds
-attackers: who can write to the store, but has no secret, cannot make such a reader use anything.
+A reader without a secret ignores the trailer, so readers with and without a secret may share a
+store. A reader with a secret refuses an entry without it. The digest detects accidents, the HMAC
+detects attacks: a writer to the store without the secret cannot make such a reader use anything.
 
 A reader has the whole file in memory, and uses none of it before magic, length, digest and key
 echo agree. Lengths are checked against what is there before anything is sliced, so a decoder can
@@ -49,15 +49,15 @@ _CODE_SECTION = "code"
 _MAC_MAGIC = b"AJITMAC\0"
 _TRAILER_BYTES = len(_MAC_MAGIC) + _DIGEST_BYTES
 _MAC_DOMAIN = b"ajit entry\0"
-"""Goes before what is authenticated: the HMAC of anything else is of no use here."""
+"""Prefix of the authenticated bytes, so that an HMAC of anything else is not valid here."""
 
 
 class EntryInvalid(ValueError):
-    """Bytes are not the entry that they should be. Internal: to a user it is a miss."""
+    """The bytes are not a valid entry of the key. Internal: a user sees a miss."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about an artifact but its bytes. See `Artifact` for the fields."""
+    """Everything about an artifact except its bytes. See `Artifact` for the fields."""
 
     key: str
     key_fields: tuple[tuple[str, str], ...]
@@ -144,7 +144,7 @@ def decode(data: bytes | memoryview, key: str, secret: bytes | None = None) -> A
     Args:
         data: The whole file.
         key: The key that the entry was looked up by.
-        secret: What it must be authenticated with; None does not ask for that.
+        secret: The secret it must be authenticated with; None accepts any entry.
 
     Raises:
         EntryInvalid: The bytes are truncated, corrupt, foreign, not authentic, or another key's
@@ -186,7 +186,7 @@ def _is_trailer(rest: memoryview) -> bool:
 def _authenticate(view: memoryview, trailer: memoryview, secret: bytes) -> None:
     if not trailer:
         raise EntryInvalid("it is not authenticated, and an HMAC is required")
-    # In constant time: the time it takes tells an attacker nothing about the right one.
+    # In constant time, so that the time tells an attacker nothing about the right HMAC.
     if not hmac.compare_digest(trailer[len(_MAC_MAGIC) :], _mac(view, secret)):
         raise EntryInvalid("its HMAC does not match: written with another secret, or tampered with")
 

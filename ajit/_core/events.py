@@ -37,7 +37,7 @@ Tier = Literal["memory", "disk", "remote", "compiled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds the lease of a key.
+    """The holder of a key's lease.
 
     Attributes:
         host: Host name.
@@ -97,9 +97,9 @@ class LocksUnavailable(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Waiting(Event):
-    """Another process holds the lease. Emitted when the wait begins and then time and again.
+    """Another process holds the lease. Emitted when the wait begins and then at intervals.
 
-    That is about every second, and less often where a hundred and more wait or the disk is slow.
+    About every second; less often if a hundred or more wait, or the disk is slow.
     """
 
     holder: Holder | None
@@ -149,7 +149,7 @@ class CompileFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CacheUnwritable(Event):
-    """An artifact could not be published; the kernel is returned all the same."""
+    """An artifact could not be published; the kernel is still returned."""
 
     reason: str
 
@@ -193,7 +193,7 @@ class WarmupProgress(Event):
 class Emitter:
     """The subscribers of one runtime. It belongs to the runtime's event loop.
 
-    Callers ask `listening` first, so that no event is built when nobody would see it.
+    Callers check `listening` first, so that no event is built without a subscriber.
     """
 
     __slots__ = ("_on_error", "_subscribers")
@@ -204,11 +204,11 @@ class Emitter:
 
     @property
     def listening(self) -> bool:
-        """Whether anybody subscribed."""
+        """Whether there is a subscriber."""
         return bool(self._subscribers)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Add a subscriber; the function returned takes it out again."""
+        """Add a subscriber; the returned function removes it."""
         subscription = object()  # one function may subscribe twice, and leave once
         self._subscribers[subscription] = subscriber
 

@@ -32,24 +32,24 @@ Rules, and what each is for:
 2. With the lease in hand, the disk is read again before a compile: between our first look and the
    lease, its former holder has most likely published. So a key is compiled once, unless a holder
    crashed or a waiter lost patience.
-3. Publishing is create-only, but for one case: who met an entry that did not verify looks again
-   after the compile, right before publishing, and replaces it if it still does not verify. With the
-   lease or without: else a damaged entry whose lease somebody holds in silence (stopped, or a host
-   that is gone) would cost every newcomer patience and a compile, for ever. If a good entry is
-   there by now it stays, and we keep our own bytes.
-4. Every way out gives the lease back, and every wait ends: by the lease, by the entry, or by
-   patience. So nobody waits for ever.
+3. Publishing is create-only, with one exception: a resolution that met an entry that did not verify
+   looks again after the compile, right before publishing, and replaces the entry if it still does
+   not verify. It does so with or without the lease: otherwise a damaged entry whose lease has a
+   silent holder (stopped, or on a host that is gone) would cost every later process its patience
+   and a compile, for ever. If there is a good entry by now it stays, and we keep our own bytes.
+4. Every way out releases the lease, and every wait ends: by the lease, by the entry, or by
+   patience. So no resolution waits for ever.
 5. No failure of cache or locks reaches DONE or FAILED: at worst, work is done twice.
-6. A source that the compiler rejected leaves a failure record before the lease is given back, so
-   those who waited get the same error and do not repeat the compile. What breaks off a compile
+6. A source that the compiler rejected leaves a failure record before the lease is released, so
+   the waiters get the same error and do not repeat the compile. A compile that was broken off
    (killed, out of memory, timeout) says nothing about the source and is never recorded.
 
-What is left of rule 3 is a race between a look and the rename after it. It takes two who replace at
-once, so one of them lost patience or found no locks; then the later rename puts one good entry over
-another. Both were verified or compiled by who named them, both are of this key, and a rename is
-atomic: whoever reads gets one of them whole. It costs nothing but the former file. To exchange the
-two files and look at what came out (``RENAME_EXCHANGE``) would tell us afterwards and prevent
-nothing, where file systems have it at all.
+Rule 3 leaves a race between the look and the rename after it. It takes two processes that replace
+at once, so one of them lost patience or found no locks; then the later rename puts one good entry
+over another. Each was verified or compiled by the process that published it, both are of this key,
+and a rename is atomic, so every reader gets one of them whole. It costs nothing but the
+former file. Exchanging the two files and checking the old one (``RENAME_EXCHANGE``, where a file
+system has it) would only detect the race afterwards and prevent nothing.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Happening(Enum):
     """There is an entry, and it did not verify."""
     LEASE_TAKEN = "lease taken"
     LEASE_HELD = "lease held"
-    """Somebody else holds it."""
+    """Another holder has it."""
     LEASE_UNAVAILABLE = "lease unavailable"
     """The file system has no locks, or the cache cannot be written."""
     PATIENCE_ENDED = "patience ended"
@@ -101,7 +101,7 @@ class Happening(Enum):
     COMPILE_BROKE_OFF = "compile broke off"
     """The compiler could not do its work; the source is not to blame."""
     PUBLISHED = "published"
-    """The entry is on disk: ours, or one that somebody published before us."""
+    """The entry is on disk: ours, or one that was published before ours."""
     PUBLISH_FAILED = "publish failed"
     CANCELLED = "cancelled"
     """The runtime is closing. Possible in every state that is not an end."""
@@ -115,7 +115,7 @@ class Action(Enum):
     WAIT = "wait"
     """Wait for the lease, watch for the entry, measure the holder's silence: first one counts."""
     STOP_WAITING = "stop waiting"
-    """Should the lease be won all the same, now or later, it is released at once."""
+    """If the lease is won nevertheless, now or later, it is released at once."""
     COMPILE = "compile"
     LOOK_AGAIN = "look again"
     """Whether the entry that did not verify is still there. What is there is not used."""
@@ -178,7 +178,7 @@ def step(plan: Plan, happening: Happening) -> Transition:
 
 
 def _end(action: Action, *before: Action) -> Callable[[Plan], Transition]:
-    """The end of a resolution; gives back what it holds first."""
+    """The end of a resolution; first releases what it holds."""
 
     def rule(plan: Plan) -> Transition:
         state = State.FAILED if action is Action.RAISE else State.DONE

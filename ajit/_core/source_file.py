@@ -1,6 +1,6 @@
 """The one file that a spec is made from, where it is made with `Spec.from_file`.
 
-All else in this package is pure; this reads a file because the user asks for just that.
+Everything else in this package is pure; this reads a file because the user asks for it.
 """
 
 from __future__ import annotations

@@ -74,9 +74,9 @@ class EntryPoint:
         object.__setattr__(self, "_read", False)
 
     def _with_params(self, origin: Origin) -> EntryPoint:
-        """Return this entry point with the parameters that the source of a spec says.
+        """Return this entry point with the parameters read from a spec's source.
 
-        What was read from another source before does not count.
+        Parameters that were read from another source before are ignored.
         """
         if self.params is None or self._read:
             params, read = read_params(self.name, origin), True
@@ -194,13 +194,13 @@ class Spec:
         include_dirs: Iterable[object] = (),
         **options: Unpack[SpecOptions],
     ) -> Spec:
-        """Make a spec from a source file, which is read at once, and blocks for as long.
+        """Make a spec from a source file. Reads the file at once, and blocks meanwhile.
 
         Args:
             path: A file in UTF-8, such as ``"kernels/saxpy.cu"``.
             entries: A kernel's name, or several names.
             include_dirs: Directories of user headers; the file's own is searched before them.
-            **options: What else `Spec` takes as keywords.
+            **options: Other keywords of `Spec`.
 
         Raises:
             SpecError: The file cannot be read, or the spec is not well formed.
@@ -245,7 +245,7 @@ class Spec:
         return Spec(**dict(zip(_ATTRIBUTES, self._fields(), strict=True)) | changes)
 
     def __reduce__(self) -> tuple[Callable[..., Spec], tuple[object, ...]]:
-        # Made anew on the other side: texts hash differently in each process.
+        # Made again in the other process, because strings hash differently in each process.
         return _restored, self._fields()
 
     def _fields(self) -> tuple[Any, ...]:

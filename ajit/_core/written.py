@@ -1,8 +1,8 @@
-"""From what one writes by hand to the plain values of a spec.
+"""Turns what a user writes into the plain values of a spec.
 
-Python lets a text stand where a sequence of texts is meant, and a compiler reads a NUL as the end:
-both would build something else than what was asked for. So each function here returns values that
-reach a compiler as they were meant, or raises `SpecError`.
+Python accepts a string where a sequence of strings is meant, and a compiler stops reading at a NUL:
+both would build something other than what was asked for. So each function here returns values that
+reach a compiler unchanged, or raises `SpecError`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ goes into ``docs/measurements/``. Without a GPU this says so, ends with 4 and wr
 ``--driver cpu`` the CPU driver is used, to see that all this works: then ``--report`` says where
 the report goes, and it says of itself that it is not of a GPU.
 
-Each part is a process group of its own with a time limit, so that one that fails or hangs leaves
+Each part is a separate process group with a time limit, so that one that fails or hangs leaves
 the others: exit code 1 says that there was one.
 """
 

@@ -1,6 +1,6 @@
 """What a launch of an empty kernel costs, and a launch that is waited for: ajit and its peers.
 
-The last argument says who. Each is a process of its own, on streams of its own.
+The last argument names one of them. Each runs in a separate process, on its own streams.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IN_A_ROW, ROWS = 500, 20
 
 
 def measure(part: Part) -> dict[str, Any]:
-    """Measure whoever is asked for."""
+    """Measure the one that the argument names."""
     (who,) = part.rest
     if who == "ajit":
         return anyio.run(_ajit, part)

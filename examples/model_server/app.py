@@ -1,6 +1,6 @@
 """The application: a Starlette server whose handlers await kernels.
 
-Every worker process has a runtime of its own; all of them share one kernel cache on disk. The
+Every worker process has its own runtime; all of them share one kernel cache on disk. The
 event loop never waits for a compiler or the device: while a kernel compiles, ``/healthz`` and the
 requests whose kernels are there go on.
 """

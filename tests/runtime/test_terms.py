@@ -121,7 +121,7 @@ async def test_frozen_runtime_serves_what_is_cached_and_compiles_nothing(options
 async def test_frozen_runtime_with_an_empty_cache_says_so(options, compiler):
     """There is no nearest kernel to name."""
     async with ajit.open_runtime(**options, mode="frozen") as rt:
-        with pytest.raises(ajit.CompileForbidden, match="no cached kernel is like it") as caught:
+        with pytest.raises(ajit.CompileForbidden, match="no similar kernel is cached") as caught:
             await rt.compile(SAXPY, arch=ARCH)
 
     assert caught.value.nearest == ""

@@ -1,13 +1,13 @@
-"""Beats of a holder: posted by whoever works, and written by threads that may hang.
+"""Beats of a holder: posted by the thread that works, and written by threads that may hang.
 
-A beat is a write to the lock file, and a file system that is dead holds up whoever writes to it. So
-nobody who has anything else to do writes one. The origin stays who does the work: a compile's
-thread posts its beats, so a thread that is stalled goes silent, whatever else still runs.
+A beat is a write to the lock file, and a dead file system blocks its writer. So threads that do
+nothing else write the beats. They are posted by the thread that does the work, such as a compile's:
+if that thread stalls, the beats stop, whatever else still runs.
 
-While an entry is published, its thread hangs in ``fsync`` for as long as the disk pleases, and can
-post nothing. Then a thread beats in its stead (`beats_during`), for `PUBLISH_SECONDS` at most: on a
-disk that never answers, waiters lose no more than that and their patience. If the disk takes no
-beats either, it is only their patience, as before.
+While an entry is published, its thread may hang in ``fsync`` for any time, and cannot post. Then
+another thread beats in its place (`beats_during`), for at most `PUBLISH_SECONDS`: on a disk that
+never answers, waiters lose that time and their patience. If the disk takes no beats either, they
+lose only their patience.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _threads = DaemonThreads("ajit-beat")
 
 
 class Poster:
-    """Calls what may hang in a thread, once after any number of posts. Any thread may post.
+    """Makes a call that may hang, in a thread, once after any number of posts. Any thread may post.
 
-    There is one call at a time. While it hangs, all posts together are one more call after it.
+    There is one call at a time. All posts during that call lead to one more call after it.
 
     Args:
         write: What is called. It must not raise.
@@ -48,7 +48,7 @@ class Poster:
         self._writing = False
 
     def post(self) -> None:
-        """Have it called after this. Never blocks; without a thread to be had it does nothing."""
+        """Request a call. Never blocks; does nothing if no thread can be started."""
         with self._lock:
             self._due = True
             if self._writing:
@@ -56,7 +56,7 @@ class Poster:
             self._writing = True
         try:
             _threads.run(self._write_due)
-        except RuntimeError:  # no more threads: a beat is missed, the next may come through
+        except RuntimeError:  # no more threads: this beat is lost, the next one may work
             with self._lock:
                 self._writing = False
 
@@ -81,7 +81,7 @@ def beats_during(beat: Callable[[], object]) -> Iterator[None]:
     ended = threading.Event()
     try:
         _threads.run(_beat_until, ended, beat)
-    except RuntimeError:  # no more threads: whoever waits may lose patience, and that is all
+    except RuntimeError:  # no more threads: waiters may lose patience, and that is all
         ended.set()
     try:
         yield

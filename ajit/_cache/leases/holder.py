@@ -1,6 +1,6 @@
-"""The holder record: what a lock file says about who holds the lease.
+"""The holder record: what a lock file says about the holder of the lease.
 
-It is information for waiters, never a basis for a decision about the lock: that is the kernel's.
+It informs waiters. Only the kernel decides about the lock.
 Layout, little-endian, in one write of a fixed size::
 
     offset  size  what
@@ -42,7 +42,7 @@ NAME_CHARACTERS = 48
 
 
 class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Who holds a lease, by its own words at its last beat.
+    """The holder of a lease, as it described itself at its last beat.
 
     Attributes:
         host: Host name.
@@ -72,7 +72,7 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
     namespace: int = 0
 
     def age_seconds(self) -> float:
-        """Since it took the lease; to its last beat only, if its clock is not ours."""
+        """Seconds since it took the lease; up to its last beat if it is on another host."""
         beat_age = max(0.0, self.beat_time - self.started)
         if not self.boot_id or self.boot_id != this_process().boot_id:
             return beat_age
@@ -104,7 +104,7 @@ def write_record(fd: int, record: HolderRecord) -> None:
 
 
 def clear_record(fd: int) -> None:
-    """Say that nobody holds the lease. A failure is ignored."""
+    """Clear the record: no process holds the lease. A failure is ignored."""
     with suppress(OSError):
         # Overwritten and not truncated: no change of size, so nothing for a file system to log.
         os.pwrite(fd, _EMPTY, 0)

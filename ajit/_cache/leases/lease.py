@@ -1,4 +1,4 @@
-"""What a lock gives: a lease, a place in the queue for one, or the news that there is none."""
+"""The results of asking for a lock: a lease, a wait for one, or that there is none."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ __all__ = ["Busy", "Glance", "Glimpse", "Lease", "LeaseWait", "Unavailable", "lo
 lock_threads = DaemonThreads("ajit-lock")
 
 Glance: TypeAlias = Callable[[], object]
-"""What a waiter looks at as soon as the lock is its process's: anything, or None to have the lease.
+"""A waiter's look, once its process has the lock. Returns a find, or None to get the lease.
 
-It blocks, in a thread of the lock layer or of whoever releases the lease; an exception counts as
-None. While it runs everybody else waits, so it does one short thing: it reads the entry.
+It blocks, in a thread of the lock layer or in the thread that releases the lease; an exception
+counts as None. All other waiters wait while it runs, so it only reads the entry.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else holds the lease.
+    """Another holder has the lease.
 
     Attributes:
-        holder: Who, or None if that cannot be read (just now, or at all).
+        holder: Its record, or None if that cannot be read (just now, or at all).
     """
 
     holder: HolderRecord | None
@@ -54,14 +54,14 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """There is no lease to be had; the work goes on without one."""
+    """No lease is available here; the work goes on without one."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """The lease came, and with a glance nobody needs it any more: it went on to the next already.
+    """The lease came, but the glance found an answer, so the lease went on to the next waiter.
 
     Attributes:
         value: What the waiter's own glance returned.
@@ -73,12 +73,12 @@ class Glimpse:
 class Lease(EndsWithBlock):
     """A lease that is held, from `LeaseTable.try_acquire` or `LeaseWait.wait`.
 
-    Any thread may use it. In a forked child it is nobody's, and its methods do nothing: the lock
-    stays with the parent. Its methods do a little I/O.
+    Any thread may use it. In a forked child its methods do nothing: the lock stays with the
+    parent. Its methods do a little I/O.
 
     Attributes:
         key: Hex key.
-        record: What the lock file says about us.
+        record: The record in the lock file.
     """
 
     def __init__(self, lock_file: LockFile, compiler: str, name: str = "") -> None:
@@ -103,11 +103,11 @@ class Lease(EndsWithBlock):
 
     @property
     def held(self) -> bool:
-        """Whether it is still ours."""
+        """Whether this process still has it."""
         return self._lock_file.owner is self and not self._lock_file.process.forked_away
 
     def beat(self, phase: Phase | None = None) -> None:
-        """Tell waiters that we are at work, and in which phase. Does nothing once released.
+        """Tell waiters that the work goes on, and in which phase. Does nothing once released.
 
         One small write, which hangs if the file system does.
         """
@@ -127,7 +127,7 @@ class Lease(EndsWithBlock):
     def post_beat(self, phase: Phase) -> None:
         """The same, but another thread writes it: never blocks, whatever the file system does.
 
-        To be called every second by the thread that does the work, so that its silence tells.
+        The thread that does the work calls this every second, so silence means that it has stalled.
         """
         if self.held:
             self._phase = phase
@@ -136,13 +136,13 @@ class Lease(EndsWithBlock):
     def publishing(self) -> AbstractContextManager[None]:
         """Beat as publishing, now and, for a bounded time, every second while the block runs.
 
-        The first beat is the caller's own write; the others hold it up in no case.
+        The caller itself writes the first beat; the others never block it.
         """
         self.beat("publishing")
         return beats_during(self.beat)
 
     def release(self) -> None:
-        """Give the lease to the next waiter of this process, else back. Again does nothing."""
+        """Pass the lease to the process's next waiter, else unlock. A second call does nothing."""
         # Asked before the lock file's lock is taken: in a forked child that may be locked for ever.
         if not self.held:
             return
@@ -167,7 +167,7 @@ class LeaseWait(EndsWithBlock):
     Attributes:
         key: Hex key.
         compiler: Compiler and version, for the holder record.
-        name: Label of what is to be compiled, for the same.
+        name: Label of the kernel to be compiled, for the same.
     """
 
     def __init__(
@@ -193,10 +193,10 @@ class LeaseWait(EndsWithBlock):
         return self._glance is not None
 
     async def wait(self) -> Lease | Glimpse | Unavailable:
-        """Wait for the lease. It is then the caller's, who releases it.
+        """Wait for the lease. The caller then owns it and must release it.
 
-        A `Glimpse` comes instead if the glance saw what was waited for. A glance is taken under
-        the lock, so if it saw nothing there was nothing when the lease became the caller's.
+        Returns a `Glimpse` instead if the glance found something. A glance is taken under the lock,
+        so if it found nothing, there was nothing when the caller got the lease.
 
         Cancelling leaves the place in the queue as it is: wait again, or abandon it.
 
@@ -227,17 +227,17 @@ class LeaseWait(EndsWithBlock):
                 outcome.release()
 
     def glance(self) -> Glimpse | None:
-        """Look whether the lease is still needed. Called by the lock file, which has the lock."""
+        """Look whether the lease is still needed. The lock file calls it and has the lock."""
         if self._glance is None:
             return None
         try:
             value = self._glance()
-        except Exception:  # noqa: BLE001  # it only saves work; who has the lease looks again
+        except Exception:  # noqa: BLE001  # it only saves work; the owner of the lease looks again
             return None
         return None if value is None else Glimpse(value)
 
     def deliver(self, outcome: Lease | Glimpse | Unavailable) -> bool:
-        """Hand the outcome over; false if nobody waits for it any more. Called by the lock file."""
+        """Hand the outcome over; false if the waiter has left. Called by the lock file."""
         with self._lock:
             if self._over:
                 return False

@@ -1,4 +1,4 @@
-"""Lock files of this process: the inside of `table`, which says why it is like this.
+"""Lock files of this process: the implementation of `table`, which gives the reasons.
 
 State of a lock file, and what guards it::
 
@@ -9,8 +9,8 @@ State of a lock file, and what guards it::
 
 ``io`` is taken before ``process.lock``, never after it. ``helper`` says that a thread is on its
 way to the lock; only that thread clears it, and until then no other thread of the process opens
-the file to lock it. Whoever ends as owner or as helper looks after the queue (`settle`), so
-nobody in it is forgotten.
+the file to lock it. An owner or helper that ends calls `settle`, which serves the queue, so no
+waiter is forgotten.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Process:
 
 
 class LockFile:
-    """One lock file, for as long as this process has something to do with it."""
+    """One lock file, for as long as this process uses it."""
 
     def __init__(self, process: Process, directory: CacheDirectory, name: LockName) -> None:
         self.process = process
@@ -76,7 +76,7 @@ class LockFile:
     # --- with `io` held -------------------------------------------------------------------------
 
     def try_lock(self, compiler: str, name: str = "") -> Lease | Busy | Unavailable:
-        """Take the lock if nobody has it."""
+        """Take the lock if it is free."""
         with self.process.lock:
             taken = self.owner is not None or self.helper
         if taken:
@@ -92,9 +92,9 @@ class LockFile:
         return outcome
 
     def pass_on(self) -> None:
-        """Give the lock, which we hold, to the next waiter; back to the kernel if there is none.
+        """Pass the lock, which we hold, to the next waiter; without one, unlock the file.
 
-        A waiter whose glance saw what it wants is passed over, and hears of it afterwards: its
+        A waiter whose glance found something is skipped and gets that afterwards: otherwise its
         event loop would wake up now and compete with this thread, on which other processes wait.
         """
         seen: list[tuple[LeaseWait, Glimpse]] = []
@@ -106,7 +106,7 @@ class LockFile:
                 wait.deliver(glimpse)
 
     def _hand_over(self, seen: list[tuple[LeaseWait, Glimpse]]) -> bool:
-        """Give the lock to a waiter who needs it, and note who does not; false if none does."""
+        """Pass the lock to a waiter that needs it; note those that do not; false if none does."""
         while (wait := self._next_wait()) is not None:
             glimpse = wait.glance()
             if glimpse is not None:
@@ -116,7 +116,7 @@ class LockFile:
         return False
 
     def _hand_back(self) -> None:
-        # Nothing to clear where nobody owned it: one write less for each process in a queue.
+        # Without a former owner there is no record to clear: one write less per process.
         if self.owner is not None:
             clear_record(self.fd)
         self._close()
@@ -125,7 +125,7 @@ class LockFile:
         self.settle()
 
     def read_holder(self) -> HolderRecord | None:
-        """Say who holds the lock, through the descriptor that the process has, if it has one."""
+        """Read the holder's record, through the descriptor that the process has, if it has one."""
         if self.owner is not None:
             return self.owner.record
         if self.fd >= 0:
@@ -156,7 +156,7 @@ class LockFile:
             self.fd = with_parent(self.directory, self._name.rpartition("/")[0], self._create)
 
     def _create(self) -> int:
-        # Not O_EXCL: whoever made it, it is the same file.
+        # Not O_EXCL: the file may exist already, and is the same one.
         flags = posix.OPEN_TO_LOCK | os.O_CREAT
         mode = self.directory.sharing.file_mode
         fd = os.open(self._name, flags, mode, dir_fd=self.directory.fd)
@@ -167,8 +167,8 @@ class LockFile:
         return fd
 
     def _close(self) -> None:
-        # This gives the lock back. The file stays: unlinked, it would go on as the lock of those
-        # who have it open, beside a new one for those who come later.
+        # This releases the lock. The file stays: if it were unlinked, processes that have it open
+        # would go on using it, beside a new file for later processes.
         fd, self.fd = self.fd, -1
         if fd >= 0:
             # Linux frees the number even if the file system reports an error here.
@@ -193,7 +193,7 @@ class LockFile:
         return None
 
     def settle(self) -> None:
-        """Start a helper if somebody waits and nobody is on the way; else drop an idle one."""
+        """Start a helper if there are waiters and none is running; else drop an idle one."""
         with self.process.lock:
             idle = self.owner is None and not self.helper
             self.helper = self.helper or (idle and any(wait.waiting for wait in self.queue))
@@ -203,13 +203,13 @@ class LockFile:
         if start:
             self.process.waiters.send(self)
 
-    # --- for its helper: without `io`, so that others can read who holds the lock. Nobody else
-    # closes the descriptor as long as `helper` is set.
+    # --- for its helper: without `io`, so that others can read the holder's record. Only the helper
+    # closes the descriptor while `helper` is set.
 
     def open_for_waiters(self) -> bool:
-        """Open the file, unless the lock is ours or nobody waits for it.
+        """Open the file, unless the lock is ours or there are no waiters.
 
-        `try_lock` may have been quicker; then the release looks after the queue.
+        `try_lock` may have been faster; then the release serves the queue.
 
         Raises:
             OSError: It cannot be opened.
@@ -227,17 +227,17 @@ class LockFile:
             self._close()
 
     def wanted(self) -> bool:
-        """Whether anybody waits."""
+        """Whether there are waiters."""
         with self.process.lock:
             return any(wait.waiting for wait in self.queue)
 
     def glances(self) -> list[LeaseWait]:
-        """Those who wait and have a glance."""
+        """The waiters with a glance."""
         with self.process.lock:
             return [wait for wait in self.queue if wait.waiting and wait.glances]
 
     def end_helping(self, *, won: bool, problem: str) -> None:
-        """Pass the lock on that was won, or tell those who wait why there is none."""
+        """Pass on the lock that was won, or tell the waiters why there is none."""
         with self.io:
             if won:
                 self.pass_on()
@@ -246,7 +246,7 @@ class LockFile:
             self.stop_helping(problem)
 
     def stop_helping(self, problem: str) -> None:
-        """End as helper without a look at the file; those who wait are told of a problem.
+        """End as helper without touching the file; tell the waiters of a problem.
 
         Takes no `io`: a helper that never came has not opened the file.
         """
@@ -268,7 +268,7 @@ class LockFile:
 
 @contextmanager
 def borrow_lock_file(directory: CacheDirectory, key: str) -> Iterator[LockFile]:
-    """Give the process's one object of a lock file, which stays in the table meanwhile."""
+    """Yield the process's one object for a lock file, which stays in the table meanwhile."""
     process = _process
     name = (directory.identity, key)
     with process.lock:
@@ -290,11 +290,11 @@ def current_process() -> Process:
 
 
 def _read_holder(fd: int) -> HolderRecord | None:
-    """Return the record of whoever has the lock; None if nobody has, or it has not written yet.
+    """Return the record of the lock's holder; None if there is none, or it has not written yet.
 
-    A holder that was killed leaves its record behind, but not its lock. So no record counts without
-    a lock, and none counts whose process is another than the one that the kernel names, where that
-    can be compared: the lock is then somebody's who takes a glance, or who got it this moment.
+    A holder that was killed leaves its record behind, but not its lock. So a record counts only if
+    the file is locked, and only if it names the process that the kernel names, where the two can be
+    compared. If they differ, a waiter has the lock for a glance, or a new holder just got it.
     """
     pid = posix.lock_holder_pid(fd)
     record = None if pid is None else read_record(fd)

@@ -1,14 +1,13 @@
 """The threads that wait for locks: a handful block in the kernel, one more tries for all the rest.
 
-A thread that blocks wakes up the moment the lock is free, so as long as few keys are contended each
-has one. A server that wants a thousand kernels while fifteen other processes want the same would
-need a thousand threads, and a thousand descriptors. So from the `BLOCKING_LIMIT` on, keys are
-*tried* in turn by one thread, which opens a file only for as long as a try takes, and rests between
-two rounds for long enough to need no more than a twentieth of a CPU. As soon as a blocking thread
-is free, a key moves over to it.
+A blocked thread wakes up as soon as the lock is free, so while few keys are contended, each has
+such a thread. A server that wants a thousand kernels while fifteen other processes want the same
+would need a thousand threads and descriptors. So above `BLOCKING_LIMIT`, one thread *tries* the
+keys in turn. It opens a file only for the time of a try, and sleeps between two rounds for long
+enough to use at most a twentieth of a CPU. A blocking thread that becomes free takes over a key.
 
-A wait in the kernel cannot be called off, so some of the blocking threads may be waiting for nobody
-any more. That makes the others slower, and stops none.
+A wait in the kernel cannot be cancelled, so a blocking thread may go on after all its waiters have
+left. That makes the others slower, and stops none.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ BLOCKING_LIMIT = 8
 """Threads that block in locks, for one process. Pretty arbitrary: a handful."""
 
 DEADLOCK_POLL_SECONDS = (0.005, 0.020)
-"""Between two tries after EDEADLK, at random, so that two processes do not keep step."""
+"""Between two tries after EDEADLK, at random, so that two processes do not stay in step."""
 
 ROUND_SECONDS = 0.025
-"""Between two rounds of tries, at least: a twentieth of a blink, and of a CPU (see `REST`)."""
+"""Least time between two rounds of tries; see `REST`."""
 
 REST = 19
-"""How many times as long as a round it rests after it."""
+"""How long it sleeps after a round, in durations of that round."""
 
 
 class LockWaiters:
@@ -54,9 +53,9 @@ class LockWaiters:
         self._trying = False
 
     def send(self, lock_file: LockFile) -> None:
-        """Get a lock for those who wait. Only one thread may be on its way to each lock file.
+        """Get a lock for its waiters. Only one thread may be on its way to each lock file.
 
-        If no thread can be started, the waiters whom that leaves without one are told.
+        If no thread can be started, the waiters that are left without one are told.
         """
         with self._lock:
             block = self._blocking < BLOCKING_LIMIT
@@ -83,8 +82,8 @@ class LockWaiters:
         return lock_file
 
     def _not_tried(self) -> deque[LockFile]:
-        # All that are left, for the others were added in the belief that the thread is coming. It
-        # may be that even the first is not among them: a blocking thread has taken it over.
+        # All that are left: the others were added because this thread was expected. Even the first
+        # may be missing among them, if a blocking thread has taken it over.
         with self._lock:
             stranded, self._tried = self._tried, deque()
             self._trying = False
@@ -149,31 +148,31 @@ def _try(lock_file: LockFile) -> bool:
 
 
 def _win(lock_file: LockFile, take: Callable[[LockFile, int], bool]) -> bool:
-    """Get the exclusive lock; false if it cannot be had, or nobody of this process needs it."""
+    """Get the exclusive lock; false if that is impossible, or no waiter here needs it."""
     if lock_file.glances() and take(lock_file, posix.SHARED):
         _look_together(lock_file)
     return lock_file.wanted() and take(lock_file, posix.EXCLUSIVE)
 
 
 def _look_together(lock_file: LockFile) -> None:
-    """Take the glances under the shared lock, and give it back.
+    """Take the glances under the shared lock, and release it.
 
-    All waiting processes have that at the same moment, so what the holder has published reaches
-    them side by side. One after another, each would pay for the looks of all before it.
+    All waiting processes have that lock at the same time, so they see the published entry in
+    parallel. In turn, each would wait for the glances of all before it.
     """
     seen = [
         (wait, glimpse) for wait in lock_file.glances() if (glimpse := wait.glance()) is not None
     ]
-    # Given back before anybody asks for the exclusive lock: two processes that keep a shared one
-    # meanwhile would wait for each other. And before anybody is told: an event loop that wakes up
-    # competes with this thread.
+    # Released before the exclusive lock is requested: two processes that keep the shared one
+    # would wait for each other. And before a waiter is told: an event loop that wakes up competes
+    # with this thread.
     posix.unlock(lock_file.fd)
     for wait, glimpse in seen:
         wait.deliver(glimpse)
 
 
 def _wait(lock_file: LockFile, kind: int) -> bool:
-    """Wait for a lock; false if the kernel forbids to block, and then everybody has left."""
+    """Wait for a lock; false if the kernel refused to block, and all waiters have left."""
     return posix.take(lock_file.fd, kind) or _poll(lock_file, kind)
 
 

@@ -1,15 +1,16 @@
-"""Permits: at most so many compiles at once on this machine, over all processes of a cache.
+"""Permits: a limit on concurrent compiles on this machine, over all processes of a cache.
 
-A permit is a lease on one of ``count`` lock files of this machine (this boot of its kernel, so that
-containers which share the cache count together). It is asked for by polling, a few times a second,
-by the one thread of a pool that looks after what starts next. A compile takes long in comparison,
-and nobody ever waits for a permit inside of a lock. Permits of dead processes are free at once.
+A permit is a lease on one of ``count`` lock files of this machine (of this boot of its kernel, so
+that containers which share the cache count together). The one thread of a pool that decides what
+starts next polls for it, a few times a second: a compile takes long in comparison, and no thread
+waits for a permit inside of a lock. Permits of dead processes are free at once.
 
-A count only saves load. So where there are no locks, or a holder is silent for longer than the
-patience allows (stopped, or its disk hangs), a permit is granted that holds nothing.
+The limit only saves load. So if there are no locks, or a holder is silent for longer than the
+patience (stopped, or its disk hangs), a permit is granted that holds no lease.
 
-Whoever gives a permit back could take it again before anybody else looks, for as long as its queue
-lasts. So who has had one for a while, and sees that another process waits, lets a turn go by.
+A process that releases a permit could take it again before another process looks, for as long as
+its queue lasts. So a process that has had permits for a while, and sees that another one waits,
+skips a turn.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["PERMIT_PREFIX", "CompilePermit", "CompilePermits"]
 
 PERMIT_PREFIX = "permit-"
-"""With what the names of permits begin. They are no keys, so no kernel has them."""
+"""Prefix of the names of permits. They are not keys, so no kernel has them."""
 
 BEAT_SECONDS = 1.0
 
@@ -40,10 +41,10 @@ TURN_SECONDS = 2.0
 """How long a process may take permits in a row. Pretty arbitrary: a few small compiles."""
 
 YIELD_SECONDS = 0.15
-"""How long it then lets others ask, who do so ten times a second."""
+"""How long it then skips; other processes ask ten times a second."""
 
 WAITS_SECONDS = 0.5
-"""For how long a note that somebody waits counts."""
+"""How long a process's note that it waits is valid."""
 
 _threads = DaemonThreads("ajit-permit")
 
@@ -52,7 +53,7 @@ class CompilePermit:
     """The leave to compile one job, from `CompilePermits.try_admit`.
 
     Attributes:
-        lease: What it holds, or None: a permit that only was due.
+        lease: Its lease; None if the permit was granted without one.
     """
 
     def __init__(self, permits: CompilePermits, number: int, lease: Lease | None) -> None:
@@ -61,7 +62,7 @@ class CompilePermit:
         self.lease = lease
 
     def release(self) -> None:
-        """Give it back. A little I/O."""
+        """Release it. A little I/O."""
         self._permits.give_back(self)
 
     def __repr__(self) -> str:
@@ -71,11 +72,11 @@ class CompilePermit:
 class CompilePermits:
     """The permits of this machine, as one pool asks for them.
 
-    Any thread may use it. Its calls do a little I/O and never raise because of what that does.
+    Any thread may use it. Its calls do a little I/O and never raise for its failures.
 
     Args:
         directory: The cache.
-        count: How many there are. Each process goes by its own number.
+        count: The number of permits. Each process uses its own setting.
         patience_seconds: How long a holder may be silent.
     """
 
@@ -97,10 +98,10 @@ class CompilePermits:
         self._yields_until = float("-inf")
 
     def try_admit(self, job: CompileJob) -> CompilePermit | None:
-        """Return a permit for a job, or None if there is none now. Ask again: it comes in the end.
+        """Return a permit for a job, or None if none is free. Ask again: in the end one is granted.
 
         Args:
-            job: What is to be compiled, for the holder record.
+            job: The job to be compiled, for the holder record.
         """
         with self._lock:
             if self._lets_others():
@@ -119,7 +120,7 @@ class CompilePermits:
         return permit
 
     def give_back(self, permit: CompilePermit) -> None:
-        """Take a permit back; again does nothing."""
+        """Take a permit back; a second call does nothing."""
         with self._lock:
             if permit in self._held:
                 self._held.remove(permit)
@@ -148,7 +149,7 @@ class CompilePermits:
         return None
 
     def _take_due(self) -> CompilePermit | None:
-        """Where a holder is silent, one compile of this pool may go on in its place."""
+        """If a holder is silent, one compile of this pool may run in its place."""
         replaced = {permit.number for permit in self._held if permit.lease is None}
         for number, watch in self._beats.items():
             if number not in replaced and watch.silent_seconds() > self._patience_seconds:
@@ -201,7 +202,7 @@ class CompilePermits:
     def _start_beating(self) -> None:
         try:
             _threads.run(self._beat)
-        except RuntimeError:  # no more threads: others lose patience, and that is all
+        except RuntimeError:  # no more threads: other processes lose patience, and that is all
             self._beating = False
 
     def _beat(self) -> None:

@@ -1,4 +1,4 @@
-"""Classic POSIX record locks over whole files, as system calls. Who may use them, `lock_file` says.
+"""Classic POSIX record locks over whole files, as system calls. `lock_file` has the rules.
 
 Not ``flock`` and no OFD locks: see `ajit._cache.leases.table`. The locks belong to the process, and
 closing any descriptor of a file drops them.
@@ -28,7 +28,7 @@ SHARED = fcntl.LOCK_SH
 
 
 OPEN_TO_LOCK = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""How a lock file is opened: no link is followed, and a FIFO in its place hangs nobody."""
+"""How a lock file is opened: no link is followed, and a FIFO in its place does not block."""
 
 OPEN_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
@@ -70,15 +70,15 @@ def take_now(fd: int, kind: int) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Give the lock back and keep the descriptor."""
+    """Release the lock and keep the descriptor."""
     fcntl.lockf(fd, fcntl.LOCK_UN)
 
 
 def lock_holder_pid(fd: int) -> int | None:
     """Return the process that holds a lock on a file, or None if no other process does.
 
-    0 or less means that there is one, and which it is cannot be seen from here: it is in another
-    pid namespace or on another host, or the file system does not tell.
+    0 or less means that there is one, but it cannot be identified from here: it is in another pid
+    namespace or on another host, or the file system does not tell.
     """
     question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
@@ -90,7 +90,7 @@ def lock_holder_pid(fd: int) -> int | None:
 
 
 def reason(exc: Exception) -> str:
-    """Say in a few words what a call on a file met."""
+    """Describe an error of a file call in a few words."""
     if isinstance(exc, OSError) and exc.strerror:
         return f"{exc.strerror} ({exc.filename})" if exc.filename else exc.strerror
     return str(exc)

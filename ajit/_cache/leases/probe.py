@@ -41,7 +41,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class LockProbe:
-    """What was found.
+    """The result of the probe.
 
     Attributes:
         works: Whether a lock excludes another process of this host, and is free again afterwards.
@@ -59,7 +59,7 @@ def locks_work(directory: CacheDirectory) -> LockProbe:
     """
     if directory.access != "writable":
         return LockProbe(works=False, reason=f"the cache cannot be written: {directory.problem}")
-    # A file of its own: nobody else in this process opens it, so closing it does no harm.
+    # A separate file: nothing else in this process opens it, so closing it does no harm.
     name = f"tmp/{this_process().file_prefix}.{secrets.token_hex(8)}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
@@ -84,7 +84,7 @@ def _probe(fd: int, path: str) -> LockProbe:
     if while_held == "free":
         return LockProbe(works=False, reason="a lock does not keep another process out")
     if afterwards == "held":
-        return LockProbe(works=False, reason="a lock that was given back is still held")
+        return LockProbe(works=False, reason="a released lock is still held")
     return LockProbe(works=True, reason="")
 
 

@@ -8,19 +8,19 @@ come with three traps, which give this module and `ajit._cache.leases.lock_file`
    *any* descriptor of a file drops the process's lock on it. So there is one table for the whole
    process (all event loops, threads and caches in it), a lock file has one object there, and a
    lock file at most one descriptor. Nothing else in ajit opens a lock file, not even to read it.
-2. Waiting for one blocks a thread, and such a wait cannot be called off. So daemon threads wait,
+2. Waiting for one blocks a thread, and such a wait cannot be cancelled. So daemon threads wait,
    one for each contended key and process, up to a handful (`ajit._cache.leases.lock_waiters`).
-   Waiters come and go; should a thread win when all of them have left, it releases at once. Waiters
-   that came for an entry give a glance along: the thread first waits for a shared lock, under which
-   all processes look side by side, and only if that shows nothing for the exclusive one.
+   Waiters come and go; a thread that wins after all of them have left releases at once. A waiter
+   for an entry passes a glance: the thread first waits for a shared lock, under which all processes
+   look in parallel, and waits for the exclusive one only if nothing was found.
 3. The kernel looks for cycles between processes, not threads, and calls it a deadlock (EDEADLK) if
    two processes wait for each other's keys, although both go on compiling. Such a wait goes on by
    polling.
 
 The lock file is never unlinked, and holds the record of its holder (`ajit._cache.leases.holder`).
 
-A lock only saves work, for a cache is correct without any. So nothing in here raises because of
-what the file system does: where there are no locks to be had, the answer is `Unavailable`.
+A lock only saves work: a cache is correct without locks. So nothing here raises for what the file
+system does: if locks do not work, the answer is `Unavailable`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class LeaseStatistics:
     Attributes:
         held: Leases held.
         waiting: Waiters that have not left.
-        waiters: Locks that a thread is on its way to, those included whose waiters have all left.
-        threads: Threads that wait for locks; from a handful on, one tries for all others.
+        waiters: Locks that a thread is on its way to, also if their waiters have all left.
+        threads: Threads that wait for locks; above a handful, one tries all other locks.
     """
 
     held: int
@@ -74,7 +74,7 @@ class LeaseTable:
         self.directory = directory
 
     def try_acquire(self, key: str, compiler: str, *, name: str = "") -> Lease | Busy | Unavailable:
-        """Take the lease of a key if nobody has it. Does not wait for it, but does a little I/O.
+        """Take the lease of a key if it is free. Does not wait for it, but does a little I/O.
 
         Args:
             key: Hex key.
@@ -93,17 +93,17 @@ class LeaseTable:
     def wait(
         self, key: str, compiler: str, glance: Glance | None = None, *, name: str = ""
     ) -> LeaseWait:
-        """Queue up for the lease of a key. To be called in an event loop; never blocks.
+        """Queue up for the lease of a key. Call it in an event loop; never blocks.
 
         Waiters of one process are served in order. The wait goes on until `LeaseWait.abandon`.
 
         Args:
             key: Hex key.
             compiler: Compiler and version, for the holder record.
-            glance: Called in a thread when the lock is ours; should it return anything but None,
-                the lock goes on at once and the waiter gets that as a `Glimpse`. So what a holder
-                has published runs through a queue of processes without the turns of their event
-                loops between one and the next.
+            glance: Called in a thread when the lock is ours. If it returns anything but None, the
+                lock is passed on at once and the waiter gets the value as a `Glimpse`. So a
+                published entry passes through a queue of processes without waiting for their event
+                loops.
             name: Label of what is to be compiled, for the holder record.
         """
         wait = LeaseWait(key, compiler, glance, name)
@@ -115,7 +115,7 @@ class LeaseTable:
         return wait
 
     def read_holder(self, key: str) -> HolderRecord | None:
-        """Say who holds the lease of a key; None if nobody does, or if that cannot be read.
+        """Return the record of a lease's holder; None if it is free, or that cannot be read.
 
         Does a little I/O.
         """

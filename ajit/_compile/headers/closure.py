@@ -23,11 +23,10 @@ key. What is included by an absolute path has a digest of its directory in its l
 finds beside a source in memory, that is in its worker's directory, begins with ``worker``. No
 absolute path leaves this module.
 
-Not seen: a user's header that only a header of the toolchain includes and that the toolchain has
-none of, such as a ``user_config.h`` that it asks for in case there is one (looking for those would
-take the 0.4 s that following CUB takes, in every process, for every user of it); what the
-toolchain's headers include by a macro; and files that inline assembly reads (``.incbin``). Such a
-spec wants an ``extra_digest``.
+Not seen: a user's header that only a header of the toolchain includes and that the toolchain does
+not have, such as an optional ``user_config.h`` (looking for those would take the 0.4 s that
+following CUB takes, in every process that uses CUB); what the toolchain's headers include by a
+macro; and files that inline assembly reads (``.incbin``). Such a spec needs an ``extra_digest``.
 """
 
 from __future__ import annotations
@@ -291,7 +290,7 @@ class _Walk:
         yield from self._in_dirs(name)
 
     def _look(self, place: _IncludeSite) -> tuple[_IncludeSite, _Text] | None:
-        """What lies in a place, looked at once for all the includes that mean it."""
+        """The file in a place, read once for all the includes that mean it."""
         if place not in self._looked:
             text = self._files.get(place.path)
             self._looked[place] = None if text is None else (place.normal(), text)

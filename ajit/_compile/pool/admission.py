@@ -1,13 +1,13 @@
-"""Which task starts next, and when: order, free slots, memory, and a permit from outside.
+"""Decides which task starts next, and when: order, free slots, memory, and a node's permit.
 
-A task stays in the queue until the moment at which everything it needs is there. So it can be
-overtaken by a more urgent one, promoted, or cancelled until then, and it beats as ``queued``. What
-a slot's thread waits for, in this order:
+A task stays in the queue until everything that it needs is available. Until then a more urgent task
+can overtake it, it can be promoted or cancelled, and it beats as ``queued``. A slot's thread waits
+for, in this order:
 
 1. **A task**: foreground before background (`ajit._system.priority_line`).
 2. **A slot for it.** While foreground work has been coming in, background work leaves the last free
-   slot alone: then a request that needs a compile does not wait for one of a warm-up. A warm-up
-   that nobody disturbs uses every slot. With one slot, a foreground task waits for at most the
+   slot alone: then a request that needs a compile does not wait for one of a warm-up. Without
+   requests, a warm-up uses every slot. With one slot, a foreground task waits for at most the
    compile that is running.
 3. **Memory** (`ajit._compile.pool.ledger`).
 4. **A permit** from a gate outside of the pool, such as a count of compiles over all processes.
@@ -48,17 +48,17 @@ HeldBack = Literal["", "foreground", "memory", "permit"]
 
 
 class Permit(Protocol):
-    """The leave to compile one job."""
+    """The permission to compile one job."""
 
     def release(self) -> None:
-        """Give it back. Called once, in a thread of the pool, after the compiler has ended."""
+        """Release it. Called once, in a thread of the pool, after the compiler has ended."""
 
 
 class Gate(Protocol):
-    """Who else has a say in whether a compile may start: one for all processes of a node, say."""
+    """A further condition for the start of a compile, such as a limit for a whole node."""
 
     def try_admit(self, job: CompileJob) -> Permit | None:
-        """Return a permit for a job, or None if there is none now; then it is asked again.
+        """Return a permit for a job, or None if none is free; the pool then asks again.
 
         Called in a thread of the pool, one call at a time. It may touch files; it must not wait.
         It is asked until it grants: a gate whose permits are held by others, who may have stalled,
@@ -67,7 +67,7 @@ class Gate(Protocol):
 
 
 class Admission:
-    """The queue, and the decision what starts next. Any thread."""
+    """The queue, and the decision which task starts next. Any thread may use it."""
 
     def __init__(self, settings: Settings, gate: Gate | None) -> None:
         self._slots = settings.compile_slots
@@ -153,7 +153,7 @@ class Admission:
                 return task
 
     def finish(self, task: Task) -> None:
-        """Give back what a task had of this process: its slot and its memory. Does no I/O."""
+        """Release what a task had of this process: its slot and its memory. Does no I/O."""
         if task.claim is not None:
             self._ledger.leave(task.claim)
         with self._changed:
@@ -162,11 +162,11 @@ class Admission:
             self._changed.notify_all()
 
     def release(self, task: Task) -> None:
-        """Give back its permit, after `finish`. May touch files."""
+        """Release its permit, after `finish`. May touch files."""
         if task.permit is not None:
             self._release(task.permit)
             with self._changed:
-                self._changed.notify_all()  # who was refused one just now asks again
+                self._changed.notify_all()  # a thread that was refused one just now asks again
 
     def await_queued(self, seconds: float) -> list[Task] | None:
         """Sleep so long, then return the tasks that are queued; None when the pool closes.
@@ -183,7 +183,7 @@ class Admission:
     # --- the thread that leads
 
     def _lead(self, seconds: float | None) -> bool:
-        """Wait until there is work and nobody else looks after it; False if none came in time."""
+        """Wait until there is work and no other thread leads; False if none came in time."""
         with self._changed:
             came = self._changed.wait_for(
                 lambda: self._closing or (self._queue and not self._has_leader), seconds
@@ -192,7 +192,7 @@ class Admission:
             return bool(came)
 
     def _admit(self) -> Task | None:
-        """Start the next task as soon as it may; None if there is none any more."""
+        """Start the next task as soon as possible; None if there is none any more."""
         try:
             while (task := self._next()) is not None:
                 held_back, permit = self._ask(task)
@@ -213,7 +213,7 @@ class Admission:
             return None if self._closing else self._queue.head()
 
     def _ask(self, task: Task) -> tuple[HeldBack, Permit | None]:
-        """What a task has to wait for, or its permit. Not under the lock: this reads files."""
+        """Return what a task must wait for, or its permit. Not under the lock: it reads files."""
         if self._is_kept_for_foreground(task):
             return "foreground", None
         available = available_memory_bytes() if self._ledger.asks else None
@@ -265,4 +265,4 @@ class Admission:
         try:
             permit.release()
         except Exception as exc:  # noqa: BLE001 - foreign code; the compile is done
-            warn_only(f"the permit {permit!r} could not be given back: {exc!r}")
+            warn_only(f"the permit {permit!r} could not be released: {exc!r}")

@@ -1,7 +1,7 @@
 """Private folders of jobs: made for one compile, removed after it, swept if that failed.
 
 The slot that made a folder removes it; if the server is killed, its worker does. If both are killed
-in one go, nobody is left to do it. So a folder is named after the process that made it, and the
+at once, the folder stays. So a folder is named after the process that made it, and the
 next pool of this user removes those whose process is gone. A process is known by the kernel's boot,
 its pid namespace, its number and its start time; of a folder from elsewhere (another container that
 shares the directory, another boot) only the age can be judged.
@@ -37,7 +37,7 @@ _START_TIME_FIELD = 22 - 3
 def private_folder(job: CompileJob) -> Iterator[str]:
     """Make a folder for one job, and remove it afterwards.
 
-    NVRTC writes no file, unless it is asked for a precompiled header: its folder is a mere name.
+    NVRTC writes no file, except a precompiled header on request: its folder is only a name.
 
     Raises:
         OSError: There is no room, or no temporary directory.
@@ -75,7 +75,7 @@ def _is_stale(entry: os.DirEntry[str], here: str) -> bool:
         info = entry.stat(follow_symlinks=False)
     except OSError:
         return False
-    # The temporary directory is everybody's: others' folders, and links to anywhere, stay.
+    # All users share the temporary directory: keep folders of others, and links.
     if info.st_uid != os.geteuid() or not stat.S_ISDIR(info.st_mode):
         return False
     place, _, process = entry.name.removeprefix(PREFIX).partition(".")
@@ -84,7 +84,7 @@ def _is_stale(entry: os.DirEntry[str], here: str) -> bool:
     if place == here and pid.isdigit() and start.isdigit():
         return _start_time(int(pid)) not in (int(start), None)
     if not (pid.isdigit() and start.isdigit()):
-        return False  # somebody else's name that begins alike
+        return False  # a name of another program with the same prefix
     return time.time() - info.st_mtime > FOREIGN_SECONDS
 
 
@@ -94,7 +94,7 @@ def _own_name() -> str:
 
 
 def _place() -> str:
-    """Where a process id means something: this boot of this kernel, and this pid namespace."""
+    """The scope of a process id: this boot of this kernel, and this pid namespace."""
     boot = namespace = "0"
     with contextlib.suppress(OSError):
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

@@ -34,7 +34,7 @@ def group_memory_bytes(leader: int) -> int:
 def group_lives(group: int) -> bool:
     """Whether any process of a group has not ended. Looks at every process of the machine.
 
-    One that has ended and that nobody reaps, which is a container's first process at fault, is not
+    A process that has ended but was not reaped (the fault of a container's first process) is not
     alive, although a signal can be sent to its group.
     """
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -55,7 +55,7 @@ def _members(leader: int) -> Iterator[int]:
 
 
 def _family(pid: int) -> Iterator[int]:
-    """A process and its descendants; whoever ends meanwhile is left out."""
+    """A process and its descendants, without those that end meanwhile."""
     yield pid
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):

@@ -1,15 +1,15 @@
-"""Whether there is memory for one more compile: what is free now, less what was promised.
+"""Whether there is memory for one more compile: free memory minus the claims.
 
-A compile that has just started has taken nothing yet, so free memory alone would let a compiler
-start on every CPU in the same tenth of a second, and all of them die a minute later. So each
-running compile has a claim, the memory that compiles of its kind are known to need, and what it has
-not taken of it yet counts as gone.
+A compile that has just started has allocated little, so by free memory alone a compiler would start
+on every CPU in the same tenth of a second, and all of them would die a minute later. So each
+running compile has a claim: the memory that compiles of its kind are known to need. The part that
+it has not allocated yet counts as used.
 
 A claim begins with the setting's estimate and grows with the peaks that are seen. It shrinks slowly
 when later compiles need less: one giant must not make every compile after it wait for ever.
 
-One compile is always admitted. Waiting for memory that nobody here will give back would be waiting
-for ever.
+One compile is always admitted: without one, no memory would be released here, and the wait would
+never end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Claim", "MemoryLedger"]
 
 RESERVE_BYTES = 256 * 1024 * 1024
-"""What is left to the server and to everybody else. Pretty arbitrary."""
+"""Memory left for the server and other processes. Pretty arbitrary."""
 
 FORGET_SHARE = 8
 """A smaller peak takes this fraction of the difference off the estimate. Pretty arbitrary."""
@@ -34,7 +34,7 @@ FORGET_SHARE = 8
 class Claim:
     """The memory of one running compile.
 
-    `note` is called by the slot's thread only; anybody may read.
+    Only the slot's thread calls `note`; any thread may read.
     """
 
     compiler: CompilerName
@@ -56,8 +56,8 @@ class MemoryLedger:
     """The claims of the compiles that run. Thread-safe.
 
     Args:
-        estimate_bytes: What a compile needs until it is known better; 0 admits everything.
-        limit_bytes: What no compile gets more of than.
+        estimate_bytes: Memory that a compile needs, until peaks are seen; 0 admits everything.
+        limit_bytes: The memory limit of a compile.
     """
 
     def __init__(self, estimate_bytes: int, limit_bytes: int) -> None:
@@ -69,7 +69,7 @@ class MemoryLedger:
 
     @property
     def asks(self) -> bool:
-        """Whether free memory matters now. If not, nobody need find out how much there is."""
+        """Whether free memory matters now. If not, it need not be measured."""
         return bool(self._estimate_bytes and self._claims)
 
     def expected_bytes(self, compiler: CompilerName) -> int:

@@ -71,7 +71,7 @@ class CompilePool:
         Args:
             settings: Settings.
             toolchains: Where compilers are found.
-            admission: Who else has a say in whether a compile may start, if anybody.
+            admission: A further condition for the start of a compile, if any.
         """
         self._settings = settings
         self._toolchains = toolchains
@@ -98,7 +98,7 @@ class CompilePool:
         toolchain: Toolchain | None = None,
         priority: Priority = "foreground",
     ) -> CompileOutput:
-        """Compile one job and return what came of it.
+        """Compile one job and return its output.
 
         Args:
             job: The job.
@@ -107,7 +107,7 @@ class CompilePool:
                 on a compile are looked after by the same thread. An exception ends the beats,
                 with a warning, and not the compile.
             toolchain: The toolchain that the job's key was made with; None takes the current one.
-            priority: ``foreground`` if somebody waits for the result, ``background`` for warm-up
+            priority: ``foreground`` if a request waits for the result, ``background`` for warm-up
                 work, which starts after all foreground jobs and may be promoted (`promote`).
 
         Raises:
@@ -152,22 +152,22 @@ class CompilePool:
         for task, slot in running.items():
             slot.cancel(task)
         with anyio.CancelScope(shield=True):
-            limiter = anyio.CapacityLimiter(1)  # of its own: the default one may be used up
+            limiter = anyio.CapacityLimiter(1)  # a separate one: the default may be used up
             stuck = await anyio.to_thread.run_sync(_join, self._threads, limiter=limiter)
         if stuck:
             warn_only(f"threads that did not end within {CLOSE_SECONDS:g} s: {', '.join(stuck)}")
 
     def promote(self, key: str) -> bool:
-        """Let a queued background job go with the foreground ones, for somebody awaits it now.
+        """Promote a queued background job, because a request waits for it now.
 
         Returns:
-            False if no background job of that key is queued: it runs already, has ended, or never
-            was here. Any thread.
+            False if no background job of that key is queued: it runs already, has ended, or was
+            never queued. Any thread may call this.
         """
         return self._admission.promote(key)
 
     def phase(self, key: str) -> BeatPhase | None:
-        """Return what the pool does with a key now; None if it has no such job. Any thread."""
+        """Return the state of a key's job; None if there is no such job. Any thread."""
         if self._admission.is_queued(key):
             return "queued"
         with self._lock:
@@ -261,8 +261,8 @@ class CompilePool:
         self._admission.finish(task)
 
     def _beat_queued(self) -> None:
-        """Beat for the tasks that have no thread yet."""
-        sweep_folders()  # here, where nobody waits for it
+        """Beat for the tasks that are queued."""
+        sweep_folders()  # in this thread, since no request waits for it
         while (waiting := self._admission.await_queued(BEAT_SECONDS)) is not None:
             for task in waiting:
                 task.beat("queued")

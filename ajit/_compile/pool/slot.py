@@ -49,7 +49,7 @@ class WorkerSlot:
         return worker.pid if worker else None
 
     def perform(self, task: Task) -> CompileOutput:
-        """Do a task: find its toolchain, have it compiled, translate what went wrong.
+        """Do a task: find its toolchain, compile it in the worker, translate errors.
 
         Raises:
             AjitError: What went wrong, in terms of the job.
@@ -60,7 +60,7 @@ class WorkerSlot:
             with private_folder(task.job) as folder:
                 return self._compile(task, toolchain, folder, verdict)
         except (OSError, ValueError, msgspec.MsgspecError) as exc:
-            # No space, no process, no memory, or a path that is no text: not the source's fault.
+            # No space, no process, no memory, or a path that is not text: not the source's fault.
             raise verdict.crashed(f"cannot run the compiler: {exc}") from exc
 
     def _toolchain(self, task: Task) -> Toolchain:
@@ -71,12 +71,12 @@ class WorkerSlot:
             raise CompilerNotFound(
                 compiler=task.job.compiler,
                 searched=[task.toolchain.path],
-                install="it was replaced after the key was made: ask for the kernel again",
+                install="it was replaced after the key was made: request the kernel again",
             )
         return task.toolchain
 
     def cancel(self, task: Task) -> None:
-        """Kill what works on a task, if this slot does. Does not wait. Any thread."""
+        """Kill the worker if this slot does the task. Does not wait. Any thread may call it."""
         with self._lock:
             task.cancelled.set()
             if self._task is task and self._worker is not None:
@@ -96,7 +96,7 @@ class WorkerSlot:
         answer = self._answer(task, request, watch, verdict)
         if isinstance(answer, JobFinished):
             return answer.output
-        # Inside NVRTC's process nobody else can be killed in its stead, and it writes no file.
+        # NVRTC has no child that could be killed in its place, and it writes no file.
         trouble = watch.trouble() if task.job.compiler != "nvrtc" else ""
         raise verdict.failed(answer, trouble)
 

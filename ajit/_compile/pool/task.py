@@ -58,4 +58,4 @@ class Task:
             on_beat(phase)
         except Exception as exc:  # noqa: BLE001 - the owner's code; the compile is worth more
             self._on_beat = None
-            warn_only(f"beat of {self.job.name} failed, it gets no more: {exc!r}")
+            warn_only(f"beat of {self.job.name} failed, there will be no more: {exc!r}")

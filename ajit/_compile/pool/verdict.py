@@ -1,4 +1,4 @@
-"""What a job's end means, in terms of ajit's errors."""
+"""Turns the end of a job into one of ajit's errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Verdict:
 
         Args:
             failed: The answer.
-            trouble: What of the machine may be the cause of a rejection instead of the source.
+            trouble: A problem of the machine that may have caused the rejection, or "".
         """
         job = self._job
         if failed.kind == "arch":

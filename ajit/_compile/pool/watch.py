@@ -1,9 +1,9 @@
-"""What the server observes while one compile runs: its memory, and trouble of the machine.
+"""Observes a running compile from the server: its memory, and problems of the machine.
 
 A compiler that is short of memory or disk space fails like one that rejects the source: it exits
-with 1 and a text. The text is not read. Instead the two are observed: whether the kernel has ended
-any process for want of memory meanwhile, and whether the job's folder was ever nearly full. If so,
-a rejection is not believed; trying again is safe, and a source that is wrong stays wrong.
+with 1 and a message. The message is not read. Instead two things are observed: whether the kernel
+has killed any process for lack of memory meanwhile, and whether the job's folder was ever nearly
+full. If so, a rejection does not count: trying again is safe, and a wrong source is rejected again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["MemoryExceeded", "Watch"]
 BEAT_SECONDS = 1.0
 
 ROOM_BYTES = 16 * 1024 * 1024
-"""With less space than this in the temporary directory a rejection is not believed."""
+"""With less space than this in the temporary directory a rejection does not count."""
 
 
 class MemoryExceeded(Exception):
@@ -67,16 +67,16 @@ class Watch:
         self.beat()
 
     def trouble(self) -> str:
-        """Say what of the machine, rather than of the source, may have failed a compile; or ""."""
+        """Return the machine's problem that may have failed the compile, or ""."""
         if oom_kills() != self._oom_kills:
-            return "the kernel's memory killer was at work during this compile"
+            return "the kernel killed a process for lack of memory during this compile"
         if self._least_room < ROOM_BYTES or not _has_room(self._folder):
             return "the temporary directory was full during this compile (set TMPDIR elsewhere)"
         return ""
 
 
 def oom_kills() -> int:
-    """How many processes this machine's kernel has ended for want of memory, in cgroups too."""
+    """How many processes this machine's kernel has killed for lack of memory, cgroups included."""
     with contextlib.suppress(OSError), open("/proc/vmstat", "rb") as file:
         for line in file:
             if line.startswith(b"oom_kill "):

@@ -40,7 +40,7 @@ TICK_SECONDS = 0.2
 END_POLL_SECONDS = 0.002
 GROUP_SECONDS = 0.2
 KILLED_SECONDS = 5.0
-"""How long what was killed may take to be gone. A busy machine needs a fraction of a second to take
+"""How long a killed process may take to end. A busy machine needs a fraction of a second to take
 back some hundred MB; a process that hangs on a dead disk may never go."""
 
 POLITE_SECONDS = 1.0
@@ -157,7 +157,7 @@ class WorkerProcess:
     def kill(self) -> None:
         """Kill the whole process group without waiting. Any thread, any number of times."""
         with self._lock:
-            # Not after it has been reaped: the number may then be somebody else's.
+            # Not after it has been reaped: another process may have the number then.
             if self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
@@ -167,7 +167,7 @@ class WorkerProcess:
         self.kill()
         self._await_end(None)
         with self._lock:
-            # The unreaped leader still holds the group's number: whoever is left in it goes now.
+            # The unreaped leader still reserves the group's number: kill what is left in the group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -254,11 +254,11 @@ class WorkerProcess:
         return WorkerDied(self.reap(), capped(bytes(self._stderr), LOG_LIMIT_BYTES).strip())
 
     def _await_group(self) -> None:
-        """Wait until nobody is left who could still write into the job's folder, within bounds.
+        """Wait until no process is left that could write into the job's folder, within bounds.
 
-        SIGKILL takes effect in a moment, but not at once: a process gives its memory back first.
-        In a container whose first process reaps nobody, dead members stay in the group for ever.
-        So after a while those who live are looked for, which costs more than to ask the kernel.
+        SIGKILL takes effect soon, but not at once: a process releases its memory first. In a
+        container whose first process does not reap, dead members stay in the group for ever. So
+        after a while living members are searched for, which costs more than asking the kernel.
         """
         looks_from = time.monotonic() + GROUP_SECONDS
         while (now := time.monotonic()) < looks_from + KILLED_SECONDS:

@@ -82,7 +82,7 @@ def _installed() -> Iterator[CudaHeaders]:
         runtime = _macro(os.path.join(include, "cuda_runtime_api.h"), "CUDART_VERSION")
         if runtime is None:
             continue
-        # CUDA 13 keeps CCCL in a directory of its own; conda packages put it beside the rest.
+        # CUDA 13 keeps CCCL in a separate directory; conda packages put it beside the rest.
         cccl_dirs = [path for path in (os.path.join(include, "cccl"), include) if _has_cccl(path)]
         version = _cccl_version(cccl_dirs[0]) if cccl_dirs else ""
         dirs = dict.fromkeys([include, *cccl_dirs[:1]])

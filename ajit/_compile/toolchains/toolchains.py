@@ -39,7 +39,7 @@ class Toolchains:
             "nvcc": lambda: discovery.find_nvcc(self._digests, settings.nvcc),
             "host": lambda: discovery.find_host(self._digests, settings.host_compiler),
         }
-        # A compiler may take a minute to say its version; who wants another one need not wait.
+        # A compiler may take a minute to say its version; a look for another one need not wait.
         self._looking = {kind: threading.Lock() for kind in self._finders}
         self._lock = threading.Lock()  # guards _found, and is never held while one looks
         self._found: dict[CompilerName, Toolchain] = {}

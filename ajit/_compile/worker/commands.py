@@ -30,8 +30,8 @@ def write_source(request: WorkerRequest, trailer: str, name: str) -> None:
 
     Args:
         request: The job.
-        trailer: Text of ajit's own to append. It gets a file name of its own, so that no message
-            about it seems to come from the user's source.
+        trailer: Text of ajit to append. It gets a separate file name, so that no message about
+            it seems to come from the user's source.
         name: The file's name; messages call it by the spec's label.
     """
     label = label_of(request.job.name)

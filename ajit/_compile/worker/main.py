@@ -51,7 +51,7 @@ def main(parent: int, niceness: int) -> None:
     guard = DeathGuard()
     _die_with(parent)
     os.nice(niceness)
-    # A crashed compiler's core file would be gigabytes that nobody asked for.
+    # A crashed compiler would write a core file of gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while (request := _read(requests)) is not None:
         answer = frame(_perform(request, guard))

@@ -43,7 +43,7 @@ def without_paths(text: str, request: WorkerRequest) -> str:
     """Replace directories of this machine by what they are.
 
     For what goes into an entry, which is read on other machines, by other users. The log of a
-    failed compile keeps the user's paths: somebody here will open those files.
+    failed compile keeps the user's paths: users of this machine will open those files.
     """
     named: list[tuple[str, str]] = []
     own = "<ajit>" if request.job.compiler == "host" else "<cuda>"

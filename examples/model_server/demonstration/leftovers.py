@@ -44,12 +44,12 @@ def _marked(mark: bytes) -> list[tuple[int, str]]:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 found.append((int(entry.name), command))
         except OSError:
-            continue  # it ended meanwhile, or belongs to somebody else
+            continue  # it ended meanwhile, or belongs to another user
     return found
 
 
 def _held_locks(cache: Path) -> list[str]:
-    """Lock files that somebody holds: the files stay, the kernel's locks on them must not."""
+    """Lock files that a process still locks: the files may stay, the locks may not."""
     return [f"{path.name} is still locked" for path in cache.rglob("*.lock") if _is_held(path)]
 
 

@@ -1,4 +1,4 @@
-"""The server's process: started in a group of its own, stopped, and never left behind."""
+"""The server's process: started in its own process group, stopped, and never left running."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ matmul(ELEMENT* __restrict__ c, const ELEMENT* __restrict__ a, const ELEMENT* __
     for (int i = 0; i < TILE; ++i) {
       sum = fmaf(a_tile[threadIdx.y][i], b_tile[i][threadIdx.x], sum);
     }
-    __syncthreads();  // nobody may overwrite a tile that another thread still reads
+    __syncthreads();  // no thread may overwrite a tile that another one still reads
   }
   if (row < rows && column < FEATURES) store(c + row * FEATURES + column, sum);
 }

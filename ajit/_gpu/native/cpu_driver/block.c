@@ -80,7 +80,7 @@ static void *choose(worker *worker) {
     return worker->home;
 }
 
-/* Waits until somebody makes `thread` ready and its turn comes. */
+/* Waits until another thread makes `thread` ready and its turn comes. */
 static void park(worker *worker, uint32_t thread, void *(*where)(struct worker *)) {
     lane *lane = &worker->lanes[thread];
     lane->stack = worker->stack; /* before `where`, which may start another fiber */
@@ -94,7 +94,7 @@ static void park(worker *worker, uint32_t thread, void *(*where)(struct worker *
 static void leave_fiber(void *target) {
     void *never;
     cpu_fiber_switch(&never, target);
-    abort(); /* nobody has this context */
+    abort(); /* no thread has this context */
 }
 
 static void run_fiber(void *argument) {
@@ -220,7 +220,7 @@ static uint64_t warp(struct ajit_cpu_block *block, uint32_t thread, uint32_t op,
 
 /* ---- the other services ---- */
 
-/* Lets everybody else go first; with nobody else here, other blocks' OS threads. */
+/* Lets all other threads of the block go first; if there are none, other blocks' OS threads. */
 static void yield(struct ajit_cpu_block *block, uint32_t thread) {
     worker *self = (worker *)block;
     bool more = block->next_thread < block->thread_count;

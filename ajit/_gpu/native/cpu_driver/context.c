@@ -67,7 +67,7 @@ static void destroy(CUcontext context, bool is_reset) {
     cpu_unlock();
     cpu_context_wait(context);
     cpu_lock();
-    /* Somebody else was faster, or has retained it meanwhile. */
+    /* Another thread was faster, or has retained it meanwhile. */
     if (!context->active || (!is_reset && context->retained > 0)) return;
     cpu_modules_unload(context, is_reset);
     cpu_streams_close_all(context, is_reset);

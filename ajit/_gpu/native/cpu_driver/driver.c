@@ -53,7 +53,7 @@ CUresult cpu_enter(const char *function, unsigned needs) {
     if (result == CUDA_SUCCESS) result = cpu_injected(function);
     if (result != CUDA_SUCCESS || !(needs & (CPU_LOCKED | CPU_UNSAFE))) return result;
     cpu_lock();
-    result = check_state(needs); /* somebody may have reset the device meanwhile */
+    result = check_state(needs); /* another thread may have reset the device meanwhile */
     if (result == CUDA_SUCCESS && (needs & CPU_UNSAFE) && cpu_capture_forbids())
         result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     if (result != CUDA_SUCCESS || !(needs & CPU_LOCKED)) cpu_unlock();

@@ -24,8 +24,8 @@
  * (glibc bug 24606). */
 enum { SHARED_ALIGNMENT = 128 };
 static const size_t MAX_IMAGE_BYTES = (size_t)1 << 30;
-/* A damaged count must not make us read far beyond an image whose length nobody told us. A kernel's
- * image has about 10 segments and 30 sections; more than this is no image of ours. */
+/* A damaged count must not make us read far beyond an image of unknown length. A kernel's image
+ * has about 10 segments and 30 sections; an image with more than this was not built by ajit. */
 enum { MAX_SEGMENTS = 32, MAX_SECTIONS = 128 };
 
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
 /* Events: the fence of the last record, which a stream or thread may wait for.
  *
- * Recording again replaces the fence; whoever waits for the earlier record keeps it. Handles are
+ * Recording again replaces the fence; a waiter for the earlier record keeps that one. Handles are
  * guarded by the driver lock, waiting happens without it.
  */
 #include "driver.h"

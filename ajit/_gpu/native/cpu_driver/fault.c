@@ -4,7 +4,7 @@
  * "device:launch", "device:copy" or "device:host". The next `count` times it is reached, it takes
  * `delay_us` longer and fails with `error` (0: only the delay). An error of a device step is
  * sticky, as a device's error is. The delay of a call is spent before the driver lock is taken: it
- * delays that call and nobody else. A delay of `AJIT_CPU_UNTIL_RELEASED` ends when the test says
+ * delays only that call. A delay of `AJIT_CPU_UNTIL_RELEASED` ends when the test says
  * so.
  */
 #include "driver.h"

@@ -1,6 +1,6 @@
 /* Grids: the blocks of a launch, spread over the stream's thread and a pool of helper threads.
  *
- * Whoever is free takes the next block. The stream's thread always takes part, so a launch makes
+ * A free thread takes the next block. The stream's thread always takes part, so a launch makes
  * progress whatever the pool does, and a grid of one block costs no hand-over. After a fault no
  * more blocks are begun; those that run are finished.
  */

@@ -15,7 +15,7 @@ CUresult cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
     CPU_CALL(CPU_SETUP, allocate(dptr, bytesize));
 }
 
-/* Waits for the whole device first, as NVIDIA's does: nobody may still use the memory. */
+/* Waits for the whole device first, as NVIDIA's does: no work may still use the memory. */
 static CUresult free_device(CUdeviceptr address) {
     if (address == 0) return CUDA_SUCCESS;
     CUresult result = cpu_context_wait(cpu_current());

@@ -83,7 +83,7 @@ static void keep(CUmemoryPool pool, uint64_t reserved, uint64_t most) {
     pool->kept = kept;
 }
 
-/* The device was reset, or nobody uses it any more: its memory is gone, and what was kept of it. */
+/* The device was reset or is unused: its memory is gone, and what the pools kept as well. */
 void cpu_pools_empty(int device) {
     for (CUmemoryPool pool = created; pool != NULL; pool = pool->next)
         if (pool->place == device) keep(pool, 0, 0);

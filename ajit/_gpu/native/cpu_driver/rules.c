@@ -1,13 +1,13 @@
 /* The rules of the CUDA thread, checked at every entry in builds with AJIT_CPU_ASSERT_RULES.
  *
- * R1: nobody enters the driver with Python's GIL held. PyGILState_Check is looked up at run time,
- * so that no Python symbol is linked; a process without Python has no GIL. R2: a host function is
- * code of a library; a Python callable comes as a piece of memory that was made while the program
- * runs. One thread: where a test asks for it (AJIT_CPU_ONE_THREAD=1), the first thread that needs a
- * context is the only one that may until the context is destroyed; so a finalizer that calls the
- * driver (R3) is found on any other thread. R4 and R5 are about the executor's library and not
- * about calls: tests/gpu/test_executor.py. A broken rule ends the process: it is a fault of the
- * program, which must not go on.
+ * R1: no thread enters the driver with Python's GIL held. PyGILState_Check is looked up at run
+ * time, so that no Python symbol is linked; a process without Python has no GIL. R2: a host
+ * function is code of a library; a Python callable comes as a piece of memory that was made while
+ * the program runs. One thread: where a test asks for it (AJIT_CPU_ONE_THREAD=1), the first thread
+ * that needs a context is the only one that may until the context is destroyed; so a finalizer that
+ * calls the driver (R3) is found on any other thread. R4 and R5 are about the executor's library
+ * and not about calls: tests/gpu/test_executor.py. A broken rule ends the process: it is a fault of
+ * the program, which must not go on.
  */
 #include "driver.h"
 

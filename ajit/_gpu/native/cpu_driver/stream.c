@@ -1,10 +1,10 @@
-/* Streams: a queue of operations each, performed in order by a thread of its own.
+/* Streams: each has a queue of operations and a thread that performs them in order.
  *
  * The thread is started by the first operation and ends when the stream is closed and its queue is
  * empty; it owns one reference to the stream until then, so closing never waits. An operation that
  * was accepted is dropped exactly once, whether it ran or not. When the device is lost, operations
- * are dropped without running, except those marked `always` (fences, frees), so that nobody waits
- * for ever.
+ * are dropped without running, except those marked `always` (fences, frees), so that no thread
+ * waits for ever.
  */
 #include "driver.h"
 

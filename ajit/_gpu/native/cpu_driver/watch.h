@@ -28,7 +28,7 @@ typedef struct cpu_watch {
 #if defined(__SANITIZE_ADDRESS__)
 
 /* Fibers end in the middle of functions. What these left on the stack is forgotten when the next
- * fiber begins there, and when the stack goes: its addresses will be somebody else's. */
+ * fiber begins there, and when the stack goes: its addresses will be used again. */
 static inline void cpu_watch_end(cpu_watch *watch) {
     __asan_unpoison_memory_region(watch->bottom, watch->bytes);
 }

@@ -67,7 +67,7 @@ template <> struct number<long long> { static constexpr kind is = integer; };
 template <> struct number<unsigned long long> { static constexpr kind is = integer; };
 template <bool> struct when {};
 template <> struct when<true> { using as = double; };
-// `More_` are the types of arguments that nobody may give.
+// `More_` are the types of surplus arguments, which are an error.
 template <class T_, class... More_>
 using from_integer = typename when<number<T_>::is == integer && sizeof...(More_) == 0>::as;
 template <class A_, class B_, class... More_>

@@ -1,7 +1,7 @@
 // Where a thread is: its indices, and its way to the driver's services.
 //
-// These are variables of the OS thread, shared by all fibers of a block: whoever calls a service
-// saves what is its own and puts it back (ajit_cpu::caller).
+// These are variables of the OS thread, shared by all fibers of a block: the caller of a service
+// saves its values and restores them (ajit_cpu::caller).
 #ifndef AJIT_CPU_THREAD_HPP
 #define AJIT_CPU_THREAD_HPP
 

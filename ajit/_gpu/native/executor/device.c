@@ -43,7 +43,7 @@ static int open_context(struct ajit_executor *executor) {
     if (code) return code;
     code = driver->context_set_current(executor->context);
     if (!code) code = driver->stream_create(&executor->stream, CU_STREAM_NON_BLOCKING, 0);
-    /* Somebody else's capture on another stream must not be broken by a load or a free here. */
+    /* A load or a free here must not break another library's capture on another stream. */
     if (!code) code = driver->exchange_capture_mode(&mode);
     if (code) driver->context_release(executor->device);
     else ajit_pool_open(executor);

@@ -74,8 +74,8 @@ static const struct symbol SYMBOLS[] = {
 
 int ajit_driver_open(struct ajit_driver *driver, const char *path, char *error,
                      size_t error_bytes) {
-    /* RTLD_LOCAL: a CPU driver in this process must never answer somebody else's cu* names. Never
-     * closed: drivers keep threads of their own, and unmapping their code would crash those. */
+    /* RTLD_LOCAL: a CPU driver in this process must never resolve another library's cu* names.
+     * Never closed: drivers keep threads, and unmapping their code would crash those. */
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
         snprintf(error, error_bytes, "%s", dlerror());

@@ -66,7 +66,8 @@ static struct ajit_ticket *make_ticket(const struct ajit_submission *submission)
 /* Returns AJIT_ACCEPTED, or why the submission was refused; then nothing happened. */
 int ajit_submit(const struct ajit_submission *submission) {
     struct ajit_executor *executor = ((struct ajit_port *)(uintptr_t)submission->port)->executor;
-    /* Counted, so that ajit_serve_end can wait until nobody is between this check and the push. */
+    /* Counted, so that ajit_serve_end can wait until no thread is between this check and the push.
+     */
     atomic_fetch_add(&executor->submitting, 1);
     int refusal = AJIT_ACCEPTED;
     struct ajit_ticket *ticket = NULL;

@@ -85,7 +85,7 @@ struct ajit_executor {
     uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
     uint64_t turn_ns;                      /* when the second lane may go before work */
-    struct ajit_timer *timers;             /* that nobody uses */
+    struct ajit_timer *timers;             /* that are not in use */
     uint64_t load_began_ns, load_ended_ns; /* the last one */
     bool starved;                          /* the first of the second lane waits for memory */
     bool stopping;                         /* nothing waits any more */

@@ -1,4 +1,4 @@
-/* Tickets in flight: one lane for each stream, so that a slow stream holds nobody else back.
+/* Tickets in flight: one lane for each stream, so that a slow stream delays no other.
  *
  * Within a stream tickets finish in order, so the oldest of a lane says how far the lane is.
  * Numbers of dispatch are those of all lanes together. What is given back says which lanes may be
@@ -117,8 +117,8 @@ static void check(struct ajit_executor *executor, struct ajit_ticket *ticket, CU
     }
 }
 
-/* What a code means for the context. An own stream that the driver does not know, or no context:
- * then somebody has reset the device, and perhaps set it up anew, without what was made before. */
+/* What a code means for the context. If the driver does not know ajit's stream, or there is no
+ * context, another library has reset the device, and perhaps set it up again without it. */
 int ajit_flight_judge(struct ajit_executor *executor, int code) {
     if (code != CUDA_ERROR_INVALID_CONTEXT && code != CUDA_ERROR_INVALID_HANDLE) return code;
     int says = executor->driver.stream_query(executor->stream);
@@ -127,9 +127,9 @@ int ajit_flight_judge(struct ajit_executor *executor, int code) {
     return gone ? CUDA_ERROR_CONTEXT_IS_DESTROYED : code;
 }
 
-/* Whether a stream takes no work of ours now: somebody else captures it. The host function that
- * says that a ticket is done would be in the graph, and would say so at every launch of it. Asking
- * is allowed during a capture; a query would break it. */
+/* Whether a stream takes no work of ajit now, because another library captures it. The host
+ * function that reports a ticket as done would be in the graph, and would run at every launch of
+ * it. Asking for the capture state is allowed during a capture; a query would break it. */
 int ajit_flight_refuses(struct ajit_executor *executor, CUstream stream) {
     int status = 0;
     int code = executor->driver.stream_is_capturing(stream, &status);

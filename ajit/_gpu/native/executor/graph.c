@@ -1,7 +1,7 @@
-/* Graphs: captured in one go, so that nothing of ajit's can come into an open capture.
+/* Graphs: captured in one go, so that no other operation of ajit comes into an open capture.
  *
- * The operations of one submission are captured on a stream of its own. A load, an allocation or a
- * free would kill the capture, but those wait: the thread is at it until the capture is over.
+ * The operations of one submission are captured on a separate stream. A load, an allocation or a
+ * free would break the capture, but those wait: the thread is busy until the capture is over.
  */
 #include "executor.h"
 

@@ -4,13 +4,12 @@
  * device's current one, which other libraries share, so nothing they set or do changes this one,
  * nor the reverse.
  *
- * Order between streams. Memory is given back to the pool when every ticket that may be using it
- * has retired (resource.c), so whatever the pool hands out next is used by nobody. An allocation is
- * work of the memory stream, and may be used elsewhere only behind it: mostly that stream has
- * nothing left to do when it is asked, and nobody waits. Else the allocation's ticket is done when
- * the stream is there, and a copy that came with it waits on the device (`ajit_pool_follow`). The
- * stream of the executor would do as well, were it not that kernels run there: an allocation would
- * wait for them.
+ * Order between streams. Memory is released to the pool when every ticket that may be using it has
+ * retired (resource.c), so memory that the pool hands out is not in use. An allocation is work of
+ * the memory stream, and may be used elsewhere only behind it. Mostly that stream is idle when it
+ * is queried, and nothing waits. Otherwise the allocation's ticket is done when the stream gets
+ * there, and a copy that came with it waits on the device (`ajit_pool_follow`). The executor's own
+ * stream would not do: kernels run there, and an allocation would wait for them.
  *
  * Memory whose address others know may be in use in streams that ajit knows nothing of. Before such
  * is given back, everything on the device is waited for, in an idle moment: see wait_for_everybody.
@@ -57,8 +56,8 @@ void ajit_pool_close(struct ajit_executor *executor) {
     executor->pool = NULL;
 }
 
-/* The same where the context is lost. After a reset the driver does not know the pool any more;
- * after any other error what the pool keeps would be missing to whoever opens the device next. */
+/* The same if the context is lost. After a reset the driver does not know the pool any more; after
+ * any other error the memory in the pool would be missing when the device is opened again. */
 void ajit_pool_abandon(struct ajit_executor *executor) {
     if (executor->pool && atomic_load(&executor->lost) != CUDA_ERROR_CONTEXT_IS_DESTROYED)
         executor->driver.pool_destroy(executor->pool);
@@ -110,8 +109,8 @@ static int wait_for_everybody(struct ajit_executor *executor) {
     return code ? code : executor->driver.memory_free(fence);
 }
 
-/* When it fails the pool has the memory until it goes itself: better than somebody else's
- * numbers. */
+/* If it fails, the memory stays in the pool until the pool is destroyed: better than freeing an
+ * address that is in use again. */
 int ajit_pool_free(struct ajit_executor *executor, const struct ajit_resource *resource) {
     int code = ajit_pool_shares(resource) ? wait_for_everybody(executor) : CUDA_SUCCESS;
     if (!code) code = executor->driver.pool_free(resource->pointer, executor->memory_stream);
@@ -151,7 +150,7 @@ bool ajit_pool_owes(struct ajit_executor *executor) {
            executor->driver.stream_query(executor->memory_stream) == CUDA_ERROR_NOT_READY;
 }
 
-/* How long the thread sleeps before the pool gives back; 0: it has nothing to give. */
+/* How long the thread sleeps before the pool releases memory; 0: it has none to release. */
 uint64_t ajit_pool_idle_ns(const struct ajit_executor *executor) {
     return executor->pool && !executor->pool_trimmed ? executor->options.pool_idle_ns : 0;
 }

@@ -2,8 +2,8 @@
  *
  * Any thread pushes notes on a lock-free list; the loop's thread takes the whole list at once. The
  * eventfd is written only by the push that finds the list empty, so one wake-up carries everything
- * that finished meanwhile. While the loop's thread spins for a ticket it looks by itself, and
- * nobody writes the eventfd at all: that saves a system call here and a turn of the loop there.
+ * that finished meanwhile. While the loop's thread spins for a ticket it polls the list, and the
+ * eventfd is not written at all: that saves a system call here and a turn of the loop there.
  */
 #include "executor.h"
 
@@ -13,7 +13,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* Marks the head of a list that nobody reads any more. */
+/* Marks the head of a list that is not read any more. */
 static struct ajit_note CLOSED;
 
 /* After how many waits that did not spin, because tickets have been slow, one spins anyway.
@@ -175,8 +175,8 @@ static uint64_t most_ns(const struct ajit_port *port) {
     return parking_costs_much(port) ? HOGS_WHERE_LATE * port->hog_ns : port->hog_ns;
 }
 
-/* Tickets are slow when the driver's threads sleep, and those sleep when nobody keeps them busy:
- * without a try now and then, beside a busy Python thread, slow would stay slow for ever. */
+/* Tickets are slow when the driver's threads sleep, and those sleep when nothing keeps them busy:
+ * beside a busy Python thread, tickets would stay slow for ever without a try now and then. */
 static bool worth_spinning(struct ajit_port *port) {
     if (!port->spin_ns || !port->wanted || port->hogged_ns >= most_ns(port)) return false;
     uint64_t wanted = parking_costs_much(port) ? EVERY_EIGHTH : EVERY_SECOND;
@@ -193,7 +193,7 @@ static uint32_t spin(struct ajit_port *port, bool *found) {
             take(port);
             count = hand_over(port, count, found);
         } else {
-            sched_yield(); /* to whoever is about to finish it, where cores are few */
+            sched_yield(); /* to the thread that is about to finish it, where cores are few */
         }
         now = ajit_now_ns();
     }
@@ -210,7 +210,7 @@ uint32_t ajit_port_wait(struct ajit_port *port) {
     atomic_store(&port->spinning, 1);
     if (worth_spinning(port)) count = spin(port, &found);
     atomic_store(&port->spinning, 0);
-    /* Whoever pushed while it saw us spinning wrote no eventfd, so its note must be taken here. */
+    /* A thread that pushed while this one spun wrote no eventfd, so its note is taken here. */
     take(port);
     return hand_over(port, count, &found);
 }

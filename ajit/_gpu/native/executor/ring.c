@@ -88,7 +88,7 @@ static bool spin(struct ajit_executor *executor) {
         }
         /* The driver's own threads may want this core, to finish what was just handed to them: on
          * two cores a launch took half as long with this line (the CPU driver). Costs nothing when
-         * nobody waits for the core. */
+         * no thread waits for the core. */
         sched_yield();
     }
     return false;

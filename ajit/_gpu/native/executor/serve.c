@@ -1,11 +1,11 @@
 /* The serve loop: what the CUDA thread does all its life.
  *
  * It takes everything from one ring, so there is one order. Work goes to the driver at once. Loads
- * and allocations step aside to a second queue, the second lane: no work can depend on them, for
- * nobody has their result yet. It is served while no work waits; where work never pauses, it has
- * turns, so that a server under full load still gets its next kernel. Frees come by the post box
- * and wait for an idle moment. A Python callable is a barrier: all that was submitted before it,
- * second lane included, is performed first.
+ * and allocations go to a second queue, the second lane: no work can depend on them, since their
+ * result is not known yet. It is served while no work waits; if work never pauses, it gets turns,
+ * so that a server under full load still gets its next kernel. Frees come by the post box and wait
+ * for an idle moment. A Python callable is a barrier: all that was submitted before it, second lane
+ * included, is performed first.
  */
 #include "executor.h"
 

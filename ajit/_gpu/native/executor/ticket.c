@@ -2,7 +2,7 @@
  * by the CUDA thread.
  *
  * Exactly one of them settles it: both try to move `state` on, and the loser does nothing. The
- * references are: one of whoever works on the ticket (submitter, then CUDA thread, then the list of
+ * references are: one of the ticket's current worker (submitter, then CUDA thread, then the list of
  * tickets in flight), one of the host function, one of each note on its way to the loop.
  */
 #include "executor.h"

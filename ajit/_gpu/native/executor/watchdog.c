@@ -1,5 +1,5 @@
-/* The watchdog: a thread that says when the CUDA thread is stuck in one operation, whoever has the
- * GIL.
+/* The watchdog: a thread that reports when the CUDA thread is stuck in one operation, even if
+ * another thread holds the GIL.
  *
  * It looks at the heartbeat, writes one line, and sends a signal to itself, whose handler is that
  * of Python's faulthandler (ajit/_gpu/health.py): that prints the stacks of all threads without the

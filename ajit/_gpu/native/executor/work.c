@@ -75,7 +75,7 @@ int ajit_operate_all(struct ajit_executor *executor, struct ajit_ticket *ticket,
     return CUDA_SUCCESS;
 }
 
-/* Nobody will hear of memory that was made for a submission which then failed. */
+/* Releases memory that was allocated for a submission which then failed. */
 static void unmake(struct ajit_executor *executor, struct ajit_ticket *ticket) {
     if (!ticket->made) return;
     ticket->made->released = true;
