@@ -39,6 +39,7 @@ class FactoryMade(type):
             namespace: Of the class.
             factory: What users call instead, such as ``device.create_stream()``.
         """
+        namespace.setdefault("__reduce_ex__", _refuse_copy)
         made = super().__new__(cls, name, bases, namespace)
         if factory:
             made._factory = factory
@@ -62,3 +63,14 @@ class FactoryMade(type):
         """Make an object. For the package only."""
         made: T = type.__call__(cls, *args, **kwargs)
         return made
+
+
+def _refuse_copy(self: object, _: object) -> NoReturn:
+    """What `copy`, `deepcopy` and `pickle` ask for: a second owner of what the object stands for.
+
+    Raises:
+        TypeError: Always.
+    """
+    raise TypeError(
+        f"a {type(self).__name__} cannot be copied or pickled: it stands for something of a runtime"
+    )

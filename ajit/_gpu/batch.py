@@ -10,9 +10,14 @@ from ajit._gpu.capturing import refuse_to_submit
 from ajit._gpu.completion.state import BatchSteps, TicketState
 from ajit._gpu.configured import ConfiguredKernel
 from ajit._gpu.inner import inner
-from ajit._gpu.kernel import Kernel
-from ajit._gpu.memory import BufferSlice, DeviceBuffer
-from ajit._gpu.operand import copies_operation, copy_operation, fill_operation, mark_used
+from ajit._gpu.kernel import BoundLaunch, Kernel
+from ajit._gpu.operand import (
+    copies_operation,
+    copy_operation,
+    fill_operation,
+    is_freed,
+    mark_used,
+)
 from ajit._gpu.stream import stream_target
 from ajit.errors import ArgumentError, UsageError
 
@@ -23,7 +28,6 @@ if TYPE_CHECKING:
 
     from ajit._gpu.completion.port import CompletionPort
     from ajit._gpu.completion.ticket import Ticket
-    from ajit._gpu.kernel import BoundLaunch
     from ajit._gpu.shape import Dimensions
 
 __all__ = ["Batch", "Operations"]
@@ -85,10 +89,15 @@ class Operations:
         args: tuple[Any, ...],
         shared_bytes: int,
     ) -> int:
-        return self._append(inner(kernel).operation(grid, block, args, shared_bytes), kernel, args)
+        launcher = inner(kernel)
+        self._check_device(launcher.port.thread, kernel)
+        return self._append(launcher.operation(grid, block, args, shared_bytes), kernel, args)
 
     def add_bound(self, bound: BoundLaunch) -> int:
         """Add a launch that is packed already, see `Kernel.bind`. Checked by `submit`."""
+        if not isinstance(bound, BoundLaunch):
+            raise TypeError(f"expected what kernel.bind returns, got {type(bound).__name__}")
+        self._check_device(inner(bound.kernel).port.thread, bound)
         packed = inner(bound)
         self._gone = min(self._gone, packed.gone)
         return self._append(packed.operation, bound.kernel, bound.args)
@@ -113,6 +122,10 @@ class Operations:
         operation, keep = fill_operation(buffer, value, self._port.thread, 0)
         return self._append(operation, None, keep)
 
+    def _check_device(self, thread: object, what: object) -> None:
+        if thread is not self._port.thread:
+            raise ArgumentError(operation="add a launch", detail=f"{what!r} is of another device")
+
     def _append(self, operation: bytes, kernel: Kernel | None, keep: tuple[Any, ...]) -> int:
         if self._over:
             raise UsageError(f"{self!r}: {self._over}; nothing was added")
@@ -122,13 +135,13 @@ class Operations:
         self._keep.append((kernel, keep))
         return index
 
-    def _check_alive(self, lane: int) -> None:
+    def _check_alive(self, operation: str, lane: int) -> None:
         """Nothing that was freed by hand since it was added may reach the driver."""
         port = self._port
         port.check_open()
         if self._gone != port.thread.gone:
             for index, (kernel, args) in enumerate(self._keep):
-                _check_alive(index, kernel, args)
+                _check_alive(operation, index, kernel, args)
         if lane:
             for _, args in self._keep:
                 mark_used(args, lane)
@@ -185,7 +198,7 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
         stream = self._stream if stream is None else stream
         target = (0, 0) if stream is None else stream_target(stream, port.thread)
         refuse_to_submit("submit a batch")
-        self._check_alive(target[1])
+        self._check_alive("submit a batch", target[1])
         body, count = self._packed()
         name = f"launch a batch of {len(self)} operations"
         state: TicketState[None] = port.new_state(name, (self._keep, stream))
@@ -226,12 +239,11 @@ class Batch(Operations, metaclass=FactoryMade, factory="device.batch()"):
         return f"<Batch of {len(self)} operations>"
 
 
-def _check_alive(index: int, kernel: Kernel | None, args: tuple[Any, ...]) -> None:
+def _check_alive(operation: str, index: int, kernel: Kernel | None, args: tuple[Any, ...]) -> None:
     if kernel is not None and kernel.module.unloaded:
         raise inner(kernel.module).unloaded_error()
-    if any(isinstance(arg, DeviceBuffer | BufferSlice) and arg.freed for arg in args):
-        detail = f"a buffer of operation {index} was freed"
-        raise ArgumentError(operation="submit a batch", detail=detail)
+    if any(map(is_freed, args)):
+        raise ArgumentError(operation=operation, detail=f"a buffer of operation {index} was freed")
 
 
 def _explain(detail: int) -> str:

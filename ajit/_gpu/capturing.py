@@ -15,20 +15,31 @@ if TYPE_CHECKING:
 
 __all__ = ["capturing", "refuse_in_capture", "refuse_to_submit"]
 
-_open: ContextVar[bool] = ContextVar("ajit_capture_open", default=False)
-"""Whether the current task, or the one that started it, is in a block that captures."""
+
+class _Block:
+    """A block that captures; closed once it has ended, in whatever task that was."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = True
+
+
+_block: ContextVar[_Block | None] = ContextVar("ajit_capture", default=None)
+"""The block that the current task, or the one that started it, is in or was in."""
 
 
 @contextmanager
 def capturing(port: CompletionPort) -> Generator[None]:
     """Mark a block as one that captures."""
-    token = _open.set(True)
+    block = _Block()
+    _block.set(block)
     port.captures += 1
     try:
         yield
     finally:
         port.captures -= 1
-        _open.reset(token)
+        block.open = False
 
 
 def refuse_in_capture(what: str) -> None:
@@ -40,7 +51,7 @@ def refuse_in_capture(what: str) -> None:
     Raises:
         CaptureMiss: It is. Nothing was started.
     """
-    if _open.get():
+    if _in_capture():
         raise CaptureMiss(what)
 
 
@@ -53,8 +64,13 @@ def refuse_to_submit(operation: str) -> None:
     Raises:
         UsageError: It is. Nothing was submitted.
     """
-    if _open.get():
+    if _in_capture():
         raise UsageError(
             f"{operation}: this is a block of device.capture(), and this call would run at once "
             f"and not be recorded; add it: graph.add_launch(...), add_copy, add_fill"
         )
+
+
+def _in_capture() -> bool:
+    block = _block.get()
+    return block is not None and block.open

@@ -165,7 +165,11 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
 
         Returns:
             The ticket, submitted.
+
+        Raises:
+            UsageError: It is a coroutine function, which is awaited without this.
         """
+        check_no_coroutine(function)
         return await self._port.patiently(lambda: function(*args, **kwargs))
 
     # --- code -----------------------------------------------------------------------------------

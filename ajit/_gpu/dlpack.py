@@ -63,10 +63,9 @@ def foreign_array(value: Any, kind: str) -> ForeignArray | None:
             raise ValueError(_GAPS)
         name = name_of_typestr(interface["typestr"])
         return ForeignArray(int(interface["data"][0] or 0), shape, itemsize, name, value)
-    where = getattr(value, "__dlpack_device__", None)
-    if where is None or where()[0] not in _REACHABLE[kind] or _is_host_memory(value):
+    if _is_host_memory(value) or _dlpack_device(value) not in _REACHABLE[kind]:
         return None
-    return _read(value.__dlpack__())
+    return _taken(value)
 
 
 def foreign_host_array(value: Any) -> ForeignArray | None:
@@ -75,15 +74,36 @@ def foreign_host_array(value: Any) -> ForeignArray | None:
     Raises:
         ValueError: Its memory has gaps, or its library does not give it away.
     """
-    where = getattr(value, "__dlpack_device__", None)
+    where = _dlpack_device(value)
     if where is None:
         return None
-    if where()[0] not in _ON_HOST:
+    if where not in _ON_HOST:
         raise ValueError("it is on a device; device.copy(target, x) takes it there")
+    return _taken(value)
+
+
+def _dlpack_device(value: Any) -> int | None:
+    """Return the type of device that an array says it is on; None: it is no array of DLPack."""
+    where = getattr(value, "__dlpack_device__", None)
+    if where is None or isinstance(value, type):
+        return None
     try:
-        return _read(value.__dlpack__())
-    except (BufferError, RuntimeError, TypeError) as error:
-        raise ValueError(str(error)) from error
+        return int(where()[0])
+    except Exception as error:
+        raise ValueError(f"__dlpack_device__ does not tell where it is: {error!r}") from error
+
+
+def _taken(value: Any) -> ForeignArray:
+    """Take an array by DLPack.
+
+    Raises:
+        ValueError: Its library does not give it away, or its memory has gaps.
+    """
+    try:
+        capsule = value.__dlpack__()
+    except Exception as error:  # a tensor that needs gradients, a lazy one, ...
+        raise ValueError(f"its library does not give it away: {error}") from error
+    return _read(capsule)
 
 
 def gapless(shape: tuple[int, ...], strides: Any, unit: int = 1) -> bool:

@@ -63,9 +63,9 @@ def nested(items: list[Any], shape: tuple[int, ...]) -> Any:
     """Return elements as lists in lists, or the only one if there are no axes."""
     if not shape:
         return items[0]
-    for size in reversed(shape[1:]):
-        count = len(items) // size if size else math.prod(shape[: shape.index(0)])
-        items = [items[i * size : i * size + size] for i in range(count)]
+    for axis in range(len(shape) - 1, 0, -1):
+        size = shape[axis]
+        items = [items[i * size : i * size + size] for i in range(math.prod(shape[:axis]))]
     return items
 
 

@@ -16,7 +16,7 @@ __all__ = ["Extent", "Sizes", "extent", "part", "seen_as"]
 Sizes: TypeAlias = int | Sequence[int]
 """A shape: a number of elements, or the sizes of several axes."""
 
-_MOST_BYTES = 1 << 64
+_MOST_BYTES = 1 << 63
 
 
 class Extent(NamedTuple):
@@ -53,8 +53,8 @@ def extent(shape: Any, dtype: object, operation: str) -> Extent:
         found = dtype_named(dtype, operation)
         name, itemsize = found.name, found.itemsize
     nbytes = math.prod(sizes) * itemsize
-    if min(sizes, default=0) < 0 or nbytes >= _MOST_BYTES:
-        why = "a size is below 0" if min(sizes) < 0 else f"{nbytes} bytes are too many"
+    if min(sizes, default=0) < 0 or nbytes >= _MOST_BYTES or max(sizes, default=0) >= _MOST_BYTES:
+        why = "a size is below 0" if min(sizes) < 0 else "too large for any memory"
         detail = f"shape {shown(shape)}: {why}"
         raise ArgumentError(operation=operation, detail=detail, index=0)
     return Extent(sizes, name, nbytes)

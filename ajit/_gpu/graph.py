@@ -55,7 +55,7 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
             LaunchError: The driver refused an operation; there is no graph.
         """
         self._over = "its block has ended"
-        self._check_alive(0)
+        self._check_alive("capture", 0)
         if not self._operations:
             raise ArgumentError(operation="capture", detail="nothing was added")
         operations = [wire.simple(wire.CAPTURE), *self._operations]
@@ -96,7 +96,7 @@ class Graph(Operations, metaclass=FactoryMade, factory="device.capture()"):
             raise ArgumentError(operation="launch a graph", detail="it was not captured")
         refuse_to_submit("launch a graph")
         target = stream_target(stream, port.thread)
-        self._check_alive(target[1])
+        self._check_alive("launch a graph", target[1])
         self._gone = port.thread.gone
         state: TicketState[None] = port.new_state("launch a graph", (graph, self._keep, stream))
         state.stream = stream
@@ -119,6 +119,9 @@ class _Executable(Handled):
     __slots__ = ()
 
     _called = "graph"
+
+    def __repr__(self) -> str:
+        return "<captured graph>"
 
 
 @asynccontextmanager

@@ -93,6 +93,10 @@ class HostArray(metaclass=FactoryMade, factory="await device.download(buffer)"):
         """
         return self._memory.pointer + self._offset_bytes
 
+    def _freed(self) -> bool:
+        """Whether it is pinned memory that was freed."""
+        return bool(getattr(self._memory, "freed", False))
+
     @property
     def data(self) -> memoryview:
         """Its bytes: a flat writable view, for files, sockets and ``torch.frombuffer``."""

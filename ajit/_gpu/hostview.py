@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import operator
 from typing import Any
 
 from ajit._gpu.dlpack import foreign_host_array, gapless
@@ -13,6 +14,9 @@ from ajit.errors import ArgumentError
 
 __all__ = ["HostView"]
 
+_MOST_BYTES = 1 << 63
+_MALFORMED = (LookupError, TypeError, ValueError, OverflowError)
+"""What reading an ``__array_interface__`` raises that does not keep to its rules."""
 _GAPS = "its memory is not C-contiguous; give a copy: np.ascontiguousarray(x), or bytes(x)"
 
 
@@ -54,6 +58,7 @@ class HostView:
             raise _refusal(obj, writable, _GAPS)
         if writable and view.readonly:
             raise _refusal(obj, writable, "its memory is read-only")
+        _refuse_objects(obj, writable, view.format)
         self.owner = view  # an exported buffer can be neither resized nor freed
         self.nbytes, self.shape = view.nbytes, view.shape or ()
         self.called = view.format
@@ -63,7 +68,11 @@ class HostView:
     def _look_further(self, obj: Any, error: Exception, writable: bool) -> None:  # noqa: FBT001  # private
         interface = getattr(obj, "__array_interface__", None)
         if interface is not None:
-            self._take_interface(obj, interface, writable)
+            try:
+                self._take_interface(obj, interface, writable)
+            except _MALFORMED as malformed:
+                detail = f"its __array_interface__ is malformed: {malformed!r}"
+                raise _refusal(obj, writable, detail) from malformed
             return
         try:
             array = foreign_host_array(obj)
@@ -80,18 +89,35 @@ class HostView:
         itemsize = _itemsize(typestr)
         if not gapless(self.shape, interface.get("strides"), itemsize):
             raise _refusal(obj, writable, _GAPS)
+        nbytes = math.prod(self.shape) * itemsize
+        if itemsize < 1 or min(self.shape, default=0) < 0 or nbytes >= _MOST_BYTES:
+            raise ValueError(f"shape {self.shape} of {typestr}")
         data = interface.get("data")
-        if not isinstance(data, tuple):  # an object with a buffer, or the object itself has one
-            inner = HostView(obj if data is None else data, writable=writable)
-            data, self.owner = (inner.address + interface.get("offset", 0), False), (obj, inner)
+        if not isinstance(data, tuple):  # an object with a buffer; the object itself has none
+            memory = memoryview(data).cast("B")
+            offset = operator.index(interface.get("offset", 0))
+            if not 0 <= offset <= memory.nbytes - nbytes:
+                raise ValueError(f"{nbytes} bytes from {offset} on, its data has {memory.nbytes}")
+            data, self.owner = (_address(memory) + offset, memory.readonly), (obj, memory)
         if writable and data[1]:
             raise _refusal(obj, writable, "its memory is read-only")
-        self.address, self.nbytes = data[0], math.prod(self.shape) * itemsize
+        _refuse_objects(obj, writable, typestr[1:2])
+        self.address, self.nbytes = operator.index(data[0]), nbytes
         self.called = str(getattr(obj, "dtype", typestr))
         # numpy shows the types of ml_dtypes as bytes without a meaning; they have names.
         known = DTYPES.get(self.called)
         named = self.called if known is not None and known.itemsize == itemsize else None
         self.dtype = named or name_of_typestr(typestr)
+
+
+def _refuse_objects(obj: object, writable: bool, letter: str) -> None:  # noqa: FBT001  # private
+    """Refuse arrays of Python objects: bytes there are addresses. And masks, which are lost."""
+    if letter == "O":
+        raise _refusal(
+            obj, writable, "its elements are Python objects; convert them: x.astype(np.float32)"
+        )
+    if hasattr(obj, "filled") and hasattr(obj, "mask"):
+        raise _refusal(obj, writable, "it is a masked array; take x.filled(value)")
 
 
 def _no_memory(obj: object, error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ajit._core.factory import FactoryMade
@@ -152,9 +151,10 @@ class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
         if attributes.cluster is not None and not launcher.port.thread.info.clusters:
             detail = "the device has no clusters; they need compute capability 9.0"
             raise LaunchError(operation=operation, detail=detail)
-        kernel = copy.copy(self)
+        kernel: Kernel = object.__new__(Kernel)
+        kernel.__dict__.update(self.__dict__)
         kernel.attributes = attributes
-        kernel._inner = launcher.with_attributes(attributes)  # noqa: SLF001  # its own copy
+        kernel._inner = launcher.with_attributes(attributes)  # its own copy
         return kernel
 
     def bind(

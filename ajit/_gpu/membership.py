@@ -81,6 +81,7 @@ class ThreadMembership:
         if port.closed:
             return
         port.refusal = _closed
+        thread.gone += 1  # buffers of this loop, in recordings of others, are gone as well
         with anyio.CancelScope(shield=True):
             with anyio.move_on_after(CLOSE_SECONDS):
                 await port.wait_idle()

@@ -8,6 +8,7 @@ from ajit._gpu import wire
 from ajit._gpu.dlpack import foreign_array
 from ajit._gpu.dtype import DTYPES
 from ajit._gpu.extent import Extent
+from ajit._gpu.hostarray import HostArray
 from ajit._gpu.hostview import HostView
 from ajit._gpu.memory import BufferSlice, DeviceBuffer, PinnedBuffer
 from ajit._gpu.shape import whole_number
@@ -105,7 +106,7 @@ def check_fits(out: HostView, source: Operand) -> None:
     if out.nbytes != extent.nbytes:
         detail = f"the buffer has {extent.nbytes} bytes, out has {out.nbytes}"
     elif _types_differ(out, source.owner):
-        detail = f"the buffer is {extent.dtype}, out is {out.dtype}: no value is converted"
+        detail = f"the buffer is {extent.dtype}, out is {out.called}: no value is converted"
     elif out.shape != extent.shape and not (_raw(out) or _raw(source.owner)):
         detail = f"the buffer has the shape {extent.shape}, out has {out.shape}"
     if detail:
@@ -117,10 +118,12 @@ def _raw(side: _Typed) -> bool:
 
 
 def _types_differ(one: _Typed, other: _Typed) -> bool:
-    """Whether both have a type, and not the same one. uint8 are bytes, which may be of any type."""
-    if one.dtype == other.dtype:
-        return False
-    return not {one.dtype, other.dtype} & {None, "uint8"}
+    """Whether they are not of the same type. uint8 are bytes, which may be of any type."""
+    return one.dtype != other.dtype and "uint8" not in (one.dtype, other.dtype)
+
+
+def _called(side: Operand) -> str:
+    return str(side.owner.dtype or getattr(side.owner, "called", "of a type that ajit has not"))
 
 
 def _pair(
@@ -132,7 +135,7 @@ def _pair(
         detail = f"the target has {into.nbytes} bytes, the source {out_of.nbytes}"
         raise ArgumentError(operation=operation, detail=f"{detail}: they differ in size")
     if _types_differ(into.owner, out_of.owner):
-        detail = f"the target is {into.owner.dtype}, the source {out_of.owner.dtype}: a copy "
+        detail = f"the target is {_called(into)}, the source {_called(out_of)}: a copy "
         detail += "converts no value; to copy the bytes, take x.view('uint8')"
         raise ArgumentError(operation=operation, detail=detail)
     if not into.on_device and not out_of.on_device:
@@ -196,11 +199,21 @@ def fill_operation(
     if value and dtype is not None and DTYPES[dtype].itemsize > 1:
         detail = f"{value} is a byte, the elements are {dtype}; fill buffer.view('uint8')"
         raise ArgumentError(operation="fill", detail=detail, index=1)
+    if value > 1 and dtype == "bool":
+        raise ArgumentError(operation="fill", detail=f"{value} is neither true nor false", index=1)
     if not operand.nbytes:
         return b"", ()
     size = wire.FillLayout.size
     packed = wire.FillLayout.pack(wire.FILL, size, operand.address, operand.nbytes, value)
     return packed, (operand.owner,)
+
+
+def is_freed(used: object) -> bool:
+    """Whether something that a recorded operation uses was freed, or its device closed."""
+    memory = used.owner if isinstance(used, HostView) else used
+    if isinstance(memory, HostArray):
+        return memory._freed()  # noqa: SLF001  # one package
+    return isinstance(memory, DeviceBuffer | BufferSlice | PinnedBuffer) and memory.freed
 
 
 def mark_used(args: Iterable[object], lane: int) -> None:

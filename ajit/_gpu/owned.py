@@ -52,6 +52,7 @@ class Owned:
                 self._thread.post(resource, self._lanes)
 
     def _check(self) -> None:
+        self._port.check_fork()
         if self.freed:
             raise ArgumentError(operation=f"use {self!r}", detail=f"the {self._called} was freed")
 

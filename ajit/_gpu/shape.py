@@ -137,7 +137,7 @@ def _check_divides(
 def _three(operation: str, what: str, dimensions: Dimensions) -> tuple[int, int, int]:
     sizes = dimensions if isinstance(dimensions, Sequence) else (dimensions,)
     try:
-        x, y, z = [size.__index__() for size in (*sizes, 1, 1, 1)[: max(3, len(sizes))]]
+        x, y, z = [size.__index__() for size in (*sizes, 1, 1, 1)[: max(3, len(sizes))] if sizes]
     except (AttributeError, TypeError, ValueError):
         detail = f"{what} is {shown(dimensions)}, must be one to three whole numbers"
         raise _refused(operation, detail) from None

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
+from ajit._gpu.completion.ticket import Ticket
+from ajit._gpu.inner import inner
 from ajit._gpu.owned import Handled
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from ajit._gpu.completion.port import CompletionPort
     from ajit._gpu.completion.state import TicketState
-    from ajit._gpu.completion.ticket import Ticket
 
 __all__ = ["Event", "Stream", "stream_target"]
 
@@ -60,6 +61,9 @@ class Stream(Handled, metaclass=FactoryMade, factory="device.create_stream()"):
             ArgumentError: It was freed, or is of another device.
             WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
         """
+        owner = inner(what).port.thread if isinstance(what, Ticket) else what._thread  # noqa: SLF001  # one module
+        if owner is not self._thread:
+            raise ArgumentError(operation="wait", detail=f"{what!r} is of another device")
         if isinstance(what, Event):
             operation = wire.simple(wire.WAIT, what.handle)
             return self._submit(operation, f"wait for {what!r}", what)

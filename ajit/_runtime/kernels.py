@@ -9,7 +9,6 @@ Belongs to the runtime's event loop. The runtime itself checks whether it is ope
 
 from __future__ import annotations
 
-import copy
 import os
 from dataclasses import dataclass
 from functools import partial
@@ -161,7 +160,7 @@ class Kernels:
         emitter = self.services.emitter
         if emitter.listening:
             emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
-        kernel = copy.copy(ready.kernel(fallback.entry_point(entry).name))
+        kernel = ready.kernel(fallback.entry_point(entry).name)
         kernel.stands_in_for = spec
         return kernel
 

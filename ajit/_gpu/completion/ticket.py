@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ajit._core.factory import FactoryMade
@@ -103,6 +104,7 @@ class Ticket(Generic[T], metaclass=FactoryMade, factory="a launch, a copy or bat
         state = self._inner
         if state.steps is None:
             raise IndexError(f"{self!r} has no steps; open the batch with steps=True")
+        index = operator.index(index)
         if not 0 <= index < state.steps.count:
             raise IndexError(f"{self!r} has {state.steps.count} steps, and no step {index}")
         return Step.make(state, state.steps, index)
