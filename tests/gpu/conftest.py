@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ajit
+from ajit._gpu import wire
+from ajit._gpu.completion import waiting
 from ajit._gpu.completion.thread import running_threads
 from ajit.errors import NoDevice
 from tests.gpu.cpu_driver import Cpu, build_driver
+from tests.gpu.driver_clock import DriverClock, build_executor
 from tests.gpu.shim import Journal, build_shim
 from tests.gpu.support import ON_GPU, Faults, until_blocking
 
@@ -69,6 +72,29 @@ def journal(shim: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     """The journal of driver calls of the devices that are opened in the test."""
     monkeypatch.setattr("ajit._gpu.driver.CPU_LIBRARY", shim)
     return Journal(shim)
+
+
+@pytest.fixture(scope="session")
+def executor_with_driver_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The executor, built with a clock that only calls of the driver move."""
+    return build_executor(tmp_path_factory.mktemp("executor"))
+
+
+@pytest.fixture
+def driver_clock(
+    executor_with_driver_clock: Path,
+    shim: Path,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[DriverClock]:
+    """Time that passes in calls of the driver only, for devices that are opened in the test."""
+    assert journal is not None
+    clock = DriverClock(executor_with_driver_clock, shim)
+    monkeypatch.setattr(wire, "library", lambda: clock.library)
+    # No task spins: by a clock that stands still, it would for ever.
+    monkeypatch.setattr(waiting, "SPIN_SECONDS", 0.0)
+    yield clock
+    clock.stop()
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 /* A driver between the executor and the CPU driver that counts calls made with the GIL held, and
- * keeps their names in order.
+ * keeps their names in order. On demand, calls move the clock of an executor (driver_clock.py).
  *
  * Every function of the table is a stub that saves the argument registers, asks Python whether the
  * calling thread holds the GIL, restores them, and jumps on to the real function.
  */
 #include <dlfcn.h>
 #include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
 
 static _Atomic int calls, violations;
 int shim_calls(void) { return calls; }
@@ -16,11 +18,40 @@ enum { JOURNAL = 4096 };
 static const char *_Atomic journal[JOURNAL];
 const char *shim_call(int number) { return journal[number % JOURNAL]; }
 
+/* How long calls take by the executor's clock. Written while no call enters. */
+static struct {
+    char name[64];
+    uint64_t ns;
+} costs[4];
+static void (*_Atomic advance)(uint64_t ns);
+
+void shim_move_clock(void (*by)(uint64_t ns)) {
+    memset(costs, 0, sizeof costs);
+    advance = by;
+}
+
+int shim_takes(const char *name, uint64_t ns) {
+    for (int i = 0; i < 4; i++) {
+        if (costs[i].ns) continue;
+        strncpy(costs[i].name, name, sizeof costs[i].name - 1);
+        costs[i].ns = ns;
+        return 0;
+    }
+    return -1;
+}
+
+static void pass_time(const char *name) {
+    void (*by)(uint64_t ns) = advance;
+    for (int i = 0; by && i < 4 && costs[i].ns; i++)
+        if (!strcmp(costs[i].name, name)) by(costs[i].ns);
+}
+
 __attribute__((used)) void shim_check(const char *name) {
     static int (*holds_gil)(void);
     if (!holds_gil) holds_gil = (int (*)(void))dlsym(RTLD_DEFAULT, "PyGILState_Check");
     journal[calls++ % JOURNAL] = name;
     if (!holds_gil || holds_gil()) violations++;
+    pass_time(name);
 }
 
 #define STUB(name)                                                                              \

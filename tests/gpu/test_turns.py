@@ -1,8 +1,14 @@
-"""Launches go first, and yet a load, an allocation or a free gets its turn meanwhile."""
+"""Launches go first, and yet a load, an allocation or a free gets its turn meanwhile.
+
+By a clock that only calls of the driver move (`driver_clock`): the number of pieces of work between
+two calls is exact, whatever else the machine does.
+"""
 
 from __future__ import annotations
 
 import itertools
+import threading
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -12,43 +18,47 @@ from tests.gpu.support import GRACE_SECONDS, compiled, cpu_device, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
 
-WORK = 300
-WORK_SECONDS = 0.002
+WORK = "cuLaunchHostFunc"
+"""The call by which a piece of work is known: a mark has no other."""
+PIECES = 300
+TURN_SECONDS, WORK_SHARE, LONGEST_PAUSE_SECONDS = 0.001, 4, 0.1
+"""TURN_NS, WORK_SHARE and LONGEST_TURN_NS of serve.c."""
 
 
-async def submit_work_behind(device, faults, journal, services, call):
-    """Start what goes to the second lane, and put work behind it that takes 0.6 s or more.
+@asynccontextmanager
+async def clocked_device():
+    """A device with room for all the work of a test, whose thread does not spin."""
+    async with cpu_device(ring_capacity=1024, spin_seconds=0.0) as device:
+        yield device
+
+
+async def work_before_each(device, faults, journal, services, call):
+    """Start the services and put work behind them, all while the CUDA thread stands still.
 
     Args:
         device: The device.
         faults: Its faults.
-        journal: Its driver's journal: what it was told, in order, however late this loop hears it.
+        journal: Its driver's journal.
         services: What goes to the second lane.
         call: The call of the driver by which a service is known.
 
     Returns:
-        How many pieces of the work the driver had got before each of the services, and how many
-        seconds a piece took on the average, which are more than `WORK_SECONDS` on a busy machine.
+        How many pieces of the work the driver had got before each of the services.
     """
     began = len(journal)
     async with anyio.create_task_group() as tasks:
-        faults.stop("cuLaunchHostFunc")
-        tickets = [device.mark()]
-        await until(lambda: device.health().operation == "mark")
-        faults.inject("cuLaunchHostFunc", count=WORK, delay=WORK_SECONDS)
-        for service in services:
-            tasks.start_soon(service)
-        while len(device._port.in_flight) < 1 + len(services):
-            await checkpoint()
-        tickets += [device.mark() for _ in range(WORK)]
-        released = anyio.current_time()
-        faults.release()
+        with faults.stopped(WORK):
+            tickets = [device.mark()]
+            await until(lambda: device.health().operation == "mark")
+            for service in services:
+                tasks.start_soon(service)
+            while len(device._port.in_flight) < 1 + len(services):
+                await checkpoint()
+            tickets += [device.mark() for _ in range(PIECES)]
         for ticket in tickets:
             await ticket
-        seconds = anyio.current_time() - released
-    calls = [name for name in journal.since(began) if name in (call, "cuLaunchHostFunc")]
-    places = [place for place, name in enumerate(calls) if name == call]
-    return [calls[:place].count("cuLaunchHostFunc") - 1 for place in places], seconds / WORK
+    calls = [name for name in journal.since(began) if name in (call, WORK)]
+    return [calls[:place].count(WORK) - 1 for place, name in enumerate(calls) if name == call]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +71,11 @@ async def submit_work_behind(device, faults, journal, services, call):
         ("event", "cuEventCreate"),
     ],
 )
-async def test_the_second_lane_gets_its_turn_while_work_never_pauses(faults, journal, what, call):
-    """Within a bounded time, where it had waited for the last launch."""
-    async with cpu_device(ring_capacity=1024) as device:
+async def test_the_second_lane_gets_its_turn_while_work_never_pauses(
+    faults, journal, driver_clock, what, call
+):
+    """Once work has gone first for `TURN_SECONDS`, and not after the last launch."""
+    async with clocked_device() as device:
         services = {
             "load": lambda: device.load(compiled()),
             "alloc": lambda: device.alloc(64),
@@ -72,49 +84,74 @@ async def test_the_second_lane_gets_its_turn_while_work_never_pauses(faults, jou
             "event": device.create_event,
         }
         await device.load(compiled())  # the loop is not to compile meanwhile
-        (passed,), _ = await submit_work_behind(device, faults, journal, [services[what]], call)
+        driver_clock.takes(WORK, TURN_SECONDS / 10)
+        passed = await work_before_each(device, faults, journal, [services[what]], call)
 
-        assert 0 < passed < WORK / 2
+        assert passed == [10]
 
 
-async def test_the_second_lane_has_a_fifth_of_the_thread_at_most(faults, journal):
+async def test_the_second_lane_has_a_fifth_of_the_thread_at_most(faults, journal, driver_clock):
     """Between two allocations that take long, work goes on for four times as long."""
-    async with cpu_device(ring_capacity=1024) as device:
-        faults.inject("cuMemHostAlloc", count=3, delay=0.02)
+    async with clocked_device() as device:
+        driver_clock.takes(WORK, 0.001)
+        driver_clock.takes("cuMemHostAlloc", 0.02)
         services = [lambda: device.alloc_pinned(64)] * 3
-        passed, seconds = await submit_work_behind(
-            device, faults, journal, services, "cuMemHostAlloc"
-        )
+        passed = await work_before_each(device, faults, journal, services, "cuMemHostAlloc")
         between = [later - earlier for earlier, later in itertools.pairwise(passed)]
 
-        assert all(0.08 / seconds / 4 < works < WORK / 2 for works in between), between
+        assert between == [20 * WORK_SHARE] * 2
 
 
-async def test_a_turn_that_takes_long_does_not_put_off_the_next_for_as_long(faults, journal):
+async def test_a_turn_that_takes_long_does_not_put_off_the_next_for_as_long(
+    faults, journal, driver_clock
+):
     """Behind a load of many seconds, an allocation does not wait for four times that."""
-    async with cpu_device(ring_capacity=1024) as device:
-        faults.inject("cuMemHostAlloc", delay=0.2)
+    async with clocked_device() as device:
+        driver_clock.takes(WORK, 0.001)
+        driver_clock.takes("cuMemHostAlloc", 10.0)
         services = [lambda: device.alloc_pinned(64)] * 2
-        (first, second), _ = await submit_work_behind(
-            device, faults, journal, services, "cuMemHostAlloc"
-        )
+        first, second = await work_before_each(device, faults, journal, services, "cuMemHostAlloc")
 
-        assert second - first < WORK / 2
+        assert second - first == LONGEST_PAUSE_SECONDS / 0.001
 
 
-async def test_frees_do_not_pile_up_while_work_never_pauses(faults):
-    """Every freed buffer is released, while the CUDA thread is never idle."""
-    async with cpu_device(ring_capacity=1024) as device:
+class Standstill:
+    """A call that keeps the CUDA thread, all its earlier work done, until the test says so."""
+
+    def __init__(self):
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def __call__(self):
+        """Stand still; to be run on the CUDA thread."""
+        self.entered.set()
+        assert self.leave.wait(GRACE_SECONDS)
+
+
+async def test_frees_do_not_pile_up_while_work_never_pauses():
+    """Freed buffers go although the CUDA thread always finds more work.
+
+    It looks at them after every 256 submissions: once to find them, once more to see what is in
+    flight before them, and then to free them. Each round has such a look, and all work before it is
+    done.
+    """
+    async with clocked_device() as device:
         buffers = [await device.alloc(64) for _ in range(100)]
-        faults.inject("cuLaunchHostFunc", count=100_000, delay=0.0005)
-        tickets = [device.mark() for _ in range(20)]
-        for buffer in buffers:
-            buffer.free()
-        with anyio.fail_after(GRACE_SECONDS):
-            while device.statistics().live_resources:  # never fewer than ten wait for the thread
-                tickets += [device.mark() for _ in range(10)]
-                await tickets[-20]
-        faults.reset()
-        await tickets[-1]
+        rounds = [Standstill() for _ in range(4)]
+        tickets = []
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(device.run, rounds[0])
+            await until(rounds[0].entered.is_set)
+            for buffer in buffers:
+                buffer.free()
+            for current, following in itertools.pairwise(rounds):
+                tickets.extend(device.mark() for _ in range(PIECES))
+                tasks.start_soon(device.run, following)
+                while len(device._port.in_flight) < 2 + PIECES:
+                    await checkpoint()
+                current.leave.set()
+                await until(following.entered.is_set)
+                await until(lambda: all(ticket.done for ticket in tickets))
+            left = device.statistics().live_resources
+            rounds[-1].leave.set()
 
-        assert all(ticket.done for ticket in tickets)
+        assert left == 0
