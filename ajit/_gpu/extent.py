@@ -53,8 +53,14 @@ def extent(shape: Any, dtype: object, operation: str) -> Extent:
         found = dtype_named(dtype, operation)
         name, itemsize = found.name, found.itemsize
     nbytes = math.prod(sizes) * itemsize
-    if min(sizes, default=0) < 0 or nbytes >= _MOST_BYTES or max(sizes, default=0) >= _MOST_BYTES:
-        why = "a size is below 0" if min(sizes) < 0 else "too large for any memory"
+    why = ""
+    if min(sizes, default=0) < 0:
+        why = "a size is below 0"
+    elif nbytes >= _MOST_BYTES:
+        why = f"{nbytes} bytes are too many"
+    elif max(sizes, default=0) >= _MOST_BYTES:
+        why = "a size is too many for any memory"
+    if why:
         detail = f"shape {shown(shape)}: {why}"
         raise ArgumentError(operation=operation, detail=detail, index=0)
     return Extent(sizes, name, nbytes)

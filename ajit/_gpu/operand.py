@@ -106,7 +106,9 @@ def check_fits(out: HostView, source: Operand) -> None:
     if out.nbytes != extent.nbytes:
         detail = f"the buffer has {extent.nbytes} bytes, out has {out.nbytes}"
     elif _types_differ(out, source.owner):
-        detail = f"the buffer is {extent.dtype}, out is {out.called}: no value is converted"
+        detail = (
+            f"the buffer is {extent.dtype}, out is {out.dtype or out.called}: no value is converted"
+        )
     elif out.shape != extent.shape and not (_raw(out) or _raw(source.owner)):
         detail = f"the buffer has the shape {extent.shape}, out has {out.shape}"
     if detail:

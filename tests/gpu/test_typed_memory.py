@@ -309,7 +309,7 @@ async def test_a_copy_converts_nothing():
                 batch.add_copies([(integers, floats)])
         await device.copy(integers, floats.view("uint8"))
         await device.copy(integers, np.ones(6, np.float32).tobytes())
-        await device.copy(integers, np.zeros(3, "M8[us]"))
+        await device.copy(integers.view("uint8"), np.zeros(3, "M8[us]"))
         await device.copy(floats, np.arange(6, dtype=np.float32))
 
         assert (await device.download(floats)).tolist() == [[0, 1, 2], [3, 4, 5]]

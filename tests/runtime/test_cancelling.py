@@ -146,13 +146,20 @@ async def test_timeout_of_asyncio_itself_only_leaves(anyio_backend, options, com
     if anyio_backend[0] != "asyncio":
         pytest.skip("trio has no second kind of cancellation")
     compiler.hold()
+    limits: list[asyncio.Timeout] = []
+
+    async def compile_within(rt):
+        async with asyncio.timeout(None) as limit:
+            limits.append(limit)
+            await rt.compile(saxpy(), arch=ARCH)
 
     async with ajit.open_runtime(**options) as rt:
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await rt.compile(saxpy(), arch=ARCH)
-        in_progress = rt.statistics().in_progress
+        compiling = asyncio.create_task(compile_within(rt))
         await compiler.wait_started()
+        limits[0].reschedule(0.0)  # of the loop's clock: it is over
+        with pytest.raises(TimeoutError):
+            await compiling
+        in_progress = rt.statistics().in_progress
         compiler.let_go()
         artifact = await rt.compile(saxpy(), arch=ARCH)
 

@@ -136,11 +136,8 @@ async def test_a_compile_on_a_dead_disk_still_has_its_limits(
     directory: CacheDirectory, disk: StuckDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Beat and permit hang in their writes, and yet the time limit ends compiler and call."""
-    table, gate, permits = (
-        LeaseTable(directory),
-        GatedCompiler(tmp_path),
-        CompilePermits(directory, 1),
-    )
+    table, gate = LeaseTable(directory), GatedCompiler(tmp_path)
+    permits = await anyio.to_thread.run_sync(CompilePermits, directory, 1)
     lease = await anyio.to_thread.run_sync(table.try_acquire, KEY, "host")
 
     def beat(phase: str) -> None:
