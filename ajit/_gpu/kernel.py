@@ -23,7 +23,7 @@ __all__ = ["BoundLaunch", "Kernel"]
 
 
 class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
-    """An entry point loaded on one device. Get it from a `LoadedModule`.
+    """An entry point loaded on one device. Get it with `Runtime.kernel` or `LoadedModule.kernel`.
 
     Attributes:
         name: The entry point, as it was asked for.

@@ -177,7 +177,7 @@ class _DeviceArray:
 class DeviceBuffer(
     _DeviceArray, _Buffer, metaclass=FactoryMade, factory="await device.alloc() or device.upload()"
 ):
-    """Device memory with a shape and a type, in C order.
+    """Device memory with a shape and a type, in C order. Get it with `Device.alloc` or `upload`.
 
     Other libraries on the same device take it by ``__cuda_array_interface__`` and DLPack, without a
     copy: ``torch.from_dlpack(buffer)``, ``cupy.from_dlpack(buffer)``.
@@ -252,6 +252,8 @@ class BufferSlice(
 
 class PinnedBuffer(_Buffer, metaclass=FactoryMade, factory="await device.alloc_pinned()"):
     """Page-locked host memory: the device copies from and to it without a detour.
+
+    Get it with `Device.alloc_pinned`.
 
     Attributes:
         shape: Elements along each axis.

@@ -33,7 +33,7 @@ _PRIORITIES = range(-(1 << 15), 1 << 15)
 
 @dataclass(frozen=True, slots=True)
 class LaunchAttributes:
-    """How a kernel is launched, beyond its shape. Get it with `Kernel.with_attributes`.
+    """How a kernel is launched, beyond its shape. It is `Kernel.attributes`; `Kernel.with_attributes` sets it.
 
     Attributes:
         cluster: Blocks of a cluster in x, y and z, or None for no clusters.

@@ -323,3 +323,16 @@ def test_a_kernel_may_have_any_name_that_cuda_does_not_take(tmp_path: Path, name
     done = compile_kernels(tmp_path, f"__global__ void {name}(int *x) {{ x[0] = 1; }}", name)
 
     assert done.returncode == 0, done.stderr
+
+
+def test_constant_struct_parameters_are_spelt_as_nvidia_wants_them(
+    tmp_path: Path,
+) -> None:
+    """``const __grid_constant__``, without which NVIDIA's compilers refuse the parameter."""
+    source = """
+    struct Sizes { int rows, columns; };
+    __global__ void product(const __grid_constant__ Sizes sizes, int *out) {
+        *out = sizes.rows * sizes.columns;
+    }
+    """
+    assert build_image(tmp_path, source, "product")

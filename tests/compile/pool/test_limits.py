@@ -144,7 +144,7 @@ def test_a_rejection_beside_the_memory_killer_is_not_believed(
     """Which process it took cannot be seen from here; trying again is safe."""
     counts = iter(range(10))
     monkeypatch.setattr(watch_module, "oom_kills", lambda: next(counts))
-    with pytest.raises(CompilerCrashed, match="memory killer") as caught:
+    with pytest.raises(CompilerCrashed, match="lack of memory") as caught:
         faking("echo an error >&2; exit 1").compile(job(**HOST))
 
     assert "an error" in caught.value.log
