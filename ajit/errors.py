@@ -453,3 +453,7 @@ def _rebuild(cls: type[AjitError], args: tuple[Any, ...], fields: dict[str, Any]
     error.args = args
     error.__dict__.update(fields)
     return error
+
+
+for _name in __all__:  # what users see, in tracebacks and in help
+    globals()[_name].__module__ = "ajit"

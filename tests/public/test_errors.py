@@ -109,7 +109,7 @@ def subclasses(of: type) -> set[type]:
 def test_every_error_is_tested():
     """An error that is added has to be added above."""
     assert {
-        error.__name__ for error in subclasses(AjitError) if error.__module__ == "ajit.errors"
+        error.__name__ for error in subclasses(AjitError) if error.__module__ == "ajit"
     } == (ERRORS.keys())
     assert set(errors.__all__) == ERRORS.keys() | {"AjitWarning"}
 
@@ -185,7 +185,7 @@ def test_tree_is_as_drawn():
     actual = {
         error.__name__: error.__bases__[0].__name__
         for error in subclasses(AjitError) - {AjitError}
-        if error.__module__ == "ajit.errors"
+        if error.__module__ == "ajit"
     }
 
     assert drawn_tree() == actual
@@ -197,6 +197,7 @@ def test_every_public_error_is_a_name_of_the_package():
 
     for name in errors.__all__:
         assert getattr(ajit, name) is getattr(errors, name)
+        assert getattr(ajit, name).__module__ == "ajit"
         assert name in dir(ajit)
 
 
