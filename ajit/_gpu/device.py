@@ -110,8 +110,8 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
     def capture(self) -> AbstractAsyncContextManager[Graph]:
         """Collect operations in an ``async with`` block, and make a graph of them at its end.
 
-        In the block, asking for a kernel that is not loaded raises `CaptureMiss`, and a launch, a copy,
-        a fill or a batch that would run at once raises `UsageError`.
+        In the block, asking for a kernel that is not loaded raises `CaptureMiss`. A launch, a copy,
+        a fill or a batch would run at once there, and raises `UsageError`.
         """
         return capture(self._port)
 

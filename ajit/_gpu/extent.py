@@ -11,7 +11,7 @@ from ajit._gpu.dtype import DTYPES, dtype_named
 from ajit._gpu.shape import shown, whole_number
 from ajit.errors import ArgumentError
 
-__all__ = ["Extent", "Sizes", "extent", "part", "seen_as"]
+__all__ = ["Array", "Extent", "Sizes", "extent", "part", "seen_as"]
 
 Sizes: TypeAlias = int | Sequence[int]
 """A shape: a number of elements, or the sizes of several axes."""
@@ -31,6 +31,29 @@ class Extent(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     nbytes: int
+
+
+class Array:
+    """Memory with a shape and a type, which do not change: `view` gives others."""
+
+    __slots__ = ()
+
+    _extent: Extent
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Elements along each axis."""
+        return self._extent.shape
+
+    @property
+    def dtype(self) -> str:
+        """Name of their type, as ``float32``."""
+        return self._extent.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes; may be 0."""
+        return self._extent.nbytes
 
 
 def extent(shape: Any, dtype: object, operation: str) -> Extent:

@@ -14,7 +14,7 @@ from ajit._core.factory import FactoryMade
 from ajit._gpu.capsule import CPU, Exporter, dlpack_capsule
 from ajit._gpu.dtype import DTYPES
 from ajit._gpu.elements import nested, unpacked
-from ajit._gpu.extent import Extent, part, seen_as
+from ajit._gpu.extent import Array, Extent, part, seen_as
 from ajit._gpu.wire import library
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _Memory(Exporter, Protocol):
     def pointer(self) -> int: ...
 
 
-class HostArray(metaclass=FactoryMade, factory="await device.download(buffer)"):
+class HostArray(Array, metaclass=FactoryMade, factory="await device.download(buffer)"):
     """Memory on the host with a shape and a type, writable, in C order.
 
     ``np.asarray(host)`` is an array of the same memory, with the right type and shape; so are
@@ -78,11 +78,11 @@ class HostArray(metaclass=FactoryMade, factory="await device.download(buffer)"):
         nbytes: Size of it all.
     """
 
-    __slots__ = ("__weakref__", "_memory", "_offset_bytes", "dtype", "nbytes", "shape")
+    __slots__ = ("__weakref__", "_extent", "_memory", "_offset_bytes")
 
     def __init__(self, memory: _Memory, offset_bytes: int, extent: Extent) -> None:
         self._memory, self._offset_bytes = memory, offset_bytes
-        self.shape, self.dtype, self.nbytes = extent
+        self._extent = extent
 
     @property
     def pointer(self) -> int:
@@ -124,10 +124,6 @@ class HostArray(metaclass=FactoryMade, factory="await device.download(buffer)"):
         """
         extent = seen_as(self._extent, dtype, shape, self)
         return HostArray.make(self._memory, self._offset_bytes, extent)
-
-    @property
-    def _extent(self) -> Extent:
-        return Extent(self.shape, self.dtype, self.nbytes)
 
     @property
     def __array_interface__(self) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def _pointer_converter(
     def to_typed_pointer(value: Any) -> int:
         if (
             type(value) is DeviceBuffer
-            and value.dtype in known
+            and value._extent[1] in known  # noqa: SLF001  # the quick way
             and value._thread is thread  # noqa: SLF001  # the quick way
             and not value._freed  # noqa: SLF001  # the same
             and value._port.refusal is None  # noqa: SLF001  # the same

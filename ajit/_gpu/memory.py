@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ajit._core.factory import FactoryMade
 from ajit._gpu.capsule import CPU, CUDA, dlpack_capsule
 from ajit._gpu.dtype import DTYPES
-from ajit._gpu.extent import Extent, part, seen_as
+from ajit._gpu.extent import Array, Extent, part, seen_as
 from ajit._gpu.hostarray import HostArray
 from ajit._gpu.owned import Owned
 from ajit._gpu.wire import ALL_LANES, library
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["BufferSlice", "DeviceBuffer", "PinnedBuffer"]
 
 
-class _Buffer(Owned):
+class _Buffer(Array, Owned):
     """Memory that the CUDA thread allocated. Made by `Device`, not directly."""
 
-    __slots__ = ("dtype", "nbytes", "shape")
+    __slots__ = ("_extent",)
 
     _called = "buffer"
 
     def __init__(self, port: CompletionPort, resource: int, extent: Extent) -> None:
         # No driver allocates 0 bytes: such a buffer has a null pointer and owns nothing.
         super().__init__(port, resource, lanes=1)
-        self.shape, self.dtype, self.nbytes = extent
+        self._extent = extent
 
     @property
     def pointer(self) -> int:
@@ -66,15 +66,12 @@ class _Buffer(Owned):
         return f"<{type(self).__name__} {self.dtype} {self.shape} {where}>"
 
 
-class _DeviceArray:
+class _DeviceArray(Array):
     """What a buffer and a part of one have in common: they are arrays on the device."""
 
     __slots__ = ()
 
     if TYPE_CHECKING:
-        shape: tuple[int, ...]
-        dtype: str
-        nbytes: int
 
         @property
         def pointer(self) -> int: ...
@@ -99,8 +96,8 @@ class _DeviceArray:
         row_bytes = self.nbytes // shape[0] if shape[0] else 0
         buffer, offset_bytes = self._place()
         offset_bytes += start * row_bytes
-        sizes, nbytes = (count, *shape[1:]), count * row_bytes
-        return BufferSlice.make(buffer, offset_bytes, sizes, self.dtype, nbytes)
+        extent = Extent((count, *shape[1:]), self.dtype, count * row_bytes)
+        return BufferSlice.make(buffer, offset_bytes, extent)
 
     def view(self, dtype: object = None, shape: Sizes | None = None) -> BufferSlice:
         """Return the same memory with another type, other axes, or both; no value is converted.
@@ -115,8 +112,8 @@ class _DeviceArray:
         Raises:
             ArgumentError: The bytes are more or less than that, or the type is not known.
         """
-        extent = seen_as(Extent(self.shape, self.dtype, self.nbytes), dtype, shape, self)
-        return BufferSlice.make(*self._place(), *extent)
+        extent = seen_as(self._extent, dtype, shape, self)
+        return BufferSlice.make(*self._place(), extent)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -169,9 +166,8 @@ class _DeviceArray:
             BufferError: The consumer wants a copy, or the memory on another device.
         """
         del stream, max_version  # any consumer takes a tensor of version 0
-        extent = Extent(self.shape, self.dtype, self.nbytes)
         device, asked = self.__dlpack_device__(), (dl_device, copy)
-        return dlpack_capsule(self._place()[0], self.pointer, extent, device, asked)
+        return dlpack_capsule(self._place()[0], self.pointer, self._extent, device, asked)
 
 
 class DeviceBuffer(
@@ -207,18 +203,10 @@ class BufferSlice(
         nbytes: Its size in bytes; may be 0.
     """
 
-    __slots__ = ("buffer", "dtype", "nbytes", "offset_bytes", "shape")
+    __slots__ = ("_extent", "buffer", "offset_bytes")
 
-    def __init__(
-        self,
-        buffer: DeviceBuffer,
-        offset_bytes: int,
-        shape: tuple[int, ...],
-        dtype: str,
-        nbytes: int,
-    ) -> None:
-        self.buffer, self.offset_bytes = buffer, offset_bytes
-        self.shape, self.dtype, self.nbytes = shape, dtype, nbytes
+    def __init__(self, buffer: DeviceBuffer, offset_bytes: int, extent: Extent) -> None:
+        self.buffer, self.offset_bytes, self._extent = buffer, offset_bytes, extent
 
     @property
     def pointer(self) -> int:
@@ -278,7 +266,7 @@ class PinnedBuffer(_Buffer, metaclass=FactoryMade, factory="await device.alloc_p
                 known.
         """
         self._check()
-        extent = Extent(self.shape, self.dtype, self.nbytes)
+        extent = self._extent
         if dtype is not None or shape is not None:
             extent = seen_as(extent, dtype, shape, self)
         return HostArray.make(self, 0, extent)

@@ -33,7 +33,9 @@ _PRIORITIES = range(-(1 << 15), 1 << 15)
 
 @dataclass(frozen=True, slots=True)
 class LaunchAttributes:
-    """How a kernel is launched, beyond its shape. It is `Kernel.attributes`; `Kernel.with_attributes` sets it.
+    """How a kernel is launched, beyond its shape: `Kernel.attributes`.
+
+    Get a kernel with others from `Kernel.with_attributes`.
 
     Attributes:
         cluster: Blocks of a cluster in x, y and z, or None for no clusters.

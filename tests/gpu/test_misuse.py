@@ -297,6 +297,16 @@ async def test_wrong_calls_say_what_is_right():
         await ticket
 
 
+async def test_shape_and_type_of_memory_cannot_be_set():
+    """As numpy has it, ``x.shape = ...``: here it would be believed, and memory overrun."""
+    async with cpu_device() as device:
+        x, pinned = await device.upload(INT), await device.alloc_pinned(8)
+        for memory in (x, x[0:4], pinned, pinned.view()):
+            for name, value in (("shape", (1000,)), ("dtype", "int8"), ("nbytes", 4000)):
+                with pytest.raises(AttributeError):
+                    setattr(memory, name, value)
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 0), (0, 1, 0), (0, 0, 3), (2, 0), (2, 3)], ids=str)
 async def test_lists_of_empty_arrays_are_those_of_numpy(shape):
     """Axes without elements included."""

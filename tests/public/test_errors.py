@@ -108,9 +108,9 @@ def subclasses(of: type) -> set[type]:
 
 def test_every_error_is_tested():
     """An error that is added has to be added above."""
-    assert {
-        error.__name__ for error in subclasses(AjitError) if error.__module__ == "ajit"
-    } == (ERRORS.keys())
+    assert {error.__name__ for error in subclasses(AjitError) if error.__module__ == "ajit"} == (
+        ERRORS.keys()
+    )
     assert set(errors.__all__) == ERRORS.keys() | {"AjitWarning"}
 
 
