@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,6 +53,10 @@ _OF_A_LIBRARY = re.compile(
 _OPENS = frozenset({"if", "ifdef", "ifndef"})
 _GOES_ON = frozenset({"elif", "elifdef", "elifndef"})
 _CONDITIONS = frozenset({*_OPENS, *_GOES_ON, "else", "endif"})
+
+
+class _TooDeep(Exception):
+    """Nothing is known of such a text, so it is not read to its end."""
 
 
 class _Group:
@@ -152,7 +157,8 @@ class Preprocessed:
         self._place, self._live = ALWAYS, True
         self._header_names = frozenset(name for name, _ in headers)
         self._included: list[str] = []
-        self._read_all(files, read)
+        with suppress(_TooDeep):
+            self._read_all(files, read)
         self.code = "".join(self._chunks)
         self.macros = {name: _body(list(found)) for name, found in self._bodies.items()}
 
@@ -228,10 +234,11 @@ class Preprocessed:
             self._branch(opened[-1])
 
     def _branch(self, top: _Open) -> None:
+        if top.place.depth >= _DEEPEST:
+            self.odd = True
+            raise _TooDeep
         top.group = top.group or _Group(top.place)
-        self.odd |= top.place.depth >= _DEEPEST
-        place = top.place if top.place.depth >= _DEEPEST else top.group.next_branch()
-        self._move_to(place, live=top.live)
+        self._move_to(top.group.next_branch(), live=top.live)
 
     def _take(self, item: _Directive, *, is_default: bool, opened: list[_Open]) -> None:
         if item.word in ("include", "include_next", "import", "embed"):

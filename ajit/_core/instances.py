@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from ajit._core.short_repr import cut
+from ajit._core.written import SHOWN
 from ajit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_instance"]
 
-_SHOWN = 80
-"""Characters of a name in a message."""
 _OF_A_TYPE = re.compile(r"\s*+(?:typename|class)\b")
 
 
@@ -41,9 +40,9 @@ def check_instance(
     understood = all(head != ("?",) for head in heads)
     if not heads or not understood or any(found.template is None for found in candidates):
         return
-    shown = cut(base, _SHOWN)
+    shown = cut(base, SHOWN)
     if not arguments:
-        form = cut(f"{base}<{', '.join(map(_example, _needed(heads[0])))}>", _SHOWN)
+        form = cut(f"{base}<{', '.join(map(_example, _needed(heads[0])))}>", SHOWN)
         raise SpecError(f"{shown} is a template; name an instance of it, such as {form}")
     if any(_has_no_number(head) for head in heads):
         return

@@ -27,7 +27,7 @@ from ajit._core.cxx import (
 from ajit._core.instances import check_instance
 from ajit._core.params import CType, is_known_type, known_types, parse_ctype
 from ajit._core.short_repr import cut
-from ajit._core.written import declared_type
+from ajit._core.written import SHOWN, declared_type
 from ajit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Origin", "check_params", "read_params"]
 
-_SHOWN = 80
-"""Characters of a name in a message."""
+_SHOWN_LIST = 2000
 _MOST_ALIASES = 8
 _LONGEST_LIST = 20_000
 _MOST_EXPANDED = 200_000
@@ -99,23 +98,28 @@ def check_params(name: str, given: tuple[str, ...], origin: Origin) -> tuple[str
     read = read_params(name, origin)
     if read is None or read == given:
         return given
-    lists = f"\n  params: ({', '.join(given)})\n  source: ({', '.join(read)})"
+    kernel = cut(repr(name), SHOWN)
+    lists = f"\n  params: ({_shown_list(given)})\n  source: ({_shown_list(read)})"
     if len(given) != len(read):
         raise SpecError(
-            f"params of kernel {name!r} name {len(given)} types, its source has {len(read)}{lists}"
+            f"params of kernel {kernel} name {len(given)} types, its source has {len(read)}{lists}"
         )
     reader = _Reader(read_cxx(origin.source, origin.headers), origin)
     for index, (declared, found) in enumerate(zip(given, read, strict=True)):
         if not _agree(reader.resolved(declared), found):
             raise SpecError(
-                f"params[{index}] of kernel {name!r} is {declared!r}, but its source has "
-                f"{found!r}{lists}"
+                f"params[{index}] of kernel {kernel} is {cut(repr(declared), SHOWN)}, but its "
+                f"source has {cut(repr(found), SHOWN)}{lists}"
             )
     # A name that only the source explains (using index_t = int) is not among the types known.
     return tuple(
         found if parse_ctype(declared).kind == "struct" else declared
         for declared, found in zip(given, read, strict=True)
     )
+
+
+def _shown_list(types: tuple[str, ...]) -> str:
+    return cut(", ".join(types), _SHOWN_LIST)
 
 
 def _agree(declared: str | None, found: str) -> bool:
@@ -189,12 +193,12 @@ class _Reader:
     def _check_is_there(self, base: str, name: str, others: OtherUses) -> None:
         unclear = others.doubtful or others.in_kernel
         if others.defined and not unclear and self._is_only(base, others):
-            raise SpecError(f"{cut(base, _SHOWN)} is a function without __global__, and no kernel")
+            raise SpecError(f"{cut(base, SHOWN)} is a function without __global__, and no kernel")
         if not self._sees_all or self._in_macros(base) or self._text.mentions(base):
             return
         near = difflib.get_close_matches(base, {*self._text.kernel_names()}, 1)
-        hint = f"; did you mean {cut(repr(near[0]), _SHOWN)}?" if near else ""
-        raise SpecError(f"the source has no kernel {cut(repr(name), _SHOWN)}{hint}")
+        hint = f"; did you mean {cut(repr(near[0]), SHOWN)}?" if near else ""
+        raise SpecError(f"the source has no kernel {cut(repr(name), SHOWN)}{hint}")
 
     def _list(self, found: KernelDeclaration, arguments: Sequence[str]) -> tuple[str, ...]:
         if "#" in found.params or len(found.params) > _LONGEST_LIST:
@@ -314,7 +318,9 @@ class _Reader:
         known = [*known_types(), *_NOT_TYPES]
         near = [f"{word}_t"] if f"{word}_t" in known else difflib.get_close_matches(word, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise SpecError(f"the source uses the type {word!r}, which nothing declares{hint}")
+        raise SpecError(
+            f"the source uses the type {cut(repr(word), SHOWN)}, which nothing declares{hint}"
+        )
 
 
 def _parts_of(name: str) -> tuple[str | None, tuple[str, ...]]:
