@@ -54,8 +54,9 @@ _EXPRESSIONS = frozenset({
 })  # fmt: skip
 _HEAD_WORDS = frozenset({
     "void", "int", "char", "short", "long", "signed", "unsigned", "float", "double", "bool", "auto",
-    "const", "constexpr", "consteval", "volatile", "static", "inline", "extern", "virtual", "friend",
-    "explicit", "struct", "class", "union", "enum", "typename", "template", "namespace", "std",
+    "const", "constexpr", "consteval", "volatile", "static", "inline", "extern", "virtual",
+    "friend", "explicit", "struct", "class", "union", "enum", "typename", "template", "namespace",
+    "std",
     "public", "private", "protected", "__device__", "__host__", "__forceinline__", "__noinline__",
     "__inline__", "__restrict__",
 })  # fmt: skip

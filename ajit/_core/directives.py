@@ -49,7 +49,7 @@ _OF_A_LIBRARY = re.compile(
     r"|(?:assert|float|limits|math|std\w+|string|mma|cooperative_groups|curand\w*|math_constants"
     r"|device_\w+|vector_\w+)\.h)>"
 )
-"""Headers of C++, CUDA and the libraries that come with it, which name no kernel or type of ours."""
+"""Headers of C++, CUDA and its libraries, which declare no kernel or type of a user."""
 _OPENS = frozenset({"if", "ifdef", "ifndef"})
 _GOES_ON = frozenset({"elif", "elifdef", "elifndef"})
 _CONDITIONS = frozenset({*_OPENS, *_GOES_ON, "else", "endif"})
@@ -172,11 +172,11 @@ class Preprocessed:
         """Read the source, then the headers that it includes in any case, then all others."""
         self._read(files.pop(None), read[None], ALWAYS)
         while self._included:
-            name = self._included.pop()
-            if name in files:
-                self._read(files.pop(name), read[name], ALWAYS)
-        for name in list(files):
-            self._read(files.pop(name), read[name], _Group(ALWAYS).next_branch())
+            header = self._included.pop()
+            if header in files:
+                self._read(files.pop(header), read[header], ALWAYS)
+        for name, text in files.items():
+            self._read(text, read[name], _Group(ALWAYS).next_branch())
 
     def _read(self, text: str, directives: list[_Directive], place: Place) -> None:
         guard = _guard(text, directives)

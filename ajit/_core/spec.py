@@ -43,8 +43,8 @@ _REPR_LABEL = 50
 """Characters in a spec's representation, which is one line of less than 200."""
 
 _NO_SUBCLASS = (
-    "{name} cannot be subclassed: it is a value that is compared, copied and sent to other processes "
-    "by its content. Write a function that makes one"
+    "{name} cannot be subclassed: it is a value that is compared, copied and sent to other "
+    "processes by its content. Write a function that makes one"
 )
 
 _CPU_ARCHES = frozenset({"x86_64", "aarch64"})
@@ -330,7 +330,8 @@ def _validate(spec: Spec) -> None:
         raise SpecError(f"spec {label} names an entry point twice")
     if spec.compiler not in COMPILER_KINDS:
         raise SpecError(
-            f"compiler {cut(repr(spec.compiler), _REPR_LABEL)} is none of {', '.join(COMPILER_KINDS)}"
+            f"compiler {cut(repr(spec.compiler), _REPR_LABEL)} is none of "
+            f"{', '.join(COMPILER_KINDS)}"
         )
     if spec.arch is not None:
         validate_arch(spec.arch)

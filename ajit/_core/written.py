@@ -238,7 +238,8 @@ def declared_type(declaration: str) -> str:
         declared = named[1].strip()
     if not _TYPE.fullmatch(declared) or declared.count("<") != declared.count(">"):
         raise SpecError(
-            f"parameter {cut(repr(declaration.strip()), SHOWN)} is not understood; give a sequence of C types"
+            f"parameter {cut(repr(declaration.strip()), SHOWN)} is not understood; "
+            "give a sequence of C types"
         )
     return declared
 

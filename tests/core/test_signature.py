@@ -119,7 +119,8 @@ READABLE = {
                             ("float",)),
     "left in": ("#if 1\ntypedef int T;\n#else\ntypedef float T;\n#endif\n__global__ void k(T x) {}",
                 "k", ("int",)),
-    "guard of the source": (("// k\n#ifndef K_H\n#define K_H\n#include <cuda_fp16.h>\ntypedef int T;\n"
+    "guard of the source": (("// k\n#ifndef K_H\n#define K_H\n#include <cuda_fp16.h>\n"
+                             "typedef int T;\n"
                             "__global__ void k(T x) {}\n#endif // K_H\n"), "k", ("int",)),
     "guard in other words": (("#if !defined(K_H)\n#define K_H 1\ntypedef int half;\n"
                              "__global__ void k(half x) {}\n#endif"), "k", ("int",)),
@@ -127,7 +128,8 @@ READABLE = {
                            ("float",)),
     "default beside CUDA's headers": (("#include <cuda_fp16.h>\n#ifndef T\n#define T half\n#endif\n"
                                       "__global__ void k(T x) {}"), "k", ("half",)),
-    "macro in a comment": ("/*\n#define T int\n*/\ntypedef float T;\n__global__ void k(T x) {}", "k",
+    "macro in a comment": (("/*\n#define T int\n*/\ntypedef float T;\n"
+                           "__global__ void k(T x) {}"), "k",
                            ("float",)),
     "called elsewhere": (("__global__ void k(int n) {}\nvoid f() { k<<<1, 1>>>(3); if (a) k(4); "
                          "return k(5); }"), "k", ("int",)),
@@ -162,21 +164,26 @@ UNREADABLE = {
                           "__global__ void k(T a) {}"), "k"),
     "type of one branch and an include": (("#include <types.h>\n#ifdef A\ntypedef int T;\n#endif\n"
                                           "__global__ void k(T a) {}"), "k"),
-    "type of one branch and CUDA's": ("#ifdef A\ntypedef int half;\n#endif\n__global__ void k(half a) {}",
+    "type of one branch and CUDA's": (("#ifdef A\ntypedef int half;\n#endif\n"
+                                       "__global__ void k(half a) {}"),
                                       "k"),
-    "branches with two of CUDA's": (("#ifdef A\ntypedef int half;\n#else\ntypedef float half;\n#endif\n"
+    "branches with two of CUDA's": (("#ifdef A\ntypedef int half;\n#else\n"
+                                    "typedef float half;\n#endif\n"
                                     "__global__ void k(half a) {}"), "k"),
     "branches with two kernels": (("#ifdef A\n__global__ void k(int n) {}\n#else\n"
                                   "__global__ void k(float x) {}\n#endif"), "k"),
     "kernel of one branch and a macro": (("#define KERNEL __global__ void\n#ifdef OLD\n"
-                                         "__global__ void k(int n) {}\n#else\nKERNEL k(float x) {}\n"
+                                         "__global__ void k(int n) {}\n#else\n"
+                                         "KERNEL k(float x) {}\n"
                                          "#endif"), "k"),
     "kernel taken out and a macro": (("#define KERNEL __global__ void\n#if 0\n"
-                                     "__global__ void k(int n) {}\n#endif\nKERNEL k(float x) {}"), "k"),
+                                     "__global__ void k(int n) {}\n#endif\n"
+                                     "KERNEL k(float x) {}"), "k"),
     "kernel of one branch and an include": (("#include <kernels.h>\n#ifdef OLD\n"
                                             "__global__ void k(int n) {}\n#endif"), "k"),
     "kernel of one branch and a macro's": (("#define MAKE(name) __global__ void name(float x) {}\n"
-                                           "#ifdef OLD\n__global__ void k(int n) {}\n#else\nMAKE(k)\n"
+                                           "#ifdef OLD\n__global__ void k(int n) {}\n#else\n"
+                                           "MAKE(k)\n"
                                            "#endif"), "k"),
     "kernel of a namespace and a macro": (("#define KERNEL __global__ void\n"
                                           "namespace a { __global__ void k(int n) {} }\n"
@@ -184,7 +191,8 @@ UNREADABLE = {
     "attribute that makes a kernel": ("__attribute__((global)) void k(float x) {}", "k"),
     "head of a template in one branch": (("#ifdef A\ntemplate <class T>\n#endif\n"
                                          "__global__ void k(int n) {}"), "k<int>"),
-    "default of a macro and an include": (("#include <config.h>\n#ifndef T\n#define T float\n#endif\n"
+    "default of a macro and an include": (("#include <config.h>\n#ifndef T\n"
+                                          "#define T float\n#endif\n"
                                           "__global__ void k(T x) {}"), "k"),
     "digraphs": ("%:if 0\n__global__ void k(int n) {}\n%:endif", "k"),
     "macro makes the name": ("#define NAME(x) x\n__global__ void NAME(k)(int n) {}", "k"),
@@ -455,8 +463,8 @@ TWO = "template <typename T, int N, bool B> __global__ void tw(T x) {}"
         (TWO, "tw<>", "tw takes 3 template arguments, 0 given"),
         ("template <class T> __global__ void tw(T x) {}", "tw<V<int, 4>, 5>",
          "tw takes 1 template argument, 2 given"),
-        ("template <class T> __global__ void tw(T x) {}\n"
-         "template <> __global__ void tw<int>(int) {}", "tw<int, int>",
+        (("template <class T> __global__ void tw(T x) {}\n"
+          "template <> __global__ void tw<int>(int) {}"), "tw<int, int>",
          "tw takes 1 template argument, 2 given"),
     ],
 )  # fmt: skip
@@ -562,10 +570,12 @@ TREE = "".join(f"#define A{i} " + f"A{i + 1} " * 8 + "\n" for i in range(9))
 BOMBS = {
     "macros of macros": (TREE + "__global__ void k(A0 a){}", "k"),
     "macros of macros as pointers": (TREE + "__global__ void k(A0* a){}", "k"),
-    "a long macro": ("#define A " + "int " * 200_000 + "\n__global__ void k(" + "A " * 5000 + ") {}",
+    "a long macro": ("#define A " + "int " * 200_000
+                     + "\n__global__ void k(" + "A " * 5000 + ") {}",
                      "k"),
     "many kernels": (
-        TREE.replace("A5 " * 8, "A5 A5") + "".join(f"__global__ void k(A0 a{i});" for i in range(9999)),
+        TREE.replace("A5 " * 8, "A5 A5")
+        + "".join(f"__global__ void k(A0 a{i});" for i in range(9999)),
         "k",
     ),
     "defaults of a template": (
