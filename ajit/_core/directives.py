@@ -146,7 +146,10 @@ class Preprocessed:
             for item in directives
             if item.word == "define" and (macro := _MACRO.match(item.rest))
         )
-        self.odd = any("%:" in text or "??=" in text or "??/" in text for text in files.values())
+        raw = (source, *(text for _, text in headers))  # ??/ at its end continues a comment
+        self.odd = any("%:" in text for text in files.values()) or any(
+            "??=" in text or "??/" in text for text in raw
+        )
         self.includes_all, self.foreign, self.function_macros = True, False, False
         self.defaults: set[str] = set()
         self.guards: set[str] = set()

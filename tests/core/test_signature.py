@@ -194,6 +194,7 @@ UNREADABLE = {
     "default of a macro and an include": (("#include <config.h>\n#ifndef T\n"
                                           "#define T float\n#endif\n"
                                           "__global__ void k(T x) {}"), "k"),
+    "trigraphs": ("// what??/\n__global__ void k(int n) {}\n__global__ void k(int m) {}", "k"),
     "digraphs": ("%:if 0\n__global__ void k(int n) {}\n%:endif", "k"),
     "macro makes the name": ("#define NAME(x) x\n__global__ void NAME(k)(int n) {}", "k"),
     "macro makes the kernel": ("#define KERNEL __global__ void\nKERNEL k(int n) {}", "k"),
