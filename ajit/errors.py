@@ -85,6 +85,9 @@ LOG_EXCERPT_LINES = 20
 LOG_EXCERPT_COLUMNS = 500
 """How much of a compiler's log goes into a message; the whole log is in the field ``log``."""
 
+VALUE_EXCERPT = 200
+"""Characters of a value in a message."""
+
 
 class AjitWarning(UserWarning):
     """Something went wrong that could not be raised where it happened."""
@@ -138,7 +141,7 @@ class UnknownArch(SpecError):
 
 
 class SettingsError(AjitError):
-    """A setting has a value that is not allowed. Nothing was started.
+    """A setting has a value that is not allowed, or there is no such setting. Nothing was started.
 
     Attributes:
         name: The setting.
@@ -146,9 +149,16 @@ class SettingsError(AjitError):
         origin: Where the value came from: ``argument`` or the name of an ``AJIT_*`` variable.
     """
 
-    def __init__(self, *, name: str, value: object, origin: str, expected: str) -> None:
+    def __init__(
+        self, *, name: str, value: object, origin: str, expected: str, problem: str = ""
+    ) -> None:
         self.name, self.value, self.origin, self.expected = name, value, origin, expected
-        super().__init__(f"setting {name} is {value!r} (from {origin}); expected {expected}")
+        shown = repr(value)
+        if len(shown) > VALUE_EXCERPT:
+            shown = f"{shown[:VALUE_EXCERPT]}..."
+        super().__init__(
+            problem or f"setting {name} is {shown} (from {origin}); expected {expected}"
+        )
 
 
 class CompileError(AjitError):

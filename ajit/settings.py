@@ -12,16 +12,26 @@ import difflib
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ajit._system.limits import available_cpus, memory_limit_bytes
-from ajit._system.setting_fields import Origins, absolute_directory, number, one_of, setting, switch
+from ajit._system.setting_fields import (
+    Origins,
+    absolute_directory,
+    byte_count,
+    number,
+    one_of,
+    setting,
+    switch,
+    usable_text,
+)
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Unpack
 
 __all__ = ["Settings", "SettingsOptions", "available_cpus"]
@@ -29,8 +39,19 @@ __all__ = ["Settings", "SettingsOptions", "available_cpus"]
 MiB = 1024 * 1024
 GiB = 1024 * MiB
 
+MOST_COMPILES = 4096
+"""Compiles at once: above the CPUs of any machine that we know of."""
+MOST_RING = 1 << 20
+"""Operations in the ring of the CUDA thread, whose memory is taken at once."""
+MOST_COMPILE_SECONDS = 1e6
+"""Eleven days: a worker process is waited for with poll(), which counts in 31 bits of ms."""
+MOST_GROUP = 2**32 - 2
+"""The largest number of a Unix group; the one above it means none."""
+
 HIDDEN = "(hidden)"
 """Shown instead of a secret."""
+
+_A_PATH = "a path in UTF-8, without NUL"
 
 _REPR_LENGTH = 200
 _REPR_VALUE_LENGTH = 60
@@ -68,6 +89,11 @@ def default_compile_memory_limit() -> int:
 
 def _is_device(value: str) -> bool:
     return value in ("cuda", "cpu", "auto", "none") or bool(_ONE_DEVICE.fullmatch(value))
+
+
+def _is_group(value: str) -> bool:
+    number = value.isdecimal()
+    return usable_text(value) and (not number or (len(value) <= 10 and int(value) <= MOST_GROUP))
 
 
 class SettingsOptions(TypedDict, total=False):
@@ -118,13 +144,13 @@ class Settings:
     cache_dir: Path = setting(  # noqa: RUF009  # it makes a field
         Path(),
         "directory of the kernel cache; processes and nodes may share it",
-        "a path",
+        _A_PATH,
         parse=absolute_directory,
     )
     allow_unsafe_cache: bool = switch(
         "use a cache directory even if other users own it or can write to it"
     )
-    cache_limit_bytes: int = number(
+    cache_limit_bytes: int = byte_count(
         4 * GiB,
         "size limit of the cache; above it, least recently used entries are evicted; 0: no limit",
         least=0,
@@ -136,11 +162,13 @@ class Settings:
         "",
         "Unix group whose members may write to the cache; empty: this user only",
         "a group's name or number",
+        holds=_is_group,
     )
     hmac_key_file: str = setting(
         "",
         "file with the secret that authenticates cache entries; empty: no authentication",
-        "a path",
+        _A_PATH,
+        holds=usable_text,
     )
     hmac_key: str = setting(
         "",
@@ -158,28 +186,33 @@ class Settings:
         0,
         "most compiles at once in this process; 0: one for each CPU",
         least=0,
-        expected="at least 1, or 0 for the CPUs",
+        most=MOST_COMPILES,
+        expected=f"1 to {MOST_COMPILES}, or 0 for the CPUs",
     )
     node_compile_slots: int = number(
         0,
         "most compiles at once on this machine, over all processes that use this cache; "
         "0: one for each CPU",
         least=0,
-        expected="at least 1, or 0 for the CPUs",
+        most=MOST_COMPILES,
+        expected=f"1 to {MOST_COMPILES}, or 0 for the CPUs",
     )
     compile_timeout_seconds: float = number(
-        1800.0, "wall time limit of a compile; a compile that takes longer is killed", above=0
+        1800.0,
+        "wall time limit of a compile; a compile that takes longer is killed",
+        above=0,
+        most=MOST_COMPILE_SECONDS,
     )
-    compile_output_limit_bytes: int = number(
+    compile_output_limit_bytes: int = byte_count(
         256 * MiB, "largest artifact that a compile may produce", least=1
     )
-    compile_memory_limit_bytes: int = number(
+    compile_memory_limit_bytes: int = byte_count(
         0,
         "memory limit of a compiler and its children; above it they are killed; "
         "0: half of what this process may use, at most 8 GiB",
         least=0,
     )
-    compile_memory_estimate_bytes: int = number(
+    compile_memory_estimate_bytes: int = byte_count(
         1 * GiB,
         "free memory that must be left to start a compile beside another one; grows when compiles "
         "are seen to need more; 0: do not check",
@@ -188,10 +221,12 @@ class Settings:
     compiler_niceness: int = number(
         10, "niceness added to compilers, so that the server gets the CPU first", least=0, most=19
     )
-    nvcc: str = setting("", "path of nvcc; empty: search for it", "a path")
-    host_compiler: str = setting("", "path of the C++ compiler; empty: search for it", "a path")
+    nvcc: str = setting("", "path of nvcc; empty: search for it", _A_PATH, holds=usable_text)
+    host_compiler: str = setting(
+        "", "path of the C++ compiler; empty: search for it", _A_PATH, holds=usable_text
+    )
     worker_max_jobs: int = number(200, "compiles after which a worker process is replaced", least=1)
-    worker_max_bytes: int = number(
+    worker_max_bytes: int = byte_count(
         400 * MiB, "memory above which a worker process is replaced", least=1
     )
     patience_seconds: float = number(
@@ -231,14 +266,14 @@ class Settings:
     ring_capacity: int = setting(
         4096,
         "operations that may be queued for the CUDA thread",
-        "a power of two",
+        f"a power of two, from 2 to {MOST_RING}",
         parse=int,
-        holds=lambda n: n >= 2 and n & (n - 1) == 0,
+        holds=lambda n: 2 <= n <= MOST_RING and n & (n - 1) == 0,
     )
-    pinned_pool_bytes: int = number(
+    pinned_pool_bytes: int = byte_count(
         256 * MiB, "limit of the pinned host memory used for staging copies", least=1
     )
-    device_memory_limit_bytes: int = number(
+    device_memory_limit_bytes: int = byte_count(
         0,
         "limit of the device memory that ajit allocates in this process; 0: no limit",
         least=0,
@@ -269,6 +304,7 @@ class Settings:
             environ = {}  # a copy keeps what was read for the original
         elif environ is None:
             environ = os.environ
+        _check_environ(environ)
         _warn_unknown(environ)
         values, origins = _values(given, environ)
         if former is not None:
@@ -396,7 +432,33 @@ def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
 def _refuse_unknown(given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name not in setting_names():
-            raise SettingsError(name=name, value=value, origin="argument", expected=_nearest(name))
+            near = _close_names(name)
+            problem = f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
+            raise SettingsError(
+                name=name,
+                value=value,
+                origin="argument",
+                expected="a setting's name",
+                problem=problem,
+            )
+
+
+def _check_environ(environ: object) -> None:
+    """Refuse what is no environment. The error shows no text of it: one may be a secret."""
+    wrong: object = environ
+    if isinstance(environ, Mapping):
+        pairs = environ.items()
+        wrong = [
+            name for name, text in pairs if not isinstance(name, str) or not isinstance(text, str)
+        ]
+        if not wrong:
+            return
+    raise SettingsError(
+        name="environ",
+        value=wrong,
+        origin="argument",
+        expected="a mapping of variables to texts, such as os.environ",
+    )
 
 
 def _unusable(name: str, value: Any, origin: str) -> SettingsError:
@@ -411,11 +473,6 @@ def _warn_unknown(environ: Mapping[str, str]) -> None:
             near = _close_names(variable.removeprefix("AJIT_").lower())
             hint = f"; did you mean AJIT_{near[0].upper()}?" if near else ""
             warnings.warn(f"unknown variable {variable}{hint}", AjitWarning, stacklevel=3)
-
-
-def _nearest(name: str) -> str:
-    near = _close_names(name)
-    return f"a setting's name; did you mean {near[0]}?" if near else "a setting's name"
 
 
 def _close_names(name: str) -> list[str]:

@@ -2,8 +2,10 @@
 
 `CxxText` finds the kernels that a source declares, the macros that it defines, and what a type name
 stands for. It is no parser: where the text could mean two things, the answer is that it is not
-known. Whatever the text is, reading it takes time in proportion to its length: patterns do not
-backtrack (they are possessive), and each look around a place is bounded.
+known. So it is for what stands in some branches of ``#if`` only, unless the branches agree.
+
+Whatever the text is, reading it takes time in proportion to its length: patterns do not backtrack
+(they are possessive), and each look around a place is bounded.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ajit._core.directives import Place, Preprocessed, covers
+from ajit._core.params import known_types
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["CxxText", "KernelDeclaration", "TypeMeaning", "read_cxx", "split_list"]
+__all__ = ["CxxText", "KernelDeclaration", "OtherUses", "TypeMeaning", "read_cxx", "split_list"]
 
 T = TypeVar("T")
 
@@ -31,29 +36,31 @@ _ANSWERS_KEPT = 4096
 _CACHED_LENGTH = 4 * 1024 * 1024
 """Longer sources are read again for each spec, so that few are kept alive here."""
 
-_SKIPPED = re.compile(
-    r"""
-    [/"'R]  # a class in front: only at these characters is anything tried
-    (?: (?<=/)(?:/[^\n]*+ | \*[^*]*+(?:\*(?!/)[^*]*+)*+(?:\*/|\Z))
-      | (?<=")(?:[^"\\\n]++|\\.)*+"?+
-      | (?<=R)"([^\s()\\]{0,16}+)\((?s:.*?)(?:\)\1"|\Z)
-      | (?<=')(?<![0-9a-fA-F]')(?:[^'\\\n]++|\\.)*+'?+
-      | (?<=')(?![0-9a-fA-F][^'])(?:[^'\\\n]++|\\.)*+'?+  # but not that of 1'000
-    )
-    """,
-    re.VERBOSE,
-)
-"""Comments and texts."""
-_DIRECTIVE_LINE = re.compile(r"#[^\n]*+")
-_DIRECTIVE = re.compile(r"#[ \t]*+(\w++)[ \t]*+([^\n]*+)")
-_SPLICE = re.compile(r"\\\r?\n")
-_INCLUDED = re.compile(r'["<]([^">]++)[">]')
-_MACRO = re.compile(r"([^\W\d]\w*+)(\(?)(.*+)")
-_COMMENTS = re.compile(r"//.*+|/\*.*?(?:\*/|\Z)")
 _BRACKET = re.compile(r"[(){};]")
 _AFTER_PARAMETERS = re.compile(r"\s*+(?:[{;]|\Z|noexcept\b|requires\b|__\w++\s*+\()")
 _NOT_A_NAME = frozenset({"alignas", "decltype", "noexcept", "requires"})
 _BREAK = re.compile(r"[;{}]")
+_WORD = re.compile(r"[^\W\d]\w*+")
+_SPLICE = re.compile(r"\\\r?\n")
+_MARKS = "# \t\r\n\f\v"
+_MOST_QUALIFIERS = 8
+_GLOBAL = "__global__"
+_HAS_BODY = re.compile(r"\s*+(?:<[^<>;{}]{0,512}+>)?+\s*+\([^;{}]{0,4096}\)[^();{}]{0,512}+\{")
+_OF_STD = re.compile(r"\s*+using\s++(?:::)?(?:cuda::)?(?:std)?::\s*+")
+_CONTROL = frozenset({"if", "while", "for", "switch", "sizeof", "decltype", "return", "catch"})
+_EXPRESSIONS = frozenset({
+    "return", "else", "case", "throw", "new", "delete", "goto", "do", "co_return", "co_await",
+    "co_yield", "operator", "using",
+})  # fmt: skip
+_HEAD_WORDS = frozenset({
+    "void", "int", "char", "short", "long", "signed", "unsigned", "float", "double", "bool", "auto",
+    "const", "constexpr", "consteval", "volatile", "static", "inline", "extern", "virtual",
+    "friend", "explicit", "struct", "class", "union", "enum", "typename", "template", "namespace",
+    "std",
+    "public", "private", "protected", "__device__", "__host__", "__forceinline__", "__noinline__",
+    "__inline__", "__restrict__",
+})  # fmt: skip
+"""Words before the name of a function that cannot make a kernel of it, unless they are macros."""
 _STRUCTS = frozenset({"struct", "class", "union"})
 _AN_ENUM = re.compile(r"\benum(?:\s+(?:class|struct))?\s*+\Z")
 _A_TYPE_PARAMETER = re.compile(r"\b(?:class|typename)\s*+\Z")
@@ -102,45 +109,57 @@ class Answers:
         return answer
 
 
+@dataclass(frozen=True, slots=True)
+class OtherUses:
+    """How a name is used that does not declare a kernel which is found.
+
+    Attributes:
+        doubtful: Something may declare a kernel of that name: a macro stands before it.
+        defined: A function of that name is defined that is no kernel.
+        passed_on: The name stands where a macro may make a kernel of it.
+        in_kernel: The name stands in the head of some kernel.
+    """
+
+    doubtful: bool = False
+    defined: bool = False
+    passed_on: bool = False
+    in_kernel: bool = False
+
+
 class CxxText:
     """A source and its virtual headers.
 
     Attributes:
         sees_all: Whether no name can come from elsewhere: nothing is included, no macro with
             parameters may make a name.
+        directives: What the directives say.
         macros: Macro to body; None where the body is not known or has parameters.
         answers: What was worked out from this text before, by question.
     """
 
     def __init__(self, source: str, headers: tuple[tuple[str, str], ...]) -> None:
-        text = "\n".join([source, *(content for _, content in headers)])
-        self._text = _SPLICE.sub("", text) if "\\" in text else text
-        self._header_names = frozenset(name for name, _ in headers)
-        self.macros: dict[str, str | None] = {}
-        self.sees_all = "%:" not in text and "??" not in text
-        for directive in _DIRECTIVE.finditer(self._text):
-            self._take(directive[1], directive[2])
+        self._text = "\n".join([source, *(content for _, content in headers)])
+        if "\\" in self._text:
+            self._text = _SPLICE.sub("", self._text)
+        self.directives = Preprocessed(source, headers)
+        self._code = self.directives.code
+        self.macros = self.directives.macros
+        self.sees_all = (
+            self.directives.includes_all
+            and not self.directives.function_macros
+            and "%:" not in self._text
+            and "??" not in self._text
+        )
         self.answers = Answers()
 
-    def _take(self, directive: str, rest: str) -> None:
-        if directive in ("include", "include_next", "import", "embed"):
-            included = _INCLUDED.match(rest)
-            self.sees_all &= included is not None and included[1] in self._header_names
-        elif directive in ("define", "undef") and (macro := _MACRO.match(rest)):
-            name, body = macro[1], _COMMENTS.sub(" ", macro[3]).strip()
-            known = directive == "define" and not macro[2] and self.macros.get(name, body) == body
-            self.macros[name] = body if known else None
-            self.sees_all &= not macro[2]
+    @property
+    def joins_words(self) -> bool:
+        """Whether a macro may make a name of parts."""
+        return "##" in self._text
 
     def mentions(self, word: str) -> bool:
         """Whether a word may stand in the text once it is preprocessed."""
-        return not self.sees_all or "##" in self._text or word in self._text
-
-    @cached_property
-    def _code(self) -> str:
-        code = _SKIPPED.sub(" ", self._text)
-        # A mark stays, so that a list with a directive in it is seen.
-        return _DIRECTIVE_LINE.sub("#", code) if "#" in code else code
+        return not self.sees_all or self.joins_words or word in self._text
 
     def kernels(self, name: str) -> list[KernelDeclaration]:
         """Return the declarations of kernels whose name, without its namespace, is this one."""
@@ -148,11 +167,24 @@ class CxxText:
 
     def _kernels(self, name: str) -> list[KernelDeclaration]:
         found: dict[KernelDeclaration, None] = {}  # a set that keeps the order
+        for _, before, declared in self._declared(name):
+            found[KernelDeclaration(self._template(before), *declared[1:])] = None
+        return list(found)
+
+    def always_has(self, name: str) -> bool:
+        """Whether a kernel of that name is declared whatever the conditions are."""
+        starts = (start for start, _, _ in self._declared(name))
+        return covers({self.directives.place_at(start) for start in starts})
+
+    def _declared(self, name: str) -> Iterator[tuple[int, str, tuple[str, str, str]]]:
+        """Yield where a kernel is declared, what stands before, and its declarator."""
+        start = 0
         for before, after in pairwise(self._pieces):
+            start += len(before)
             declared = _declarator(after) if name in after else None
             if declared is not None and declared[0] == name:
-                found[KernelDeclaration(self._template(before), *declared[1:])] = None
-        return list(found)
+                yield start, before, declared
+            start += len(_GLOBAL)
 
     def kernel_names(self) -> Iterator[str]:
         """Yield the names of all kernels."""
@@ -162,7 +194,7 @@ class CxxText:
 
     @cached_property
     def _pieces(self) -> list[str]:
-        return self._code.split("__global__") if "__global__" in self._text else []
+        return self._code.split(_GLOBAL)
 
     def _template(self, before: str) -> tuple[str, ...] | None:
         """Return the template parameters in front of a kernel; ``("?",)`` if not understood."""
@@ -183,34 +215,117 @@ class CxxText:
         if not rest.startswith("<"):
             return ()  # template __global__ void k<int>(...): an instance, asked for
         inside = _inside_angles(rest)
-        return ("?",) if inside is None or "#" in inside else tuple(split_list(inside))
+        # A mark is where a directive was: the head may be there or not.
+        return ("?",) if inside is None or "#" in rest else tuple(split_list(inside))
+
+    def other_uses(self, name: str, is_macro: Callable[[str], bool]) -> OtherUses:
+        """Return how a name is used other than to declare a kernel in so many words.
+
+        Args:
+            name: The name.
+            is_macro: Whether a word is a macro.
+        """
+        defined = passed_on = in_kernel = False
+        for count, start in enumerate(_uses(self._code, name)):
+            end = start + len(name)
+            if count == _MOST_USES:
+                return OtherUses(doubtful=True)
+            use = self._use(start, end, is_macro)
+            if use == "doubtful":
+                return OtherUses(doubtful=True)
+            in_kernel |= use == "kernel"
+            passed_on |= use == "other"
+            defined |= use == "function" and _HAS_BODY.match(self._code, end) is not None
+        return OtherUses(defined=defined, passed_on=passed_on, in_kernel=in_kernel)
+
+    def _use(
+        self, start: int, end: int, is_macro: Callable[[str], bool]
+    ) -> Literal["call", "function", "kernel", "other", "doubtful"]:
+        after = self._code[end : end + _LOOK_AHEAD].lstrip()
+        head = _head(self._code[max(0, start - _LOOK_BEHIND) : start])
+        if head is None:
+            return "doubtful"
+        if _GLOBAL in head:
+            return "kernel"
+        if after[:1] not in ("(", "<"):
+            return "other"
+        if after.startswith("<<<") or not _declares(head):
+            return "call"
+        words = set(_WORD.findall(head))
+        if any(map(is_macro, words)) or not all(map(self._may_stand_in_a_head, words)):
+            return "doubtful"
+        return "function"
+
+    def _may_stand_in_a_head(self, word: str) -> bool:
+        return word in _HEAD_WORDS or word in known_types() or self.meaning(word) is not None
 
     def meaning(self, word: str) -> TypeMeaning | None:
         """Return what the text says about a type name, or None if it declares no such name."""
         return self.answers.get_or_make(("meaning", word), lambda: self._meaning(word))
 
     def _meaning(self, word: str) -> TypeMeaning | None:
-        found: set[TypeMeaning] = set()
+        found: TypeMeaning | None = None
+        places: set[Place] = set()
         for count, start in enumerate(_uses(self._code, word)):
-            if count == _MOST_USES:
-                return TypeMeaning("unknown")
             meaning = self._declared_at(start, start + len(word))
             if meaning is not None:
-                found.add(meaning)
-        if len(found) > 1:
-            return TypeMeaning("unknown")
-        return found.pop() if found else None
+                places.add(self.directives.place_at(start))
+                if found not in (None, meaning) or meaning.kind == "unknown":
+                    return TypeMeaning("unknown")
+                found = meaning
+            if count == _MOST_USES:
+                return TypeMeaning("unknown")
+        if found is None or covers(places):
+            return found
+        # In the other branches it is a type of C++ or CUDA, or comes from elsewhere.
+        return found if self.sees_all and word not in known_types() else TypeMeaning("unknown")
 
     def _declared_at(self, start: int, end: int) -> TypeMeaning | None:
         near = self._code[max(0, start - _LOOK_BEHIND) : start]
         breaks = max(near.rfind(";"), near.rfind("{"), near.rfind("}"))
-        words = near[breaks + 1 :].split()
+        # A directive may stand before a declaration, and leaves its mark.
+        statement = near[breaks + 1 :].lstrip(_MARKS)
+        words = statement.split()
         after = self._code[end : end + _LOOK_AHEAD]
         behind = after.lstrip()[:1]
+        if breaks < 0 and start > _LOOK_BEHIND:
+            return TypeMeaning("unknown")
+        if behind == ";" and _OF_STD.fullmatch(statement):
+            return TypeMeaning("alias", "std::" + self._code[start:end])
         if not words:
             closed = near[breaks : breaks + 1] == "}" and behind == ";"
             return _typedef_of_braces(near[: breaks + 1]) if closed else None
-        return _declared_by(words, near[breaks + 1 :], after)
+        meaning = _declared_by(words, statement, after)
+        return TypeMeaning("unknown") if meaning and "#" in statement else meaning
+
+
+def _head(near: str) -> str | None:
+    """What stands before a name in its statement; None if that is too much to say."""
+    start = max(near.rfind(";"), near.rfind("{"), near.rfind("}"))
+    if start < 0 and len(near) == _LOOK_BEHIND:
+        return None
+    head = near[start + 1 :].replace("#", " ").strip()
+    if head.startswith("template"):
+        inside = _inside_angles(head[len("template") :].lstrip())
+        head = head.partition(inside + ">")[2] if inside else head
+    for _ in range(_MOST_QUALIFIERS):
+        if not head.endswith("::"):  # of the name itself
+            return head
+        head = head[:-2].rstrip()
+        head = head[: len(head) - len(_last_name(head)[0])].rstrip()
+    return None
+
+
+def _declares(head: str) -> bool:
+    """Whether a name may be declared after this, and is not only used in an expression."""
+    if not head or "=" in head or _EXPRESSIONS & set(_WORD.findall(head)):
+        return False
+    if head.count("(") != head.count(")"):
+        return False
+    if head.endswith(")"):
+        before = _last_name(head[: head.rfind("(")])[0]
+        return bool(before) and before not in _CONTROL
+    return head[-1].isalnum() or head[-1] in "_*&>"
 
 
 def _declared_by(words: list[str], before: str, after: str) -> TypeMeaning | None:
@@ -333,7 +448,7 @@ def _typedef_of_braces(before: str) -> TypeMeaning | None:
     for mark in reversed(list(re.finditer(r"[{}]", before))):
         depth += 1 if mark[0] == "}" else -1
         if depth == 0:
-            words = _BREAK.split(before[: mark.start()])[-1].split()
+            words = _BREAK.split(before[: mark.start()])[-1].lstrip(_MARKS).split()
             if words[:1] != ["typedef"] or len(words) < 2:
                 return None
             return TypeMeaning("alias", "int") if words[1] == "enum" else TypeMeaning("struct")

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ajit._core.short_repr import cut
 from ajit.errors import SpecError
 
 __all__ = ["read_source"]
@@ -28,4 +29,6 @@ def read_source(path: Any) -> tuple[bytes, str]:
         return file.read_bytes(), str(file.parent)
     except (OSError, ValueError, TypeError) as exc:
         reason = getattr(exc, "strerror", None) or exc
-        raise SpecError(f"source file {str(path)!r} cannot be read: {reason}") from exc
+        raise SpecError(
+            f"source file {cut(repr(str(path)), 200)} cannot be read: {reason}"
+        ) from exc

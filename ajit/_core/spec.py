@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, final, get_args
 
 from ajit._core import written
 from ajit._core.short_repr import cut
@@ -38,14 +38,21 @@ MAX_SOURCE_BYTES = 64 * 1024 * 1024
 """A source above this is refused. Pretty arbitrary: generated kernels are 10 MB at most."""
 
 _REPR_ENTRIES = 80
+_MESSAGE_ENTRIES = 1000
 _REPR_LABEL = 50
 """Characters in a spec's representation, which is one line of less than 200."""
+
+_NO_SUBCLASS = (
+    "{name} cannot be subclassed: it is a value that is compared, copied and sent to other "
+    "processes by its content. Write a function that makes one"
+)
 
 _CPU_ARCHES = frozenset({"x86_64", "aarch64"})
 _GPU_ARCH = re.compile(r"sm_[1-9][0-9]{1,2}[af]?")
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@final
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class EntryPoint:
     """One kernel of a source.
 
@@ -66,29 +73,37 @@ class EntryPoint:
 
     name: str
     params: tuple[str, ...] | None
-    _read: bool = field(repr=False, compare=False)
+    _read: tuple[str, ...] | None = field(compare=False)
+    """The types as they were read from a source: of a changed copy, they are read again."""
 
-    def __init__(self, name: str, params: str | Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        params: str | Sequence[str] | None = None,
+        *,
+        _read: tuple[str, ...] | None = None,
+    ) -> None:
         object.__setattr__(self, "name", written.kernel_name(name))
         object.__setattr__(self, "params", written.parameter_types(params))
-        object.__setattr__(self, "_read", False)
+        object.__setattr__(self, "_read", _read)
+
+    def __init_subclass__(cls, **_: object) -> None:
+        raise TypeError(_NO_SUBCLASS.format(name="EntryPoint"))
+
+    def __repr__(self) -> str:
+        params = "None" if self.params is None else cut(repr(self.params), _REPR_ENTRIES)
+        return f"EntryPoint(name={cut(repr(self.name), _REPR_ENTRIES)}, params={params})"
 
     def _with_params(self, origin: Origin) -> EntryPoint:
         """Return this entry point with the parameters read from a spec's source.
 
         Parameters that were read from another source before are ignored.
         """
-        if self.params is None or self._read:
-            params, read = read_params(self.name, origin), True
+        if self.params is None or self.params == self._read:
+            params = read = read_params(self.name, origin)
         else:
-            params, read = check_params(self.name, self.params, origin), False
-        if params == self.params:
-            return self
-        made = object.__new__(EntryPoint)
-        object.__setattr__(made, "name", self.name)
-        object.__setattr__(made, "params", params)
-        object.__setattr__(made, "_read", read)
-        return made
+            params, read = check_params(self.name, self.params, origin), None
+        return self if params == self.params else EntryPoint(self.name, params, _read=read)
 
 
 class SpecOptions(TypedDict, total=False):
@@ -104,6 +119,7 @@ class SpecOptions(TypedDict, total=False):
     extra_digest: str | None
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False, init=False)
 class Spec:
     """A request for compiled kernels.
@@ -185,6 +201,9 @@ class Spec:
         object.__setattr__(self, "entries", read)
         object.__setattr__(self, "_hash", hash(self._fields()))
 
+    def __init_subclass__(cls, **_: object) -> None:
+        raise TypeError(_NO_SUBCLASS.format(name="Spec"))
+
     @classmethod
     def from_file(
         cls,
@@ -210,6 +229,10 @@ class Spec:
         return cls(source, entries, include_dirs=searched, **options)
 
     @property
+    def _label(self) -> str:
+        return cut(repr(self.name), _REPR_LABEL)
+
+    @property
     def entry_names(self) -> tuple[str, ...]:
         """Names of the entry points, in order."""
         return tuple(entry.name for entry in self.entries)
@@ -223,8 +246,8 @@ class Spec:
         if name is None:
             if len(self.entries) > 1:
                 raise SpecError(
-                    f"spec {self.name!r} has {len(self.entries)} entry points; name one of "
-                    f"{', '.join(self.entry_names)}, or use module()"
+                    f"spec {self._label} has {len(self.entries)} entry points; name one of "
+                    f"{cut(', '.join(self.entry_names), _MESSAGE_ENTRIES)}, or use module()"
                 )
             return self.entries[0]
         folded = written.kernel_name(name)
@@ -232,8 +255,8 @@ class Spec:
             if entry.name == folded:
                 return entry
         raise SpecError(
-            f"spec {self.name!r} declares no entry point {name!r}; it has "
-            f"{', '.join(self.entry_names)}"
+            f"spec {self._label} declares no entry point {cut(repr(name), written.SHOWN)}; it has "
+            f"{cut(', '.join(self.entry_names), _MESSAGE_ENTRIES)}"
         )
 
     def with_(self, **changes: Any) -> Spec:
@@ -267,8 +290,7 @@ class Spec:
     def __repr__(self) -> str:
         names = cut(", ".join(self.entry_names), _REPR_ENTRIES)
         arch = self.arch or "device's arch"
-        label = cut(repr(self.name), _REPR_LABEL)
-        return f"<Spec {label} entries=[{names}] compiler={self.compiler} arch={arch}>"
+        return f"<Spec {self._label} entries=[{names}] compiler={self.compiler} arch={arch}>"
 
 
 _ATTRIBUTES = tuple(name for name in Spec.__dataclass_fields__ if name != "_hash")
@@ -296,17 +318,21 @@ def validate_arch(arch: Any) -> str:
 
 
 def _validate(spec: Spec) -> None:
+    label = spec._label  # noqa: SLF001  # its other half
     if not spec.source or spec.source.isspace():
-        raise SpecError(f"spec {spec.name!r} has an empty source")
+        raise SpecError(f"spec {label} has an empty source")
     # A character has four bytes at most: most sources need not be encoded to be measured.
     if 4 * len(spec.source) > MAX_SOURCE_BYTES and len(spec.source.encode()) > MAX_SOURCE_BYTES:
-        raise SpecError(f"source of spec {spec.name!r} is above {MAX_SOURCE_BYTES} bytes")
+        raise SpecError(f"source of spec {label} is above {MAX_SOURCE_BYTES} bytes")
     if not spec.entries:
-        raise SpecError(f"spec {spec.name!r} names no entry point")
+        raise SpecError(f"spec {label} names no entry point")
     if len(set(spec.entry_names)) != len(spec.entries):
-        raise SpecError(f"spec {spec.name!r} names an entry point twice")
+        raise SpecError(f"spec {label} names an entry point twice")
     if spec.compiler not in COMPILER_KINDS:
-        raise SpecError(f"compiler {spec.compiler!r} is none of {', '.join(COMPILER_KINDS)}")
+        raise SpecError(
+            f"compiler {cut(repr(spec.compiler), _REPR_LABEL)} is none of "
+            f"{', '.join(COMPILER_KINDS)}"
+        )
     if spec.arch is not None:
         validate_arch(spec.arch)
 

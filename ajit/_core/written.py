@@ -12,12 +12,14 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ajit._core.short_repr import cut
 from ajit.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "SHOWN",
     "declared_type",
     "kernel_name",
     "label",
@@ -30,8 +32,14 @@ __all__ = [
     "virtual_headers",
 ]
 
+SHOWN = 80
+"""Characters of a value in a message: the value may be a source by mistake."""
+
 _MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SPACES = re.compile(r"\s+")
+_AROUND_MARKS = re.compile(r" ?([<>,]|::) ?")
+_BEFORE_STARS = re.compile(r"(?<=[\w>*]) (?=[*&])")
+_AFTER_COMMAS = re.compile(r",(?! )")
 _FILE_NAME = re.compile(r"[^\n{};#]{1,4096}\.(?:cu|cuh|c|cc|cpp|cxx|h|hh|hpp|hxx|inl)")
 _NOT_IN_A_NAME = re.compile(r"""[;{}"'\\#]|//|/\*""")
 
@@ -50,7 +58,9 @@ def source_text(source: object) -> str:
         hint = " (use Spec.from_file)" if hasattr(source, "__fspath__") else ""
         raise SpecError(f"source must be str or bytes, got {type(source).__name__}{hint}")
     if _FILE_NAME.fullmatch(source):
-        raise SpecError(f"source is the name of a file, {source!r}; use Spec.from_file")
+        raise SpecError(
+            f"source is the name of a file, {cut(repr(source), SHOWN)}; use Spec.from_file"
+        )
     return text(source, "source")
 
 
@@ -87,7 +97,7 @@ def label(name: object) -> str:
     """Return a name for logs, tables and file names: one line."""
     name = text(name, "name")
     if not name.isprintable():
-        raise SpecError(f"name {name!r} is not one printable line")
+        raise SpecError(f"name {cut(repr(name), SHOWN)} is not one printable line")
     return name
 
 
@@ -95,8 +105,9 @@ def kernel_name(name: object) -> str:
     """Fold the white space of a name expression, so that it has one spelling and one key."""
     folded = _SPACES.sub(" ", name).strip() if isinstance(name, str) else ""
     if not folded or not folded.isprintable() or _NOT_IN_A_NAME.search(folded):
-        raise SpecError(f"{name!r} is not the name of a kernel")
-    return folded
+        raise SpecError(f"{cut(repr(name), SHOWN)} is not the name of a kernel")
+    close = _BEFORE_STARS.sub("", _AROUND_MARKS.sub(r"\1", folded))
+    return text(_AFTER_COMMAS.sub(", ", close), "the name of a kernel")
 
 
 def macros(
@@ -107,9 +118,9 @@ def macros(
     for item in _pairs(defines, "defines"):
         name, value = (item, None) if isinstance(item, str) else _pair(item, "a macro")
         if not isinstance(name, str) or not _MACRO_NAME.match(name):
-            raise SpecError(f"{name!r} is not the name of a macro")
+            raise SpecError(f"{cut(repr(name), SHOWN)} is not the name of a macro")
         if name in made:
-            raise SpecError(f"macro {name} is defined twice")
+            raise SpecError(f"macro {cut(name, SHOWN)} is defined twice")
         made[name] = None if value is None else _macro_value(name, value)
     return tuple(sorted(made.items()))
 
@@ -123,16 +134,20 @@ def virtual_headers(
         name, content = _pair(item, "a header")
         name = text(name, "the name of a header")
         if not name.strip() or not name.isprintable() or name.startswith("/"):
-            raise SpecError(f"header {name!r} needs an include name that is not absolute")
+            raise SpecError(
+                f"header {cut(repr(name), SHOWN)} needs an include name that is not absolute"
+            )
         if name in made:
-            raise SpecError(f"header {name} is given twice")
-        made[name] = text(content, f"the text of header {name}")
+            raise SpecError(f"header {cut(name, SHOWN)} is given twice")
+        made[name] = text(content, f"the text of header {cut(name, SHOWN)}")
     return tuple(sorted(made.items()))
 
 
 def _iterated(values: Iterable[object], what: str) -> Iterable[object]:
     if isinstance(values, str | bytes):
-        raise SpecError(f"{what} must be a list, got one {type(values).__name__}: [{values!r}]?")
+        raise SpecError(
+            f"{what} must be a list, got one {type(values).__name__}: [{cut(repr(values), SHOWN)}]?"
+        )
     if not isinstance(values, Iterable):
         raise SpecError(f"{what} must be a list, got {type(values).__name__}")
     return values
@@ -144,7 +159,7 @@ def _pairs(values: Mapping[str, object] | Iterable[object], what: str) -> Iterab
 
 def _pair(item: object, what: str) -> tuple[object, object]:
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise SpecError(f"{what} must be a pair of name and value, got {item!r}")
+        raise SpecError(f"{what} must be a pair of name and value, got {cut(repr(item), SHOWN)}")
     return item[0], item[1]
 
 
@@ -153,8 +168,10 @@ def _macro_value(name: str, value: object) -> str:
         # numpy.bool_ is no bool, and "True" means nothing in C++.
         value = {"True": "1", "False": "0"}.get(str(value), str(value))
     if "\n" in value:
-        raise SpecError(f"the value of macro {name} has a line break; a macro is one line")
-    return text(value, f"the value of macro {name}")
+        raise SpecError(
+            f"the value of macro {cut(name, SHOWN)} has a line break; a macro is one line"
+        )
+    return text(value, f"the value of macro {cut(name, SHOWN)}")
 
 
 # --- parameters ----------------------------------------------------------------------------------
@@ -180,7 +197,7 @@ def parameter_types(params: str | Sequence[str] | None) -> tuple[str, ...] | Non
     for index, item in enumerate(_iterated(params, "params")):
         type_ = _tidy(item) if isinstance(item, str) and item.isprintable() else ""
         if not type_:
-            got = repr(item) if isinstance(item, str) else type(item).__name__
+            got = cut(repr(item), SHOWN) if isinstance(item, str) else type(item).__name__
             raise SpecError(f'params[{index}] must be a C type name such as "float", got {got}')
         types.append(text(type_, f"params[{index}]"))
     return tuple(types)
@@ -221,7 +238,8 @@ def declared_type(declaration: str) -> str:
         declared = named[1].strip()
     if not _TYPE.fullmatch(declared) or declared.count("<") != declared.count(">"):
         raise SpecError(
-            f"parameter {declaration.strip()!r} is not understood; give a sequence of C types"
+            f"parameter {cut(repr(declaration.strip()), SHOWN)} is not understood; "
+            "give a sequence of C types"
         )
     return declared
 

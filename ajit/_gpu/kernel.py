@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ajit._core.factory import FactoryMade
+from ajit._core.short_repr import cut
 from ajit._gpu import wire
 from ajit._gpu.completion.state import TicketState
 from ajit._gpu.configured import ConfiguredKernel
@@ -173,7 +174,7 @@ class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
     def __repr__(self) -> str:
         params = "undeclared" if self.params is None else ", ".join(self.params)
         state = " unloaded" if self.module.unloaded else ""
-        return f"<Kernel {self.name}({params}){state}>"
+        return f"<Kernel {cut(self.name, 80)}({cut(params, 80)}){state}>"
 
 
 class BoundLaunch(metaclass=FactoryMade, factory="kernel.bind()"):
@@ -191,4 +192,4 @@ class BoundLaunch(metaclass=FactoryMade, factory="kernel.bind()"):
         self._inner = packed
 
     def __repr__(self) -> str:
-        return f"<BoundLaunch of {self.kernel.name}>"
+        return f"<BoundLaunch of {cut(self.kernel.name, 80)}>"

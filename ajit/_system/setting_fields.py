@@ -12,10 +12,27 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ajit._system.quantities import SIZE_FORM, parse_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Origins", "absolute_directory", "number", "one_of", "setting", "switch"]
+__all__ = [
+    "Origins",
+    "absolute_directory",
+    "byte_count",
+    "number",
+    "one_of",
+    "setting",
+    "switch",
+    "usable_text",
+]
+
+MOST_SECONDS = 1e9
+"""Thirty years: in nanoseconds it still is a number of 64 bits, and a thread can wait for it."""
+MOST_BYTES = 1 << 60
+MOST_COUNT = 1 << 30
+"""Above all that there is. Pretty arbitrary, but for 64 bits."""
 
 
 class Origins(Mapping[str, str]):
@@ -65,12 +82,20 @@ def absolute_directory(path: Any) -> Path:
         ValueError: It cannot be made absolute.
     """
     text = os.fspath(path)
-    if not isinstance(text, str) or not text or "\0" in text:
+    if not isinstance(text, str) or not text or not usable_text(text):
         raise ValueError(path)
     try:
         return Path(text).expanduser().absolute()
     except (RuntimeError, OSError) as exc:  # no such home; the working directory was removed
         raise ValueError(path) from exc
+
+
+def usable_text(text: str) -> bool:
+    """Whether a text can be passed to the system and written to a log: UTF-8, without NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _anything(_value: object) -> bool:
@@ -108,22 +133,34 @@ def number(
     *,
     least: float | None = None,
     above: float = -math.inf,
-    most: float = math.inf,
+    most: float | None = None,
     expected: str = "",
+    parse: Callable[[str], Any] | None = None,
 ) -> Any:
     """Make a field for a finite number with bounds: an int if its default is one."""
+    kind = type(default)
+    most = (MOST_SECONDS if kind is float else MOST_COUNT) if most is None else most
 
     def holds(value: float) -> bool:
-        in_bounds = above < value <= most and (least is None or value >= least)
-        return in_bounds and value < math.inf
+        return above < value <= most and (least is None or value >= least)
 
     if not expected:
-        expected = f"above {above:g}" if least is None else f"{least:g} or above"
-        if most < math.inf:
-            expected = f"{least:g} to {most:g}"
-        elif isinstance(default, float):
-            expected += ", and finite"
-    return setting(default, doc, expected, parse=type(default), holds=holds)
+        lower = f"above {above:g}" if least is None else f"{least:g} or above"
+        finite = "finite, " if kind is float else ""
+        expected = f"{lower}, {finite}at most {most:.0f}"
+    return setting(default, doc, expected, parse=parse or kind, holds=holds)
+
+
+def byte_count(default: int, doc: str, *, least: int) -> Any:
+    """Make a field for a size, which a variable may have with a unit."""
+    expected = f"{least} or above, at most 1024 PiB, in bytes or with a unit, such as {SIZE_FORM}"
+    return number(default, doc, least=least, most=MOST_BYTES, expected=expected, parse=_whole_bytes)
+
+
+def _whole_bytes(text: str) -> int:
+    if text.strip().replace(".", "").isdecimal() and "." in text:  # a part of a byte
+        raise ValueError(text)
+    return parse_bytes(text)
 
 
 def one_of(default: str, doc: str, *others: str) -> Any:

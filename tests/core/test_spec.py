@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -119,6 +120,26 @@ def test_white_space_in_a_name_expression_is_folded():
 
     assert spec.entry_names == ("scale<float, 4>",)
     assert spec.entry_point("scale<float,   4>") is spec.entries[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("axpy< float >", "axpy<float>"),
+        ("axpy <float,4>", "axpy<float, 4>"),
+        ("a :: axpy< V< int > , const float * >", "a::axpy<V<int>, const float*>"),
+        ("axpy<unsigned  int>", "axpy<unsigned int>"),
+        ("(void (*)(int , float))axpy", "(void (*)(int, float))axpy"),
+        ("&axpy< 4 >", "&axpy<4>"),
+    ],
+)
+def test_spaces_in_a_name_do_not_count(written, expected):
+    """`axpy< float >` is the kernel `axpy<float>`, with one key."""
+    spec = Spec(SOURCE, written)
+
+    assert expected == spec.entry_names[0]
+    assert spec == Spec(SOURCE, expected)
+    assert spec.entry_point(written) is spec.entries[0]
 
 
 def test_the_only_entry_point_needs_no_name():
@@ -566,3 +587,65 @@ def test_representation_is_one_line_of_less_than_200_characters():
     assert len(repr(long)) < 200
     assert "\n" not in repr(long)
     assert repr(long).startswith("<Spec 'xxx")
+
+
+def test_replaced_entry_point_is_as_good_as_one_that_is_made():
+    """`dataclasses.replace` works, and what was read from one source is read again from another."""
+    entry = Spec("__global__ void k(int n) {}\n__global__ void j(float x) {}", "k").entry_point()
+    declared = dataclasses.replace(entry, params="float x, int n")
+
+    assert declared == EntryPoint("k", ["float", "int"])
+    with pytest.raises(SpecError, match="its source has 1"):
+        Spec("__global__ void k(int n) {}", declared)
+    renamed = dataclasses.replace(entry, name="j")
+    assert Spec("__global__ void j(float x) {}", renamed).entry_point().params == ("float",)
+    assert dataclasses.replace(EntryPoint("k", "int n"), name="j") == EntryPoint("j", "int n")
+
+
+@pytest.mark.parametrize("kind", [Spec, EntryPoint])
+def test_values_cannot_be_subclassed(kind):
+    """A copy, also in another process, would silently be of the original's class."""
+    with pytest.raises(TypeError, match="cannot be subclassed"):
+        type("Mine", (kind,), {})
+
+
+LONG = "k" * 300_000
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Spec(SOURCE, LONG + ";"),
+        lambda: Spec("__global__ void k() {}", LONG),
+        lambda: Spec(SOURCE, "k").entry_point(LONG),
+        lambda: Spec(SOURCE, LONG).entry_point("k"),
+        lambda: Spec(SOURCE, [LONG, "k"]).entry_point(),
+        lambda: Spec(SOURCE, [LONG, LONG]),
+        lambda: Spec(SOURCE, "k", params=[LONG + "\0"]),
+        lambda: Spec(SOURCE, "k", params="(" + LONG),
+        lambda: Spec("__global__ void k(int n) {}", "k", params=LONG),
+        lambda: Spec(f"__global__ void k({LONG[:9000]} n) {{}}", "k"),
+        lambda: Spec(SOURCE, "k", options=LONG),
+        lambda: Spec(SOURCE, "k", defines=[LONG + "="]),
+        lambda: Spec(SOURCE, "k", defines=[(LONG, 1, 2)]),
+        lambda: Spec(SOURCE, "k", defines={LONG: "\n"}),
+        lambda: Spec(SOURCE, "k", headers={"/" + LONG: ""}),
+        lambda: Spec(SOURCE, "k", name=LONG + "\n"),
+        lambda: Spec(SOURCE, "k", compiler=LONG),
+        lambda: Spec.from_file(LONG, "k"),
+    ],
+)
+def test_messages_show_only_the_beginning_of_what_is_long(make):
+    """A source that is given as a name by mistake does not fill the log."""
+    with pytest.raises(SpecError) as caught:
+        make()
+
+    assert len(str(caught.value)) < 5000
+
+
+def test_representation_of_a_long_entry_point_is_one_short_line():
+    """Logs and tracebacks stay readable."""
+    entry = EntryPoint(LONG, [LONG])
+
+    assert len(repr(entry)) < 200
+    assert repr(EntryPoint("k", "int n")) == "EntryPoint(name='k', params=('int',))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from ajit._core.params import bfloat16_bits, parse_ctype
 from ajit._core.spec import EntryPoint
+from ajit._gpu.kernel import BoundLaunch, Kernel
 from ajit.errors import ArgumentError, LaunchError, LoadError, RuntimeClosed
 from tests.gpu.support import ENTRIES, artifact, cpu_device, image_for, kernels
 
@@ -279,3 +281,12 @@ async def test_modules_are_unloaded_after_their_last_reference():
         await ticket
 
         assert "unloaded" in repr(kernel)
+
+
+def test_representation_of_a_kernel_with_long_names_is_one_short_line():
+    """Name expressions of templates have kilobytes."""
+    module = SimpleNamespace(unloaded=True)
+    kernel = SimpleNamespace(name="k" * 3000, params=("Vec<float>",) * 300, module=module)
+
+    assert len(Kernel.__repr__(kernel)) < 200
+    assert len(BoundLaunch.__repr__(SimpleNamespace(kernel=kernel))) < 200

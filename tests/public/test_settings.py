@@ -157,6 +157,10 @@ def test_unknown_argument_is_an_error_with_the_nearest_name():
         Settings(environ={}, cachedir="/srv")
 
     assert (caught.value.name, caught.value.origin) == ("cachedir", "argument")
+    assert str(caught.value) == "there is no setting cachedir; did you mean cache_dir?"
+    with pytest.raises(SettingsError) as caught:
+        Settings(environ={}, xyzzy="cpu")
+    assert str(loads(dumps(caught.value))) == "there is no setting xyzzy"  # noqa: S301  # our own
     with pytest.raises(SettingsError, match="origins"):
         Settings(environ={}, origins={})
 
@@ -172,8 +176,8 @@ BAD_TEXTS = {
     "device": ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "CPU", "cpu:x"],
     "compile_slots": ["-1", "1.5", "two", "nan"],
     "compile_timeout_seconds": ["0", "-1", "nan", "inf", "1m"],
-    "compile_output_limit_bytes": ["0", "-1", "1e6", "1G"],
-    "compile_memory_limit_bytes": ["-1", "1G"],
+    "compile_output_limit_bytes": ["0", "-1", "1e6", "1.5", "0.5", "1X", "9999P", "1 GiB B"],
+    "compile_memory_limit_bytes": ["-1", "G", "1" + "0" * 500],
     "compile_memory_estimate_bytes": ["-1", "1.5"],
     "compiler_niceness": ["-1", "20", "low"],
     "worker_max_jobs": ["0"],
@@ -181,7 +185,10 @@ BAD_TEXTS = {
     "patience_seconds": ["0", "nan", "-inf", "inf"],
     "ticket_timeout_seconds": ["0", "nan"],
     "spin_seconds": ["-0.1", "1.1", "nan"],
-    "ring_capacity": ["0", "1", "3", "1000", "-4096"],
+    "ring_capacity": ["0", "1", "3", "1000", "-4096", "1073741824"],
+    "node_compile_slots": ["1048576"],
+    "stall_seconds": ["1e+300"],
+    "shared_group": ["9" * 20, "4294967295", "9" * 5000, "a\0b"],
     "pinned_pool_bytes": ["0"],
     "cache_dir": ["a\0b", "~no-such-user-here/cache"],
 }
@@ -207,6 +214,16 @@ BAD_ARGUMENTS = [
     ("compile_timeout_seconds", "10"), ("compile_timeout_seconds", True),
     ("patience_seconds", float("nan")), ("patience_seconds", float("inf")),
     ("patience_seconds", 10**400),
+    ("ring_capacity", 1 << 30), ("ring_capacity", 1 << 62), ("node_compile_slots", 1 << 20),
+    ("compile_slots", 1 << 20), ("ticket_timeout_seconds", 1e300), ("stall_seconds", 1e300),
+    ("device_memory_idle_seconds", 1e300), ("patience_seconds", 1e300),
+    ("compile_timeout_seconds", 1e9), ("compile_output_limit_bytes", 1 << 100),
+    ("device_memory_limit_bytes", 1 << 64), ("worker_max_jobs", 1 << 100),
+    ("cache_dir", "a\udcff"), ("cache_dir", Path("a\ud800")), ("host_compiler", "g\0"),
+    ("host_compiler", "g\udcff"), ("nvcc", "\ud800"), ("nvcc", Path("a\udcff")),
+    ("hmac_key_file", "k\0"), ("hmac_key_file", "k\udcff"), ("shared_group", "g\0"),
+    ("shared_group", "g\udcff"), ("shared_group", "9" * 20), ("shared_group", 5),
+    ("environ", 5), ("environ", {5: "x"}), ("environ", {"AJIT_DEVICE": 5}), ("environ", "A=1"),
     ("ring_capacity", 4096.0), ("spin_seconds", None.__class__), ("device", 0), ("device", b"cpu"),
     ("cache_dir", ""), ("cache_dir", 3), ("cache_dir", b"/srv"), ("cache_dir", "a\0b"),
     ("cache_dir", "~no-such-user-here"), ("nvcc", 3), ("host_compiler", ["g++"]),
@@ -217,9 +234,38 @@ BAD_ARGUMENTS = [
 def test_argument_that_cannot_be_used(name, value):
     """An argument has its setting's type: no text passes for a number, or for true."""
     with pytest.raises(SettingsError) as caught:
-        Settings(environ={}, **{name: value})
+        Settings(**{"environ": {}} | {name: value})
 
     assert (caught.value.name, caught.value.origin) == (name, "argument")
+    assert f"setting {name} is " in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_environ_that_cannot_be_used_is_not_shown():
+    """It may have the secret in it."""
+    with pytest.raises(SettingsError) as caught:
+        Settings(environ={"AJIT_HMAC_KEY": "0123456789abcdef", "X": None})
+
+    assert "0123456789abcdef" not in str(caught.value)
+    assert "X" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1G", 1 << 30), ("2GiB", 2 << 30), ("100k", 102400), ("1.5 kB", 1536), (" 7 ", 7),
+     ("9007199254740993", 9007199254740993)],
+)  # fmt: skip
+def test_sizes_may_have_a_unit(text, expected):
+    """As on the command line: `AJIT_CACHE_LIMIT_BYTES=2GiB`."""
+    settings = Settings(environ={"AJIT_CACHE_LIMIT_BYTES": text})
+
+    assert expected == settings.cache_limit_bytes
+
+
+def test_error_about_a_size_shows_how_to_write_one():
+    """`GiB` alone is no size, and `0 or above` would not say why."""
+    with pytest.raises(SettingsError, match="such as 500M, 4GiB or 1000000"):
+        Settings(environ={"AJIT_CACHE_LIMIT_BYTES": "2 gibibytes"})
 
 
 @pytest.mark.parametrize("name", ["cache_max_age_seconds", "patience_seconds"])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,8 @@ class CompilePermits:
         # Guards everything below. Held during the calls on lock files, which do not wait.
         self._lock = threading.Condition()
         self._held: set[CompilePermit] = set()
-        self._beats = {number: _Watch() for number in range(count)}
+        # Only of those that were found held: there may be thousands of permits.
+        self._beats: defaultdict[int, _Watch] = defaultdict(_Watch)
         self._beating = False
         self._turn_began = self._last_returned = float("-inf")
         self._yields_until = float("-inf")
@@ -142,7 +144,7 @@ class CompilePermits:
             if isinstance(lease, Busy):
                 self._beats[number].see(lease.holder)
                 continue
-            self._beats[number] = _Watch()
+            self._beats.pop(number, None)
             if isinstance(lease, Lease):
                 return CompilePermit(self, number, lease)
             return CompilePermit(self, number, None)  # no locks here, so nothing to count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -47,6 +48,19 @@ def test_no_more_are_granted_than_there_are(directory: CacheDirectory, start_pee
     permit.release()
     assert peer.ask("admit")["granted"]
     assert mine.held == 0
+
+
+def test_permits_that_are_not_asked_for_take_no_memory(directory: CacheDirectory):
+    """A machine may have thousands of them; only those that were found held are remembered."""
+    tracemalloc.start()
+    mine = CompilePermits(directory, 1 << 18, patience_seconds=PATIENT)
+    permit = mine.try_admit(a_job())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(permit, CompilePermit)
+    permit.release()
+
+    assert peak < 1024 * 1024
 
 
 def test_two_pools_of_one_process_share_them(directory: CacheDirectory, path: Path):
