@@ -102,7 +102,8 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
     ) -> Kernel:
         """Return a loaded kernel, from any tier.
 
-        A kernel that is loaded already costs one dictionary look-up and no task switch. Otherwise
+        A kernel that is loaded already costs one dictionary look-up and no task switch; one whose
+        module was unloaded (`LoadedModule.unload`) is loaded anew. Otherwise
         this waits for the disk, for another process that compiles the same key, or for the
         compiler, which may be seconds; the event loop is never blocked.
 
@@ -111,12 +112,18 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
             entry: Which entry point, if the spec has several.
             fallback: A spec to use meanwhile: if it is loaded and the wanted one is not, its kernel
                 is returned at once, with ``stands_in_for`` set, and the wanted one is made ready in
-                the background.
+                the background. It has to take arguments of the same number, kinds and sizes. It
+                serves for as long as the wanted kernel fails: each request begins an attempt,
+                unless one is under way, which within the setting ``failure_seconds`` only finds
+                the compiler's recorded error. A failed attempt is a warning in the log, at most
+                every 10 s for a kernel, and is counted in ``statistics().failed``; each request
+                is an event, `events.FallbackUsed`, whose key is "" until it is known.
             timeout: Seconds to wait at most.
             recache: Compile again even if it is loaded or cached, and replace both.
 
         Raises:
-            SpecError: The spec is not well formed; nothing was started.
+            SpecError: The spec is not well formed, or the fallback is none for it; nothing was
+                started.
             CompileError: The compiler rejected the source; every waiter gets this error.
             CompilerError: No compiler, or it could not do its work; trying again is safe.
             CompileForbidden: It is not cached, and the runtime is frozen; nothing was compiled.
@@ -150,7 +157,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         kernel = (await self._module(spec, timeout, recache=recache)).kernel(point.name)
         # The runtime may have closed between the end of the work and this task's turn.
         if entry is None and self._state == "open":
-            self._ready[spec] = kernel
+            self._kernels.keep_ready(spec, kernel)
         return kernel
 
     def kernel_nowait(self, spec: Spec, *, entry: str | None = None) -> Kernel:
@@ -336,7 +343,7 @@ async def open_here(
                 group.start_soon(look_ahead, services)
             tasks = SharedTasks(group, cancel_abandoned=in_force.abandoned == "cancel")
             resolver = Resolver(services, flights, tasks)
-            runtime = Runtime.make(Kernels(resolver, device, tasks))
+            runtime = Runtime.make(Kernels(resolver, device, tasks, lines.failed_behind))
             try:
                 yield runtime
             except anyio.get_cancelled_exc_class():
