@@ -255,7 +255,10 @@ class _CloseAtExit:
         """Register, once for the process."""
         if not self._installed:
             self._installed = True
-            threading._register_atexit(self._close)  # type: ignore[attr-defined]  # noqa: SLF001  # no public one
+            # Refused once the interpreter has begun to exit: a thread that opens one then has to
+            # leave its block.
+            with suppress(RuntimeError):
+                threading._register_atexit(self._close)  # type: ignore[attr-defined]  # noqa: SLF001  # no public one
 
     def _close(self) -> None:
         for loop in list(_open):

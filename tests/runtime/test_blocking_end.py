@@ -103,7 +103,7 @@ def test_a_block_is_entered_once(settings):
 
 
 PROLOGUE = """
-import os, sys, threading
+import atexit, os, sys, threading
 import ajit
 from tests.runtime.test_blocking_end import ADD, CALLS
 backend, cache_dir = sys.argv[1:]
@@ -159,23 +159,40 @@ with opening as rt:
 
 NEVER_LEFT = """
 rt = opening.__enter__()
+atexit.register(lambda: print(repr(rt).split()[2]))
 rt.synchronize()
 print(rt.kernel(ADD).name)
 """
 
 DROPPED = """
 rt = opening.__enter__()
+atexit.register(lambda: print(repr(rt).split()[2]))
 del opening
 rt.synchronize()
 print("open")
 """
 
 LEFT_TO_A_THREAD = """
+go_on = threading.Event()
 def work():
     with opening as rt:
+        atexit.register(lambda: print(repr(rt).split()[2]))
+        go_on.set()
         main.join()
         rt.synchronize()
         print("open", flush=True)
+main = threading.main_thread()
+threading.Thread(target=work).start()
+go_on.wait()
+"""
+
+OPENED_AT_THE_END = """
+def work():
+    main.join()
+    with opening as rt:
+        rt.synchronize()
+        print("open", flush=True)
+    print(repr(rt).split()[2])
 main = threading.main_thread()
 threading.Thread(target=work).start()
 """
@@ -184,6 +201,7 @@ NEVER_LEFT_BY_A_THREAD = """
 go_on = threading.Event()
 def work():
     rt = opening.__enter__()
+    atexit.register(lambda: print(repr(rt).split()[2]))
     go_on.set()
     main.join()
     rt.synchronize()
@@ -217,9 +235,16 @@ class TestProcess:
             (DROPPED, "open"),
             (LEFT_TO_A_THREAD, "open"),
             (NEVER_LEFT_BY_A_THREAD, "open"),
+            (OPENED_AT_THE_END, "open"),
         ],
-        ids=["never-left", "dropped", "left-to-a-thread", "never-left-by-a-thread"],
+        ids=[
+            "never-left",
+            "dropped",
+            "left-to-a-thread",
+            "never-left-by-a-thread",
+            "opened-at-the-end",
+        ],
     )
     def test_interpreter_exits(self, backend, cache_dir, script, expected):
         """A runtime that was never left is closed, but not under a thread in its block."""
-        assert run_script(script, backend, cache_dir) == [expected]
+        assert run_script(script, backend, cache_dir) == [expected, "closed"]
