@@ -11,7 +11,7 @@
     ├── CompileFinished       with its duration and size
     ├── CompileFailed         with the error
     ├── CacheUnwritable       an artifact could not be kept; the kernel is returned all the same
-    ├── FallbackUsed          a request was answered with its fallback
+    ├── FallbackUsed          a request was answered with its fallback; key: "" until it is known
     ├── KernelReady           a request was answered, from which tier and after how long
     └── WarmupProgress        one spec of a warm-up is done
 

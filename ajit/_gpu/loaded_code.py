@@ -34,14 +34,16 @@ class LoadedCode:
         name: Label of the spec, for messages.
         resource: Address of the executor's record of the module; 0 once it was unloaded.
         functions: Entry points, and the addresses of the executor's records of them, by name.
+        on_unload: Called once it was unloaded, by the thread that unloads it; set by the runtime.
     """
 
-    __slots__ = ("functions", "name", "port", "resource")
+    __slots__ = ("functions", "name", "on_unload", "port", "resource")
 
     def __init__(
         self, port: CompletionPort, resource: int, name: str, entries: Sequence[EntryPoint]
     ) -> None:
         self.port, self.resource, self.name = port, resource, name
+        self.on_unload: Callable[[], object] = int  # nothing
         first = ctypes.addressof(wire.Resource.from_address(resource).functions.contents)
         size = ctypes.sizeof(wire.Function)
         self.functions = {entry.name: (entry, first + i * size) for i, entry in enumerate(entries)}
@@ -64,6 +66,7 @@ class LoadedCode:
             thread = self.port.thread
             thread.gone += 1
             thread.post(resource)
+            self.on_unload()
 
     def __del__(self) -> None:
         if getattr(self, "resource", 0):

@@ -36,6 +36,9 @@ class WaitedFor:
     pid: int
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"WaitedFor(host={self.host!r}, pid={self.pid}, seconds={self.seconds:.1f})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:

@@ -10,6 +10,7 @@ Belongs to the runtime's event loop. The runtime itself checks whether it is ope
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from ajit._core.events import FallbackUsed
 from ajit._core.spec import is_cpu_arch, validate_arch
 from ajit._gpu.capturing import refuse_in_capture
+from ajit._gpu.inner import inner
 from ajit._resolve.request import Urgency
 from ajit._runtime.statistics import Counts, RuntimeStatistics
 from ajit._runtime.warmup import Ready
@@ -60,18 +62,29 @@ class Kernels:
         resolver: Finds artifacts.
         device: What to load on, if anything.
         tasks: Where the work runs.
+        log_failed_behind: Called where a fallback serves and the wanted kernel failed: with its
+            name, its key or "", the fallback's name, and the error.
 
     Attributes:
         counts: How requests ended.
         ready: By spec, the kernel of its one entry point, for `Runtime.kernel` to look at first.
     """
 
-    def __init__(self, resolver: Resolver, device: Device | None, tasks: SharedTasks) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        device: Device | None,
+        tasks: SharedTasks,
+        log_failed_behind: Callable[[str, str, str, AjitError], None],
+    ) -> None:
         self._resolver = resolver
         self._device = device
         self._tasks = tasks
         self.counts = Counts()
         self.ready: dict[Spec, Kernel] = {}
+        self._log_failed_behind = log_failed_behind
+        # By spec that failed while its fallback served: its key, or "" if there was none yet.
+        self._failed_behind: dict[Spec, str] = {}
         self._modules: dict[Spec, _Loaded] = {}
         self._modules_by_key: dict[tuple[str, tuple[EntryPoint, ...]], LoadedModule] = {}
 
@@ -92,9 +105,15 @@ class Kernels:
         return self._device
 
     def loaded(self, spec: Spec) -> LoadedModule | None:
-        """Return the module of a spec if it is loaded."""
+        """Return the module of a spec if it is loaded, and was not unloaded by hand since."""
         loaded = self._modules.get(spec)
-        return None if loaded is None else loaded.module
+        return None if loaded is None or loaded.module.unloaded else loaded.module
+
+    def keep_ready(self, spec: Spec, kernel: Kernel) -> None:
+        """Keep a kernel for the hot path."""
+        self.ready[spec] = kernel
+        if kernel.module.unloaded:  # by another thread, before it was there to be dropped
+            self.ready.pop(spec, None)
 
     async def module(self, spec: Spec, *, recache: bool) -> LoadedModule:
         """Return the loaded module of a spec, from any tier.
@@ -154,25 +173,31 @@ class Kernels:
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
         """Return the fallback if only that is loaded, and start on the wanted kernel."""
         ready = self.loaded(fallback)
-        if ready is None or spec in self._modules:
+        if ready is None or self.loaded(spec) is not None:
             return None
-        self._tasks.begin(*self._loading(spec, Urgency()))
+        name, load, urgency = self._loading(spec, Urgency())
+        self._tasks.begin(name, partial(self._load_behind, load, spec, fallback.name), urgency)
         emitter = self.services.emitter
         if emitter.listening:
-            emitter.emit(FallbackUsed(name=spec.name, key="", fallback=fallback.name))
+            key = self._known_key(spec) or self._failed_behind.get(spec, "")
+            emitter.emit(FallbackUsed(name=spec.name, key=key, fallback=fallback.name))
         kernel = ready.kernel(fallback.entry_point(entry).name)
         kernel.stands_in_for = spec
         return kernel
 
     def progress(self, spec: Spec, waited_seconds: float, *, recache: bool) -> str:
         """Say how far the work that loads a spec has come, for the message of a timeout."""
-        urgency = self._tasks.tag(("load", spec, recache))
-        key = urgency.known_key if isinstance(urgency, Urgency) else ""
+        key = self._known_key(spec, recache=recache)
         shown = f" ({key[:16]})" if key else ""
         after = f"kernel {spec.name!r}{shown} is not ready after {waited_seconds:.2f} s"
         return (
             f"{after}: {self._phase(key)}; the work goes on, unless the setting abandoned is cancel"
         )
+
+    def _known_key(self, spec: Spec, *, recache: bool = False) -> str:
+        """The key of a spec that is being loaded; empty if it is not made yet."""
+        urgency = self._tasks.tag(("load", spec, recache))
+        return urgency.known_key if isinstance(urgency, Urgency) else ""
 
     def _phase(self, key: str) -> str:
         services = self.services
@@ -197,7 +222,7 @@ class Kernels:
             waited=counts.waited,
             in_progress=len(self._tasks),
             waiting=tuple(services.waits.values()),
-            loaded_modules=len(self._modules_by_key),
+            loaded_modules=self._loaded_count(),
             disk=services.store.statistics(),
             pool=services.pool.statistics(),
             credits=services.credits.statistics(),
@@ -206,7 +231,7 @@ class Kernels:
 
     def __repr__(self) -> str:
         device = self._device.name if self._device else "none"
-        modules, works = len(self._modules_by_key), len(self._tasks)
+        modules, works = self._loaded_count(), len(self._tasks)
         return f"<Kernels device={device} modules={modules} in_progress={works}>"
 
     # --- in tasks of the group ---
@@ -247,20 +272,39 @@ class Kernels:
         loaded = self._modules[spec] = _Loaded(module, resolution.tier)
         return loaded
 
+    async def _load_behind(
+        self, load: Callable[[], Awaitable[_Loaded]], spec: Spec, fallback: str
+    ) -> _Loaded:
+        """Load a spec while its fallback serves: an error reaches no caller, so it is logged."""
+        try:
+            loaded = await load()
+        except AjitError as exc:
+            key = self._failed_behind[spec] = getattr(exc, "key", "")
+            self._log_failed_behind(spec.name, key, fallback, exc)
+            raise
+        self._failed_behind.pop(spec, None)
+        return loaded
+
     async def _load_artifact(
         self, spec: Spec, resolution: Resolution, *, recache: bool
     ) -> LoadedModule:
         # Specs that differ only in their declared parameters have one key and two modules.
         name = (resolution.artifact.key, spec.entries)
-        if name not in self._modules_by_key or recache:
+        module = self._modules_by_key.get(name)
+        if module is None or module.unloaded or recache:
             load = partial(self.device.load, resolution.artifact, spec.entries)
             # Specs that differ only in their labels share a module.
-            self._modules_by_key[name] = await self._tasks.join(("module", name), load)
+            module = await self._tasks.join(("module", name), load)
+            self._modules_by_key[name] = module
+            inner(module).on_unload = partial(_drop_unloaded, weakref.ref(self))
             if recache:
                 self._forget_loaded(resolution.artifact.key)
-        return self._modules_by_key[name]
+        return module
 
     # --- helpers ---
+
+    def _loaded_count(self) -> int:
+        return sum(not module.unloaded for module in self._modules_by_key.values())
 
     def _follow(self, name: Hashable, urgency: Urgency) -> None:
         """If that work was begun before, note that this one waits for it."""
@@ -273,6 +317,15 @@ class Kernels:
         for spec in [spec for spec, known in self._modules.items() if known.module.key == key]:
             del self._modules[spec]
             self.ready.pop(spec, None)
+
+    def drop_unloaded(self) -> None:
+        """A module was unloaded by hand: the hot path has to look for it. Any thread calls this.
+
+        The rest sees by itself that a module was unloaded. The hot path has no time for that.
+        """
+        for spec, kernel in list(self.ready.items()):
+            if kernel.module.unloaded:
+                self.ready.pop(spec, None)
 
     def _arch_to_load(self, spec: Spec) -> str:
         device, arch = self.device, self._arch_for(spec, None)
@@ -290,6 +343,13 @@ class Kernels:
         if self._device is None:
             raise SpecError(
                 f"spec {spec.name!r} names no arch, and this runtime has no device to take it "
-                f"from; give arch='sm_90a' or the like"
+                f"from; give arch='sm_90a' or the like (on the command line, --arch sm_90a)"
             )
         return self._device.arch
+
+
+def _drop_unloaded(kernels: weakref.ref[Kernels]) -> None:
+    # Without a reference from a module to what keeps it: a cycle would wait for the collector.
+    alive = kernels()
+    if alive is not None:
+        alive.drop_unloaded()

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable
 from logging.handlers import QueueListener
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ajit._core import events
+
+if TYPE_CHECKING:
+    from ajit.errors import AjitError
 
 __all__ = ["LogLines"]
 
@@ -48,12 +52,27 @@ class LogLines:
         self._listener: QueueListener | None = None
         # Key to how long its wait had lasted when a line was last written about it.
         self._said: dict[str, float] = {}
+        # Name and key to when the next line may say that it failed behind its fallback.
+        self._failed_behind_due: dict[tuple[str, str], float] = {}
 
     def __call__(self, event: events.Event) -> None:
         """Queue a line for the thread. Does not block."""
         if not self._is_due(event):
             return
-        line = _line(event)
+        self._write(_line(event))
+
+    def failed_behind(self, name: str, key: str, fallback: str, error: AjitError) -> None:
+        """Log that a kernel failed whose fallback serves; not at every attempt. Does not block."""
+        now = time.monotonic()
+        due = self._failed_behind_due.get((name, key), now)
+        if now < due:
+            return
+        self._failed_behind_due[name, key] = now + REPEAT_SECONDS
+        what, text = _what(name, key), str(error)
+        why = _first_error(text) or text.partition("\n")[0]
+        self._write((logging.WARNING, f"{what}: fallback {fallback!r} serves, it failed: {why}"))
+
+    def _write(self, line: Line | None) -> None:
         if line is None or not _logger.isEnabledFor(line[0]):
             return
         if self._listener is None:
@@ -95,7 +114,15 @@ class _ToLogger(logging.Handler):
 
 def _line(event: events.Event) -> Line | None:
     maker = _MAKERS.get(type(event))
-    return None if maker is None else maker(event, f"{event.name} ({event.key[:16]})")
+    return None if maker is None else maker(event, _what(event.name, event.key))
+
+
+def _what(name: str, key: str) -> str:
+    return f"{name} ({key[:16]})" if key else name
+
+
+def _started(event: Any, what: str) -> Line:
+    return logging.INFO, f"{what}: compiling with {event.compiler} for {event.arch}"
 
 
 def _waiting(event: Any, what: str) -> Line:
@@ -131,6 +158,7 @@ def _no_locks(event: Any, what: str) -> Line:
 _MAKERS: dict[type[events.Event], Callable[[Any, str], Line]] = {
     events.Waiting: _waiting,
     events.WaitEnded: _wait_ended,
+    events.CompileStarted: _started,
     events.CompileFinished: _finished,
     events.CompileFailed: _failed,
     events.EntryRejected: _rejected,

@@ -13,7 +13,6 @@ opens its own runtime. They share the flights, so a key is still compiled once.
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import threading
 import time
@@ -33,6 +32,14 @@ from ajit._resolve.resolver import Resolver
 from ajit._resolve.services import keep_cache_small, look_ahead, open_services, shielded
 from ajit._runtime.kernels import Kernels
 from ajit._runtime.log import LogLines
+from ajit._runtime.terms import (
+    check_fallback,
+    check_spec,
+    check_subscriber,
+    check_timeout,
+    checked_specs,
+    checked_subscribers,
+)
 from ajit._runtime.warmup import run_warmup
 from ajit._system.loop import LoopHandle
 from ajit._system.shared_tasks import SharedTasks
@@ -40,8 +47,6 @@ from ajit._system.warn import warn_only
 from ajit.errors import (
     ForkedRuntime,
     RuntimeClosed,
-    SpecError,
-    UsageError,
     WouldBlock,
     WrongLoop,
 )
@@ -97,7 +102,8 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
     ) -> Kernel:
         """Return a loaded kernel, from any tier.
 
-        A kernel that is loaded already costs one dictionary look-up and no task switch. Otherwise
+        A kernel that is loaded already costs one dictionary look-up and no task switch; one whose
+        module was unloaded (`LoadedModule.unload`) is loaded anew. Otherwise
         this waits for the disk, for another process that compiles the same key, or for the
         compiler, which may be seconds; the event loop is never blocked.
 
@@ -106,12 +112,18 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
             entry: Which entry point, if the spec has several.
             fallback: A spec to use meanwhile: if it is loaded and the wanted one is not, its kernel
                 is returned at once, with ``stands_in_for`` set, and the wanted one is made ready in
-                the background.
+                the background. It has to take arguments of the same number, kinds and sizes. It
+                serves for as long as the wanted kernel fails: each request begins an attempt,
+                unless one is under way, which within the setting ``failure_seconds`` only finds
+                the compiler's recorded error. A failed attempt is a warning in the log, at most
+                every 10 s for a kernel, and is counted in ``statistics().failed``; each request
+                is an event, `events.FallbackUsed`, whose key is "" until it is known.
             timeout: Seconds to wait at most.
             recache: Compile again even if it is loaded or cached, and replace both.
 
         Raises:
-            SpecError: The spec is not well formed; nothing was started.
+            SpecError: The spec is not well formed, or the fallback is none for it; nothing was
+                started.
             CompileError: The compiler rejected the source; every waiter gets this error.
             CompilerError: No compiler, or it could not do its work; trying again is safe.
             CompileForbidden: It is not cached, and the runtime is frozen; nothing was compiled.
@@ -126,22 +138,26 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         ``abandoned`` says otherwise.
         """
         if entry is None and not recache and self._loop.thread_id == threading.get_ident():
-            kernel = self._ready.get(spec)
+            try:
+                kernel = self._ready.get(spec)
+            except TypeError:  # a list of specs has no hash; it is refused below
+                kernel = None
             if kernel is not None:
                 self._counts.memory += 1
                 return kernel
         # First of all: a forked child has no event loop that could set a deadline.
         self._check_usable()
-        _check_spec(spec)
+        check_spec(spec)
         point = spec.entry_point(entry)
         if fallback is not None:
+            check_fallback(spec, fallback, entry)
             stand_in = self._kernels.stand_in(spec, fallback, entry)
             if stand_in is not None:
                 return stand_in
         kernel = (await self._module(spec, timeout, recache=recache)).kernel(point.name)
         # The runtime may have closed between the end of the work and this task's turn.
         if entry is None and self._state == "open":
-            self._ready[spec] = kernel
+            self._kernels.keep_ready(spec, kernel)
         return kernel
 
     def kernel_nowait(self, spec: Spec, *, entry: str | None = None) -> Kernel:
@@ -151,6 +167,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
             WouldBlock: It is not; nothing was started.
         """
         self._check_usable()
+        check_spec(spec)
         point = spec.entry_point(entry)
         module = self._kernels.loaded(spec)
         if module is None:
@@ -161,7 +178,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
     async def module(self, spec: Spec, *, recache: bool = False) -> LoadedModule:
         """Return a loaded module with all entry points of a spec. As `kernel` in all else."""
         self._check_usable()
-        _check_spec(spec)
+        check_spec(spec)
         return await self._kernels.module(spec, recache=recache)
 
     async def compile(
@@ -188,7 +205,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
     ) -> Resolution:
         """As `compile`; also returns the tier, the time taken and the process waited for."""
         self._check_usable()
-        _check_spec(spec)
+        check_spec(spec)
         return await self._kernels.resolve(spec, arch, recache=recache)
 
     async def warmup(
@@ -210,11 +227,8 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         Cancelling stops the queue; what was made ready stays ready.
         """
         self._check_usable()
-        wanted = list(specs)
-        for spec in wanted:
-            _check_spec(spec)
         return await run_warmup(
-            wanted,
+            checked_specs(specs),
             self._warm,
             at_once=max(1, self.settings.compile_slots),
             on_progress=partial(self._progress, on_progress),
@@ -238,8 +252,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         Raises:
             TypeError: It cannot be called.
         """
-        if not callable(subscriber):
-            raise TypeError(f"expected a function of one event, got {type(subscriber).__name__}")
+        check_subscriber(subscriber)
         return self._emitter.subscribe(subscriber)
 
     def statistics(self) -> RuntimeStatistics:
@@ -250,7 +263,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         return f"<Runtime {self._state} {self._kernels!r}>"
 
     async def _module(self, spec: Spec, timeout: float | None, *, recache: bool) -> LoadedModule:
-        _check_timeout(timeout)
+        check_timeout(timeout)
         begun = time.monotonic()
         with anyio.move_on_after(timeout):
             return await self._kernels.module(spec, recache=recache)
@@ -284,10 +297,16 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
             raise ForkedRuntime(
                 "this runtime was opened before a fork; open one in the child process"
             )
-        if self._loop.thread_id != threading.get_ident() or self._loop != LoopHandle.current():
+        if self._loop.thread_id != threading.get_ident() or not self._in_its_loop():
             raise WrongLoop("this runtime was opened in another event loop; open one in each loop")
         if self._state != "open":
             raise RuntimeClosed(f"this runtime is {self._state}")
+
+    def _in_its_loop(self) -> bool:
+        try:
+            return self._loop == LoopHandle.current()
+        except anyio.NoEventLoopError:  # after the loop, or before the next one
+            return False
 
     def _poison(self) -> None:
         self._state = "forked"
@@ -304,10 +323,11 @@ async def open_here(
     """Implement `ajit.open_runtime`; blocking calls run in threads under the limiter."""
     if settings is not None and arguments:
         raise TypeError("give settings or arguments, not both")
+    first = checked_subscribers(subscribers)
     read = partial(_read_settings, settings, arguments)
     in_force, secret = await anyio.to_thread.run_sync(read, limiter=limiter)
     emitter = Emitter(_report_subscriber)
-    for subscriber in subscribers:
+    for subscriber in first:
         emitter.subscribe(subscriber)
     raised: BaseException | None = None
     try:
@@ -323,10 +343,12 @@ async def open_here(
                 group.start_soon(look_ahead, services)
             tasks = SharedTasks(group, cancel_abandoned=in_force.abandoned == "cancel")
             resolver = Resolver(services, flights, tasks)
-            runtime = Runtime.make(Kernels(resolver, device, tasks))
+            runtime = Runtime.make(Kernels(resolver, device, tasks, lines.failed_behind))
             try:
                 yield runtime
-            except (Exception, KeyboardInterrupt, SystemExit) as exc:  # noqa: BLE001  # raised below
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as exc:  # noqa: BLE001  # raised below
                 # Raised below, outside of the task groups, which would wrap it in an
                 # ExceptionGroup that callers do not expect.
                 raised = exc
@@ -369,16 +391,6 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 def _poison_after_fork() -> None:
     for runtime in list(_runtimes):
         runtime._poison()  # noqa: SLF001  # its other half
-
-
-def _check_spec(spec: object) -> None:
-    if not isinstance(spec, Spec):
-        raise SpecError(f"expected an ajit.Spec, got {type(spec).__name__}")
-
-
-def _check_timeout(timeout: object) -> None:
-    if timeout is not None and not (isinstance(timeout, int | float) and not math.isnan(timeout)):
-        raise UsageError(f"timeout is {timeout!r}, must be a number of seconds, or None")
 
 
 def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:

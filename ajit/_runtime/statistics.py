@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from ajit._core.short_repr import short_repr
-
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ajit._cache.entries.disk import DiskStatistics
     from ajit._compile.pool.pool import PoolStatistics
     from ajit._core.events import Waiting
@@ -30,7 +30,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeStatistics:
-    """What a runtime has done and is doing.
+    """What a runtime has done and is doing. `print` shows it in several lines.
 
     Attributes:
         from_memory: Requests for kernels and modules that were loaded already.
@@ -60,5 +60,42 @@ class RuntimeStatistics:
     credits: CreditStatistics
     device: ThreadStatistics | None
 
+    def __str__(self) -> str:
+        """Return several lines for people: the requests, each wait, and what each part counts."""
+        counts = [(name, getattr(self, name)) for name in (*_REPR_FIELDS, "loaded_modules")]
+        parts = [("disk", self.disk), ("pool", self.pool), ("credits", self.credits)]
+        if self.device is not None:
+            parts.append(("device", self.device))
+        return "\n".join([
+            _line("runtime", counts),
+            *(_line_of_wait(waiting) for waiting in self.waiting),
+            *(_line(f"  {name}", _counts(part)) for name, part in parts),
+        ])  # fmt: skip
+
     def __repr__(self) -> str:
-        return short_repr(self)
+        counts = [f"{name}={getattr(self, name)}" for name in _REPR_FIELDS]
+        return f"RuntimeStatistics({', '.join(counts)}, waiting={len(self.waiting)})"
+
+
+_REPR_FIELDS = ("compiled", "from_disk", "from_memory", "failed", "waited", "in_progress")
+
+
+def _line(title: str, counts: Iterable[tuple[str, object]]) -> str:
+    shown = [f"{name.replace('_', ' ')} {value}" for name, value in counts]
+    return f"{title}: {', '.join(shown)}"
+
+
+def _line_of_wait(waiting: Waiting) -> str:
+    holder = waiting.holder or "another process"
+    seconds = f"{waiting.waited_seconds:.1f} s"
+    return f"  waiting: {waiting.name} ({waiting.key[:16]}) for {seconds}, for {holder}"
+
+
+def _counts(part: object) -> list[tuple[str, object]]:
+    """Return what a part counts, without what is empty; seconds with three digits."""
+    values = [(field.name, getattr(part, field.name)) for field in fields(part)]  # type: ignore[arg-type]  # each is a dataclass
+    return [
+        (name, round(value, 3) if isinstance(value, float) else value)
+        for name, value in values
+        if value
+    ]

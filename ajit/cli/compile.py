@@ -106,8 +106,14 @@ async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolut
         async with open_runtime(settings, subscribers=[watcher]) as runtime:
             return await runtime.resolve(spec)
     except NoDevice as exc:
-        exc.add_note("to compile without a device, give an architecture, such as --arch sm_90a")
-        raise
+        # The error itself says how to run without a GPU, which is of no use to a compile.
+        detail = "there is no GPU here to take it from; give one, such as --arch sm_90a"
+        raise NoDevice(
+            operation="find the arch to compile for",
+            code=exc.code,
+            code_name=exc.code_name,
+            detail=detail,
+        ) from exc
 
 
 class _Watcher:

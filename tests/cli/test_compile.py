@@ -305,3 +305,12 @@ def test_table_says_the_same_for_a_reader(ajit, saxpy):
     for text in ("key", "saxpy (saxpy.cu)", "nvrtc 13.", "for sm_90a", "KiB", "compiled, in"):
         assert text in ended.out
     assert "" == ended.err
+
+
+def test_compile_without_a_gpu_asks_for_an_arch_and_nothing_else(ajit, saxpy):
+    """Opening the CPU driver, the way out for a server, would not help here."""
+    ended = ajit("compile", saxpy, "--entry", "saxpy", AJIT_DEVICE="cuda", CUDA_VISIBLE_DEVICES="")
+
+    assert ended.code == exits.ENVIRONMENT
+    assert "give one, such as --arch sm_90a" in ended.err
+    assert "cpu" not in ended.err

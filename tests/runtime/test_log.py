@@ -85,3 +85,16 @@ async def test_failed_compile_is_logged_with_the_compilers_first_error(caplog):
 
     expected = "compile failed after 0.25 s: saxpy.cu(3): error: identifier is undefined"
     assert caplog.messages == [f"saxpy ({KEY[:16]}): {expected}"]
+
+
+async def test_compile_is_logged_when_it_starts_and_when_it_ends(caplog):
+    """Two lines of level INFO: an operator sees which kernel is being compiled."""
+    caplog.set_level(logging.INFO, "ajit")
+    about = {"name": "saxpy", "key": KEY, "compiler": "nvrtc 13.0", "arch": "sm_90a"}
+    lines = LogLines(anyio.CapacityLimiter(1))
+    lines(events.CompileStarted(**about))
+    lines(events.CompileFinished(**about, seconds=1.5, size_bytes=1))
+    await lines.aclose()
+
+    expected = ["compiling with nvrtc 13.0 for sm_90a", "compiled by nvrtc 13.0 in 1.50 s"]
+    assert caplog.messages == [f"saxpy ({KEY[:16]}): {text}" for text in expected]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,40 @@ async def test_representation_of_every_public_object_is_one_short_line(with_devi
 
     assert [line for line in lines if len(line) >= 200 or "\n" in line] == []
     assert len({type(event) for event in seen}) > 3
+
+
+async def test_statistics_show_what_matters(with_device):
+    """The representation has every count of requests; printed, one line for each wait and part."""
+    async with ajit.open_runtime(**with_device) as rt:
+        await rt.kernel(SAXPY)
+        await rt.kernel(SAXPY)
+        holder = ajit.events.Holder(
+            host="node3", pid=4711, phase="compiling", compiler="nvcc 13.0", age_seconds=14.21
+        )
+        waiting = ajit.events.Waiting(
+            name="rms_norm", key="5b" * 32, holder=holder, waited_seconds=12.04
+        )
+        statistics = replace(rt.statistics(), waiting=(waiting,))
+
+    expected = (
+        "RuntimeStatistics(compiled=1, from_disk=0, from_memory=1, failed=0, waited=0, "
+        "in_progress=0, waiting=1)"
+    )
+    first, second, *others = str(statistics).splitlines()
+    assert repr(statistics) == expected
+    assert first == (
+        "runtime: compiled 1, from disk 0, from memory 1, failed 0, waited 0, in progress 0, "
+        "loaded modules 1"
+    )
+    assert second == (
+        "  waiting: rms_norm (5b5b5b5b5b5b5b5b) for 12.0 s, for pid 4711 on node3, compiling with "
+        "nvcc 13.0 for 14.2 s"
+    )
+    assert [line.split(":")[0].strip() for line in others] == ["disk", "pool", "credits", "device"]
+
+
+def test_process_that_was_waited_for_is_shown_with_rounded_seconds():
+    """As the log does."""
+    waited_for = ajit.WaitedFor(host="node3", pid=4711, seconds=12.0449)
+
+    assert repr(waited_for) == "WaitedFor(host='node3', pid=4711, seconds=12.0)"

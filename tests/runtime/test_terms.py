@@ -16,6 +16,7 @@ from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR, saxpy
 pytestmark = pytest.mark.anyio
 
 WANTED, READY = saxpy(1), saxpy(2)
+MENDED = SYNTAX_ERROR.with_(source=SYNTAX_ERROR.source.replace(" ;", " i;"), name="mended")
 
 
 async def until(condition) -> None:
@@ -61,13 +62,35 @@ async def test_fallback_that_is_not_ready_is_not_waited_for(with_device, compile
 async def test_failing_background_compile_does_not_fail_the_fallback(with_device):
     """The fallback is served; a request for the kernel itself gets its error."""
     async with ajit.open_runtime(**with_device) as rt:
-        await rt.kernel(READY)
-        served = await rt.kernel(SYNTAX_ERROR, fallback=READY)
+        await rt.kernel(MENDED)
+        served = await rt.kernel(SYNTAX_ERROR, fallback=MENDED)
         await until(lambda: not rt.statistics().in_progress)
         with pytest.raises(ajit.CompileError):
             await rt.kernel(SYNTAX_ERROR)
 
         assert served.stands_in_for is SYNTAX_ERROR
+
+
+async def test_failing_kernel_behind_a_fallback_is_logged_and_its_key_known(with_device, caplog):
+    """A warning per attempt, at most every 10 s: the second attempt finds the recorded error."""
+    caplog.set_level(logging.WARNING, "ajit")
+    seen: list[events.Event] = []
+    async with ajit.open_runtime(**with_device, subscribers=[seen.append]) as rt:
+        await rt.kernel(MENDED)
+        for _ in range(3):
+            await rt.kernel(SYNTAX_ERROR, fallback=MENDED)
+            await until(lambda: not rt.statistics().in_progress)
+        failed = rt.statistics().failed
+
+    keys = [event.key for event in seen if isinstance(event, events.FallbackUsed)]
+    lines = [line for line in caplog.messages if "fallback 'mended' serves, it failed" in line]
+    assert failed == 3
+    assert keys[0] == ""
+    assert len(keys[1]) == 64
+    assert keys[2] == keys[1]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"broken ({keys[1][:16]}): ")
+    assert "error" in lines[0]
 
 
 async def test_time_limit_ends_the_wait_and_not_the_compile(with_device, compiler):
