@@ -32,6 +32,7 @@ from ajit._compile.worker.messages import (
     frame,
 )
 from ajit._compile.worker.place import leave_root, outward_path, remove_job_folder
+from ajit._compile.worker.signals import restore_signals
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -48,6 +49,7 @@ def main(parent: int, niceness: int) -> None:
         parent: Process id of the server.
         niceness: How much to lower this process's priority.
     """
+    restore_signals()
     requests, answers = _claim_pipes()
     guard = DeathGuard()
     _die_with(parent)
