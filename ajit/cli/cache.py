@@ -114,10 +114,10 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
 @cache_dir_option
 @json_option
 def verify(*, cache_dir: str | None, as_json: bool) -> int:
-    """Read every entry and check its checksum and key.
+    """Read every entry and check its checksum, its key, and whether its compiled bytes are whole.
 
-    A bad entry does no harm: it counts as a miss and is compiled again. Exits with 1 if there is
-    one.
+    An entry with a bad checksum or key does no harm: it counts as a miss and is compiled again. One
+    whose bytes are cut short was published so: remove it. Exits with 1 if there is a bad one.
     """
     cache = _Cache(cache_dir)
     checked = [views.check(key, lookup) for key, lookup in cache.verify()]

@@ -173,9 +173,17 @@ def draw_summary(summary: dict[str, Any]) -> Table:
 
 
 def check(key: str, lookup: Lookup) -> dict[str, Any]:
-    """Describe the result of reading an entry."""
-    ok = hasattr(lookup, "artifact")
-    return {"key": key, "ok": ok, "reason": "" if ok else lookup.reason or "removed meanwhile"}  # type: ignore[union-attr]  # only Found has no reason
+    """Describe the result of reading an entry, and whether what it holds is whole."""
+    from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
+    from ajit._core.elf import fault_of  # noqa: PLC0415  # command-line start-up
+
+    if isinstance(lookup, Found):
+        held = lookup.artifact
+        reason = fault_of(held.kind, held.data, held.lowered.values())
+        reason = f"its compiled bytes are cut short: {reason}" if reason else ""
+    else:
+        reason = lookup.reason or "removed meanwhile"
+    return {"key": key, "ok": not reason, "reason": reason}
 
 
 def draw_verified(checked: int, bad: Sequence[dict[str, Any]]) -> RenderableType:

@@ -11,6 +11,7 @@ from ajit._cache.entries.disk import DiskStore
 from ajit._cache.files.directory import open_cache_directory
 from ajit._core.entry import Artifact
 from ajit.cli import exits
+from tests.images import a_cubin
 
 
 @pytest.fixture
@@ -19,8 +20,10 @@ def store(ajit):
     return DiskStore(open_cache_directory(ajit.cache_dir))
 
 
-def put(store, name, *, arch="sm_90a", size=5000):
-    """Publish an artifact and return its key."""
+def put(store, name, *, arch="sm_90a", size=5000, cut=0):
+    """Publish an artifact of a size, whole unless it is cut, and return its key."""
+    image = a_cubin([f"_Z{name}"])
+    image = a_cubin([f"_Z{name}"], b"x" * (size + cut - len(image)))[:size]
     key = hashlib.sha256(f"{name} {arch}".encode()).hexdigest()
     artifact = Artifact(
         key=key,
@@ -38,7 +41,7 @@ def put(store, name, *, arch="sm_90a", size=5000):
         seconds=0.25,
         host="elsewhere",
         ajit_version="0.1.0",
-        data=b"x" * size,
+        data=image,
     )
     store.publish(artifact)
     return key
@@ -121,6 +124,18 @@ def test_verify_names_bad_entries_and_ends_with_one(ajit, store):
     assert "checksum" in shown.out
     assert "2 entries checked, 1 bad" in shown.out
     assert good[:12] not in shown.out
+
+
+def test_verify_names_entries_whose_compiled_bytes_are_cut_short(ajit, store):
+    """Their checksum is that of what was published, so only a look at the image tells."""
+    put(store, "good")
+    bad = put(store, "bad", cut=1)
+
+    ended = ajit("cache", "verify", "--json")
+
+    assert exits.PROBLEM == ended.code
+    assert [bad] == [row["key"] for row in ended.json()["bad"]]
+    assert "cut short" in ended.json()["bad"][0]["reason"]
 
 
 def test_one_entry_is_written_as_one(ajit, store):

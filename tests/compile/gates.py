@@ -29,7 +29,7 @@ class GatedCompiler:
         self.compiler = fake_compiler(
             folder,
             f'echo "$$" >> "{self._begun}"\n'
-            f'while [ ! -e "{self._open}" ]; do sleep 0.01; done; echo result > "$out"',
+            f'while [ ! -e "{self._open}" ]; do sleep 0.01; done; cp "$whole" "$out"',
         )
 
     def open(self) -> None:

@@ -17,6 +17,7 @@ from ajit._compile.pool.task import Task
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._core.job import CompileJob
 from ajit.settings import Settings
+from tests.images import a_shared_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,9 @@ template <int B> struct tree<0, B> { static constexpr int value = B; };
 extern "C" __global__ void plain(int* x) { x[0] = tree<28, 1>::value; }
 """
 """Keeps a compiler busy for minutes (2^29 instantiations); every test that uses it kills it."""
+RESULT = a_shared_object(["plain"])
+"""What a fake compiler makes, if it makes anything."""
+
 DEADLINE_SECONDS = 60.0
 LIMIT_SECONDS = 10_000.0
 """Longer than the time limit of any compile here."""
@@ -145,9 +149,12 @@ def fake_compiler(folder: Path, behaviour: str) -> str:
 
     Args:
         folder: Where to write it.
-        behaviour: Shell code that runs in place of a compile; ``$out`` is the result's path.
+        behaviour: Shell code that runs in place of a compile; ``$out`` is the result's path, and
+            ``$whole`` that of a result that could be one, `RESULT`.
     """
     path = folder / "fake-c++"
+    whole = folder / "fake-result"
+    whole.write_bytes(RESULT)
     path.write_text(
         "#!/bin/bash\n"
         'case "$1" in\n'
@@ -155,6 +162,7 @@ def fake_compiler(folder: Path, behaviour: str) -> str:
         "  -dumpmachine) echo fake-linux; exit 0;;\n"
         "  -E) exit 0;;\n"
         "esac\n"
+        f"whole={whole}\n"
         'while [ $# -gt 0 ] && [ "$1" != -o ]; do shift; done; out=$2\n'
         f"{behaviour}\n"
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from tests.images import a_shared_object
+
 __all__ = ["BROKEN", "KERNEL", "LOG", "compiled_bytes"]
 
 KERNEL = 'extern "C" __global__ void kernel() {}'
@@ -15,6 +17,6 @@ SIZE_BYTES = 16 * 1024
 
 
 def compiled_bytes(source: str) -> bytes:
-    """Return bytes that follow from a source, of the size of a small kernel."""
+    """Return an image that follows from a source, of the size of a small kernel."""
     digest = hashlib.sha256(source.encode()).digest()
-    return (digest * (SIZE_BYTES // len(digest)))[:SIZE_BYTES]
+    return a_shared_object(["kernel"], (digest * (SIZE_BYTES // len(digest)))[:SIZE_BYTES])

@@ -10,12 +10,15 @@ shares the directory, another boot) only the age can be judged.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import stat
 import tempfile
 import time
 from typing import TYPE_CHECKING
+
+from ajit._compile.worker.place import deepen, remove_job_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,20 +40,26 @@ _START_TIME_FIELD = 22 - 3
 def private_folder(job: CompileJob) -> Iterator[str]:
     """Make a folder for one job, and remove it afterwards.
 
+    It lies deep in folders of its own, see `ajit._compile.worker.place`.
+
     NVRTC writes no file, except a precompiled header on request: its folder is only a name.
 
     Raises:
-        OSError: There is no room, or no temporary directory.
+        OSError: There is no room, or no temporary directory in which a folder can be private.
     """
     if not _writes_files(job):
         yield os.path.join(os.sep, "nonexistent", PREFIX + job.key)
         return
-    folder = tempfile.mkdtemp(prefix=f"{PREFIX}{_own_name()}-")
+    top = tempfile.mkdtemp(prefix=f"{PREFIX}{_own_name()}-")
+    folder = top
     try:
+        _check_private(top)
+        folder = deepen(top)
         yield folder
     finally:
         # Not in the worker: it may have been killed.
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_job_folder(folder)
+        shutil.rmtree(top, ignore_errors=True)
 
 
 def sweep_folders() -> int:
@@ -64,6 +73,18 @@ def sweep_folders() -> int:
             shutil.rmtree(path, ignore_errors=True)
             removed += not os.path.lexists(path)
     return removed
+
+
+def _check_private(folder: str) -> None:
+    """Refuse a file system that does not keep owner and mode, as some mounts of other systems."""
+    info = os.lstat(folder)
+    mode = stat.S_IMODE(info.st_mode)
+    if info.st_uid != os.geteuid() or not stat.S_ISDIR(info.st_mode) or mode & 0o077:
+        reason = (
+            f"a folder in {os.path.dirname(folder)} cannot be made private: owner {info.st_uid}, "
+            f"mode {mode:04o} (set TMPDIR to a directory on another file system)"
+        )
+        raise PermissionError(errno.EPERM, reason)
 
 
 def _writes_files(job: CompileJob) -> bool:

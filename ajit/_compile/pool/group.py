@@ -13,8 +13,8 @@ __all__ = ["group_lives", "group_memory_bytes"]
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-_STATE_FIELD, _GROUP_FIELD = 3 - 3, 5 - 3
-"""Fields 3 and 5 of /proc/<pid>/stat; those after the command's closing parenthesis begin at 3."""
+_STATE_FIELD, _GROUP_FIELD, _SESSION_FIELD = 3 - 3, 5 - 3, 6 - 3
+"""Fields 3, 5, 6 of /proc/<pid>/stat; those after the command's closing parenthesis begin at 3."""
 
 _ENDED = (b"Z", b"X")
 
@@ -34,12 +34,18 @@ def group_memory_bytes(leader: int) -> int:
 def group_lives(group: int) -> bool:
     """Whether any process of a group has not ended. Looks at every process of the machine.
 
+    Only the session of this process counts, which workers share: a group whose number was given
+    again is likely to be another session's.
+
     A process that has ended but was not reaped (the fault of a container's first process) is not
     alive, although a signal can be sent to its group.
     """
+    session = os.getsid(0)
     for name in filter(str.isdigit, os.listdir("/proc")):
         fields = _fields(int(name))
-        is_member = len(fields) > _GROUP_FIELD and int(fields[_GROUP_FIELD]) == group
+        is_member = len(fields) > _SESSION_FIELD and (
+            (int(fields[_GROUP_FIELD]), int(fields[_SESSION_FIELD])) == (group, session)
+        )
         if is_member and fields[_STATE_FIELD] not in _ENDED:
             return True
     return False

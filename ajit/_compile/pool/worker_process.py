@@ -5,8 +5,12 @@ as long as the process (``PR_SET_PDEATHSIG`` counts from the thread). Only `kill
 other threads.
 
 Started without ``preexec_fn``: forking a process that has threads, to run Python in the child, can
-deadlock. The worker itself sets its death signal, its niceness and its limits as the first thing.
+deadlock. The worker itself sets its signals, its niceness and its limits as the first thing.
 It inherits three pipes and nothing else, and a small environment.
+
+In a server that ignores SIGCHLD the kernel reaps a worker as soon as it ends. Its exit status is
+lost then, and its number may belong to another process: it is killed only while it is known to be
+this worker's.
 """
 
 from __future__ import annotations
@@ -61,10 +65,12 @@ class WorkerDied(Exception):
         log: The last that it wrote to standard error.
     """
 
-    def __init__(self, returncode: int, log: str) -> None:
+    def __init__(self, returncode: int | None, log: str) -> None:
         super().__init__(returncode)
-        self.signal = signal_name(-returncode) if returncode < 0 else ""
-        self.exit_code = returncode if returncode >= 0 else None
+        if returncode is None:
+            log = f"its exit status is lost: this process ignores SIGCHLD\n{log}".rstrip()
+        self.signal = signal_name(-returncode) if returncode and returncode < 0 else ""
+        self.exit_code = returncode if returncode is not None and returncode >= 0 else None
         self.log = log
 
 
@@ -152,31 +158,33 @@ class WorkerProcess:
 
     def is_alive(self) -> bool:
         """Whether the worker has not ended. Only its owner's thread."""
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
+        except ChildProcessError:
+            return False  # the kernel has reaped it
 
     def kill(self) -> None:
         """Kill the whole process group without waiting. Any thread, any number of times."""
         with self._lock:
             # Not after it has been reaped: another process may have the number then.
             if self._process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._kill_group()
 
-    def reap(self) -> int:
-        """Kill the group, wait for the worker, close the pipes; return its exit status."""
+    def reap(self) -> int | None:
+        """Kill the group, wait for the worker, close the pipes; return its exit status if known."""
         self.kill()
         self._await_end(None)
         with self._lock:
             # The unreaped leader still reserves the group's number: kill what is left in the group.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+            self._kill_group()
+            lost = not self._is_unreaped()
             self._process.wait()
         self._await_group()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        return self._process.returncode
+        return None if lost else self._process.returncode
 
     def close(self) -> None:
         """End an idle worker: politely by the end of its input, else by killing it."""
@@ -192,6 +200,20 @@ class WorkerProcess:
                 return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         except (OSError, IndexError):
             return 0
+
+    def _kill_group(self) -> None:
+        # A number is not given again while the worker is unreaped, or its group has a member.
+        if self._is_unreaped() or group_lives(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def _is_unreaped(self) -> bool:
+        """Whether the worker still has its number: it lives, or its status was not taken yet."""
+        try:
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        except ChildProcessError:
+            return False
+        return True
 
     @property
     def _stdin(self) -> int:

@@ -19,9 +19,10 @@ from ajit._compile.worker.commands import (
     read_result,
     write_source,
 )
-from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer
+from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import label_of, without_paths
+from ajit._core.elf import fault_of
 from ajit._core.job import CompileOutput
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def compile_host(request: WorkerRequest) -> WorkerAnswer:
     result = read_result(request, RESULT, ran)
     if isinstance(result, JobFailed):
         return result
+    if fault := fault_of("elf", result, request.job.entries):
+        return cut_short(fault, ran.log)
     return JobFinished(
         CompileOutput(
             kind="elf",

@@ -31,6 +31,8 @@ from ajit._compile.worker.messages import (
     WorkerRequest,
     frame,
 )
+from ajit._compile.worker.place import leave_root, outward_path, remove_job_folder
+from ajit._compile.worker.signals import restore_signals
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -47,10 +49,12 @@ def main(parent: int, niceness: int) -> None:
         parent: Process id of the server.
         niceness: How much to lower this process's priority.
     """
+    restore_signals()
     requests, answers = _claim_pipes()
     guard = DeathGuard()
     _die_with(parent)
     os.nice(niceness)
+    leave_root()
     # A crashed compiler would write a core file of gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while (request := _read(requests)) is not None:
@@ -81,14 +85,14 @@ class DeathGuard:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.killpg(0, signal.SIGTERM)
         if self._folder is not None:
-            import shutil  # noqa: PLC0415 - 5 ms that only a dying worker pays
-
-            shutil.rmtree(self._folder, ignore_errors=True)
+            remove_job_folder(self._folder)
         os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
 
 def _perform(request: WorkerRequest, guard: DeathGuard) -> WorkerAnswer:
+    if (why := outward_path(request.job)) is not None:
+        return JobFailed(kind="compile", log=why)
     # Each compiler's module is imported by the worker that needs it: NVRTC's takes 60 ms.
     try:
         if request.job.compiler == "nvrtc":

@@ -19,6 +19,7 @@ __all__ = [
     "JobFinished",
     "WorkerAnswer",
     "WorkerRequest",
+    "cut_short",
     "frame",
 ]
 
@@ -81,6 +82,12 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 WorkerAnswer = JobFinished | JobFailed
+
+
+def cut_short(fault: str, log: str) -> JobFailed:
+    """Return the failure of a compiler that said it succeeded, with a result that is not whole."""
+    why = f"the compiler said it succeeded, but its result is cut short: {fault}"
+    return JobFailed(kind="crash", log=f"{why}\n{log}".strip(), exit_code=0)
 
 
 def frame(message: msgspec.Struct) -> bytes:

@@ -23,10 +23,10 @@ from ajit._compile.worker.commands import (
     read_result,
     write_source,
 )
-from ajit._compile.worker.elf import kernel_symbols
-from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer
+from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import without_paths
+from ajit._core.elf import fault_of, kernel_symbols, ptx_fault_of
 from ajit._core.job import CompileOutput
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ def compile_nvcc(request: WorkerRequest) -> WorkerAnswer:
     ptx = read_result(request, PTX, ran)
     if isinstance(ptx, JobFailed):
         return ptx
+    variables = [_VARIABLE.format(index=n) for n, _ in enumerate(request.job.entries)]
+    if fault := ptx_fault_of(ptx, variables):
+        return cut_short(fault, ran.log)
     lowered = _take_entry_lines(request, ptx)
     return _assembled(request, arguments, ran, lowered)
 
@@ -93,6 +96,8 @@ def _assembled(
     cubin = read_result(request, RESULT, ran)
     if isinstance(cubin, JobFailed):
         return cubin
+    if fault := fault_of("cubin", cubin, ()):
+        return cut_short(fault, ran.log)
     kernels = kernel_symbols(cubin)
     for entry in request.job.entries:
         # The address of a variable or of a device function compiles too; neither can be launched.

@@ -16,9 +16,15 @@ from typing import TYPE_CHECKING, Any
 from cuda.bindings import nvrtc as _nvrtc
 
 from ajit._compile.headers.flags import DEFAULT_STANDARD, has_standard
-from ajit._compile.worker.elf import kernel_symbols
-from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed, JobFinished, WorkerAnswer
+from ajit._compile.worker.messages import (
+    LOG_LIMIT_BYTES,
+    JobFailed,
+    JobFinished,
+    WorkerAnswer,
+    cut_short,
+)
 from ajit._compile.worker.text import capped, label_of, without_paths
+from ajit._core.elf import fault_of, kernel_symbols
 from ajit._core.job import CompileOutput
 
 if TYPE_CHECKING:
@@ -107,6 +113,8 @@ def _finished(request: WorkerRequest, program: _Program, seconds: float) -> Work
         return JobFailed(kind="crash", log=f"no cubin\n{program.log()}", exit_code=0)
     data = program.cubin()
     lowered = {entry: program.lowered(entry) for entry in request.job.entries}
+    if fault := fault_of("cubin", data, ()):
+        return cut_short(fault, program.log())
     kernels = kernel_symbols(data)
     for entry, name in lowered.items():
         # A name expression also finds variables and device functions; those cannot be launched.

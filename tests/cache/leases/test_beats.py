@@ -215,7 +215,7 @@ async def test_a_holder_beats_while_its_publish_hangs(path: Path, tmp_path: Path
         sync(fd)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    compiler = fake_compiler(tmp_path, 'echo result > "$out"')
+    compiler = fake_compiler(tmp_path, 'cp "$whole" "$out"')
     spec = ajit.Spec('extern "C" __global__ void plain() {}', "plain")
     given = {"cache_dir": str(path), "device": "none", "host_compiler": compiler}
     async with ajit.open_runtime(**given) as runtime, anyio.create_task_group() as group:

@@ -12,7 +12,7 @@ import pytest
 from ajit._compile.headers import closure as includes
 from ajit._compile.headers.closure import ABSENT, HeaderIndex
 from ajit._core.spec import Spec
-from ajit.errors import IncludeError, SpecError
+from ajit.errors import CompileError, IncludeError, SpecError
 from tests.compile.support import job
 
 if TYPE_CHECKING:
@@ -197,12 +197,11 @@ def test_text_with_a_slash_is_no_file(parts):
     assert parts("", options=[*options, "-Xptxas", "-v", "-Xcompiler", "-Wall,-DX=/opt"]) == {}
 
 
-def test_nvrtc_does_look_in_its_workers_directory(put, parts, tmp_path, bench):
-    """Where the closure says it does: the file compiles, and is in the key."""
+def test_nvrtc_looks_in_no_directory_of_the_machine(put, tmp_path, bench):
+    """A source in memory has no header beside it: only root's directory would be left for it."""
     put("x.h", "#define BODY x[0] = 1;\n")
     source = f'#include "{str(tmp_path).lstrip("/")}/x.h"\n'
     kernel = 'extern "C" __global__ void plain(float* x) { BODY }'
-    output = bench.compile(job(source + kernel))
 
-    assert output.lowered == {"plain": "plain"}
-    assert len([label for label in parts(source) if label.startswith("worker/")]) == 1
+    with pytest.raises(CompileError, match="cannot open source file"):
+        bench.compile(job(source + kernel))

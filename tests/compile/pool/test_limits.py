@@ -20,7 +20,7 @@ from ajit._compile.worker.commands import EXPLAIN_SECONDS, explain_rejection
 from ajit._compile.worker.messages import JobFailed, WorkerRequest
 from ajit._compile.worker.run_program import Ran
 from ajit.errors import CompileError, CompileMemoryExceeded, CompilerCrashed, UnknownEntryPoint
-from tests.compile.support import KEY, Bench, fake_compiler, group_members, job, wait_until
+from tests.compile.support import KEY, RESULT, Bench, fake_compiler, group_members, job, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +77,7 @@ def test_the_peak_of_a_compile_is_noted(faking: Callable[..., Bench], tmp_path: 
     """While it runs, so that admission can learn from it."""
     hog = HOG.format(bytes=150 * MIB, ready=tmp_path / "ready").removesuffix("wait")
     behaviour = f'{hog}child=$!; while [ ! -e "{tmp_path}/go" ]; do sleep 0.01; done; kill $child'
-    bench = faking(f'{behaviour}; echo result > "$out"')
+    bench = faking(f'{behaviour}; cp "$whole" "$out"')
     peak = 150 * MIB
 
     class Noting(Claim):
@@ -90,7 +90,7 @@ def test_the_peak_of_a_compile_is_noted(faking: Callable[..., Bench], tmp_path: 
     claim = task.claim = Noting("host", 0)
     output = bench.slot.perform(task)
 
-    assert output.data == b"result\n"
+    assert output.data == RESULT
     assert claim.peak_bytes > peak
 
 

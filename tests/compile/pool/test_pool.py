@@ -19,6 +19,7 @@ from ajit.errors import AjitWarning, CompileError, CompilerNotFound, ForkedRunti
 from tests.compile.gates import LIMIT_SECONDS, GatedCompiler, eventually, ignore, opened
 from tests.compile.support import (
     ENDLESS,
+    RESULT,
     SCALE,
     fake_compiler,
     group_members,
@@ -143,7 +144,7 @@ async def test_cancelling_a_running_job_kills_its_group_before_it_returns(
 
     assert left == []
     assert files == []
-    assert output.data == b"result\n"
+    assert output.data == RESULT
     assert (statistics.killed, statistics.finished, statistics.workers_started) == (1, 1, 2)
 
 
@@ -189,7 +190,7 @@ async def test_cancelling_one_job_leaves_its_neighbour_alone(gate: GatedCompiler
                 scope.cancel()
         gate.open()
 
-    assert [output.data for output in outputs] == [b"result\n"]
+    assert [output.data for output in outputs] == [RESULT]
 
 
 async def test_closing_ends_everything(gate: GatedCompiler, scratch: Path) -> None:
@@ -251,7 +252,7 @@ async def test_a_forked_pool_says_so(gate: GatedCompiler) -> None:
         output = await pool.compile(job(**HOST), on_beat=ignore)
 
     assert os.waitstatus_to_exitcode(status) == 7
-    assert output.data == b"result\n"
+    assert output.data == RESULT
 
 
 async def test_beats_tell_the_phase(gate: GatedCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +296,7 @@ async def test_a_beat_that_fails_does_not_fail_the_compile(gate: GatedCompiler) 
         with pytest.warns(AjitWarning, match="the lock file is gone"):
             output = await pool.compile(job(**HOST), on_beat=broken)
 
-    assert output.data == b"result\n"
+    assert output.data == RESULT
     assert len(calls) == 1
 
 

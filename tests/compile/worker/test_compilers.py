@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ajit._compile.worker.elf import kernel_symbols
+from ajit._core.elf import kernel_symbols
 from ajit.errors import (
     CompileError,
     CompileOutputExceeded,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ajit._compile.headers.flags import has_standard, option_paths, with_absolute_dirs
-from ajit._compile.worker.elf import kernel_symbols
 from ajit._compile.worker.text import capped, label_of
+from ajit._core.elf import kernel_symbols
 from tests.compile.support import Bench, job
 
 

@@ -20,6 +20,7 @@ from ajit.errors import AjitError, CompileError, CompilerCrashed, CompileTimeout
 from tests.compile.support import (
     ENDLESS,
     KEY,
+    RESULT,
     Bench,
     fake_compiler,
     group_members,
@@ -235,12 +236,12 @@ def test_a_failure_that_does_not_come_back_is_not_the_sources(
 ) -> None:
     """g++ exits with 1 when its cc1plus was killed, as it does for an error in the source."""
     once = f'[ -e "{tmp_path}/once" ] || {{ touch "{tmp_path}/once"; echo killed; exit 1; }}'
-    bench = faking(f'{once}; echo result > "$out"')
+    bench = faking(f'{once}; cp "$whole" "$out"')
     with pytest.raises(CompilerCrashed) as caught:
         bench.compile(fake_job())
 
     assert (caught.value.exit_code, caught.value.log) == (1, "killed")
-    assert bench.compile(fake_job()).data == b"result\n"
+    assert bench.compile(fake_job()).data == RESULT
 
 
 def test_output_need_not_be_utf8(faking: Callable[..., Bench]) -> None:
