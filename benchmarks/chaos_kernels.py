@@ -13,10 +13,13 @@ import shutil
 from pathlib import Path
 
 import ajit
+from tests.images import a_shared_object
 
 __all__ = ["expected_digest", "is_real", "is_rejected", "make_compiler", "spec_of"]
 
 ARTIFACT_LINES = 2000
+_IMAGE = a_shared_object(["crunch"])
+"""What every artifact begins with: a result that is no whole image is refused."""
 
 _SCRIPT = r"""#!/bin/sh
 output= before=
@@ -29,7 +32,8 @@ sleep "0.$(( $$ % 7 + 1 ))"
 grep -q 'chaos: real' source.cpp && exec @REAL@ "$@"
 grep -q 'chaos: wrong' source.cpp && { echo 'source.cpp: error: wrong on purpose' >&2; exit 1; }
 number=$(sed -n 's/.*chaos kernel \([0-9]*\).*/\1/p' source.cpp | head -n 1)
-yes "artifact of chaos kernel $number" | head -n @LINES@ > "$output"
+cat "$0.image" > "$output"
+yes "artifact of chaos kernel $number" | head -n @LINES@ >> "$output"
 """
 
 
@@ -41,6 +45,7 @@ def make_compiler(folder: Path) -> Path:
     path = folder / "chaos-c++"
     path.write_text(_SCRIPT.replace("@REAL@", real).replace("@LINES@", str(ARTIFACT_LINES)))
     path.chmod(0o755)
+    path.with_name(f"{path.name}.image").write_bytes(_IMAGE)
     return path
 
 
@@ -67,4 +72,4 @@ def spec_of(number: int, kernels: int) -> ajit.Spec:
 def expected_digest(number: int) -> str:
     """SHA-256 of what the script writes for a kernel that neither is real nor rejected."""
     text = f"artifact of chaos kernel {number}\n" * ARTIFACT_LINES
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_IMAGE + text.encode()).hexdigest()

@@ -116,10 +116,11 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _lists_of_children(pid: int) -> Iterator[str]:
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        # Threads and processes come and go meanwhile.
-        with contextlib.suppress(OSError):
-            yield (task / "children").read_text()
+    # Threads and processes come and go meanwhile.
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                yield (task / "children").read_text()
 
 
 def _what_stays(find: Callable[[], list[Any]]) -> list[Any]:
