@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ajit._core.directives import Place, Preprocessed, covers
+from ajit._core.directives import Branch, Preprocessed, covers
 from ajit._core.params import known_types
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class CxxText:
     def always_has(self, name: str) -> bool:
         """Whether a kernel of that name is declared whatever the conditions are."""
         starts = (start for start, _, _ in self._declared(name))
-        return covers({self.directives.place_at(start) for start in starts})
+        return covers({self.directives.branch_at(start) for start in starts})
 
     def _declared(self, name: str) -> Iterator[tuple[int, str, tuple[str, str, str]]]:
         """Yield where a kernel is declared, what stands before, and its declarator."""
@@ -265,17 +265,17 @@ class CxxText:
 
     def _meaning(self, word: str) -> TypeMeaning | None:
         found: TypeMeaning | None = None
-        places: set[Place] = set()
+        branches: set[Branch] = set()
         for count, start in enumerate(_uses(self._code, word)):
             meaning = self._declared_at(start, start + len(word))
             if meaning is not None:
-                places.add(self.directives.place_at(start))
+                branches.add(self.directives.branch_at(start))
                 if found not in (None, meaning) or meaning.kind == "unknown":
                     return TypeMeaning("unknown")
                 found = meaning
             if count == _MOST_USES:
                 return TypeMeaning("unknown")
-        if found is None or covers(places):
+        if found is None or covers(branches):
             return found
         # In the other branches it is a type of C++ or CUDA, or comes from elsewhere.
         return found if self.sees_all and word not in known_types() else TypeMeaning("unknown")

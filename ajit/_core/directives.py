@@ -1,9 +1,9 @@
 """A source and its virtual headers, with the directives of the preprocessor read and taken out.
 
 No condition is evaluated, but for ``#if 0`` and ``#if 1``. Instead each piece of code and each
-macro has a `Place`: the branches that it stands in. What stands in some branches only is there or
-not, and `covers` says whether a set of places leaves no case out. The guard around a whole file is
-no branch: the file is read once, and then all of it.
+macro has the `Branch` that it stands in. What stands in some branches only is there or not, and
+`covers` says whether a set of branches leaves no case out. The guard around a whole file is no
+branch: the file is read once, and then all of it.
 
 Everything is done once for each directive, so the time is in proportion to the length of the text.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ALWAYS", "Place", "Preprocessed", "covers"]
+__all__ = ["ALWAYS", "Branch", "Preprocessed", "covers"]
 
 _DEEPEST = 64
 """Conditions inside of each other; in deeper ones nothing is known. Pretty arbitrary."""
@@ -64,24 +64,24 @@ class _Group:
 
     Attributes:
         parent: Where the ``#if`` stands.
-        branches: The places in it.
+        branches: The branches in it.
         complete: Whether there is an ``#else``, so that one of the branches is taken.
     """
 
     __slots__ = ("branches", "complete", "parent")
 
-    def __init__(self, parent: Place) -> None:
+    def __init__(self, parent: Branch) -> None:
         self.parent = parent
-        self.branches: list[Place] = []
+        self.branches: list[Branch] = []
         self.complete = False
 
-    def next_branch(self) -> Place:
-        place = Place(self, self.parent.depth + 1)
-        self.branches.append(place)
-        return place
+    def next_branch(self) -> Branch:
+        branch = Branch(self, self.parent.depth + 1)
+        self.branches.append(branch)
+        return branch
 
 
-class Place:
+class Branch:
     """A branch, inside of the branch around it. Each is one object."""
 
     __slots__ = ("depth", "group")
@@ -91,15 +91,15 @@ class Place:
         self.depth = depth
 
 
-ALWAYS = Place(None, 0)
+ALWAYS = Branch(None, 0)
 """Outside of all conditions."""
 
 
-def covers(places: Iterable[Place]) -> bool:
-    """Whether one of some places is compiled, whatever the conditions are."""
-    reached = set(places)
-    for depth in range(max((place.depth for place in reached), default=0), 0, -1):
-        for group in {place.group for place in reached if place.depth == depth}:
+def covers(branches: Iterable[Branch]) -> bool:
+    """Whether one of some branches is compiled, whatever the conditions are."""
+    reached = set(branches)
+    for depth in range(max((branch.depth for branch in reached), default=0), 0, -1):
+        for group in {branch.group for branch in reached if branch.depth == depth}:
             if group is not None and group.complete and reached.issuperset(group.branches):
                 reached.add(group.parent)
     return ALWAYS in reached
@@ -109,7 +109,7 @@ def covers(places: Iterable[Place]) -> bool:
 class _Open:
     """An ``#if`` whose ``#endif`` has not come yet, and what held before it."""
 
-    place: Place
+    branch: Branch
     live: bool
     group: _Group | None = None
     taken: bool = False
@@ -153,11 +153,11 @@ class Preprocessed:
         self.includes_all, self.foreign, self.function_macros = True, False, False
         self.defaults: set[str] = set()
         self.guards: set[str] = set()
-        self._bodies: dict[str, dict[tuple[str | None, Place], None]] = {}
+        self._bodies: dict[str, dict[tuple[str | None, Branch], None]] = {}
         self._chunks: list[str] = []
         self._length = 0
-        self._starts, self._places = [0], [ALWAYS]
-        self._place, self._live = ALWAYS, True
+        self._starts, self._branches = [0], [ALWAYS]
+        self._current, self._live = ALWAYS, True
         self._header_names = frozenset(name for name, _ in headers)
         self._included: list[str] = []
         with suppress(_TooDeep):
@@ -165,9 +165,9 @@ class Preprocessed:
         self.code = "".join(self._chunks)
         self.macros = {name: _body(list(found)) for name, found in self._bodies.items()}
 
-    def place_at(self, position: int) -> Place:
-        """Return the place of a character of the code."""
-        return self._places[bisect_right(self._starts, position) - 1]
+    def branch_at(self, position: int) -> Branch:
+        """Return the branch of a character of the code."""
+        return self._branches[bisect_right(self._starts, position) - 1]
 
     def _read_all(
         self, files: dict[str | None, str], read: dict[str | None, list[_Directive]]
@@ -181,13 +181,13 @@ class Preprocessed:
         for name, text in files.items():
             self._read(text, read[name], _Group(ALWAYS).next_branch())
 
-    def _read(self, text: str, directives: list[_Directive], place: Place) -> None:
+    def _read(self, text: str, directives: list[_Directive], branch: Branch) -> None:
         guard = _guard(text, directives)
         if guard is not None and self._defined[guard] == 1:
             self.guards.add(guard)
             directives = _without_guard(directives)
         defaults = _defaults(text, directives)
-        self._move_to(place, live=True)
+        self._move_to(branch, live=True)
         opened: list[_Open] = []
         position = 0
         for item in directives:
@@ -207,47 +207,47 @@ class Preprocessed:
             self._chunks.append(text)
             self._length += len(text)
 
-    def _move_to(self, place: Place, *, live: bool) -> None:
+    def _move_to(self, branch: Branch, *, live: bool) -> None:
         self._live = live
-        if place is not self._place:
-            self._place = place
+        if branch is not self._current:
+            self._current = branch
             self._starts.append(self._length)
-            self._places.append(place)
+            self._branches.append(branch)
 
     def _condition(self, item: _Directive, opened: list[_Open]) -> None:
         if item.word in _OPENS:
-            top = _Open(self._place, self._live)
+            top = _Open(self._current, self._live)
             opened.append(top)
             if item.word == "if" and item.rest.strip() in ("0", "1"):
                 top.taken = item.rest.strip() == "1"
-                self._move_to(top.place, live=top.live and top.taken)
+                self._move_to(top.branch, live=top.live and top.taken)
             else:
                 self._branch(top)
         elif opened and item.word == "endif":
             top = opened.pop()
-            self._move_to(top.place, live=top.live)
+            self._move_to(top.branch, live=top.live)
         elif opened and opened[-1].group is not None:
             opened[-1].group.complete |= item.word == "else"
             self._branch(opened[-1])
         elif opened and (item.word == "else" or opened[-1].taken):
             top = opened[-1]
-            self._move_to(top.place, live=top.live and not top.taken)
+            self._move_to(top.branch, live=top.live and not top.taken)
             top.taken = True
         elif opened:
             self._branch(opened[-1])
 
     def _branch(self, top: _Open) -> None:
-        if top.place.depth >= _DEEPEST:
+        if top.branch.depth >= _DEEPEST:
             self.odd = True
             raise _TooDeep
-        top.group = top.group or _Group(top.place)
+        top.group = top.group or _Group(top.branch)
         self._move_to(top.group.next_branch(), live=top.live)
 
     def _take(self, item: _Directive, *, is_default: bool, opened: list[_Open]) -> None:
         if item.word in ("include", "include_next", "import", "embed"):
             included = _INCLUDED.match(item.rest)
             if included is not None and included[1] in self._header_names:
-                if self._place is ALWAYS:
+                if self._current is ALWAYS:
                     self._included.append(included[1])
             else:
                 self.includes_all = False
@@ -255,11 +255,11 @@ class Preprocessed:
         elif item.word in ("define", "undef") and (macro := _MACRO.match(item.rest)):
             self.function_macros |= bool(macro[2])
             known = item.word == "define" and not macro[2]
-            place = opened[-1].place if is_default else self._place
+            branch = opened[-1].branch if is_default else self._current
             if is_default:
                 self.defaults.add(macro[1])
             body = macro[3].strip() if known else None
-            self._bodies.setdefault(macro[1], {})[body, place] = None
+            self._bodies.setdefault(macro[1], {})[body, branch] = None
 
 
 def _cleaned(text: str) -> str:
@@ -273,10 +273,10 @@ def _directives(text: str) -> list[_Directive]:
     return [_Directive(m.start(), m.end(), m[1], m[2]) for m in _DIRECTIVE.finditer(text)]
 
 
-def _body(found: list[tuple[str | None, Place]]) -> str | None:
+def _body(found: list[tuple[str | None, Branch]]) -> str | None:
     """The body that a macro has in any case, or None."""
     agreed = all(body == found[0][0] for body, _ in found)
-    return found[0][0] if agreed and covers(place for _, place in found) else None
+    return found[0][0] if agreed and covers(branch for _, branch in found) else None
 
 
 def _unless_defined(item: _Directive) -> str | None:

@@ -11,9 +11,7 @@ from ajit.errors import CaptureMiss, UsageError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from ajit._gpu.completion.port import CompletionPort
-
-__all__ = ["capturing", "refuse_in_capture", "refuse_to_submit"]
+__all__ = ["capture_block", "capturing", "refuse_in_capture", "refuse_to_submit"]
 
 
 class _Block:
@@ -25,21 +23,20 @@ class _Block:
         self.open = True
 
 
-_block: ContextVar[_Block | None] = ContextVar("ajit_capture", default=None)
+capture_block: ContextVar[_Block | None] = ContextVar("ajit_capture", default=None)
 """The block that the current task, or the one that started it, is in or was in."""
 
 
 @contextmanager
-def capturing(port: CompletionPort) -> Generator[None]:
-    """Mark a block as one that captures."""
+def capturing() -> Generator[None]:
+    """Mark a block as one that captures, for this task and those that it starts."""
     block = _Block()
-    _block.set(block)
-    port.captures += 1
+    capture_block.set(block)
     try:
         yield
     finally:
-        port.captures -= 1
         block.open = False
+        capture_block.set(None)  # of another task, where the block ends in another one
 
 
 def refuse_in_capture(what: str) -> None:
@@ -72,5 +69,5 @@ def refuse_to_submit(operation: str) -> None:
 
 
 def _in_capture() -> bool:
-    block = _block.get()
+    block = capture_block.get()
     return block is not None and block.open

@@ -128,7 +128,7 @@ class _Executable(Handled):
 async def capture(port: CompletionPort) -> AsyncGenerator[Graph, None]:
     """Collect operations in a block, and capture them at its end. A block that raises: nothing."""
     graph: Graph = Graph.make(port)
-    with capturing(port):
+    with capturing():
         yield graph
     await graph._finish()  # noqa: SLF001  # the block is its other half
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ajit._core.factory import FactoryMade
 from ajit._core.short_repr import cut
 from ajit._gpu import wire
+from ajit._gpu.capturing import capture_block
 from ajit._gpu.completion.state import TicketState
 from ajit._gpu.configured import ConfiguredKernel
 from ajit._gpu.inner import inner
@@ -113,7 +114,7 @@ class Kernel(metaclass=FactoryMade, factory="rt.kernel() or module.kernel()"):
         except (KeyError, TypeError):  # new, or a list
             shape = launcher.new_shape(grid, block, shared_bytes)
         port = launcher.port
-        if port.refusal is not None or port.captures or not launcher.code.resource:
+        if port.refusal is not None or not launcher.code.resource or capture_block.get():
             launcher.check_launch()
         if stream is not None or timeout is not None or timed:
             return launcher.launch_in(stream, timeout, shape, args, timed=timed, keep=self)

@@ -250,7 +250,7 @@ class BlockingRuntime(metaclass=FactoryMade, factory="ajit.open_blocking_runtime
         with ExitStack() as stack:
             graph = stack.enter_context(self._loop.enter(self.device.capture()))
             # Entering marked a task of the loop. The block runs in this thread: mark that, too.
-            stack.enter_context(capturing(graph._port))  # noqa: SLF001  # as the device's own block
+            stack.enter_context(capturing())
             yield graph
 
     def wait(self, ticket: Ticket[T] | Step, *, timeout: float | None = None) -> T | None:

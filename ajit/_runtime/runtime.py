@@ -55,12 +55,15 @@ from ajit.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from anyio.abc import TaskGroup
+
     from ajit._core.entry import Artifact
     from ajit._core.events import Subscriber, WarmupProgress
     from ajit._gpu.device import Device
     from ajit._gpu.kernel import Kernel
     from ajit._gpu.module import LoadedModule
     from ajit._resolve.request import Resolution
+    from ajit._resolve.services import Services
     from ajit._runtime.statistics import RuntimeStatistics
     from ajit._runtime.warmup import Ready, WarmupReport
 
@@ -338,12 +341,7 @@ async def open_here(
             device = await _open_device(stack, in_force, limiter)
             services = await open_services(stack, in_force, secret, emitter, limiter)
             group = await stack.enter_async_context(anyio.create_task_group())
-            group.start_soon(keep_cache_small, services)
-            if device is None or not is_cpu_arch(device.arch):
-                group.start_soon(look_ahead, services)
-            tasks = SharedTasks(group, cancel_abandoned=in_force.abandoned == "cancel")
-            resolver = Resolver(services, flights, tasks)
-            runtime = Runtime.make(Kernels(resolver, device, tasks, lines.failed_behind))
+            runtime = _runtime_of(services, device, group, lines)
             try:
                 yield runtime
             except anyio.get_cancelled_exc_class():
@@ -361,6 +359,18 @@ async def open_here(
         raised.add_note(f"closing the runtime failed as well: {type(exc).__name__}: {exc}")
     if raised is not None:
         raise raised
+
+
+def _runtime_of(
+    services: Services, device: Device | None, group: TaskGroup, lines: LogLines
+) -> Runtime:
+    """Start what goes on beside requests, and return the runtime over it all."""
+    group.start_soon(keep_cache_small, services)
+    if device is None or not is_cpu_arch(device.arch):
+        group.start_soon(look_ahead, services)
+    tasks = SharedTasks(group, cancel_abandoned=services.settings.abandoned == "cancel")
+    resolver = Resolver(services, flights, tasks)
+    return Runtime.make(Kernels(resolver, device, tasks, lines.failed_behind))
 
 
 def _read_settings(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import CompilerNotFound
 from tests.compile.gates import GatedCompiler
-from tests.compile.support import Bench, job, settings
+from tests.compile.support import Bench, fake_compiler, job, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -72,3 +72,18 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
+
+
+@pytest.fixture
+def faking(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Make a bench whose host compiler misbehaves as told."""
+    benches: list[Bench] = []
+
+    def make(behaviour: str, **arguments: Any) -> Bench:
+        bench = Bench(host_compiler=fake_compiler(tmp_path, behaviour), **arguments)
+        benches.append(bench)
+        return bench
+
+    yield make
+    for bench in benches:
+        bench.close()

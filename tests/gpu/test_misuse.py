@@ -131,7 +131,7 @@ async def test_block_that_captures_ends_in_another_task():
 
 
 async def test_batch_with_a_buffer_of_a_closed_runtime_is_refused(anyio_backend):
-    """The memory is freed when that runtime closes, whoever recorded it."""
+    """The memory is freed when that runtime closes, in whatever batch it was recorded."""
     async with cpu_device() as device:
         add_one = (await kernels(device))("add_one")
         async with cpu_device() as other:

@@ -19,9 +19,9 @@ Three rules keep a key honest without a preprocessor:
 
 A label names a place, so that no two files share one: ``0/y.h`` lies in the first include
 directory, ``1/y.h`` in the second; were both just ``y.h``, swapping their contents would keep the
-key. What is included by an absolute path has a digest of its directory in its label, and what NVRTC
-finds beside a source in memory, that is in its worker's directory, begins with ``worker``. No
-absolute path leaves this module.
+key. What is included by an absolute path has a digest of its directory in its label. Beside a
+source in memory NVRTC finds nothing, see `ajit._compile.worker.place`; the label of such a look
+begins with ``worker``. No absolute path leaves this module.
 
 Not seen: a user's header that only a header of the toolchain includes and that the toolchain does
 not have, such as an optional ``user_config.h`` (looking for those would take the 0.4 s that
@@ -57,8 +57,9 @@ ABSENT = "absent"
 PRESENT = "present"
 """Stands for the digest of a header whose existence alone was asked for."""
 
-WORKER_DIR = "/"
-"""Where workers run. NVRTC looks there for what a source or a virtual header includes in quotes."""
+WORKER_DIR = "/nonexistent"
+"""Stands for the place where workers run, in which nothing is: NVRTC looks there for what a source
+or a virtual header includes in quotes."""
 
 
 @dataclass(frozen=True, slots=True)

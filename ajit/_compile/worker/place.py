@@ -7,7 +7,7 @@ can write. It would become part of the kernel and, since no key knows it, of eve
 cache serves under that key.
 
 So a job's folder lies `DEPTH` levels below the one that was made with a name of its own, each with
-mode 0700 and empty. A path that climbs less than that meets only folders that nobody else can
+mode 0700 and empty. A path that climbs less than that meets only folders that no other user can
 write. That holds for every compiler and for whatever looks a file up. The alternatives do not: a
 list of what was read (``-MD``) does not name what ``__has_include`` saw, NVRTC writes none, and in
 many containers there is no directory but ``/tmp`` to write in.
@@ -83,7 +83,7 @@ def remove_job_folder(folder: str) -> None:
 
 def leave_root() -> None:
     """Make a place from which nothing can be found the directory of this process. Never fails."""
-    # Not by `tempfile`, which takes 10 ms to import. The name is new and nobody can guess it.
+    # Not by `tempfile`, which takes 10 ms to import. The name is new, and cannot be guessed.
     for place in (*_WRITABLE_ANYWHERE, os.environ.get("HOME", "")):
         top = os.path.join(place, f"ajit-{os.urandom(8).hex()}")
         try:

@@ -1,6 +1,6 @@
 """What is known of a submission: the state behind a `Ticket`.
 
-Made by whoever submits, settled by the port, read by the tasks that wait. Owned by the thread of
+Made by the submitter, settled by the port, read by the tasks that wait. Owned by the thread of
 the loop that opened the device, but for its making.
 """
 

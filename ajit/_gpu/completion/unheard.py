@@ -27,7 +27,7 @@ class UnheardFailure:
         self.message = message
 
     def hear(self) -> None:
-        """Somebody raises the failure: there is nothing to warn of."""
+        """The failure is raised: there is nothing to warn of."""
         self.message = ""
 
     def __del__(self) -> None:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -20,10 +20,10 @@ from ajit._compile.worker.commands import EXPLAIN_SECONDS, explain_rejection
 from ajit._compile.worker.messages import JobFailed, WorkerRequest
 from ajit._compile.worker.run_program import Ran
 from ajit.errors import CompileError, CompileMemoryExceeded, CompilerCrashed, UnknownEntryPoint
-from tests.compile.support import KEY, RESULT, Bench, fake_compiler, group_members, job, wait_until
+from tests.compile.support import KEY, RESULT, Bench, group_members, job, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
 MIB = 1 << 20
 HOST = {"compiler": "host", "arch": os.uname().machine}
@@ -35,21 +35,6 @@ HOG = (
     'pathlib.Path(sys.argv[2]).touch(); time.sleep(1000)\' {bytes} "{ready}" & wait'
 )
 """A compiler whose child takes memory, and stays."""
-
-
-@pytest.fixture
-def faking(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Make a bench whose host compiler misbehaves as told."""
-    benches: list[Bench] = []
-
-    def make(behaviour: str, **arguments: Any) -> Bench:
-        bench = Bench(host_compiler=fake_compiler(tmp_path, behaviour), **arguments)
-        benches.append(bench)
-        return bench
-
-    yield make
-    for bench in benches:
-        bench.close()
 
 
 # --- memory

@@ -56,9 +56,15 @@ IGNORED = [signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGTERM]
 
 def serve(*compiles: dict[str, str]) -> list[Any]:
     """Compile in a server started with SIGCHLD and others ignored, and all signals blocked."""
-    ignored = ",".join(str(int(number)) for number in IGNORED)
+    found: list[Any] = json.loads(supervised(IGNORED, SERVER, json.dumps(compiles)))
+    return found
+
+
+def supervised(ignored: list[signal.Signals], *program: str) -> str:
+    """Run a program that inherits ignored signals; returns what it prints."""
+    numbers = ",".join(str(int(number)) for number in ignored)
     ended = subprocess.run(
-        [sys.executable, "-c", SUPERVISOR, ignored, SERVER, json.dumps(compiles)],
+        [sys.executable, "-c", SUPERVISOR, numbers, *program],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -66,8 +72,7 @@ def serve(*compiles: dict[str, str]) -> list[Any]:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    found: list[Any] = json.loads(ended.stdout)
-    return found
+    return ended.stdout
 
 
 def test_a_server_that_ignores_and_blocks_signals_compiles(compiler: dict[str, str]) -> None:
@@ -119,15 +124,7 @@ WorkerProcess.exchange = exchange
 print(sorted(bench.compile(job()).lowered), bench.slot.started)
 bench.close()
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", SUPERVISOR, str(int(signal.SIGCHLD)), program],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    said = supervised([signal.SIGCHLD], program)
 
-    assert ended.returncode == 0, ended.stderr
-    assert "its exit status is lost: this process ignores SIGCHLD" in ended.stdout
-    assert ended.stdout.splitlines()[-1] == "['plain'] 2"
+    assert "its exit status is lost: this process ignores SIGCHLD" in said
+    assert said.splitlines()[-1] == "['plain'] 2"

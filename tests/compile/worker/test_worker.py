@@ -22,7 +22,6 @@ from tests.compile.support import (
     KEY,
     RESULT,
     Bench,
-    fake_compiler,
     group_members,
     job,
     let_limits_pass,
@@ -30,7 +29,7 @@ from tests.compile.support import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ajit._core.job import CompileJob
 
@@ -56,21 +55,6 @@ class Background:
         self._thread.join(20)
         assert not self._thread.is_alive()
         return self.error
-
-
-@pytest.fixture
-def faking(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
-    """Make a bench whose host compiler misbehaves as told."""
-    benches: list[Bench] = []
-
-    def make(behaviour: str, **arguments: Any) -> Bench:
-        bench = Bench(host_compiler=fake_compiler(tmp_path, behaviour), **arguments)
-        benches.append(bench)
-        return bench
-
-    yield make
-    for bench in benches:
-        bench.close()
 
 
 def fake_job() -> CompileJob:
