@@ -30,6 +30,8 @@ _UNFIT = (TypeError, ValueError, OverflowError, AttributeError, struct.error)
 """What converting a value that does not fit raises."""
 _ALIGNMENT = 16
 """Of operations in a submission."""
+_LOWEST_ADDRESS = 1 << 16
+"""Linux maps nothing below: ``vm.mmap_min_addr``. Small numbers are other arguments, misplaced."""
 
 
 class Signature:
@@ -232,6 +234,8 @@ def _address(value: Any, thread: DeviceThread, types: frozenset[str | None] | No
     if value is None:
         return 0
     if isinstance(value, int) and not isinstance(value, bool):
+        if 0 < value < _LOWEST_ADDRESS:
+            raise ValueError(f"{value} is no address; are arguments in another order?")
         return value
     if isinstance(value, DeviceBuffer | BufferSlice):
         if value._thread is not thread:  # noqa: SLF001  # one package
@@ -247,10 +251,14 @@ def _address(value: Any, thread: DeviceThread, types: frozenset[str | None] | No
         dtype, address = foreign.dtype, foreign.address
     if types is not None and dtype not in types:
         raise TypeError(
-            f"its elements are {dtype}, and no value is converted; to pass the memory as it is, "
-            f"give x.view('uint8')"
+            f"its elements are {dtype}, and a launch converts nothing. Upload {_first(types)} "
+            f"elements; or, if the memory is meant as it is, pass x.view('uint8')"
         )
     return address
+
+
+def _first(types: frozenset[str | None]) -> str:
+    return min(name for name in types if name not in (None, "uint8"))
 
 
 def _no_pointer(value: Any) -> str:

@@ -36,7 +36,9 @@ async def test_buffer_of_another_element_type_than_the_parameter_is_refused(arra
         add_one = (await kernels(device))("add_one")
         x = await device.upload(array)
 
-        with pytest.raises(ArgumentError, match=rf"{array.dtype}.*view\('uint8'\)") as caught:
+        with pytest.raises(
+            ArgumentError, match=rf"{array.dtype}.*int32 elements.*view\('uint8'\)"
+        ) as caught:
             add_one[1, 8](x, 8)
         with pytest.raises(ArgumentError, match=str(array.dtype)):
             add_one[1, 8](x[0:4], 8)
@@ -273,6 +275,9 @@ async def test_wrong_calls_say_what_is_right():
         batch = device.batch(steps=True)
         with pytest.raises(TypeError, match=r"add_one\[grid, block\]"):
             add_one(x, 8)
+        with pytest.raises(ArgumentError, match=r"8 is no address.*another order") as swapped:
+            add_one[1, 8](8, x)
+        assert swapped.value.index == 0
         with pytest.raises(TypeError, match="expected a kernel, got NoneType"):
             batch.add_launch(None, 1, 1)
         with pytest.raises(TypeError, match="takes a kernel, grid, block"):
@@ -290,7 +295,7 @@ async def test_wrong_calls_say_what_is_right():
             device.fill(flags, 7)
         batch.add_fill(x, 0)
         ticket = batch.submit()
-        with pytest.raises(IndexError, match="1 steps, and no step 5"):
+        with pytest.raises(IndexError, match="no step 5; its steps: 1"):
             ticket.at(5)
         with pytest.raises(TypeError):
             ticket.at(0.5)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import gc
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 from ajit.errors import AjitWarning, LaunchError
@@ -85,3 +89,35 @@ async def test_success_is_not_warned_of(warned):
         actual = warned()
 
     assert actual == []
+
+
+async def test_lost_device_is_warned_of_once():
+    """A server that drops its tickets learns of it, and not once for each ticket."""
+    program = """
+import gc, warnings
+import anyio, ajit
+async def main():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        async with ajit.open_runtime(device="cpu") as rt:
+            trap = await rt.kernel(ajit.Spec("__global__ void trap() { __trap(); }", "trap"))
+            for _ in range(5):
+                trap[1, 1]()
+            try:
+                await rt.device.synchronize()
+            except ajit.DeviceLost:
+                pass
+            gc.collect()
+    print([str(one.message) for one in caught if one.category is ajit.AjitWarning])
+anyio.run(main)
+"""
+    done = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(
+            [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+        )
+    )
+
+    said = ast.literal_eval(done.stdout)
+    assert len(said) == 1, done.stderr
+    assert "launch trap" in said[0]
+    assert "never awaited" in said[0]

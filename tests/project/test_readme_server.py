@@ -62,7 +62,10 @@ async def test_readme_server_answers_and_is_healthy():
         answer = await client.post("/double", content=request)
         health = await client.get("/healthz")
 
+        bad = [await client.post("/double", content=text) for text in ('{"a": 1}', "x", '["x"]')]
+
     assert (answer.status_code, answer.text) == (200, expected)
+    assert [one.status_code for one in bad] == [400] * 3
     assert (health.status_code, health.json()["ok"]) == (200, True)
 
 

@@ -57,6 +57,7 @@ class CompletionPort:
         waiting: How tasks of the loop wait.
         in_flight: Tickets that the device may still touch memory for, by number.
         refusal: What makes the error that every submission raises; None while the port is open.
+        loss_told: Whether a ticket carries the warning that the device is lost.
     """
 
     def __init__(self, thread: DeviceThread) -> None:
@@ -66,6 +67,7 @@ class CompletionPort:
         self.handle = self.memory.handle
         self.in_flight: dict[int, TicketState[Any]] = {}
         self.refusal: Callable[[], AjitError] | None = None
+        self.loss_told = False
         self.waiting = TicketWaiting(self)
         self._submit = wire.library().submit
         self._room = anyio.Lock()  # tasks that wait for room, in order

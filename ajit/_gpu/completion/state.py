@@ -132,8 +132,10 @@ class TicketState(Generic[T]):
             self._end_overdue()
         elif code:
             self.outcome = FAILED
-            # A lost device is told by everything that is done with it from now on.
-            self.unheard = None if flags & wire.IS_LOST else UnheardFailure(str(self._failure()))
+            # Of the tickets that a lost device takes along, one is enough to tell of it.
+            told = bool(flags & wire.IS_LOST) and self.port.loss_told
+            self.port.loss_told |= bool(flags & wire.IS_LOST)
+            self.unheard = None if told else UnheardFailure(str(self._failure()))
         else:
             # What was made, or, for a question, its answer.
             self.value = self.finish(value or detail) if self.finish is not None else None

@@ -106,7 +106,7 @@ class Ticket(Generic[T], metaclass=FactoryMade, factory="a launch, a copy or bat
             raise IndexError(f"{self!r} has no steps; open the batch with steps=True")
         index = operator.index(index)
         if not 0 <= index < state.steps.count:
-            raise IndexError(f"{self!r} has {state.steps.count} steps, and no step {index}")
+            raise IndexError(f"{self!r} has no step {index}; its steps: {state.steps.count}")
         return Step.make(state, state.steps, index)
 
     def __repr__(self) -> str:
