@@ -17,8 +17,9 @@ NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*
 # All C and C++: what cuda_cxx/include/ has is a header whatever its name.
 C_FILES = $(shell find $(NATIVE) tests/gpu -name '*.[ch]' -o -name '*.[hc]pp' -o -name '*.inl' \
 	-o -path '*/cuda_cxx/include/*' -type f)
-# Test files that run at once in `make test`. The slow tests run one by one.
-JOBS ?= 2
+# Test files that run at once in `make test`: one more than two cores have, since tests wait a
+# quarter of their time. The slow tests run one by one.
+JOBS ?= 3
 # The Python of `make gpu`, which needs no network and no .venv: best the one that has PyTorch.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
