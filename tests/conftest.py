@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 # How long something that is ending may take to end on a loaded 2-core machine. Arbitrary.
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.02
+
+# A shell starts what stands before a `&` with SIGINT ignored, and Python leaves it at that. What the
+# tests start would inherit it, and not end when it is interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KERNEL_LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 
