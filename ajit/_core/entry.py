@@ -41,7 +41,7 @@ from ajit._core.short_repr import cut
 __all__ = ["FORMAT_VERSION", "Artifact", "EntryInvalid", "decode", "decode_manifest", "encode"]
 
 MAGIC = b"AJITENT\0"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = struct.Struct("<8sIIQ")
 _DIGEST_BYTES = 32
 _MINIMUM_BYTES = _HEADER.size + _DIGEST_BYTES
@@ -60,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """Everything about an artifact except its bytes. See `Artifact` for the fields."""
 
     key: str
+    base: str
     key_fields: tuple[tuple[str, str], ...]
     name: str
     kind: ArtifactKind
@@ -81,6 +82,7 @@ class Artifact(Manifest, frozen=True, kw_only=True):
 
     Attributes:
         key: Hex key.
+        base: Hex base key: that of everything but what the compile read. Locks and events have it.
         key_fields: What the key was made of, see `ajit._core.key.Key.fields`.
         name: Label of the spec that was compiled first.
         kind: ``cubin``, or ``elf`` for the CPU driver.

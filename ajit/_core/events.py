@@ -25,6 +25,7 @@ __all__ = [
     "Holder",
     "KernelReady",
     "LocksUnavailable",
+    "NotPublished",
     "Subscriber",
     "Tier",
     "WaitEnded",
@@ -67,7 +68,8 @@ class Event:
 
     Attributes:
         name: The spec's label.
-        key: Hex key.
+        key: Hex base key: of everything but what the compile reads. Of `KernelReady` it is the key
+            of the entry. The first 16 digits of the two are the same.
     """
 
     name: str
@@ -150,6 +152,17 @@ class CompileFailed(Event):
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CacheUnwritable(Event):
     """An artifact could not be published; the kernel is still returned."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class NotPublished(Event):
+    """An artifact is used and not put into the cache: it is not certain what the compiler read.
+
+    Attributes:
+        reason: A file that changed while the compiler worked, or why its reads cannot be seen.
+    """
 
     reason: str
 

@@ -1,6 +1,6 @@
 """What crosses the border to a compiler: the job, and what comes back.
 
-Both are plain values that msgspec can carry over a pipe, so that a worker process needs nothing
+All are plain values that msgspec can carry over a pipe, so that a worker process needs nothing
 else of ajit.
 """
 
@@ -10,17 +10,26 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["ArtifactKind", "CompileJob", "CompileOutput", "CompilerName"]
+__all__ = [
+    "ArtifactKind",
+    "CompileJob",
+    "CompileOutput",
+    "CompilerName",
+    "ReadKind",
+    "Seen",
+    "SeenRead",
+]
 
 CompilerName = Literal["nvrtc", "nvcc", "host"]
 ArtifactKind = Literal["cubin", "elf"]
+ReadKind = Literal["file", "absent", "present", "same"]
 
 
 class CompileJob(msgspec.Struct, frozen=True, kw_only=True):
     """One source to compile for one arch.
 
     Attributes:
-        key: Hex key; names private directories and messages, nothing else.
+        key: Hex base key; names private directories and messages, nothing else.
         name: The spec's label: how the source file is called in the compiler's messages.
         source: CUDA C++ text.
         entries: Names or name expressions, in order.
@@ -62,3 +71,34 @@ class CompileOutput(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     command: tuple[str, ...]
     seconds: float
+
+
+class SeenRead(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One file that a compiler asked for.
+
+    Attributes:
+        place: See `ajit._core.reads.Read`.
+        name: Likewise.
+        kind: Likewise.
+        stamp: Of a file that was read: device, inode, size, mtime and ctime in ns, when it was
+            opened; None if it was not read, or if it was another file each time.
+        opened_ns: When, in ns of Unix time by this machine's coarse clock.
+    """
+
+    place: str
+    name: str
+    kind: ReadKind
+    stamp: tuple[int, int, int, int, int] | None = None
+    opened_ns: int = 0
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What a compile asked for.
+
+    Attributes:
+        reads: In the order in which it first did.
+        blind: Why that is not known; "" if it is.
+    """
+
+    reads: tuple[SeenRead, ...] = ()
+    blind: str = ""

@@ -1,11 +1,11 @@
-"""The key: SHA-256 over everything that decides what a compile gives, and nothing else.
+"""The base key: SHA-256 over everything that is known before a compile and decides what it gives.
 
 The parts go in a fixed order, each with its label and length before it, so that no two different
-requests have the same bytes: schema version; compiler; toolchain fingerprint; arch; macros sorted
-by name, then flags in the order given; source; entry points and name expressions; virtual headers;
-header closure. There is no absolute path, no environment and no time in it: include *paths* are
-left out, header *contents* are in, each under the number of its include directory. The label of a
-spec and the declared parameter types are left out as well, for they do not reach the compiler.
+requests have the same bytes: schema and format version; compiler; toolchain fingerprint; arch;
+macros sorted by name, then flags in the order given; source; entry points and name expressions;
+virtual headers. There is no absolute path, no environment and no time in it, and no file is read
+for it. What a compile reads is the other part of an entry's key, see `ajit._core.reads`. The label
+of a spec and the declared parameter types are left out, for they do not reach the compiler.
 
 A key keeps its parts in short form (a value, or a digest where the value is long), so that
 `explain` can say why two keys differ.
@@ -19,19 +19,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ajit._core.entry import FORMAT_VERSION
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ajit._core.spec import Spec
 
-__all__ = ["KEY_SCHEMA", "Difference", "Key", "ToolchainId", "explain", "is_key", "make_key"]
+__all__ = ["KEY_SCHEMA", "Difference", "Key", "ToolchainId", "explain", "is_key", "make_base_key"]
 
-KEY_SCHEMA = 2
+KEY_SCHEMA = 3
 """Raised when the meaning of a part changes; every older entry is then a miss.
 
 1. The first.
 2. A header is called by its include directory's number and its path in it, ``0/y.h``. When it was
    called ``y.h``, two directories that swapped theirs kept the key.
+3. No header is in a base key: the compile's own reads are in the entry's key.
 """
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -81,21 +84,18 @@ class Difference:
     b: str | None
 
 
-def make_key(
-    spec: Spec, toolchain: ToolchainId, arch: str, closure: Iterable[tuple[str, str]]
-) -> Key:
+def make_base_key(spec: Spec, toolchain: ToolchainId, arch: str, machine: str = "") -> Key:
     """Join a spec with what was found on this machine.
 
     Args:
         spec: What was asked for.
         toolchain: The compiler that would be used.
         arch: The architecture that would be built for.
-        closure: Label and content digest of every header reached, in any order. A label says in
-            which include directory it lies, and not where that is.
+        machine: What identifies this kind of CPU, if an option means "the machine at hand".
     """
     pieces: list[bytes] = []
     fields: list[tuple[str, str]] = []
-    for label, value in _parts(spec, toolchain, arch, closure):
+    for label, value in _parts(spec, toolchain, arch, machine):
         name, raw = label.encode(), value.encode()
         pieces += (len(name).to_bytes(8, "little"), name, len(raw).to_bytes(8, "little"), raw)
         fields.append((label, _short(value, raw)))
@@ -122,13 +122,17 @@ def is_key(text: str) -> bool:
 
 
 def _parts(
-    spec: Spec, toolchain: ToolchainId, arch: str, closure: Iterable[tuple[str, str]]
+    spec: Spec, toolchain: ToolchainId, arch: str, machine: str
 ) -> Iterable[tuple[str, str]]:
-    yield "schema", str(KEY_SCHEMA)
+    # With the format of entries, two versions of ajit that write different ones share a cache in
+    # peace: neither ever meets, rejects and replaces an entry of the other.
+    yield "schema", f"{KEY_SCHEMA}.{FORMAT_VERSION}"
     yield "compiler", toolchain.name
     yield "compiler version", toolchain.version
     yield "toolchain", toolchain.fingerprint
     yield "arch", arch
+    if machine:
+        yield "machine", machine
     for name, value in spec.defines:
         # A bare -DNAME and -DNAME= are different requests.
         yield f"define {name}", "" if value is None else f"={value}"
@@ -139,8 +143,6 @@ def _parts(
         yield f"entry {index}", entry
     for name, text in spec.headers:
         yield f"virtual header {name}", text
-    for name, content in sorted(closure):
-        yield f"header {name}", content
     if spec.extra_digest is not None:
         yield "extra digest", spec.extra_digest
 
@@ -156,6 +158,6 @@ def _fields(key: Key | Mapping[str, str] | Iterable[tuple[str, str]]) -> dict[st
         key = key.fields
     values: dict[str, list[str]] = {}
     for label, value in key.items() if isinstance(key, Mapping) else key:
-        # The closure is not ours: should two headers have one label, no value hides another.
+        # Should two files have one label, no value hides another.
         values.setdefault(label, []).append(value)
     return {label: ", ".join(several) for label, several in values.items()}

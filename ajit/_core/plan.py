@@ -1,4 +1,4 @@
-"""The plan: how one key is resolved, as a table of states, with no I/O.
+"""The plan: how one base key is resolved, as a table of states, with no I/O.
 
 A resolution is a walk through this table. `step` takes the state and what just happened, and gives
 the next state and what to do now; `ajit._resolve.walk` does it and reports back. Nothing else
@@ -43,6 +43,10 @@ Rules, and what each is for:
 6. A source that the compiler rejected leaves a failure record before the lease is released, so
    the waiters get the same error and do not repeat the compile. A compile that was broken off
    (killed, out of memory, timeout) says nothing about the source and is never recorded.
+7. "The entry" is the one that a reading list of the base leads to, given what its files are today.
+   Entry and list are published together, the entry first: what has only one of them is a miss.
+   A compile of which it is not certain what it read publishes neither, and records no failure;
+   its result is used, by the members of this flight only.
 
 Rule 3 leaves a race between the look and the rename after it. It takes two processes that replace
 at once, so one of them lost patience or found no locks; then the later rename puts one good entry
@@ -96,10 +100,12 @@ class Happening(Enum):
     FAILED_BEFORE = "failed before"
     """There is no good entry, and a failure record of this key that is young enough."""
     COMPILED = "compiled"
+    COMPILED_UNSHARED = "compiled, not to be shared"
+    """It is not certain what the compiler read: a file changed meanwhile, or could not be seen."""
     COMPILE_FAILED = "compile failed"
     """The compiler rejected the source."""
     COMPILE_BROKE_OFF = "compile broke off"
-    """The compiler could not do its work; the source is not to blame."""
+    """The compiler could not do its work, or read a file that changed meanwhile."""
     PUBLISHED = "published"
     """The entry is on disk: ours, or one that was published before ours."""
     PUBLISH_FAILED = "publish failed"
@@ -228,6 +234,7 @@ _TABLE: dict[tuple[State, Happening], Callable[[Plan], Transition]] = {
     (State.RECHECKING, Happening.REJECTED): _go(State.COMPILING, Action.COMPILE, rejected=True),
     (State.RECHECKING, Happening.FAILED_BEFORE): _end(Action.RAISE),
     (State.COMPILING, Happening.COMPILED): _publish,
+    (State.COMPILING, Happening.COMPILED_UNSHARED): _end(Action.RETURN_COMPILED),
     (State.COMPILING, Happening.COMPILE_FAILED): _end(Action.RAISE, Action.RECORD_FAILURE),
     (State.COMPILING, Happening.COMPILE_BROKE_OFF): _end(Action.RAISE),
     (State.CONFIRMING, Happening.REJECTED): _go(State.PUBLISHING, Action.PUBLISH_REPLACING),

@@ -1,4 +1,4 @@
-"""A request for one key: what it asks for, how urgent it is, and its answer."""
+"""A request for one base key: what it asks for, how urgent it is, and its answer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from ajit._core import events
     from ajit._core.entry import Artifact
     from ajit._core.job import CompilerName
-    from ajit._core.key import Key
     from ajit._core.spec import Spec
-    from ajit._resolve.services import Look, Services
+    from ajit._resolve.lookup import Look, Wanted
+    from ajit._resolve.services import Services
     from ajit._system.priority_line import Priority
 
 __all__ = ["Request", "Resolution", "Urgency", "WaitedFor"]
@@ -66,7 +66,7 @@ class Urgency:
 
     Attributes:
         foreground: Whether a request waits for it.
-        key: Its hex key, once that is known and the disk does not have it.
+        key: Its hex base key, once that is known and the disk does not have it.
         on_wait: Called, in the event loop, when it begins to wait for another compile.
         ahead: The urgency of the work that it waits for, if that was begun before.
     """
@@ -108,17 +108,15 @@ class Request:
     """A spec joined with what this machine has.
 
     Attributes:
-        note: What to add to a `CompileError`, such as includes that were not found.
-        first_look: What the disk had when the key was made.
+        first_look: What the disk had when the base key was made.
         recache: Whether to compile again what is cached, a failure included, and to replace it.
     """
 
     spec: Spec
-    key: Key
+    wanted: Wanted
     compiler: CompilerName
     arch: str
     toolchain: Toolchain
-    note: str | None
     first_look: Look
     recache: bool = False
     urgency: Urgency = field(default_factory=Urgency)

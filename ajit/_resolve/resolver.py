@@ -1,8 +1,8 @@
-"""From a spec to its key, and from the key to its flight.
+"""From a spec to its base key, and from that to its flight.
 
-`Resolver.resolve` finds the toolchain, follows the includes, makes the key and looks at the disk,
-all in one hop to a thread, together with other specs of the same moment
-(`ajit._system.batched_calls`). On a miss it joins the one flight of that key in this process: the
+`Resolver.resolve` finds the toolchain, makes the base key and looks at the disk
+(`ajit._resolve.lookup`), all in one hop to a thread, together with other specs of the same moment
+(`ajit._system.batched_calls`). On a miss it joins the one flight of that base in this process: the
 first to join leads and walks the plan (`ajit._resolve.walk`), the others wait for what it finds.
 
 It must run in a task of the runtime and never in a caller's, so that a cancelled caller only
@@ -17,14 +17,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ajit._cache.entries.disk import Found
+from ajit._compile.recorder.flags import native_option, plugin_option
+from ajit._compile.toolchains.machine import this_machine
 from ajit._core import events
-from ajit._core.key import make_key
+from ajit._core.key import make_base_key
 from ajit._core.spec import is_cpu_arch
 from ajit._resolve.frozen import forbidden
+from ajit._resolve.lookup import wanted
 from ajit._resolve.request import Request, Resolution, Urgency
 from ajit._resolve.walk import PlanRunner
 from ajit._system.batched_calls import BatchedCalls
-from ajit.errors import AjitError, UnknownArch
+from ajit.errors import AjitError, SpecError, UnknownArch
 
 if TYPE_CHECKING:
     from ajit._core.job import CompilerName
@@ -51,6 +54,20 @@ def compiler_for(spec: Spec, arch: str) -> CompilerName:
     return spec.compiler
 
 
+def _machine(spec: Spec) -> str:
+    """Return what tells this machine apart, if the spec is compiled for "the machine at hand".
+
+    Raises:
+        SpecError: Its options load code into the compiler, whose reads no record shows.
+    """
+    if spec.extra_digest is None and (option := plugin_option(spec.options)):
+        raise SpecError(
+            f"option {option!r} of spec {spec.name!r} loads code into the compiler, which ajit "
+            "cannot follow (give the spec an extra_digest that changes whenever the code does)"
+        )
+    return this_machine() if native_option(spec.options) else ""
+
+
 class Resolver:
     """Finds or compiles artifacts for one runtime, in its event loop."""
 
@@ -59,7 +76,7 @@ class Resolver:
     ) -> None:
         self.services = services
         self._flights = flights
-        # By key and recache: the urgency of the work that leads the flight in this runtime.
+        # By base key and recache: the urgency of the work that leads the flight in this runtime.
         self._led: dict[tuple[str, bool], Urgency] = {}
         self._calls = BatchedCalls(tasks, services.in_thread)
 
@@ -96,22 +113,21 @@ class Resolver:
         return resolution
 
     def _prepare(self, spec: Spec, arch: str, *, recache: bool, urgency: Urgency) -> Request:
-        """Find toolchain, closure and key, and look at the disk. In a thread."""
+        """Find toolchain and base key, and look at the disk. In a thread."""
         compiler = compiler_for(spec, arch)
+        machine = _machine(spec)
         toolchain = self.services.toolchains.find(compiler)
-        closure = self.services.headers.closure(spec, toolchain.include_dirs)
-        key = make_key(spec, toolchain.identity, arch, closure.parts)
-        look = self.services.look(key.hex)
-        note = closure.note()
-        return Request(spec, key, compiler, arch, toolchain, note, look, recache, urgency)
+        sought = wanted(spec, toolchain, make_base_key(spec, toolchain.identity, arch, machine))
+        look = self.services.seeker.look(sought)
+        return Request(spec, sought, compiler, arch, toolchain, look, recache, urgency)
 
     async def _fly(self, request: Request, begun: float) -> Resolution:
         if self.services.settings.mode == "frozen":
             raise await self.services.in_thread(
-                forbidden, self.services.store, request.spec, request.key
+                forbidden, self.services.store, request.spec, request.wanted
             )
         cache = (self.services.store.directory.identity, request.recache)
-        with self._flights.join(cache, request.key.hex) as membership:
+        with self._flights.join(cache, request.wanted.base.hex) as membership:
             if not membership.leading:
                 self._follow(request)
             resolution = await membership.wait()
@@ -122,7 +138,7 @@ class Resolver:
     async def _lead(
         self, membership: Membership[Resolution], request: Request, begun: float
     ) -> Resolution:
-        place = (request.key.hex, request.recache)
+        place = (request.wanted.base.hex, request.recache)
         self._set_urgency(request)
         self._led[place] = request.urgency
         try:
@@ -136,19 +152,19 @@ class Resolver:
         return resolution
 
     def _set_urgency(self, request: Request) -> None:
-        """Make it as urgent as the former leader; note a recache of the same key that is ahead."""
+        """Make it as urgent as the former leader; note a recache of the same base that is ahead."""
         urgency = request.urgency
         if urgency.ahead is not None and urgency.ahead.foreground:
             # The former leader was cancelled; the tasks that waited for it wait for this one.
             urgency.hurry(self.services)
-        other = self._led.get((request.key.hex, not request.recache))
+        other = self._led.get((request.wanted.base.hex, not request.recache))
         if other is not None:
             # Another flight, but the same lease: this one waits until the other releases it.
             urgency.follow(other, self.services)
 
     def _follow(self, request: Request) -> None:
         """Wait for a spec of the same key, or for another runtime of this process."""
-        led = self._led.get((request.key.hex, request.recache))
+        led = self._led.get((request.wanted.base.hex, request.recache))
         if led is None:
             request.urgency.on_wait()
         else:

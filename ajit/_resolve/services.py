@@ -9,38 +9,34 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from ajit._cache.entries.collector import Collector
-from ajit._cache.entries.disk import DiskStore, Found
+from ajit._cache.entries.disk import DiskStore
 from ajit._cache.entries.eviction import Limits
 from ajit._cache.entries.failures import FailureStore
+from ajit._cache.entries.lists import ListStore
 from ajit._cache.files.directory import open_configured_cache
 from ajit._cache.leases.permits import CompilePermits
 from ajit._cache.leases.table import LeaseTable
-from ajit._compile.headers.closure import HeaderIndex
 from ajit._compile.pool.pool import CompilePool
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._resolve.credits import Credits
+from ajit._resolve.lookup import Seeker
 from ajit._system.warn import warn_only
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from contextlib import AsyncExitStack
 
-    from ajit._cache.entries.disk import Lookup
     from ajit._core import events
-    from ajit.errors import CompileError
     from ajit.settings import Settings
 
-__all__ = ["Look", "Services", "keep_cache_small", "look_ahead", "open_services", "shielded"]
+__all__ = ["Services", "keep_cache_small", "look_ahead", "open_services", "shielded"]
 
 T = TypeVar("T")
-
-Look: TypeAlias = "Lookup | CompileError"
-"""What the disk has for a key: an entry, good or bad, or none, or the error of a failed compile."""
 
 IO_THREADS = 4
 """Threads for file and lock calls of one runtime. Pretty arbitrary: the calls are short."""
@@ -61,10 +57,11 @@ class Services:
 
     settings: Settings
     store: DiskStore
+    lists: ListStore
+    seeker: Seeker
     failures: FailureStore
     leases: LeaseTable
     toolchains: Toolchains
-    headers: HeaderIndex
     pool: CompilePool
     credits: Credits
     emitter: events.Emitter
@@ -75,6 +72,7 @@ class Services:
     waits: dict[str, events.Waiting] = field(default_factory=dict)
     """Key to the holder that a resolution waits for now, as last reported."""
     _warned_unwritable: bool = False
+    _warned_unseen: bool = False
 
     async def in_thread(
         self, function: Callable[..., T], *args: object, abandon: bool = False
@@ -97,13 +95,6 @@ class Services:
         self.credits.promote(key)
         self.pool.promote(key)
 
-    def look(self, key: str) -> Look:
-        """Look for the entry of a key and, where there is no good one, for its failure. Blocks."""
-        lookup = self.store.read(key)
-        if isinstance(lookup, Found):
-            return lookup
-        return self.failures.recall(key) or lookup
-
     def warn_unwritable(self, reason: str) -> None:
         """Warn, once per runtime, that kernels are not cached."""
         if not self._warned_unwritable:
@@ -111,6 +102,15 @@ class Services:
             warn_only(
                 f"the kernel cache {self.settings.cache_dir} cannot be written: {reason}; "
                 f"kernels are compiled and returned, but not kept in it"
+            )
+
+    def warn_unseen(self, reason: str) -> None:
+        """Warn, once per runtime, that kernels are not cached because their reads are not seen."""
+        if not self._warned_unseen:
+            self._warned_unseen = True
+            warn_only(
+                f"{reason}; such kernels are compiled and returned, but not kept in the cache, "
+                f"unless their spec has an extra_digest that changes with every file they read"
             )
 
 
@@ -145,13 +145,16 @@ def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter)
     permits = CompilePermits(
         directory, settings.node_compile_slots, patience_seconds=settings.patience_seconds
     )
+    store, lists = DiskStore(directory, secret), ListStore(directory)
+    failures = FailureStore(directory, settings.failure_seconds, secret)
     return Services(
         settings=settings,
-        store=DiskStore(directory, secret),
-        failures=FailureStore(directory, settings.failure_seconds, secret),
+        store=store,
+        lists=lists,
+        seeker=Seeker(store, lists, failures),
+        failures=failures,
         leases=LeaseTable(directory),
         toolchains=toolchains,
-        headers=HeaderIndex(),
         pool=CompilePool(settings, toolchains, admission=permits),
         credits=Credits(settings.compile_slots),
         emitter=emitter,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._cache.leases.table import HolderRecord, LeaseWait
-    from ajit._resolve.services import Look, Services
+    from ajit._resolve.lookup import Look, Wanted
+    from ajit._resolve.services import Services
 
 __all__ = ["LeaseWaiter", "Silence", "WaitEnd"]
 
@@ -104,14 +105,20 @@ class LeaseWaiter:
     """
 
     def __init__(
-        self, services: Services, name: str, key: str, compiler: str, holder: HolderRecord | None
+        self,
+        services: Services,
+        name: str,
+        wanted: Wanted,
+        compiler: str,
+        holder: HolderRecord | None,
     ) -> None:
         self.holder = holder
         self.lease: Lease | None = None
         self.seconds = 0.0
         self._services = services
         self._name = name
-        self._key = key
+        self._wanted = wanted
+        self._key = wanted.base.hex
         self._compiler = compiler
         self._place: LeaseWait | None = None
 
@@ -161,7 +168,7 @@ class LeaseWaiter:
 
     def _glance(self) -> Look | None:
         """Look under the lock, in its thread."""
-        look = self._services.look(self._key)
+        look = self._services.seeker.look(self._wanted)
         return look if isinstance(look, Found | CompileError) else None
 
     async def _watch(self, begun: float, *, look_too: bool) -> WaitEnd:

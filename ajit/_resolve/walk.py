@@ -1,4 +1,4 @@
-"""The plan runner: walks the plan of one key and does each of its actions.
+"""The plan runner: walks the plan of one base key and does each of its actions.
 
 All blocking work is in threads: file and lock calls in those of `Services`, waits for a lease in
 the lock layer's, compiles in the pool's. However the walk ends, the plan knows what is still held,
@@ -7,6 +7,7 @@ and the runner releases it.
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from contextlib import nullcontext
@@ -18,10 +19,12 @@ import anyio
 import ajit
 from ajit._cache.entries.disk import Found, Missing, PublishFailed, Rejected
 from ajit._cache.leases.table import Busy, Lease
+from ajit._compile.recorder.states import Settled, Unsettled, missing_note, settle
 from ajit._core import events
 from ajit._core.entry import Artifact
-from ajit._core.job import CompileJob
+from ajit._core.job import CompileJob, Seen
 from ajit._core.plan import Action, Happening, PlanError, start, step
+from ajit._core.reads import NOTHING_READ, key_of, unshared_key
 from ajit._resolve.request import Resolution, WaitedFor
 from ajit._resolve.waiting import LeaseWaiter, WaitEnd
 from ajit.errors import AjitError, CompileError
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
     from ajit._cache.entries.disk import PublishResult
     from ajit._cache.leases.table import HolderRecord
     from ajit._core.job import CompileOutput
+    from ajit._core.key import Key
+    from ajit._resolve.lookup import Look
     from ajit._resolve.request import Request
-    from ajit._resolve.services import Look, Services
+    from ajit._resolve.services import Services
 
 __all__ = ["PlanRunner"]
 
@@ -64,6 +69,8 @@ class PlanRunner:
         self._holder: HolderRecord | None = None
         self._waited_seconds = 0.0
         self._artifact: Artifact | None = None
+        self._seen = Seen(blind="nothing was compiled")
+        self._reads: Settled | Unsettled | None = None
         self._error: AjitError | None = None
         self._doers: dict[Action, Callable[[], Awaitable[Happening]]] = {
             Action.READ_ENTRY: self._read_entry,
@@ -107,7 +114,7 @@ class PlanRunner:
     async def _give_back(self, actions: tuple[Action, ...]) -> None:
         try:
             if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
-                await self._in_thread(self._services.failures.record, self._error)
+                await self._in_thread(self._record_failure, self._error)
         finally:
             if Action.STOP_WAITING in actions:
                 await self._stop_waiting()
@@ -129,7 +136,7 @@ class PlanRunner:
     async def _read_entry(self) -> Happening:
         look, self._first_look = self._first_look, None
         if look is None:
-            look = await self._in_thread(self._services.look, self._key)
+            look = await self._in_thread(self._services.seeker.look, self._request.wanted)
         return self._take(look)
 
     def _take(self, look: Look) -> Happening:
@@ -147,7 +154,7 @@ class PlanRunner:
         return Happening.REJECTED
 
     async def _look_again(self) -> Happening:
-        look = await self._in_thread(self._services.store.read, self._key)
+        look = await self._in_thread(self._services.store.read, self._made().key)
         if isinstance(look, Missing):
             return Happening.MISSING
         replaceable = self._request.recache or isinstance(look, Rejected)
@@ -170,7 +177,12 @@ class PlanRunner:
     def _put_beating(self, lease: Lease | None, replace: bool) -> PublishResult:  # noqa: FBT001 - private
         """Publish, in a thread that may hang; another thread beats meanwhile."""
         with lease.publishing() if lease is not None else nullcontext():
-            return self._services.store.publish(self._made(), replace=replace)
+            result = self._services.store.publish(self._made(), replace=replace)
+            if isinstance(result, PublishFailed) or not isinstance(self._reads, Settled):
+                return result
+            # After the entry: a list is what leads to it.
+            failed = self._services.lists.publish(self._key, self._reads.list)
+            return PublishFailed(failed) if failed else result
 
     # --- the lease ---
 
@@ -207,7 +219,8 @@ class PlanRunner:
         self._request.urgency.on_wait()
         compiler = str(self._request.toolchain.identity)
         name = self._request.spec.name
-        waiter = self._waiter = LeaseWaiter(self._services, name, self._key, compiler, self._holder)
+        wanted = self._request.wanted
+        waiter = self._waiter = LeaseWaiter(self._services, name, wanted, compiler, self._holder)
         end = await waiter.wait(recache=self._request.recache)
         self._holder, self._waited_seconds = waiter.holder, waiter.seconds
         happening = self._wait_ended(waiter, end)
@@ -252,18 +265,15 @@ class PlanRunner:
             output = await self._services.pool.compile(
                 self._job(),
                 on_beat=self._beat,
+                on_seen=self._note_seen,
                 toolchain=self._request.toolchain,
                 priority=self._request.urgency.priority,
             )
         except AjitError as exc:
-            if self._request.note and isinstance(exc, CompileError):
-                exc.add_note(self._request.note)
-            self._error = exc
-            seconds = time.monotonic() - begun
-            self._emit(events.CompileFailed, error=str(exc), seconds=seconds)
-            rejected = isinstance(exc, CompileError)
-            return Happening.COMPILE_FAILED if rejected else Happening.COMPILE_BROKE_OFF
-        self._artifact = self._make_artifact(output)
+            return await self._failed(exc, time.monotonic() - begun)
+        self._reads = await self._in_thread(self._settle, output.data)
+        key = self._new_key(self._reads)
+        self._artifact = self._make_artifact(output, key)
         self._emit(
             events.CompileFinished,
             compiler=compiler,
@@ -271,7 +281,53 @@ class PlanRunner:
             seconds=output.seconds,
             size_bytes=len(output.data),
         )
+        if isinstance(self._reads, Unsettled) and not self._is_vouched_for(self._reads):
+            return await self._keep_to_itself(self._reads)
         return Happening.COMPILED
+
+    async def _failed(self, error: AjitError, seconds: float) -> Happening:
+        self._error = error
+        if isinstance(error, CompileError):
+            if note := missing_note(self._seen, self._request.spec.include_dirs):
+                error.add_note(note)
+            self._reads = await self._in_thread(self._settle, b"")
+        self._emit(events.CompileFailed, error=str(error), seconds=seconds)
+        if not isinstance(error, CompileError):
+            return Happening.COMPILE_BROKE_OFF
+        # Of a header that was half saved the next compile may say something else.
+        changed = isinstance(self._reads, Unsettled) and self._reads.changed
+        return Happening.COMPILE_BROKE_OFF if changed else Happening.COMPILE_FAILED
+
+    def _record_failure(self, error: CompileError) -> None:
+        if isinstance(self._reads, Settled):
+            self._services.failures.record(error, self._reads.list.reads, self._reads.states)
+        else:
+            self._services.failures.record(error)
+
+    def _note_seen(self, seen: Seen) -> None:
+        """Called in a thread of the compile pool, when the compile has ended."""
+        self._seen = seen
+
+    def _settle(self, data: bytes) -> Settled | Unsettled:
+        return settle(self._seen, self._request.wanted.places, data)
+
+    def _new_key(self, reads: Settled | Unsettled) -> Key:
+        base = self._request.wanted.base
+        if isinstance(reads, Settled):
+            return key_of(base, reads.list, reads.states)
+        if self._is_vouched_for(reads):
+            return key_of(base, NOTHING_READ, ())
+        return unshared_key(base, os.urandom(16).hex())
+
+    def _is_vouched_for(self, reads: Unsettled) -> bool:
+        """Whether the spec's own digest stands for what could not be seen."""
+        return not reads.changed and self._request.spec.extra_digest is not None
+
+    async def _keep_to_itself(self, reads: Unsettled) -> Happening:
+        self._emit(events.NotPublished, reason=reads.reason)
+        if not reads.changed:
+            self._services.warn_unseen(reads.reason)
+        return Happening.COMPILED_UNSHARED
 
     def _beat(self, phase: str) -> None:
         """Called in a thread of the compile pool, once a second."""
@@ -294,11 +350,12 @@ class PlanRunner:
             headers=spec.headers,
         )
 
-    def _make_artifact(self, output: CompileOutput) -> Artifact:
+    def _make_artifact(self, output: CompileOutput, key: Key) -> Artifact:
         spec, toolchain = self._request.spec, self._request.toolchain.identity
         return Artifact(
-            key=self._key,
-            key_fields=self._request.key.fields,
+            key=key.hex,
+            base=self._key,
+            key_fields=key.fields,
             name=spec.name,
             kind=output.kind,
             arch=self._request.arch,
@@ -324,7 +381,7 @@ class PlanRunner:
 
     @property
     def _key(self) -> str:
-        return self._request.key.hex
+        return self._request.wanted.base.hex
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await self._services.in_thread(function, *args)

@@ -5,8 +5,9 @@ the lease in turn and fail again, for forty minutes in all. With a record, a pro
 lease looks here before it compiles, and raises the same error with the same log.
 
 Only errors of the source are recorded, never those of the environment (a killed or missing
-compiler), which say nothing about the next try. A record belongs to one key, so a changed source
-has none, and it is valid for a short time only. Like an entry it is one file, written whole.
+compiler), which say nothing about the next try. A record belongs to one base key, so a changed
+source has none; it lists what the compile read, so a mended header ends it; and it is valid for a
+short time only. Like an entry it is one file, written whole.
 
 With a secret, a second line authenticates the record, and a record without it is ignored. Otherwise
 any writer to the store could keep every process from compiling.
@@ -19,14 +20,17 @@ import hmac
 import platform
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from ajit._cache.files import fs
+from ajit._core.reads import Read
 from ajit.errors import CacheError, CompileError, UnknownEntryPoint
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ajit._cache.files.directory import CacheDirectory
 
 __all__ = ["BELIEVED_SECONDS", "FailureStore"]
@@ -35,6 +39,13 @@ BELIEVED_SECONDS = 30.0
 """Pretty arbitrary. Waiters look within milliseconds; a person who tries again should not wait."""
 
 MAX_LOG_CHARACTERS = 256 * 1024
+
+
+class Conditions(Protocol):
+    """Tells the state of reads on this machine, see `ajit._compile.recorder.states`."""
+
+    def __call__(self, reads: Sequence[Read]) -> tuple[str, ...] | None:
+        """Return the state of each, or None if they do not hold."""
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +57,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     host: str
     created: float
+    reads: tuple[Read, ...] = ()
+    states: tuple[str, ...] = ()
 
 
 _decoder = msgspec.json.Decoder(_Record)
@@ -70,8 +83,15 @@ class FailureStore:
         self._secret = secret
         self._believed_seconds = believed_seconds
 
-    def record(self, error: CompileError) -> bool:
+    def record(
+        self, error: CompileError, reads: Sequence[Read] = (), states: Sequence[str] = ()
+    ) -> bool:
         """Leave a record for the waiters of the same key. Call it before the release.
+
+        Args:
+            error: The error; its key is the base key.
+            reads: What the compile read.
+            states: The state of each.
 
         Returns:
             False if it could not be written: then each waiter compiles for itself.
@@ -85,6 +105,8 @@ class FailureStore:
             log=error.log[:MAX_LOG_CHARACTERS],
             host=platform.node(),
             created=time.time(),
+            reads=tuple(reads),
+            states=tuple(states),
         )
         if self._directory.access != "writable" or not self._believed_seconds:
             return False
@@ -94,10 +116,15 @@ class FailureStore:
             return True
         return False
 
-    def recall(self, key: str) -> CompileError | None:
+    def recall(self, key: str, states_of: Conditions = lambda _: ()) -> CompileError | None:
         """Return the error of a compile that failed just now, if one did.
 
-        A record that is too old, from a clock that is ahead, or not readable is ignored.
+        A record that is too old, from a clock that is ahead, not readable, or of a compile that
+        read other files than there are today, is ignored.
+
+        Args:
+            key: The hex base key.
+            states_of: Tells what files are today.
         """
         try:
             data = self._opened(fs.read_file(self._directory, _file_name(key)))
@@ -108,6 +135,7 @@ class FailureStore:
             record is None
             or record.key != key
             or not 0 <= time.time() - record.created < self._believed_seconds
+            or (record.reads and states_of(record.reads) != record.states)
         ):
             return None
         return _error(record)

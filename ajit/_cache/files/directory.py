@@ -29,7 +29,7 @@ __all__ = ["SUBDIRECTORIES", "CacheDirectory", "open_cache_directory", "open_con
 
 Access = Literal["writable", "read-only", "none"]
 
-SUBDIRECTORIES = ("entries", "locks", "failures", "tmp")
+SUBDIRECTORIES = ("entries", "reads", "locks", "failures", "tmp")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -76,11 +76,10 @@ class CacheDirectory:
         """
         self.renew_if_removed()
         with self._lock:
-            parent = name.rpartition("/")[0]
-            if parent:
-                self._make(parent)
-            self._make(name)
-            fs.sync_directory(self.fd, parent or ".")
+            parts = name.split("/")
+            for count in range(1, len(parts) + 1):
+                self._make("/".join(parts[:count]))
+            fs.sync_directory(self.fd, "/".join(parts[:-1]) or ".")
 
     def renew_if_removed(self) -> None:
         """Create and open the directory again if it was removed.

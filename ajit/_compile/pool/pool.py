@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ajit._compile.pool.task import BeatPhase
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._compile.toolchains.toolchains import Toolchains
-    from ajit._core.job import CompileJob, CompileOutput
+    from ajit._core.job import CompileJob, CompileOutput, Seen
     from ajit._system.priority_line import Priority
     from ajit.settings import Settings
 
@@ -95,6 +95,7 @@ class CompilePool:
         job: CompileJob,
         *,
         on_beat: Callable[[BeatPhase], None],
+        on_seen: Callable[[Seen], None] = lambda _: None,
         toolchain: Toolchain | None = None,
         priority: Priority = "foreground",
     ) -> CompileOutput:
@@ -106,6 +107,8 @@ class CompilePool:
                 threads of the pool and never from the event loop. It must not block: the limits
                 on a compile are looked after by the same thread. An exception ends the beats,
                 with a warning, and not the compile.
+            on_seen: Called before this returns or raises, from a thread of the pool, with what the
+                compiler read; not if it ended without an answer.
             toolchain: The toolchain that the job's key was made with; None takes the current one.
             priority: ``foreground`` if a request waits for the result, ``background`` for warm-up
                 work, which starts after all foreground jobs and may be promoted (`promote`).
@@ -124,7 +127,7 @@ class CompilePool:
         Cancelling drops a queued job, and kills a running one's process group within a second.
         """
         self._check_usable()
-        task = Task(job, toolchain, on_beat, Promise(), priority)
+        task = Task(job, toolchain, on_beat, Promise(), priority, on_seen)
         self._submit(task)
         try:
             return await task.promise.wait()

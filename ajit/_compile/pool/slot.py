@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ajit._compile.headers.flags import with_absolute_dirs
 from ajit._compile.pool.folders import private_folder
 from ajit._compile.pool.verdict import Verdict
 from ajit._compile.pool.watch import MemoryExceeded, Watch
 from ajit._compile.pool.worker_process import FrameTooLarge, WorkerDied, WorkerProcess
+from ajit._compile.recorder.flags import with_absolute_dirs
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, WorkerRequest, frame
 from ajit.errors import CompilerNotFound
 
@@ -94,6 +94,7 @@ class WorkerSlot:
         watch = Watch(task, folder, self._settings.compile_memory_limit_bytes)
         request = _request(task, toolchain, folder, self._settings)
         answer = self._answer(task, request, watch, verdict)
+        task.on_seen(answer.seen)
         if isinstance(answer, JobFinished):
             return answer.output
         # NVRTC has no child that could be killed in its place, and it writes no file.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ajit._compile.pool.admission import Permit
     from ajit._compile.pool.ledger import Claim
     from ajit._compile.toolchains.identity import Toolchain
-    from ajit._core.job import CompileJob, CompileOutput
+    from ajit._core.job import CompileJob, CompileOutput, Seen
     from ajit._system.loop import Promise
     from ajit._system.priority_line import Priority
 
@@ -37,7 +37,9 @@ class Task:
         on_beat: Callable[[BeatPhase], None],
         promise: Promise[CompileOutput],
         priority: Priority = "foreground",
+        on_seen: Callable[[Seen], None] = lambda _: None,
     ) -> None:
+        self.on_seen = on_seen
         self.job = job
         self.key = job.key
         self.toolchain = toolchain

@@ -16,8 +16,10 @@ this worker's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -28,8 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ajit._compile.pool.group import group_lives
+from ajit._compile.toolchains.discovery import NATIVE_DIR
 from ajit._compile.toolchains.environment import compiler_environment
 from ajit._compile.worker.messages import HEADER_BYTES, LOG_LIMIT_BYTES
+from ajit._compile.worker.recording import LIBRARY_VARIABLE
 from ajit._compile.worker.text import capped
 
 if TYPE_CHECKING:
@@ -100,7 +104,7 @@ class WorkerProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=compiler_environment(),
+            env=compiler_environment() | _preloaded(),
             cwd="/",
             process_group=0,
             bufsize=0,
@@ -320,6 +324,18 @@ def _is_complete(incoming: bytearray, limit_bytes: int) -> bool:
     if length > limit_bytes:
         raise FrameTooLarge(length)
     return len(incoming) >= HEADER_BYTES + length
+
+
+@functools.cache
+def _preloaded() -> dict[str, str]:
+    """The variable by which the recorder gets into the worker and its compilers."""
+    path = os.path.join(NATIVE_DIR, "libajit_recorder.so")
+    if not os.path.exists(path):
+        return {}  # the worker then says that it is blind
+    if re.search(r"[\s:$]", path):
+        # The loader takes these characters for its own. The descriptor stays open for good.
+        path = f"/proc/{os.getpid()}/fd/{os.open(path, os.O_RDONLY | os.O_CLOEXEC)}"
+    return {LIBRARY_VARIABLE: path}
 
 
 def _import_path() -> list[str]:

@@ -12,7 +12,7 @@ import subprocess
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from ajit._compile.headers.digests import FileCache, FileStamp
+from ajit._compile.recorder.digests import FileCache, FileStamp
 from ajit._compile.toolchains.cuda_headers import find_cuda_headers
 from ajit._compile.toolchains.environment import compiler_environment
 from ajit._compile.toolchains.identity import Toolchain, fingerprint

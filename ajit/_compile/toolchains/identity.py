@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ajit._compile.headers.digests import FileStamp
+from ajit._compile.recorder.digests import FileStamp
 
 if TYPE_CHECKING:
     from ajit._core.job import CompilerName

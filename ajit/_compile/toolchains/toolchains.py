@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from ajit._compile.headers.digests import FileCache, sha256_file
+from ajit._compile.recorder.digests import FileCache, sha256_file
 from ajit._compile.toolchains import discovery
 from ajit._compile.toolchains.identity import Toolchain
 

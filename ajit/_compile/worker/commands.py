@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ajit._compile.headers.flags import DEFAULT_STANDARD, has_standard
+from ajit._compile.recorder.flags import DEFAULT_STANDARD, has_standard
 from ajit._compile.worker.messages import JobFailed
 from ajit._compile.worker.run_program import broke_off
 from ajit._compile.worker.text import label_of

@@ -32,6 +32,7 @@ from ajit._compile.worker.messages import (
     frame,
 )
 from ajit._compile.worker.place import leave_root, outward_path, remove_job_folder
+from ajit._compile.worker.recording import Recorder
 from ajit._compile.worker.signals import restore_signals
 
 if TYPE_CHECKING:
@@ -57,11 +58,14 @@ def main(parent: int, niceness: int) -> None:
     leave_root()
     # A crashed compiler would write a core file of gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    recorder = Recorder()
     while (request := _read(requests)) is not None:
-        answer = frame(_perform(request, guard))
+        recorder.begin()
+        answer = _perform(request, guard, recorder)
+        answer = msgspec.structs.replace(answer, seen=recorder.seen(request))
         # Before answering: the pool looks at this process's size when it has the answer.
         _return_memory()
-        answers.write(answer)
+        answers.write(frame(answer))
         answers.flush()
 
 
@@ -90,7 +94,7 @@ class DeathGuard:
         os._exit(1)
 
 
-def _perform(request: WorkerRequest, guard: DeathGuard) -> WorkerAnswer:
+def _perform(request: WorkerRequest, guard: DeathGuard, recorder: Recorder) -> WorkerAnswer:
     if (why := outward_path(request.job)) is not None:
         return JobFailed(kind="compile", log=why)
     # Each compiler's module is imported by the worker that needs it: NVRTC's takes 60 ms.
@@ -99,7 +103,7 @@ def _perform(request: WorkerRequest, guard: DeathGuard) -> WorkerAnswer:
             guard.in_library()
             from ajit._compile.worker import nvrtc  # noqa: PLC0415
 
-            return nvrtc.compile_job(request)
+            return nvrtc.compile_job(request, recorder)
         guard.in_child(request.folder)
         from ajit._compile.worker import external  # noqa: PLC0415
 

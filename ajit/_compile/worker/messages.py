@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from ajit._core.job import CompileJob, CompileOutput
+from ajit._core.job import CompileJob, CompileOutput, Seen
 
 __all__ = [
     "HEADER_BYTES",
@@ -51,10 +51,19 @@ class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     output_limit_bytes: int
 
 
+_NOT_ASKED = Seen(blind="the worker has not looked yet")
+
+
 class JobFinished(msgspec.Struct, frozen=True, tag="finished"):
-    """The job gave a result."""
+    """The job gave a result.
+
+    Attributes:
+        output: The result.
+        seen: What the compiler read.
+    """
 
     output: CompileOutput
+    seen: Seen = _NOT_ASKED
 
 
 class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
@@ -70,6 +79,7 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
         signal: Name of the signal that killed the compiler, or "".
         exit_code: Its exit code, or None if it was a signal.
         size_bytes: Size of a result that is too large.
+        seen: What the compiler read.
     """
 
     kind: Literal["compile", "entry", "arch", "output", "crash"]
@@ -79,6 +89,7 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     signal: str = ""
     exit_code: int | None = None
     size_bytes: int = 0
+    seen: Seen = _NOT_ASKED
 
 
 WorkerAnswer = JobFinished | JobFailed

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cuda.bindings import nvrtc as _nvrtc
 
-from ajit._compile.headers.flags import DEFAULT_STANDARD, has_standard
+from ajit._compile.recorder.flags import DEFAULT_STANDARD, has_standard
 from ajit._compile.worker.messages import (
     LOG_LIMIT_BYTES,
     JobFailed,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ajit._compile.worker.messages import WorkerRequest
+    from ajit._compile.worker.recording import Recorder
 
 __all__ = ["compile_job"]
 
@@ -40,13 +41,23 @@ _REJECTED = (_Result.NVRTC_ERROR_COMPILATION, _Result.NVRTC_ERROR_INVALID_OPTION
 EXPLAIN_SECONDS = 20.0
 """Beyond this time, the first compile included, finding out why a source was rejected ends."""
 
+_CANARY = "ajit-canary.h"
+_ENDS_EARLY = f'#if __has_include("/{_CANARY}")\n#endif\n#error\n'
 _TRIVIAL = "__global__ void ajit_probe() {}"
 
 
-def compile_job(request: WorkerRequest) -> WorkerAnswer:
+def compile_job(request: WorkerRequest, recorder: Recorder) -> WorkerAnswer:
     """Compile one job with NVRTC."""
     _load(request.command[0])
-    known = _known_arches()
+    if not recorder.knows_nvrtc:
+        recorder.note_nvrtc(seen=_is_seen(recorder))
+        recorder.begin()
+    known = _known_arches()  # and the bindings have read what they read at their first call
+    with recorder.in_library():
+        return _compile(request, known)
+
+
+def _compile(request: WorkerRequest, known: tuple[str, ...]) -> WorkerAnswer:
     arch = request.job.arch
     if arch.rstrip("af") not in known:
         return JobFailed(kind="arch", known=known)
@@ -176,6 +187,15 @@ def _options(request: WorkerRequest) -> list[str]:
     ):
         options.append(f"--pch-dir={request.folder}")
     return options
+
+
+def _is_seen(recorder: Recorder) -> bool:
+    """Whether the recorder sees what NVRTC looks for. Takes a few ms, once in a worker's life."""
+    with recorder.in_library():
+        _, program = _nvrtc.nvrtcCreateProgram(_ENDS_EARLY.encode(), b"canary.cu", 0, [], [])
+        _nvrtc.nvrtcCompileProgram(program, 0, [])
+        _nvrtc.nvrtcDestroyProgram(program)
+    return recorder.saw(_CANARY)
 
 
 def _arch_option(request: WorkerRequest) -> str:

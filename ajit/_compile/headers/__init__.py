@@ -1,1 +1,0 @@
-"""Headers: what a source includes, as far as the key needs it."""

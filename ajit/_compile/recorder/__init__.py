@@ -1,0 +1,1 @@
+"""What compilers read: how it is named, and what it is today."""

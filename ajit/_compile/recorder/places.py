@@ -1,0 +1,110 @@
+"""Places: how a reading list names files without naming directories of this machine.
+
+The worker turns the paths that a compiler asked for into places and names; a look-up, on this or
+another machine, turns them into paths again. Both number the directories alike: the spec's own,
+then those that its options name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from ajit._compile.recorder.flags import option_dirs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Places", "places_of"]
+
+ANYWHERE = "/"
+LABEL = "label"
+
+
+class Places:
+    """The directories of one spec with one toolchain on this machine.
+
+    Args:
+        dirs: Name of each place, and its directory as the compiler is told it.
+        label: The name under which compilers see the source.
+    """
+
+    def __init__(self, dirs: Sequence[tuple[str, str]], label: str) -> None:
+        self._dirs = tuple((place, _closed(directory)) for place, directory in dirs)
+        # Longest first, since one directory may lie in another; of two alike, the first.
+        self._by_length = sorted(self._dirs, key=lambda item: -len(item[1]))
+        self._directories = dict(reversed(self._dirs))
+        self._label = label
+
+    def name(self, path: str) -> tuple[str, str]:
+        """Return place and name of an absolute path, which is kept as it is spelt."""
+        for place, directory in self._by_length:
+            if path.startswith(directory):
+                return place, path[len(directory) :]
+        return ANYWHERE, path
+
+    def directory(self, place: str) -> str | None:
+        """Return a place's directory with a slash at its end; None if this spec has no such one."""
+        return self._directories.get(place)
+
+    def path(self, place: str, name: str) -> str | None:
+        """Return the path that a read means here; None if this spec has no such place."""
+        if place == ANYWHERE:
+            return name
+        directory = self._directories.get(place)
+        return None if directory is None else directory + name
+
+    def traces(self, data: bytes) -> list[tuple[str, str]]:
+        """Return the places that left a trace in a result, each with the digest of its path.
+
+        Debug information and ``__FILE__`` hold paths, or the spec's label. Such a result is right
+        only where these are the same.
+        """
+        found = []
+        for place, directory in self._dirs:
+            if len(directory) > 1 and os.fsencode(directory.rstrip(os.sep)) in data:
+                found.append((place, _digest(directory)))
+        if self._label.encode() in data:
+            found.append((LABEL, _digest(self._label)))
+        return found
+
+    def is_same(self, place: str, digest: str) -> bool:
+        """Whether a place is what it was where a result with a trace of it was made."""
+        value = self._label if place == LABEL else self._directories.get(place)
+        return value is not None and _digest(value) == digest
+
+
+def places_of(
+    include_dirs: Sequence[str],
+    options: Sequence[str],
+    given_dirs: Sequence[str],
+    program: str,
+    label: str,
+) -> Places:
+    """Return the places of a job.
+
+    Args:
+        include_dirs: The spec's include directories; relative ones count from the working
+            directory.
+        options: Its options, which may name more of them.
+        given_dirs: Directories that the toolchain is given.
+        program: The toolchain's program, or "" if it is a library.
+        label: The name under which compilers see the source.
+    """
+    user = [os.path.abspath(path) for path in (*include_dirs, *option_dirs(options))]
+    dirs = [(f"i{number}", path) for number, path in enumerate(user)]
+    dirs += [(f"t{number}", path) for number, path in enumerate(given_dirs)]
+    if program:
+        # A program may be found by a link, and finds its own files by where it really lies.
+        for path in dict.fromkeys((program, os.path.realpath(program))):
+            dirs.append(("tool", os.path.dirname(os.path.dirname(path))))
+    return Places(dirs, label)
+
+
+def _closed(directory: str) -> str:
+    return directory if directory.endswith(os.sep) else directory + os.sep
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()

@@ -1,0 +1,158 @@
+"""What the files of a reading list are today, and whether a compile's reads can be relied on.
+
+Everything blocks, and any thread may call it. Digests are kept by what the file system says about a
+file (`ajit._compile.recorder.digests`), for the whole process: a file has one digest, whichever
+runtime asks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
+from ajit._core.reads import ABSENT, MAX_READS, PRESENT, SAME, Read, ReadingList
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ajit._compile.recorder.places import Places
+    from ajit._core.job import Seen, SeenRead
+
+__all__ = ["Settled", "Unsettled", "digests", "missing_note", "settle", "states_today"]
+
+digests: FileCache[str] = FileCache(sha256_file)
+"""The digests of this process."""
+
+CLOCK_REALTIME_COARSE = 5
+"""From Linux' ``time.h``: the clock that file times are taken from."""
+
+_TICK_NS = int(time.clock_getres(CLOCK_REALTIME_COARSE) * 1e9)
+
+COARSE_NS = 2_000_000_000
+"""The step of a file system's clock that shows whole seconds only: FAT's, nothing is coarser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The reads of a compile, all of them what they were when they were read.
+
+    Attributes:
+        list: The reading list.
+        states: The state of each.
+    """
+
+    list: ReadingList
+    states: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """It cannot be told what a compile read: its result must not be shared.
+
+    Attributes:
+        reason: Why.
+        changed: Whether a file changed meanwhile; otherwise the reads could not be seen.
+    """
+
+    reason: str
+    changed: bool
+
+
+def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | None:
+    """Return the state of each read, or None if the list does not hold today.
+
+    It does not if a file that was read is gone, one that was looked for in vain has appeared, or
+    the spec has no such place here.
+    """
+    states = []
+    for read in reads:
+        state = _state_today(read, places)
+        if state is None:
+            return None
+        states.append(state)
+    return tuple(states)
+
+
+def settle(seen: Seen, places: Places, data: bytes) -> Settled | Unsettled:
+    """Digest what a compile read, right after it.
+
+    Args:
+        seen: What was recorded.
+        places: The job's places.
+        data: The result; places that left a trace in it are listed as well.
+    """
+    if seen.blind:
+        return Unsettled(seen.blind, changed=False)
+    if len(seen.reads) > MAX_READS:
+        return Unsettled(f"the compiler asked for {len(seen.reads)} files", changed=False)
+    reads = [Read(item.place, item.name, item.kind) for item in seen.reads]
+    states = []
+    for item, read in zip(seen.reads, reads, strict=True):
+        path = places.path(item.place, item.name)
+        state = None if path is None else _state_after(item, read, path, places)
+        if state is None:
+            return Unsettled(f"{read} changed while the compiler worked", changed=True)
+        states.append(state)
+    traces = [Read(place, digest, "same") for place, digest in places.traces(data)]
+    return Settled(ReadingList((*reads, *traces)), (*states, *[SAME] * len(traces)))
+
+
+def missing_note(seen: Seen, include_dirs: Sequence[str]) -> str | None:
+    """Return a note for a `CompileError` that an include which was found nowhere may have caused.
+
+    Args:
+        seen: What the compiler asked for.
+        include_dirs: The spec's, as given.
+    """
+    # A header's name may be the end of a path, and a missing directory stands for all below it.
+    found = "".join(f"/{item.name}/\n" for item in seen.reads if item.kind != "absent")
+    looked: dict[str, None] = {}
+    for item in seen.reads:
+        if item.kind == "absent" and item.place[0] in "it" and f"/{item.name}/" not in found:
+            looked[item.name] = None
+    if not looked:
+        return None
+    searched = ", ".join(include_dirs) or "no include_dirs were given"
+    return f"not found: {', '.join(looked)}; searched: {searched}, then the compiler's own headers"
+
+
+def _state_today(read: Read, places: Places) -> str | None:
+    if read.kind == "same":
+        return SAME if places.is_same(read.place, read.name) else None
+    path = places.path(read.place, read.name)
+    if path is None:
+        return None
+    if read.kind == "file":
+        return digests.get(path)
+    # access() and not stat(), which raises: most of a list is absent, and this is three times as
+    # fast. It follows links, as a compiler does.
+    if os.access(path, os.F_OK):
+        return PRESENT if read.kind == "present" else None
+    return ABSENT if read.kind == "absent" else None
+
+
+def _state_after(item: SeenRead, read: Read, path: str, places: Places) -> str | None:
+    if item.kind != "file":
+        return _state_today(read, places)
+    if item.stamp is None or not _is_sure(item):
+        return None
+    before = FileStamp.of(path)
+    if before != item.stamp:
+        return None
+    digest = digests.get(path)
+    return digest if FileStamp.of(path) == before else None
+
+
+def _is_sure(item: SeenRead) -> bool:
+    """Whether a write after the file was opened is certain to show in its stamp.
+
+    It does not if the file was written in the same step of the file system's clock.
+    """
+    assert item.stamp is not None
+    ctime = item.stamp[4]
+    step = COARSE_NS if ctime % 1_000_000_000 == 0 else _TICK_NS
+    # In both directions: the file system's clock may be another machine's.
+    return abs(item.opened_ns - ctime) >= step
