@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
-# A shell starts what stands before a `&` with SIGINT ignored, and Python leaves it at that. What the
-# tests start would inherit it, and not end when it is interrupted.
+# A shell starts what stands before a `&` with SIGINT ignored, and Python leaves it at that. What
+# the tests start would inherit it, and not end when it is interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
