@@ -40,7 +40,7 @@ MAX_BYTES = 256 * 1024 * 1024
 """Of records; a compile of CUB makes less than one MB."""
 
 _HEAD = struct.Struct("<II6Q")
-_READ, _WRITTEN, _ABSENT, _PROGRAM = (ord(letter) for letter in "rwax")
+_READ, _WRITTEN, _ABSENT, _REFUSED, _STREAM, _PROGRAM = (ord(letter) for letter in "rwafsx")
 
 _IGNORED = ("/proc/", "/sys/", "/dev/")
 _SHELLS = frozenset({"sh", "dash", "bash", "busybox"})
@@ -109,6 +109,8 @@ class Recorder:
                 blind=f"what {program} reads cannot be recorded: it is not linked dynamically"
             )
         program = "" if job.compiler == "nvrtc" else request.command[0]
+        if why := _unrepeatable(records, top_of(request.folder)):
+            return Seen(blind=why)
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
@@ -149,32 +151,65 @@ class Recorder:
             offset += length
 
 
+def _unrepeatable(records: list[tuple[int, str, tuple[int, ...]]], private: str) -> str:
+    """Say what cannot be looked at again tomorrow, or ""."""
+    for kind, path, _ in records:
+        if kind in (_REFUSED, _STREAM) and not path.startswith((private, *_IGNORED)):
+            what = "could not open" if kind == _REFUSED else "read from something that is no file,"
+            return f"what was read cannot be looked up again: the compiler {what} {path}"
+    return ""
+
+
+class _Asked:
+    """What the records say of each path. None of the compile's own files is in it.
+
+    Attributes:
+        files: Paths that were read, and the state of the file then; None if it was another one
+            each time.
+        others: Paths that were looked for, and the first thing that was found out.
+    """
+
+    def __init__(self, records: list[tuple[int, str, tuple[int, ...]]], private: str) -> None:
+        self.files: dict[str, tuple[int, ...] | None] = {}
+        self.others: dict[str, int] = {}
+        self._missed: set[str] = set()
+        own = {path for kind, path, _ in records if kind == _WRITTEN}
+        for kind, path, state in records:
+            if path in own or path.startswith((private, *_IGNORED)):
+                continue
+            if kind == _READ:
+                self._read(path, state)
+            elif kind != _PROGRAM or os.path.basename(path) not in _SHELLS:
+                self._looked(path, kind)
+
+    def _read(self, path: str, state: tuple[int, ...]) -> None:
+        first = self.files.setdefault(path, state)
+        # All but the time: it was opened again.
+        if first is None or first[:-1] != state[:-1] or path in self._missed:
+            self.files[path] = None
+
+    def _looked(self, path: str, kind: int) -> None:
+        self.others.setdefault(path, kind)
+        if kind == _ABSENT:
+            self._missed.add(path)
+            if path in self.files:
+                self.files[path] = None
+
+
 def _reads(
     records: list[tuple[int, str, tuple[int, ...]]], places: Places, private: str
 ) -> Iterator[SeenRead]:
-    """Make a list of what counts: each file once, none of the compile's own."""
-    own = {path for kind, path, _ in records if kind == _WRITTEN}
+    """Make a list of what counts, each file once, in the order in which it was first asked for."""
+    asked = _Asked(records, private)
     on_path = tuple(filter(None, os.environ.get("PATH", "").split(os.pathsep)))
-    files: dict[str, tuple[int, ...] | None] = {}
-    others: dict[str, int] = {}
-    for kind, path, state in records:
-        if path in own or path.startswith((private, *_IGNORED)):
-            continue
-        if kind == _READ:
-            # Read twice and changed between: no stamp can be that of what was read.
-            files[path] = state if files.get(path, state)[:5] == state[:5] else None  # type: ignore[index]
-        elif kind == _PROGRAM:
-            if os.path.basename(path) not in _SHELLS:
-                others.setdefault(path, kind)
-        else:
-            others.setdefault(path, kind)
     listed: dict[tuple[str, str], SeenRead] = {}
     for _, path, _ in records:
         read = None
-        if path in files:
-            read = _file(path, files.pop(path), places)
-        elif path in others:
-            read = _other(path, others.pop(path), places, on_path)
+        if path in asked.files:
+            read = _file(path, asked.files.pop(path), places)
+            asked.others.pop(path, None)
+        elif path in asked.others:
+            read = _other(path, asked.others.pop(path), places, on_path)
         if read is not None:
             listed.setdefault((read.place, read.name), read)
     yield from listed.values()

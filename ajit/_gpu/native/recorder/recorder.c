@@ -43,10 +43,11 @@
 /* What a record tells; the values are letters so that a dump can be read. */
 enum kind {
   READ = 'r',      /* opened for reading */
-  WRITTEN = 'w',   /* opened for writing, or made */
+  WRITTEN = 'w',   /* opened for writing, made, given a name, or removed: the compile's own work */
   ABSENT = 'a',    /* looked for, and not there */
   PRESENT = 'p',   /* looked at, and there */
   REFUSED = 'f',   /* looked for, and it could not be told or opened */
+  STREAM = 's',    /* opened for reading, and no file: what comes out cannot be known again */
   PROGRAM = 'x',   /* a program that began */
 };
 
@@ -155,8 +156,10 @@ static void note_open(int fd, int directory, const char *path, int flags) {
     note(WRITTEN, directory, path, NULL);
   else if (syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) != 0)
     note(REFUSED, directory, path, NULL);
+  else if ((flags & O_PATH) != 0 || S_ISDIR(state.st_mode))
+    note(PRESENT, directory, path, NULL);
   else
-    note((flags & O_PATH) != 0 || S_ISDIR(state.st_mode) ? PRESENT : READ, directory, path, &state);
+    note(S_ISREG(state.st_mode) ? READ : STREAM, directory, path, &state);
   errno = saved;
 }
 
@@ -311,11 +314,16 @@ EXPORTED int statx(int directory, const char *restrict path, int flags, unsigned
   return result;
 }
 
+/* A file that is there without the rights that were asked for is there all the same. */
+static void note_access(int result, int directory, const char *path) {
+  note(result == 0 || failure() != ABSENT ? PRESENT : ABSENT, directory, path, NULL);
+}
+
 #define ACCESS(name)                                                                              \
   EXPORTED int name(const char *path, int mode) {                                                 \
     REAL(name);                                                                                   \
     int result = real(path, mode);                                                                \
-    note_look(result, AT_FDCWD, path);                                                            \
+    note_access(result, AT_FDCWD, path);                                                          \
     return result;                                                                                \
   }
 ACCESS(access)
@@ -325,7 +333,69 @@ ACCESS(euidaccess)
 EXPORTED int faccessat(int directory, const char *path, int mode, int flags) {
   REAL(faccessat);
   int result = real(directory, path, mode, flags);
-  note_look(result, directory, path);
+  note_access(result, directory, path);
+  return result;
+}
+
+/* Names that a compile gives or takes away: what it finds there later is its own. */
+#define ONE_NAME(name)                                                                            \
+  EXPORTED int name(const char *path) {                                                           \
+    REAL(name);                                                                                   \
+    int result = real(path);                                                                      \
+    if (result == 0) note(WRITTEN, AT_FDCWD, path, NULL);                                         \
+    return result;                                                                                \
+  }
+ONE_NAME(unlink)
+ONE_NAME(remove)
+
+EXPORTED int unlinkat(int directory, const char *path, int flags) {
+  REAL(unlinkat);
+  int result = real(directory, path, flags);
+  if (result == 0) note(WRITTEN, directory, path, NULL);
+  return result;
+}
+
+static int note_names(int result, int from, const char *old, int to, const char *new) {
+  if (result == 0) {
+    note(WRITTEN, from, old, NULL);
+    note(WRITTEN, to, new, NULL);
+  }
+  return result;
+}
+
+EXPORTED int rename(const char *old, const char *new) {
+  REAL(rename);
+  return note_names(real(old, new), AT_FDCWD, old, AT_FDCWD, new);
+}
+
+EXPORTED int renameat(int from, const char *old, int to, const char *new) {
+  REAL(renameat);
+  return note_names(real(from, old, to, new), from, old, to, new);
+}
+
+EXPORTED int renameat2(int from, const char *old, int to, const char *new, unsigned flags) {
+  REAL(renameat2);
+  return note_names(real(from, old, to, new, flags), from, old, to, new);
+}
+
+EXPORTED int link(const char *old, const char *new) {
+  REAL(link);
+  int result = real(old, new);
+  if (result == 0) note(WRITTEN, AT_FDCWD, new, NULL);
+  return result;
+}
+
+EXPORTED int linkat(int from, const char *old, int to, const char *new, int flags) {
+  REAL(linkat);
+  int result = real(from, old, to, new, flags);
+  if (result == 0) note(WRITTEN, to, new, NULL);
+  return result;
+}
+
+EXPORTED int symlink(const char *target, const char *path) {
+  REAL(symlink);
+  int result = real(target, path);
+  if (result == 0) note(WRITTEN, AT_FDCWD, path, NULL);
   return result;
 }
 
