@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
+from ajit._compile.recorder.digests import FileStamp, digests
 from ajit._core.reads import ABSENT, MAX_READS, PRESENT, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from ajit._core.job import Seen, SeenRead
 
 __all__ = ["Settled", "Unsettled", "digests", "missing_note", "settle", "states_today"]
-
-digests: FileCache[str] = FileCache(sha256_file)
-"""The digests of this process."""
 
 CLOCK_REALTIME_COARSE = 5
 """From Linux' ``time.h``: the clock that file times are taken from."""
