@@ -1,9 +1,9 @@
 """Eviction: keeps a cache within its limits, beside readers, publishers and other evictors.
 
-`ajit._cache.entries.eviction` decides what is removed. Before an entry or a reading list is removed,
-the lease of its base is taken, and the file must not have changed: one that is being replaced, or
-was used meanwhile, is kept. A process that is reading a removed entry can finish. Only one process at a time removes
-anything from a cache: it holds the evictors' lease.
+`ajit._cache.entries.eviction` decides what is removed. Before an entry or a reading list is
+removed, the lease of its base is taken, and the file must not have changed: one that is being
+replaced, or was used meanwhile, is kept. A process that is reading a removed entry can finish. Only
+one process at a time removes anything from a cache: it holds the evictors' lease.
 
 Lock files of kernels are kept. They hold only a record of 1 KiB, and removing one would split its
 waiters over two files. Directories are kept as well, since the next publish needs them.

@@ -30,11 +30,12 @@ __all__ = [
     "DigestFileInvalid",
     "Records",
     "bounded",
+    "day_of",
     "decode",
+    "digest_of",
     "encode",
     "pack_stamp",
     "pack_value",
-    "unpack_value",
 ]
 
 MAX_RECORDS = 20_000
@@ -49,7 +50,8 @@ Records: TypeAlias = dict[bytes, bytes]
 _MAGIC = b"AJITDIG\1"
 _HEADER = struct.Struct("<8sQ")
 _STAMP = struct.Struct("<QQQqq")
-_VALUE = struct.Struct(">I32s")  # big-endian: the bytes of two values compare as their days do
+_VALUE = struct.Struct(">I32s")
+_DAY_BYTES = 4
 _FILE_BYTES = 16  # of a stamp: device and inode
 _SEAL_BYTES = 32
 
@@ -74,10 +76,14 @@ def pack_value(day: int, digest: str) -> bytes:
     return _VALUE.pack(day, bytes.fromhex(digest))
 
 
-def unpack_value(value: bytes) -> tuple[int, str]:
-    """Return day and digest in hex."""
-    day, digest = _VALUE.unpack(value)
-    return day, digest.hex()
+def digest_of(value: bytes) -> str:
+    """Return the digest of a record in hex."""
+    return value[_DAY_BYTES:].hex()
+
+
+def day_of(value: bytes) -> int:
+    """Return the day on which a record was last used, counted from 1970."""
+    return int.from_bytes(value[:_DAY_BYTES], "big")
 
 
 def bounded(records: Records) -> Records:
@@ -88,7 +94,7 @@ def bounded(records: Records) -> Records:
         other = latest.get(stamp[:_FILE_BYTES])
         if other is None or _STAMP.unpack(stamp)[4] > _STAMP.unpack(other)[4]:
             latest[stamp[:_FILE_BYTES]] = stamp
-    stamps = sorted(latest.values(), key=lambda stamp: records[stamp][:4], reverse=True)
+    stamps = sorted(latest.values(), key=lambda stamp: day_of(records[stamp]), reverse=True)
     return {stamp: records[stamp] for stamp in stamps[:MAX_RECORDS]}
 
 

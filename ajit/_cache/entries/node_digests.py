@@ -94,6 +94,7 @@ class NodeDigests:
         self._touches = Touches(directory)
         self._lock = threading.Lock()  # guards all that follows
         self._there: Records | None = None
+        self._day = _today()
         self._new: Records = {}
         self._working = False
         self._hurry = threading.Event()
@@ -110,24 +111,24 @@ class NodeDigests:
         packed = _packed(stamp)
         if packed is None:
             return None
-        with self._lock:
-            if self._there is None:
-                self._there = self._read(used=True)
-            value = self._there.get(packed)
+        there = self._there  # without the lock: it is replaced, and never changed
+        if there is None:
+            there = self._load()
+        value = there.get(packed)
         if value is None:
             return None
-        day, digest = digest_file.unpack_value(value)
-        if day != _today():  # in both directions, as clocks are wrong in both
-            self._note({packed: digest_file.pack_value(_today(), digest)})
+        digest = digest_file.digest_of(value)
+        if digest_file.day_of(value) != self._day:  # in both directions: clocks are wrong in both
+            self.learned({stamp: digest})
         return digest
 
     def learned(self, values: Mapping[Stamp, str]) -> None:
         """Keep digests. Does no I/O; may start a thread."""
-        today = _today()
+        self._day = _today()
         packed = {_packed(stamp): digest for stamp, digest in values.items()}
         self._note(
             {
-                stamp: digest_file.pack_value(today, digest)
+                stamp: digest_file.pack_value(self._day, digest)
                 for stamp, digest in packed.items()
                 if stamp is not None
             }
@@ -144,7 +145,7 @@ class NodeDigests:
             new, self._new = self._new, {}
         if not new:
             return
-        there = self._read()
+        there = _read(self._directory, self._node, self._secret).records
         merged = digest_file.bounded(there | new)
         if merged != there:
             data = digest_file.encode(merged, self._node, self._secret)
@@ -191,17 +192,21 @@ class NodeDigests:
                 return
             seen = len(self._new)
 
-    def _read(self, *, used: bool = False) -> Records:
-        found = _load(self._directory, self._node, self._secret)
-        if used and not found.problem:
-            self._touches.note(self.name, found.modified)
-        return found.records
+    def _load(self) -> Records:
+        """Read the file, once."""
+        with self._lock:
+            if self._there is None:
+                found = _read(self._directory, self._node, self._secret)
+                self._there = found.records
+                if not found.problem:
+                    self._touches.note(self.name, found.modified)
+            return self._there
 
 
 def digest_files(directory: CacheDirectory, secret: bytes | None) -> Iterator[DigestInfo]:
     """Yield every file of digests, verified. Blocks."""
     for node in fs.list_names(directory.fd, TOP):
-        found = _load(directory, node, secret)
+        found = _read(directory, node, secret)
         yield DigestInfo(node, found.size_bytes, len(found.records), found.problem)
 
 
@@ -212,7 +217,7 @@ class _Loaded(NamedTuple):
     problem: str
 
 
-def _load(directory: CacheDirectory, node: str, secret: bytes | None) -> _Loaded:
+def _read(directory: CacheDirectory, node: str, secret: bytes | None) -> _Loaded:
     """Read and verify a file; where it cannot be used, there are no records."""
     name, size, modified = f"{TOP}/{node}", 0, 0.0
     try:
