@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import click
 
-from ajit.cli import cache_views as views
 from ajit.cli import cache_verified, exits
+from ajit.cli import cache_views as views
 from ajit.cli.cache_finder import Cache
 from ajit.cli.cache_prune import prune
 from ajit.cli.options import cache_dir_option

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ajit.cli.output import (
-    SHORT_KEY,
     count,
     facts,
     format_age,
