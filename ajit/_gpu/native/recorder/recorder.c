@@ -18,7 +18,7 @@
  * The file is named by AJIT_RECORD (such as /proc/<worker>/fd/7: no program that closes all of its
  * descriptors can lose it). Without that variable nothing is recorded until ajit_record_start().
  *
- * Not seen: raw system calls, and programs that are linked statically.
+ * Not seen: raw system calls, and programs that are linked statically; for those there is watch.c.
  */
 #define _GNU_SOURCE
 /* The 64-bit names are defined here as functions of their own. */
@@ -38,35 +38,15 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "records.h"
+
 #define EXPORTED __attribute__((visibility("default")))
-
-/* What a record tells; the values are letters so that a dump can be read. */
-enum kind {
-  READ = 'r',      /* opened for reading */
-  WRITTEN = 'w',   /* opened for writing, or made */
-  ABSENT = 'a',    /* looked for, and not there */
-  PRESENT = 'p',   /* looked at, and there */
-  REFUSED = 'f',   /* looked for, and it could not be told or opened */
-  PROGRAM = 'x',   /* a program that began */
-};
-
-/* A record: this, then the path without a terminating zero. Little-endian, as all that ajit runs on. */
-struct head {
-  uint32_t length; /* of the path */
-  uint32_t kind;
-  uint64_t device, inode, size, mtime_ns, ctime_ns; /* of a file that was opened */
-  uint64_t now_ns;                                  /* when it was, by the same clock as mtime */
-};
 
 static atomic_int record_fd = -1;
 static char record_path[64];
 
 static int raw_open(const char *path, int flags) {
   return (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0);
-}
-
-static uint64_t in_ns(struct timespec t) {
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 /* Opens the record file again: a program may have closed all of its descriptors. */
@@ -121,27 +101,13 @@ static void note(enum kind kind, int directory, const char *path, const struct s
   if (path[0] == '/' || length > 0) {
     memcpy(record.path + length, path, given);
     length += given;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    memset(&record.head, 0, sizeof record.head);
-    record.head.length = (uint32_t)length;
-    record.head.kind = (uint32_t)kind;
-    record.head.now_ns = in_ns(now);
-    if (state != NULL) {
-      record.head.device = state->st_dev;
-      record.head.inode = state->st_ino;
-      record.head.size = (uint64_t)state->st_size;
-      record.head.mtime_ns = in_ns(state->st_mtim);
-      record.head.ctime_ns = in_ns(state->st_ctim);
-    }
+    fill_head(&record.head, kind, length, state);
     append(&record, sizeof record.head + length);
   }
   errno = saved;
 }
 
-static enum kind failure(void) {
-  return errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG ? ABSENT : REFUSED;
-}
+static enum kind failure(void) { return kind_of_failure(errno); }
 
 static void note_open(int fd, int directory, const char *path, int flags) {
   if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0) return;
