@@ -136,6 +136,7 @@ static enum kind kind_of_open(const char *path, const struct look *look, const s
                               int found) {
     uint64_t flags = look->flags;
     if ((flags & O_ACCMODE) == O_WRONLY || (flags & O_TRUNC) != 0) return WRITTEN;
+    if (found && (flags & O_CREAT) != 0 && (flags & O_EXCL) != 0) return PRESENT;
     if (!found) return (flags & O_CREAT) != 0 ? WRITTEN : kind_of_failure(errno);
     if ((flags & O_PATH) != 0 || S_ISDIR(state->st_mode)) return PRESENT;
     if (S_ISLNK(state->st_mode)) return REFUSED; /* O_NOFOLLOW */
