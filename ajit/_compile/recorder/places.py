@@ -96,8 +96,17 @@ def places_of(
     if program:
         # A program may be found by a link, and finds its own files by where it really lies.
         for path in dict.fromkeys((program, os.path.realpath(program))):
-            dirs.append(("tool", os.path.dirname(os.path.dirname(path))))
+            dirs.append(("tool", _root_of(path)))
     return Places(dirs, label)
+
+
+def _root_of(program: str) -> str:
+    """Where a toolchain's own files lie: above ``bin``, or beside a program that is in none.
+
+    Above the folder of zig's wheel lies every other package.
+    """
+    directory = os.path.dirname(program)
+    return os.path.dirname(directory) if os.path.basename(directory) == "bin" else directory
 
 
 def _closed(directory: str) -> str:
