@@ -110,20 +110,11 @@ class Recorder:
 
     def seen(self, request: WorkerRequest) -> Seen:
         """Return what was asked for since `begin`. Never fails."""
-        if self.blind:
-            return Seen(blind=self.blind)
-        if os.fstat(self._descriptor).st_size > MAX_BYTES:
-            return Seen(blind=f"the compiler made more than {MAX_BYTES} bytes of records")
-        job = request.job
-        records = list(self._records())
-        if job.compiler == "nvrtc" and not self._nvrtc_seen:
-            return Seen(blind="what NVRTC reads cannot be recorded here")
-        if self._watcher is not None and self._watcher.lost:
-            return Seen(blind=f"{self._watcher.lost} looks of the compiler could not be recorded")
-        program = "" if job.compiler == "nvrtc" else request.command[0]
-        private = (top_of(request.folder), *zig_caches(request).values())
-        if why := _unrepeatable(records, private):
+        if why := self._blindness(request):
             return Seen(blind=why)
+        records = list(self._records())
+        job = request.job
+        program = "" if job.compiler == "nvrtc" else request.command[0]
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
@@ -132,7 +123,22 @@ class Recorder:
             if isinstance(found, str):
                 return Seen(blind=f"what {os.path.basename(program)} reads cannot be seen: {found}")
             records = found
-        return Seen(tuple(_reads(records, places, private, os.path.realpath(program))))
+        private = (top_of(request.folder), *zig_caches(request).values())
+        if why := _unrepeatable(records, private):
+            return Seen(blind=why)
+        own = os.path.realpath(program) if program else ""
+        return Seen(tuple(_reads(records, places, private, own)))
+
+    def _blindness(self, request: WorkerRequest) -> str:
+        if self.blind:
+            return self.blind
+        if os.fstat(self._descriptor).st_size > MAX_BYTES:
+            return f"the compiler made more than {MAX_BYTES} bytes of records"
+        if request.job.compiler == "nvrtc" and not self._nvrtc_seen:
+            return "what NVRTC reads cannot be recorded here"
+        if self._watcher is not None and self._watcher.lost:
+            return f"{self._watcher.lost} looks of the compiler could not be recorded"
+        return ""
 
     def _open(self) -> str:
         try:
