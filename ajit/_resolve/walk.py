@@ -288,7 +288,7 @@ class PlanRunner:
     async def _failed(self, error: AjitError, seconds: float) -> Happening:
         self._error = error
         if isinstance(error, CompileError):
-            if note := missing_note(self._seen, self._request.spec.include_dirs):
+            if note := missing_note(self._seen, error.log, self._request.spec.include_dirs):
                 error.add_note(note)
             self._reads = await self._in_thread(self._settle, b"")
         self._emit(events.CompileFailed, error=str(error), seconds=seconds)

@@ -117,23 +117,34 @@ def settle(seen: Seen, places: Places, data: bytes) -> Settled | Unsettled:
     return Settled(ReadingList((*reads, *traces)), (*states, *[SAME] * len(traces)))
 
 
-def missing_note(seen: Seen, include_dirs: Sequence[str]) -> str | None:
+def missing_note(seen: Seen, log: str, include_dirs: Sequence[str]) -> str | None:
     """Return a note for a `CompileError` that an include which was found nowhere may have caused.
 
     Args:
         seen: What the compiler asked for.
+        log: What it printed; an absent header that it does not name was only asked for.
         include_dirs: The spec's, as given.
     """
     # A header's name may be the end of a path, and a missing directory stands for all below it.
     found = "".join(f"/{item.name}/\n" for item in seen.reads if item.kind != "absent")
     looked: dict[str, None] = {}
     for item in seen.reads:
-        if item.kind == "absent" and item.place[0] in "it" and f"/{item.name}/" not in found:
+        if item.kind != "absent" or item.place[0] not in "it":
+            continue
+        if f"/{item.name}/" not in found and _says_missing(log, item.name):
             looked[item.name] = None
     if not looked:
         return None
     searched = ", ".join(include_dirs) or "no include_dirs were given"
     return f"not found: {', '.join(looked)}; searched: {searched}, then the compiler's own headers"
+
+
+def _says_missing(log: str, name: str) -> bool:
+    """Whether a line names it as what could not be opened, in the words of any compiler here."""
+    return any(
+        name in line and ("No such file" in line or "cannot open" in line or "not found" in line)
+        for line in log.splitlines()
+    )
 
 
 def _state_after(item: SeenRead, read: Read, path: str, places: Places) -> str | None:
