@@ -15,7 +15,7 @@ STAMPS := $(VENV)/.stamps
 NATIVE := ajit/_gpu/native
 NATIVE_SOURCES := CMakeLists.txt $(wildcard $(NATIVE)/CMakeLists.txt $(NATIVE)/*.def $(NATIVE)/*/*.c $(NATIVE)/*/*.h)
 # All C and C++: what cuda_cxx/include/ has is a header whatever its name.
-C_FILES = $(shell find $(NATIVE) tests/gpu -name '*.[ch]' -o -name '*.[hc]pp' -o -name '*.inl' \
+C_FILES = $(shell find $(NATIVE) tests/gpu tests/compile -name '*.[ch]' -o -name '*.[hc]pp' -o -name '*.inl' \
 	-o -path '*/cuda_cxx/include/*' -type f)
 # Test files that run at once in `make test`: one more than two cores have, since tests wait a
 # quarter of their time. The slow tests run one by one.
