@@ -8,6 +8,9 @@
  * that it has after the compile.
  * - A look in vain is answered with its errno and never made: what appears now is not seen.
  *
+ * What remains: a file that is looked at and not opened (stat), and vanishes and comes back
+ * meanwhile.
+ *
  * A call whose path cannot be read is counted: such records must not be trusted.
  */
 #define _GNU_SOURCE
