@@ -22,13 +22,20 @@ import stat
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
-from ajit._compile.worker.commands import HOST_SOURCE
 from ajit._compile.worker.depfile import records_of
 from ajit._compile.worker.place import top_of
-from ajit._compile.worker.records import ABSENT, PROGRAM, READ, WRITTEN, unpack_records
-from ajit._compile.worker.run_program import FILE_VARIABLE, LIBRARY_VARIABLE, zig_caches
+from ajit._compile.worker.records import (
+    ABSENT,
+    FILE_VARIABLE,
+    LIBRARY_VARIABLE,
+    PROGRAM,
+    READ,
+    WRITTEN,
+    unpack_records,
+)
 from ajit._compile.worker.text import label_of
 from ajit._compile.worker.watching import Watcher, use_watcher
+from ajit._compile.worker.zig import zig_caches
 from ajit._core.job import Seen, SeenRead
 
 if TYPE_CHECKING:
@@ -122,7 +129,9 @@ class Recorder:
                 return Seen(blind=f"what {os.path.basename(program)} reads cannot be seen: {found}")
             records = found
         private = (top_of(request.folder), *zig_caches(request).values())
-        return Seen(tuple(_reads(records, places, private, os.path.realpath(program))))
+        # A library has no program; and the directory of a worker is gone, see `leave_root`.
+        own_program = os.path.realpath(program) if program else ""
+        return Seen(tuple(_reads(records, places, private, own_program)))
 
     def _open(self) -> str:
         try:
@@ -163,7 +172,7 @@ def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
     if request.job.compiler != "host":
         return "it is not linked dynamically"
     own = [*(os.path.join(path, "") for path in request.include_dirs), places.directory("tool")]
-    records = records_of(request.folder, HOST_SOURCE, [path for path in own if path])
+    records = records_of(request.folder, [path for path in own if path])
     if isinstance(records, str) or _is_proven("host", records):
         return records
     return "its dependency file is not that of the job"
