@@ -16,8 +16,9 @@ trying every order of events for several processes at once
        │ held           ▼  ▼
     WAITING ─patience▶ COMPILING ──failed──▶ FAILED, with a failure record
        │ │                 │ compiled
-       │ │                 ├──and the entry was bad──▶ CONFIRMING ──good now──▶ DONE (compiled)
-       │ │                 │                               │ bad or none
+       │ │                 ├──not to be shared──▶ DONE (compiled)
+       │ │                 ├──and the entry was bad──▶ CONFIRMING
+       │ │                 │                               │ bad still: replaced; else: created
        │ │             PUBLISHING ◀────────────────────────┘
        │ │                 └──published or not──▶ DONE (compiled)
        │ └──taken──▶ RECHECKING
@@ -37,6 +38,7 @@ Rules, and what each is for:
    not verify. It does so with or without the lease: otherwise a damaged entry whose lease has a
    silent holder (stopped, or on a host that is gone) would cost every later process its patience
    and a compile, for ever. If there is a good entry by now it stays, and we keep our own bytes.
+   It is published create-only all the same, for its list: see rule 7.
 4. Every way out releases the lease, and every wait ends: by the lease, by the entry, or by
    patience. So no resolution waits for ever.
 5. No failure of cache or locks reaches DONE or FAILED: at worst, work is done twice.
@@ -45,6 +47,8 @@ Rules, and what each is for:
    (killed, out of memory, timeout) says nothing about the source and is never recorded.
 7. "The entry" is the one that a reading list of the base leads to, given what its files are today.
    Entry and list are published together, the entry first: what has only one of them is a miss.
+   A publisher that dies in between leaves an entry that nothing leads to. So the next one, which
+   finds the entry there, puts the list all the same: otherwise each process compiles anew.
    A compile of which it is not certain what it read publishes neither, and records no failure;
    its result is used, by the members of this flight only.
 
@@ -105,7 +109,7 @@ class Happening(Enum):
     COMPILE_FAILED = "compile failed"
     """The compiler rejected the source."""
     COMPILE_BROKE_OFF = "compile broke off"
-    """The compiler could not do its work, or read a file that changed meanwhile."""
+    """The compiler could not do its work, or it is not certain what it read."""
     PUBLISHED = "published"
     """The entry is on disk: ours, or one that was published before ours."""
     PUBLISH_FAILED = "publish failed"
@@ -239,7 +243,7 @@ _TABLE: dict[tuple[State, Happening], Callable[[Plan], Transition]] = {
     (State.COMPILING, Happening.COMPILE_BROKE_OFF): _end(Action.RAISE),
     (State.CONFIRMING, Happening.REJECTED): _go(State.PUBLISHING, Action.PUBLISH_REPLACING),
     (State.CONFIRMING, Happening.MISSING): _go(State.PUBLISHING, Action.PUBLISH),
-    (State.CONFIRMING, Happening.FOUND): _end(Action.RETURN_COMPILED),
+    (State.CONFIRMING, Happening.FOUND): _go(State.PUBLISHING, Action.PUBLISH),
     (State.PUBLISHING, Happening.PUBLISHED): _end(Action.RETURN_COMPILED),
     (State.PUBLISHING, Happening.PUBLISH_FAILED): _end(Action.RETURN_COMPILED),
 }

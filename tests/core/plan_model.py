@@ -1,10 +1,16 @@
-"""A small model of the world that plans run in: some processes, one entry, one lock.
+"""What one process can do that follows a plan: each atomic step, in a world with one header.
 
-It plays the performer (`ajit._resolve.walk`) for several processes at once, one atomic step at a
-time, in every order there is. What it takes for granted is what the performer and the kernel
-promise:
+It plays the performer (`ajit._resolve.walk`) with the things of `plan_things`; `plan_worlds` lets
+several processes do it at once, in every order there is. All of them want one base key. What they
+compile includes a header, and an entry's key is made of what the header says, so there is one entry
+for each thing it can say. What is taken for granted is what the performer and the kernel promise:
 
-- reading and publishing are atomic: a reader sees no entry, the good one, or the bad one whole;
+- reading and publishing a file are atomic: a reader sees none, the good one, or the bad one whole;
+- a look is two steps: the lists and what the header says today, then the entry which that leads to
+  (a waiter's look is one step, and so is any look once the header stays as it is);
+- a compiler reads the header at one moment, and what it read is digested at a later one; it shows
+  whether the header was written in between, even if it says the same again;
+- publishing is two steps: the entry, then its reading list;
 - the lock excludes, and is freed when its holder's process dies, but not when it stalls;
 - a wait has a helper that may win the lock at any moment, also when it is no longer wanted: from
   STOP_WAITING on it gives the lock back at once;
@@ -15,24 +21,32 @@ Steps that touch neither the disk nor the lock are done at once: no process can 
 order is lost, and there are fewer worlds.
 
 A move is *fair* if it only needs time. All else is the adversary's: a crash, a stall, a cancel, a
-compile or publish that fails, locks that are not there, patience that ends, an entry that rots or
-is removed, a failure record that cannot be written or becomes too old. Once a process has stalled,
-the end of patience is fair.
+compile or publish that fails, a compile whose reads are not seen, locks that are not there,
+patience that ends, a failure record that cannot be written.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ajit._core.plan import Action, Happening, Plan, State, start, step
+from ajit._core.plan import Action, Happening, Plan, State, step
+from tests.core.plan_things import (
+    BAD,
+    GOOD,
+    NONE,
+    WRONG,
+    Disk,
+    Failure,
+    Move,
+    Process,
+    Violation,
+    performer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NONE, GOOD, BAD = "none", "good", "bad"
 
 SHARED = {
     Action.READ_ENTRY, Action.TRY_LEASE, Action.LOOK_AGAIN, Action.PUBLISH,
@@ -40,92 +54,10 @@ SHARED = {
 }  # fmt: skip
 """Actions that touch the disk or the lock, so that their order counts."""
 
-
-class Violation(AssertionError):
-    """A promise of the plan does not hold."""
-
-
-class Disk(NamedTuple):
-    """The cache's content for the key.
-
-    Attributes:
-        entry: ``none``, ``good`` or ``bad``.
-        failed: Whether there is a failure record.
-    """
-
-    entry: str
-    failed: bool = False
-
-    def __str__(self) -> str:
-        return self.entry + (", failure record" if self.failed else "")
-
-
-class Process(NamedTuple):
-    """One process that resolves the key.
-
-    Attributes:
-        plan: Where its plan stands.
-        todo: Actions that it has still to do.
-        life: ``live``, ``crashed``, or ``stalled``: alive, holding what it holds, but never moving.
-        holds: Whether it holds the lock.
-        helper: Of its wait: ``waiting``, ``won`` (not told yet), ``left`` (its waiter has left), or
-            ``late`` (won after its waiter had left).
-        verified: Whether it has read an entry that verified.
-        compiled: Whether it has compiled, and has its own bytes.
-        confirmed: Whether it has looked since then, and the entry did not verify.
-    """
-
-    plan: Plan
-    todo: tuple[Action, ...]
-    life: str = "live"
-    holds: bool = False
-    helper: str = ""
-    verified: bool = False
-    compiled: bool = False
-    confirmed: bool = False
-
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more is expected of its plan."""
-        return self.life != "live" or (self.plan.ended and not self.todo)
-
-
-class World(NamedTuple):
-    """Everything. Processes are alike, so their order does not count, and they stand sorted.
-
-    Attributes:
-        processes: The processes, by their numbers in `Exploration`.
-        disk: The entry and the failure record.
-        compiles: Compiles that were begun, failing ones included; not counted once excused.
-        excused: Whether the adversary did what excuses a second compile.
-        spoiled: Whether it did what excuses that there is no good entry in the end.
-    """
-
-    processes: tuple[int, ...]
-    disk: Disk
-    compiles: int = 0
-    excused: bool = False
-    spoiled: bool = False
-
-
-class Move(NamedTuple):
-    """One atomic step of one process.
-
-    Attributes:
-        overwrites: Whether it puts a good entry over a good one.
-    """
-
-    label: str
-    after: Process
-    disk: Disk
-    fair: bool = True
-    excuses: bool = False
-    spoils: bool = False
-    compiles: int = 0
-    overwrites: bool = False
-
-
-# --- what one process can do ----------------------------------------------------------------------
+READ_AS = {
+    NONE: Happening.MISSING, GOOD: Happening.FOUND, WRONG: Happening.FOUND,
+    BAD: Happening.REJECTED,
+}  # fmt: skip
 
 
 @cache
@@ -146,17 +78,18 @@ def moves_of(process: Process, disk: Disk, *, lock_free: bool) -> tuple[Move, ..
 
 def _settled(move: Move) -> Move:
     """Do at once what no other process can see."""
-    process, compiles = move.after, move.compiles
+    process = move.after
     while process.todo and process.todo[0] not in SHARED:
         action, process = process.todo[0], process._replace(todo=process.todo[1:])
-        compiles += action is Action.COMPILE
-        process = _at_once(process, action)
-    return move._replace(after=process, compiles=compiles)
+        process = _at_once(process, action, move.disk)
+    return move._replace(after=process)
 
 
-def _at_once(process: Process, action: Action) -> Process:
+def _at_once(process: Process, action: Action, disk: Disk) -> Process:
     if action is Action.COMPILE:
-        return process
+        # When the header is read counts only as long as it may change.
+        read = None if disk.edits else disk.header
+        return process._replace(key=performer.digests_before(disk), read=read)
     if action is Action.WAIT:
         return process._replace(helper="waiting")
     if action is Action.STOP_WAITING:
@@ -168,8 +101,14 @@ def _at_once(process: Process, action: Action) -> Process:
         raise Violation("returns compiled bytes that it does not have")
     if process.todo:
         raise Violation(f"has actions after its end: {process.todo}")
-    ended = replace(process.plan, rejected=False)  # it counts no more, like the next two
-    return process._replace(plan=ended, verified=False, compiled=False, confirmed=False)
+    return _ended(process, action)
+
+
+def _ended(process: Process, action: Action) -> Process:
+    """What it knew on its way counts no more: fewer worlds."""
+    plan = replace(process.plan, rejected=False)
+    kept = None if action is Action.RAISE else process.key
+    return Process(plan, (), holds=process.holds, helper=process.helper, kept=kept)
 
 
 def _helper_moves(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
@@ -189,16 +128,15 @@ def _moves_of_plan(process: Process, disk: Disk, *, lock_free: bool) -> Iterator
     if action is Action.RELEASE:
         yield Move(action.value, doing._replace(holds=False), disk)
     elif action is Action.RECORD_FAILURE:
-        yield Move(action.value, doing, disk._replace(failed=True))
-        yield Move("cannot record the failure", doing, disk, fair=False, excuses=True)
+        yield from _record_failure(doing, disk)
     elif action is Action.READ_ENTRY:
-        yield _read(doing, disk)
+        yield _look_up(process, disk) if disk.edits and not process.during else _read(process, disk)
     elif action is Action.LOOK_AGAIN:
         yield _look_again(doing, disk)
     elif action is Action.TRY_LEASE:
         yield from _try_lease(doing, disk, lock_free=lock_free)
     else:
-        yield from _publish(doing, action, disk)
+        yield from _publish(process, action, disk)
 
 
 def _told(process: Process, happening: Happening, **changes: object) -> Process:
@@ -206,21 +144,51 @@ def _told(process: Process, happening: Happening, **changes: object) -> Process:
     return process._replace(plan=plan, todo=todo, **changes)
 
 
+# --- looks ----------------------------------------------------------------------------------------
+
+
+def _look_up(process: Process, disk: Disk) -> Move:
+    """The first step of a look: the lists, and today's header."""
+    today = disk.header
+    found = process._replace(looked=today, listed=disk.lists[today], during=(today,), edited=False)
+    return Move(f"looks up header {today}", found, disk)
+
+
 def _read(process: Process, disk: Disk) -> Move:
-    found = {
-        NONE: Happening.MISSING, GOOD: Happening.FOUND, BAD: Happening.REJECTED,
-    }[disk.entry]  # fmt: skip
-    good = found is Happening.FOUND
-    happening = Happening.FAILED_BEFORE if disk.failed and not good else found
-    return Move(f"reads: {disk}", _told(process, happening, verified=good), disk)
+    """The second one, or both: the entry, and where there is no good one, the failure record."""
+    if not process.during:
+        process = _look_up(process, disk).after
+    happening, found = _see(process, disk)
+    good = happening is Happening.FOUND
+    return Move(f"reads: {happening.value}", _told(found, happening, verified=good), disk)
+
+
+def _see(process: Process, disk: Disk) -> tuple[Happening, Process]:
+    """What a look that knows the lists and the header comes to, and the process after it."""
+    says, during = performer.seeks(process, disk), process.during
+    process = process._replace(looked=None, listed=False, during=())
+    entry = NONE if says is None else disk.entries[says]
+    if says is not None and READ_AS[entry] is Happening.FOUND:
+        content = says if entry == GOOD else 1 - says
+        if content not in during:
+            raise Violation("gets a stale entry from the disk")
+        return Happening.FOUND, process._replace(key=says)
+    if performer.believes(disk):
+        assert disk.failure is not None
+        if disk.failure.made_with not in during:
+            raise Violation("believes the failure of another header")
+        return Happening.FAILED_BEFORE, process
+    return READ_AS[entry], process
 
 
 def _look_again(process: Process, disk: Disk) -> Move:
-    happening = {
-        NONE: Happening.MISSING, GOOD: Happening.FOUND, BAD: Happening.REJECTED,
-    }[disk.entry]  # fmt: skip
-    told = _told(process, happening, confirmed=disk.entry == BAD)
-    return Move(f"looks again: {disk.entry}", told, disk)
+    assert process.key is not None
+    entry = disk.entries[process.key]
+    told = _told(process, READ_AS[entry], confirmed=entry == BAD)
+    return Move(f"looks again: {entry}", told, disk)
+
+
+# --- leases and waits -----------------------------------------------------------------------------
 
 
 def _try_lease(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
@@ -232,42 +200,13 @@ def _try_lease(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Mov
     yield Move("finds no locks", without, disk, fair=False, excuses=True)
 
 
-def _publish(process: Process, action: Action, disk: Disk) -> Iterator[Move]:
-    overwrites = action is Action.PUBLISH_REPLACING and disk.entry == GOOD
-    if overwrites and not process.confirmed:
-        raise Violation("overwrites a good entry blindly")
-    if not process.compiled:
-        raise Violation("publishes what it did not compile")
-    replaced = disk.entry == NONE or action is Action.PUBLISH_REPLACING
-    created = disk._replace(entry=GOOD) if replaced else disk
-    yield Move(action.value, process, created, overwrites=overwrites)
-    failed = _told(process, Happening.PUBLISH_FAILED)
-    yield Move("cannot publish", failed, disk, fair=False, excuses=True, spoils=True)
-
-
-def _reports(process: Process, disk: Disk) -> Iterator[Move]:
-    """The outcomes of an action that takes time."""
-    state = process.plan.state
-    if state is State.WAITING:
-        yield from _ends_of_wait(process, disk)
-    elif state is State.COMPILING:
-        done = _told(process, Happening.COMPILED, compiled=True)
-        yield Move("has compiled", done, disk)
-        failed = _told(process, Happening.COMPILE_FAILED)
-        yield Move("fails to compile", failed, disk, fair=False)
-        broken = _told(process, Happening.COMPILE_BROKE_OFF)
-        yield Move("breaks off its compile", broken, disk, fair=False, excuses=True)
-    elif state is State.PUBLISHING:
-        yield Move("has published", _told(process, Happening.PUBLISHED), disk)
-
-
 def _ends_of_wait(process: Process, disk: Disk) -> Iterator[Move]:
     if process.helper == "won":
         yield Move("is given the lease", _told(process, Happening.LEASE_TAKEN, helper=""), disk)
-    if disk.entry == GOOD:
-        yield Move("sees the entry", _told(process, Happening.FOUND, verified=True), disk)
-    elif disk.failed:
-        yield Move("sees the failure", _told(process, Happening.FAILED_BEFORE), disk)
+    happening, seen = _see(_look_up(process, disk).after, disk)
+    if happening in (Happening.FOUND, Happening.FAILED_BEFORE):
+        good = happening is Happening.FOUND
+        yield Move(f"sees: {happening.value}", _told(seen, happening, verified=good), disk)
     impatient = _told(process, Happening.PATIENCE_ENDED)
     yield Move("loses patience", impatient, disk, fair=False, excuses=True)
     if process.helper == "waiting":
@@ -275,117 +214,95 @@ def _ends_of_wait(process: Process, disk: Disk) -> Iterator[Move]:
         yield Move("finds no locks", without, disk, fair=False, excuses=True)
 
 
+# --- compiles and what becomes of them ------------------------------------------------------------
+
+
+def _reports(process: Process, disk: Disk) -> Iterator[Move]:
+    """The outcomes of an action that takes time."""
+    if process.plan.state is State.WAITING:
+        yield from _ends_of_wait(process, disk)
+    elif process.plan.state is State.COMPILING:
+        if process.read is None:
+            yield Move("reads the header", process._replace(read=disk.header), disk)
+        else:
+            yield from _ends_of_compile(process, disk)
+
+
+def _ends_of_compile(process: Process, disk: Disk) -> Iterator[Move]:
+    key = performer.digests_after(process, disk)
+    made = process._replace(key=key, changed=False)
+    sure = performer.is_sure(process, disk)
+    done = Happening.COMPILED if sure else Happening.COMPILED_UNSHARED
+    settles = None if process.edited else key
+    yield Move(
+        f"has {done.value}", _has_compiled(made, done), disk, settles=settles if sure else None
+    )
+    if sure:
+        blind = _has_compiled(made, Happening.COMPILED_UNSHARED)
+        yield Move("cannot see what it read", blind, disk, fair=False, excuses=True)
+    sure = performer.is_sure_of_failure(process, disk)
+    failed = _told(made, Happening.COMPILE_FAILED if sure else Happening.COMPILE_BROKE_OFF)
+    yield Move("fails to compile", failed, disk, fair=False, settles=settles if sure else None)
+    broken = _told(made, Happening.COMPILE_BROKE_OFF)
+    yield Move("breaks off its compile", broken, disk, fair=False, excuses=True)
+
+
+def _has_compiled(process: Process, happening: Happening) -> Process:
+    told = _told(process, happening, compiled=True)
+    # A plan that ends here has published nothing.
+    return told._replace(key=None) if told.plan.ended else told
+
+
+def _record_failure(process: Process, disk: Disk) -> Iterator[Move]:
+    assert process.key is not None
+    assert process.read is not None
+    record = Failure(process.key, process.read)
+    # There is one record: that of another header is lost.
+    lost = disk.failure is not None and disk.failure.states != record.states
+    yield Move(Action.RECORD_FAILURE.value, process, disk._replace(failure=record), excuses=lost)
+    yield Move("cannot record the failure", process, disk, fair=False, excuses=True)
+
+
+def _publish(process: Process, action: Action, disk: Disk) -> Iterator[Move]:
+    if not process.compiled:
+        raise Violation("publishes what it did not compile")
+    what = performer.publishes[process.put]
+    put = _put_entry if what == "entry" else _put_list
+    move = put(process, action, disk)
+    after = move.after._replace(put=move.after.put + 1)
+    if after.put >= len(performer.publishes):
+        after = _told(after, Happening.PUBLISHED, put=0)
+    yield move._replace(after=after)
+    if move.disk != disk or process.put == 0:
+        failed = _told(process, Happening.PUBLISH_FAILED, put=0)
+        yield Move("cannot publish", failed, disk, fair=False, excuses=True, spoils=True)
+
+
+def _put_entry(process: Process, action: Action, disk: Disk) -> Move:
+    assert process.key is not None
+    there = disk.entries[process.key]
+    replacing = action is Action.PUBLISH_REPLACING
+    overwrites = replacing and there == GOOD
+    if overwrites and not process.confirmed:
+        raise Violation("overwrites a good entry blindly")
+    if there != NONE and not replacing:
+        if not performer.lists_what_is_there():
+            process = process._replace(put=len(performer.publishes))
+        # It looked for another entry, since the header said something else. The next look sees it.
+        spoils = there == BAD and process.edited
+        return Move("finds an entry there", process, disk, spoils=spoils)
+    made = GOOD if process.read == process.key else WRONG
+    put = disk.with_entry(process.key, made)
+    return Move(f"{action.value}: entry {process.key}", process, put, overwrites=overwrites)
+
+
+def _put_list(process: Process, action: Action, disk: Disk) -> Move:
+    assert process.key is not None
+    return Move(f"{action.value}: its list", process, disk.with_list(process.key, there=True))
+
+
 def _cancel(process: Process, disk: Disk) -> Iterator[Move]:
     if not process.plan.ended:
         yield Move(
             "is cancelled", _told(process, Happening.CANCELLED), disk, fair=False, excuses=True
         )
-
-
-# --- all of them together -------------------------------------------------------------------------
-
-
-@dataclass
-class Exploration:
-    """Every world that can be reached, breadth first, and the steps between them.
-
-    Attributes:
-        disk: The entry at the beginning.
-        count: How many processes there are.
-        fair_steps: World to the worlds that its fair moves lead to.
-        origins: World to the world before it and what happened, on a shortest way.
-    """
-
-    disk: str
-    count: int
-    fair_steps: dict[World, list[World]] = field(default_factory=dict)
-    origins: dict[World, tuple[World, str] | None] = field(default_factory=dict)
-    _numbers: dict[Process, int] = field(default_factory=dict)
-    _processes: list[Process] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Visit every world.
-
-        Raises:
-            Violation: A promise is broken; the message has the shortest way there.
-        """
-        first = World((self._number(Process(*start())),) * self.count, Disk(self.disk))
-        self.origins[first] = None
-        queue = deque([first])
-        while queue:
-            world = queue.popleft()
-            self.fair_steps[world] = []
-            try:
-                steps = list(self._steps(world))
-            except Violation as violation:
-                raise Violation(f"{violation}:\n{self.story(world)}") from None
-            for label, after, fair in steps:
-                if fair:
-                    self.fair_steps[world].append(after)
-                if after not in self.origins:
-                    self.origins[after] = (world, label)
-                    queue.append(after)
-
-    def processes(self, world: World) -> list[Process]:
-        """The processes of a world."""
-        return [self._processes[number] for number in world.processes]
-
-    def story(self, world: World) -> str:
-        """How a world came about, a line for each step."""
-        lines = [f"  entry: {world.disk}; " + ", ".join(map(_describe, self.processes(world)))]
-        while origin := self.origins[world]:
-            world, label = origin
-            lines.append(f"  {label}")
-        return "\n".join(reversed(lines))
-
-    def _number(self, process: Process) -> int:
-        if process not in self._numbers:
-            self._numbers[process] = len(self._processes)
-            self._processes.append(process)
-        return self._numbers[process]
-
-    def _steps(self, world: World) -> Iterator[tuple[str, World, bool]]:
-        processes = self.processes(world)
-        lock_free = not any(process.holds for process in processes)
-        stalled = any(process.life == "stalled" for process in processes)
-        for index, process in enumerate(processes):
-            if index and world.processes[index] == world.processes[index - 1]:
-                continue  # the same step of its twin
-            for move in moves_of(process, world.disk, lock_free=lock_free):
-                if move.after.life == "stalled" and stalled:
-                    continue  # one is enough to wait for
-                fair = move.fair or (stalled and move.label == "loses patience")
-                who = f"{_describe(process)} {move.label}"
-                yield who, self._after(world, index, move), fair
-        for label, disk in _decay(world.disk):
-            spoiled = world.spoiled or world.disk.entry != disk.entry
-            yield label, world._replace(disk=disk, excused=True, spoiled=spoiled), False
-
-    def _after(self, world: World, index: int, move: Move) -> World:
-        numbers = list(world.processes)
-        numbers[index] = self._number(move.after)
-        excused = world.excused or move.excuses
-        compiles = 0 if excused else world.compiles + move.compiles
-        if compiles > 1:
-            raise Violation("a key is compiled twice, and nothing excuses it")
-        if move.overwrites and not excused:
-            raise Violation("overwrites a good entry, and nothing excuses it")
-        spoiled = world.spoiled or move.spoils
-        return World(tuple(sorted(numbers)), move.disk, compiles, excused, spoiled)
-
-
-def _decay(disk: Disk) -> Iterator[tuple[str, Disk]]:
-    if disk.entry == GOOD:
-        for entry in (NONE, BAD):  # removed by a user, rotten on its disk
-            yield f"the entry is {entry} now", disk._replace(entry=entry)
-    if disk.failed:
-        yield "the failure record is too old now", disk._replace(failed=False)
-
-
-def _describe(process: Process) -> str:
-    if process.life != "live":
-        return process.life
-    facts = [process.plan.state.value, *(action.value for action in process.todo)]
-    if process.holds:
-        facts.append("holding")
-    return f"[{'; '.join(facts)}]"

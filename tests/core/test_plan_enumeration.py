@@ -2,8 +2,9 @@
 
 Three processes resolve one key. Every interleaving of their steps is visited, with a crash, a
 stall, a cancel, a compile that fails, a publish that fails, locks that are not there, patience that
-ends and an entry that rots or vanishes at every step where one is possible (`plan_model`). The last
-tests break the plan on purpose: a check that finds nothing has to be shown able to find something.
+ends and an entry that rots or vanishes at every step where one is possible (`plan_worlds`). The
+last tests break the plan on purpose: a check that finds nothing has to be shown able to find
+something. Here no header is edited; for that see ``test_plan_reads.py``.
 """
 
 from __future__ import annotations
@@ -15,71 +16,19 @@ import pytest
 
 from ajit._core import plan
 from ajit._core.plan import Action, Happening, State
-from tests.core.plan_model import BAD, GOOD, NONE, SHARED, Exploration, Violation, World, moves_of
+from tests.core.plan_check import broken, check, found_broken
+from tests.core.plan_model import SHARED
+from tests.core.plan_things import BAD, GOOD, NONE
+from tests.core.plan_worlds import ORPHAN, Exploration
 
 PROCESSES = 3
 
-
-@pytest.fixture(autouse=True)
-def fresh_moves():
-    """Moves are cached: a plan that a test broke must not leave its moves to the next one."""
-    moves_of.cache_clear()
-    yield
-    moves_of.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_moves")
 
 
-def check(exploration: Exploration) -> None:
-    """Visit every world and check every promise.
-
-    While visiting: only verified or own bytes are returned and published; no good entry is
-    overwritten but by a process that has just seen a bad one there, and by none at all as long as
-    all have patience and locks; no key is compiled twice without an excuse. Afterwards: ends
-    are reached, and what they are like.
-    """
-    exploration.run()
-    check_every_fair_run_ends(exploration)
-    for world, steps in exploration.fair_steps.items():
-        if not steps:
-            check_end(exploration, world)
-
-
-def check_every_fair_run_ends(exploration: Exploration) -> None:
-    """Fair steps have no circle, so from every world each fair run leads to a world without any."""
-    missing = dict.fromkeys(exploration.fair_steps, 0)
-    for steps in exploration.fair_steps.values():
-        for after in steps:
-            missing[after] += 1
-    ready = [world for world, count in missing.items() if count == 0]
-    ordered = 0
-    while ready:
-        ordered += 1
-        for after in exploration.fair_steps[ready.pop()]:
-            missing[after] -= 1
-            if missing[after] == 0:
-                ready.append(after)
-    if ordered != len(exploration.fair_steps):
-        raise Violation("there is a run that never ends")
-
-
-def check_end(exploration: Exploration, world: World) -> None:
-    """Where no fair step is left, every process has ended and released what it held."""
-    processes = exploration.processes(world)
-    story = exploration.story(world)
-    if not all(process.finished for process in processes):
-        raise Violation(f"a process waits for ever:\n{story}")
-    if any(process.holds for process in processes if process.life == "live"):
-        raise Violation(f"a process ended and still holds the lease:\n{story}")
-    done = [process.plan.state is State.DONE for process in processes]
-    if any(done) and not world.spoiled and world.disk.entry != GOOD:
-        raise Violation(f"a process has a kernel, but it is not kept:\n{story}")
-    undisturbed = not world.excused and all(process.life == "live" for process in processes)
-    if undisturbed and all(done) and world.compiles != (exploration.disk != GOOD):
-        raise Violation(f"{world.compiles} compiles:\n{story}")
-
-
-@pytest.mark.parametrize("disk", [NONE, BAD, GOOD])
+@pytest.mark.parametrize("disk", [NONE, BAD, GOOD, ORPHAN])
 def test_every_interleaving_of_three_processes(disk, capsys):
-    """From a cold cache, a corrupt entry and a warm cache: every promise, in every world."""
+    """From a cold cache, a bad entry, a warm cache, an entry without list: every promise."""
     exploration = Exploration(disk, PROCESSES)
 
     check(exploration)
@@ -106,20 +55,6 @@ def test_model_reaches_what_it_is_for():
 
 
 # --- the plan broken on purpose ---
-
-
-def broken(monkeypatch, happening: Happening, rule, *states: State) -> None:
-    """Put another rule into the table, for some states or for all that know the happening."""
-    for row in list(plan._TABLE):
-        if row[1] is happening and (not states or row[0] in states):
-            monkeypatch.setitem(plan._TABLE, row, rule)
-
-
-def found_broken(complaint: str, *, disk: str = NONE, processes: int = 2) -> None:
-    """Two processes are enough to find it."""
-    with pytest.raises(Violation, match=complaint) as caught:
-        check(Exploration(disk, processes))
-    sys.stdout.write(f"{caught.value}\n")  # with -rA: the shortest story of the defect
 
 
 def without(action: Action):
@@ -236,8 +171,11 @@ def test_good_entry_replaces_a_good_one_only_where_a_process_had_no_lease():
     racing = [
         world
         for world in exploration.origins
-        if world.disk.entry == GOOD
-        and any(p.todo[:1] == (Action.PUBLISH_REPLACING,) for p in exploration.processes(world))
+        if world.disk.entries[0] == GOOD
+        and any(
+            p.todo[:1] == (Action.PUBLISH_REPLACING,) and not p.put
+            for p in exploration.processes(world)
+        )
     ]
 
     assert racing

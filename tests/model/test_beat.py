@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ajit._core.plan import State
-from tests.core.plan_model import BAD, NONE, Exploration, Move, Violation
-from tests.core.test_plan_enumeration import check
+from tests.core.plan_check import check
+from tests.core.plan_things import BAD, NONE, Move, Violation
+from tests.core.plan_worlds import Exploration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.core.plan_model import World
+    from tests.core.plan_worlds import Step, World
 
 PATIENCE = "loses patience"
 
@@ -34,13 +35,13 @@ class HeardExploration(Exploration):
 
     beats: bool = True
 
-    def _steps(self, world: World) -> Iterator[tuple[str, World, bool]]:
+    def _steps(self, world: World) -> Iterator[tuple[Step, World, bool]]:
         silent = self._is_silent(world)
-        for label, after, fair in super()._steps(world):
-            if PATIENCE not in label:
-                yield label, after, fair
+        for step, after, fair in super()._steps(world):
+            if step.what != PATIENCE:
+                yield step, after, fair
             elif silent:  # then it only needs time
-                yield label, after, True
+                yield step, after, True
 
     def _after(self, world: World, index: int, move: Move) -> World:
         if move.label == PATIENCE:

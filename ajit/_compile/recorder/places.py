@@ -45,14 +45,12 @@ class Places:
         return ANYWHERE, path
 
     def directory(self, place: str) -> str | None:
-        """Return a place's directory with a slash at its end; None if this spec has no such one."""
-        return self._directories.get(place)
+        """Return what comes before a name of a place; None if this spec has no such place."""
+        return "" if place == ANYWHERE else self._directories.get(place)
 
     def path(self, place: str, name: str) -> str | None:
         """Return the path that a read means here; None if this spec has no such place."""
-        if place == ANYWHERE:
-            return name
-        directory = self._directories.get(place)
+        directory = self.directory(place)
         return None if directory is None else directory + name
 
     def traces(self, data: bytes) -> list[tuple[str, str]]:

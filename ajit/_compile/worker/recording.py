@@ -30,6 +30,8 @@ from ajit._compile.worker.records import (
     LIBRARY_VARIABLE,
     PROGRAM,
     READ,
+    REFUSED,
+    STREAM,
     WRITTEN,
     unpack_records,
 )
@@ -109,17 +111,14 @@ class Recorder:
 
     def seen(self, request: WorkerRequest) -> Seen:
         """Return what was asked for since `begin`. Never fails."""
-        if self.blind:
-            return Seen(blind=self.blind)
-        if os.fstat(self._descriptor).st_size > MAX_BYTES:
-            return Seen(blind=f"the compiler made more than {MAX_BYTES} bytes of records")
         job = request.job
-        records = list(self._records())
-        if job.compiler == "nvrtc" and not self._nvrtc_seen:
-            return Seen(blind="what NVRTC reads cannot be recorded here")
-        if self._watcher is not None and self._watcher.lost:
-            return Seen(blind=f"{self._watcher.lost} looks of the compiler could not be recorded")
         program = "" if job.compiler == "nvrtc" else request.command[0]
+        private = (top_of(request.folder), *zig_caches(request).values())
+        if why := self._why_unseen(job.compiler):
+            return Seen(blind=why)
+        records = list(self._records())
+        if why := _unrepeatable(records, private):
+            return Seen(blind=why)
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
@@ -128,10 +127,21 @@ class Recorder:
             if isinstance(found, str):
                 return Seen(blind=f"what {os.path.basename(program)} reads cannot be seen: {found}")
             records = found
-        private = (top_of(request.folder), *zig_caches(request).values())
         # A library has no program; and the directory of a worker is gone, see `leave_root`.
         own_program = os.path.realpath(program) if program else ""
         return Seen(tuple(_reads(records, places, private, own_program)))
+
+    def _why_unseen(self, compiler: str) -> str:
+        """Say why the records of a job are of no use, or ""."""
+        if self.blind:
+            return self.blind
+        if os.fstat(self._descriptor).st_size > MAX_BYTES:
+            return f"the compiler made more than {MAX_BYTES} bytes of records"
+        if compiler == "nvrtc" and not self._nvrtc_seen:
+            return "what NVRTC reads cannot be recorded here"
+        if self._watcher is not None and self._watcher.lost:
+            return f"{self._watcher.lost} looks of the compiler could not be recorded"
+        return ""
 
     def _open(self) -> str:
         try:
@@ -178,33 +188,66 @@ def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
     return "its dependency file is not that of the job"
 
 
+def _unrepeatable(records: list[Record], private: tuple[str, ...]) -> str:
+    """Say what cannot be looked at again tomorrow, or ""."""
+    for kind, path, _ in records:
+        if kind in (REFUSED, STREAM) and not path.startswith((*private, *_IGNORED)):
+            what = "could not open" if kind == REFUSED else "read from something that is no file,"
+            return f"what was read cannot be looked up again: the compiler {what} {path}"
+    return ""
+
+
+class _Asked:
+    """What the records say of each path. None of the compile's own files is in it.
+
+    Attributes:
+        files: Paths that were read, and the state of the file then; None if it was another one
+            each time.
+        others: Paths that were looked for, and the first thing that was found out.
+    """
+
+    def __init__(self, records: list[Record], private: tuple[str, ...], own_program: str) -> None:
+        self.files: dict[str, tuple[int, ...] | None] = {}
+        self.others: dict[str, int] = {}
+        self._missed: set[str] = set()
+        own = {path for kind, path, _ in records if kind == WRITTEN}
+        for kind, path, state in records:
+            if path in own or path.startswith((*private, *_IGNORED)):
+                continue
+            if kind == READ:
+                self._read(path, state)
+            # The toolchain's own program is part of its fingerprint.
+            elif kind != PROGRAM or not (path == own_program or os.path.basename(path) in _SHELLS):
+                self._looked(path, kind)
+
+    def _read(self, path: str, state: tuple[int, ...]) -> None:
+        first = self.files.setdefault(path, state)
+        # All but the time: it was opened again.
+        if first is None or first[:-1] != state[:-1] or path in self._missed:
+            self.files[path] = None
+
+    def _looked(self, path: str, kind: int) -> None:
+        self.others.setdefault(path, kind)
+        if kind == ABSENT:
+            self._missed.add(path)
+            if path in self.files:
+                self.files[path] = None
+
+
 def _reads(
     records: list[Record], places: Places, private: tuple[str, ...], own_program: str
 ) -> Iterator[SeenRead]:
-    """Make a list of what counts: each file once, none of the compile's own."""
-    own = {path for kind, path, _ in records if kind == WRITTEN}
+    """Make a list of what counts, each file once, in the order in which it was first asked for."""
+    asked = _Asked(records, private, own_program)
     on_path = tuple(filter(None, os.environ.get("PATH", "").split(os.pathsep)))
-    files: dict[str, tuple[int, ...] | None] = {}
-    others: dict[str, int] = {}
-    for kind, path, state in records:
-        if path in own or path.startswith((*private, *_IGNORED)):
-            continue
-        if kind == READ:
-            # Read twice and changed between: no stamp can be that of what was read.
-            files[path] = state if files.get(path, state)[:5] == state[:5] else None  # type: ignore[index]
-        elif kind == PROGRAM:
-            # The toolchain's own is part of its fingerprint.
-            if path != own_program and os.path.basename(path) not in _SHELLS:
-                others.setdefault(path, kind)
-        else:
-            others.setdefault(path, kind)
     listed: dict[tuple[str, str], SeenRead] = {}
     for _, path, _ in records:
         read = None
-        if path in files:
-            read = _file(path, files.pop(path), places)
-        elif path in others:
-            read = _other(path, others.pop(path), places, on_path)
+        if path in asked.files:
+            read = _file(path, asked.files.pop(path), places)
+            asked.others.pop(path, None)
+        elif path in asked.others:
+            read = _other(path, asked.others.pop(path), places, on_path)
         if read is not None:
             listed.setdefault((read.place, read.name), read)
     yield from listed.values()

@@ -15,6 +15,8 @@ __all__ = [
     "LIBRARY_VARIABLE",
     "PROGRAM",
     "READ",
+    "REFUSED",
+    "STREAM",
     "WRITTEN",
     "Record",
     "unpack_records",
@@ -24,7 +26,7 @@ LIBRARY_VARIABLE = "LD_PRELOAD"
 FILE_VARIABLE = "AJIT_RECORD"
 """By these the recorder gets into a program, and knows where its records go."""
 
-READ, WRITTEN, ABSENT, PROGRAM = (ord(letter) for letter in "rwax")
+READ, WRITTEN, ABSENT, REFUSED, STREAM, PROGRAM = (ord(letter) for letter in "rwafsx")
 
 Record = tuple[int, str, tuple[int, ...]]
 """Kind, path, and of a file that was read: device, inode, size, mtime, ctime, and when (all ns)."""

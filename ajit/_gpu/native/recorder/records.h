@@ -12,10 +12,11 @@
 /* What a record tells; the values are letters so that a dump can be read. */
 enum kind {
     READ = 'r',    /* opened for reading */
-    WRITTEN = 'w', /* opened for writing, or made */
+    WRITTEN = 'w', /* opened for writing, made, named or removed: the compile's own work */
     ABSENT = 'a',  /* looked for, and not there */
     PRESENT = 'p', /* looked at, and there */
     REFUSED = 'f', /* looked for, and it could not be told or opened */
+    STREAM = 's',  /* opened for reading, and no file: what comes out cannot be known again */
     PROGRAM = 'x', /* a program that began */
 };
 
