@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
     from ajit._compile.worker.records import Record
 
-__all__ = ["DEPFILE_FLAGS", "ORDER_FLAGS", "keep_order", "records_of"]
+__all__ = ["DEPFILE_FLAGS", "ORDER_FLAGS", "SOURCE", "keep_order", "records_of"]
+
+SOURCE = "source.cpp"
+"""What the source is called in the folder of a job for a host compiler."""
 
 _DEPFILE = "source.d"
 _ORDER = "search-order"
@@ -68,16 +71,15 @@ def keep_order(folder: str, printed: str) -> None:
         file.write(printed)
 
 
-def records_of(folder: str, source: str, own: Sequence[str]) -> list[Record] | str:
+def records_of(folder: str, own: Sequence[str]) -> list[Record] | str:
     """Return what a compile read and what it looked for in vain, or why that cannot be told.
 
     Args:
-        folder: The job's.
-        source: The file name of its source, which was written when the compile began.
+        folder: The job's, with its `SOURCE`, which was written when the compile began.
         own: Directories that the toolchain's fingerprint stands for.
     """
     try:
-        began_ns = os.stat(os.path.join(folder, source)).st_mtime_ns
+        began_ns = os.stat(os.path.join(folder, SOURCE)).st_mtime_ns
         names = _names(_text(os.path.join(folder, _DEPFILE)))
         order = _text(os.path.join(folder, _ORDER))
     except OSError:

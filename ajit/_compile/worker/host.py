@@ -14,13 +14,12 @@ import os
 from typing import TYPE_CHECKING
 
 from ajit._compile.worker.commands import (
-    HOST_SOURCE,
     common_arguments,
     explain_rejection,
     read_result,
     write_source,
 )
-from ajit._compile.worker.depfile import DEPFILE_FLAGS, ORDER_FLAGS, keep_order
+from ajit._compile.worker.depfile import DEPFILE_FLAGS, ORDER_FLAGS, SOURCE, keep_order
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import label_of, without_paths
@@ -120,7 +119,7 @@ def _attempt_again(request: WorkerRequest, entries: Sequence[str]) -> Ran:
 
 def _attempt(request: WorkerRequest, entries: Sequence[str], extra: Sequence[str] = ()) -> Ran:
     """Compile and link; the first of the two that fails is the answer."""
-    write_source(request, _module_block(entries), HOST_SOURCE)
+    write_source(request, _module_block(entries), SOURCE)
     arguments = [*extra, *_compile_arguments(request)]
     if not _is_zig(request):
         return run_compiler(request, [*arguments, "-o", RESULT, *_LINK_FLAGS])
@@ -147,7 +146,7 @@ def _module_block(entries: Sequence[str]) -> str:
 
 
 def _compile_arguments(request: WorkerRequest) -> list[str]:
-    return [*_option_arguments(request), "-include", "cuda_cxx/kernel.hpp", HOST_SOURCE]
+    return [*_option_arguments(request), "-include", "cuda_cxx/kernel.hpp", SOURCE]
 
 
 def _option_arguments(request: WorkerRequest) -> list[str]:

@@ -22,11 +22,12 @@ import stat
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
-from ajit._compile.worker.commands import HOST_SOURCE
 from ajit._compile.worker.depfile import records_of
 from ajit._compile.worker.place import top_of
 from ajit._compile.worker.records import (
     ABSENT,
+    FILE_VARIABLE,
+    LIBRARY_VARIABLE,
     PROGRAM,
     READ,
     REFUSED,
@@ -34,9 +35,9 @@ from ajit._compile.worker.records import (
     WRITTEN,
     unpack_records,
 )
-from ajit._compile.worker.run_program import FILE_VARIABLE, LIBRARY_VARIABLE, zig_caches
 from ajit._compile.worker.text import label_of
 from ajit._compile.worker.watching import Watcher, use_watcher
+from ajit._compile.worker.zig import zig_caches
 from ajit._core.job import Seen, SeenRead
 
 if TYPE_CHECKING:
@@ -110,11 +111,14 @@ class Recorder:
 
     def seen(self, request: WorkerRequest) -> Seen:
         """Return what was asked for since `begin`. Never fails."""
-        if why := self._blindness(request):
-            return Seen(blind=why)
-        records = list(self._records())
         job = request.job
         program = "" if job.compiler == "nvrtc" else request.command[0]
+        private = (top_of(request.folder), *zig_caches(request).values())
+        if why := self._why_unseen(job.compiler):
+            return Seen(blind=why)
+        records = list(self._records())
+        if why := _unrepeatable(records, private):
+            return Seen(blind=why)
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
@@ -123,18 +127,17 @@ class Recorder:
             if isinstance(found, str):
                 return Seen(blind=f"what {os.path.basename(program)} reads cannot be seen: {found}")
             records = found
-        private = (top_of(request.folder), *zig_caches(request).values())
-        if why := _unrepeatable(records, private):
-            return Seen(blind=why)
-        own = os.path.realpath(program) if program else ""
-        return Seen(tuple(_reads(records, places, private, own)))
+        # A library has no program; and the directory of a worker is gone, see `leave_root`.
+        own_program = os.path.realpath(program) if program else ""
+        return Seen(tuple(_reads(records, places, private, own_program)))
 
-    def _blindness(self, request: WorkerRequest) -> str:
+    def _why_unseen(self, compiler: str) -> str:
+        """Say why the records of a job are of no use, or ""."""
         if self.blind:
             return self.blind
         if os.fstat(self._descriptor).st_size > MAX_BYTES:
             return f"the compiler made more than {MAX_BYTES} bytes of records"
-        if request.job.compiler == "nvrtc" and not self._nvrtc_seen:
+        if compiler == "nvrtc" and not self._nvrtc_seen:
             return "what NVRTC reads cannot be recorded here"
         if self._watcher is not None and self._watcher.lost:
             return f"{self._watcher.lost} looks of the compiler could not be recorded"
@@ -179,7 +182,7 @@ def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
     if request.job.compiler != "host":
         return "it is not linked dynamically"
     own = [*(os.path.join(path, "") for path in request.include_dirs), places.directory("tool")]
-    records = records_of(request.folder, HOST_SOURCE, [path for path in own if path])
+    records = records_of(request.folder, [path for path in own if path])
     if isinstance(records, str) or _is_proven("host", records):
         return records
     return "its dependency file is not that of the job"

@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ABSENT", "PROGRAM", "READ", "REFUSED", "STREAM", "WRITTEN", "Record", "unpack_records"]
+__all__ = [
+    "ABSENT",
+    "FILE_VARIABLE",
+    "LIBRARY_VARIABLE",
+    "PROGRAM",
+    "READ",
+    "REFUSED",
+    "STREAM",
+    "WRITTEN",
+    "Record",
+    "unpack_records",
+]
+
+LIBRARY_VARIABLE = "LD_PRELOAD"
+FILE_VARIABLE = "AJIT_RECORD"
+"""By these the recorder gets into a program, and knows where its records go."""
 
 READ, WRITTEN, ABSENT, REFUSED, STREAM, PROGRAM = (ord(letter) for letter in "rwafsx")
 

@@ -17,27 +17,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed
+from ajit._compile.worker.records import FILE_VARIABLE, LIBRARY_VARIABLE
 from ajit._compile.worker.text import capped, without_folder, without_paths
 from ajit._compile.worker.watching import watched
+from ajit._compile.worker.zig import zig_caches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from ajit._compile.worker.messages import WorkerRequest
 
-__all__ = [
-    "FILE_VARIABLE",
-    "LIBRARY_VARIABLE",
-    "Ran",
-    "broke_off",
-    "run_compiler",
-    "shown_command",
-    "zig_caches",
-]
-
-LIBRARY_VARIABLE = "LD_PRELOAD"
-FILE_VARIABLE = "AJIT_RECORD"
-"""By these the recorder gets into a program, and knows where its records go."""
+__all__ = ["Ran", "broke_off", "run_compiler", "shown_command"]
 
 PR_SET_PDEATHSIG = 1
 CHUNK_BYTES = 64 * 1024
@@ -160,17 +150,3 @@ def _environment(request: WorkerRequest, *, recording: bool) -> dict[str, str]:
         for name in (LIBRARY_VARIABLE, FILE_VARIABLE):
             env.pop(name, None)
     return env
-
-
-def zig_caches(request: WorkerRequest) -> dict[str, str]:
-    """Where zig keeps the library that it builds once: the user's cache, else the job's folder.
-
-    What it makes of the job's source is always in the job's folder. So no compile is answered from
-    an earlier one's cache, and each reads what it depends on.
-    """
-    if os.path.basename(request.command[0]) != "zig":
-        return {}
-    home = os.environ.get("HOME", "")
-    local = os.path.join(request.folder, "zig")
-    shared = os.path.join(home, ".cache", "zig") if os.access(home, os.W_OK) else local
-    return {"ZIG_LOCAL_CACHE_DIR": local, "ZIG_GLOBAL_CACHE_DIR": shared}

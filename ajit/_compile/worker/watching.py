@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-import subprocess
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -76,6 +75,8 @@ class Watcher:
             self._lost += max(0, self._library.ajit_watch_stop())
 
     def _prove(self) -> bool:
+        import subprocess  # noqa: PLC0415 - 3 ms that only a worker with such a program pays
+
         name = f"/ajit-canary-{os.urandom(8).hex()}"
         with contextlib.suppress(OSError), self.program() as enter:
             # An error other than "not found" is none of a compile: some kernels cannot go on with

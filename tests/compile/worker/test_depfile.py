@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ajit._compile.worker.depfile import keep_order, records_of
+from ajit._compile.worker.depfile import SOURCE, keep_order, records_of
 from ajit._compile.worker.records import ABSENT, READ, Record
 from tests.compile.support import wait_until
-
-SOURCE = "source.cpp"
 
 
 class Compile:
@@ -57,7 +55,7 @@ class Compile:
 
     def records(self, own: tuple[str, ...] = ()) -> list[Record]:
         """What it read and looked for in vain."""
-        records = records_of(str(self.folder), SOURCE, own)
+        records = records_of(str(self.folder), own)
         assert not isinstance(records, str), records
         return records
 
@@ -131,7 +129,7 @@ def test_files_of_the_toolchain_are_not_searched(compiled: Compile) -> None:
     compiled.header("two/a.h", "#define HAS(x) __has_include(x)")
     compiled.run("#include <a.h>")
 
-    assert isinstance(records_of(str(compiled.folder), SOURCE, ()), str)
+    assert isinstance(records_of(str(compiled.folder), ()), str)
     assert compiled.records(own=(f"{compiled.dirs[1]}/",))
 
 
@@ -156,4 +154,4 @@ def test_a_file_that_may_have_changed_is_never_sure(compiled: Compile, change: s
 
 def test_without_a_dependency_file_nothing_is_known(tmp_path: Path) -> None:
     """The compiler is another one than it says."""
-    assert records_of(str(tmp_path), SOURCE, ()) == "the compiler wrote no dependency file"
+    assert records_of(str(tmp_path), ()) == "the compiler wrote no dependency file"

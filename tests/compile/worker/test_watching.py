@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ajit._compile.toolchains.discovery import NATIVE_DIR
-from ajit._compile.worker.records import Record, unpack_records
+from ajit._compile.worker.records import ABSENT, Record, unpack_records
 from ajit._compile.worker.watching import Watcher, is_static
 from tests.compile.worker.forbidding import PROCESS_VM_READV, SECCOMP, forbidding
 
@@ -57,6 +57,12 @@ print(libc.open(ctypes.c_void_p(1), 0), ctypes.get_errno() == errno.EFAULT)
 print(libc.syscall(425, 1, 0), ctypes.get_errno() == errno.ENOSYS, file=sys.stderr)
 """
 """Asks for files in many ways; its output says what the kernel answered."""
+
+
+LOOKS_AGAIN = """
+import os
+print("".join("y" if os.path.exists("comes") else "n" for _ in range(5000)), end="")
+"""
 
 
 class Watch:
@@ -167,6 +173,27 @@ def test_what_a_program_asks_for_is_recorded(watch: Watch, folder: Path) -> None
     assert (ord("x"), os.path.realpath(sys.executable), (0,) * 5) in [
         (kind, path, state[:5]) for kind, path, state in watch.records()
     ]
+
+
+def test_what_is_recorded_as_absent_was_not_found(watch: Watch, folder: Path) -> None:
+    """Though the file comes and goes all the time: the program gets the answer that is recorded."""
+    with watch.watcher.program() as enter:
+        process = begin(
+            [sys.executable, "-S", "-c", LOOKS_AGAIN], enter, cwd=folder, stdout=subprocess.PIPE
+        )
+        while process.poll() is None:
+            (folder / "comes").touch()
+            (folder / "comes").unlink()
+    with process:
+        assert process.stdout is not None
+        found = [answer == ord("y") for answer in process.stdout.read()]
+    present = [kind != ABSENT for kind, path, _ in watch.records() if path == f"{folder}/comes"]
+    unseen = [
+        number for number, pair in enumerate(zip(present, found, strict=True)) if pair[1] > pair[0]
+    ]
+
+    assert 0 < sum(found) < len(found)
+    assert unseen == []
 
 
 def test_a_read_has_the_state_of_its_file(watch: Watch, folder: Path) -> None:

@@ -8,6 +8,9 @@
  * that it has after the compile.
  * - A look in vain is answered with its errno and never made: what appears now is not seen.
  *
+ * What remains: a file that is looked at and not opened (stat), and vanishes and comes back
+ * meanwhile.
+ *
  * A call whose path cannot be read is counted: such records must not be trusted.
  */
 #define _GNU_SOURCE
@@ -141,7 +144,7 @@ static enum kind kind_of_open(const char *path, const struct look *look, const s
     if ((flags & O_PATH) != 0 || S_ISDIR(state->st_mode)) return PRESENT;
     if (S_ISLNK(state->st_mode)) return REFUSED; /* O_NOFOLLOW */
     if (syscall(SYS_faccessat, AT_FDCWD, path, R_OK) != 0) return REFUSED;
-    return READ;
+    return S_ISREG(state->st_mode) ? READ : STREAM;
 }
 
 /* Notes a program under the name that it has when all links are followed, as recorder.c does. */
