@@ -17,6 +17,7 @@ def an_artifact(key: str, data: bytes = b"code", log: str = "") -> Artifact:
     """An artifact of a key, with all fields filled."""
     return Artifact(
         key=key,
+        base=key,
         key_fields=(("compiler", "nvrtc"), ("arch", "sm_90a")),
         name="saxpy",
         kind="cubin",

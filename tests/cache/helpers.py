@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from tests.cache.artifacts import a_key
+from ajit._cache.entries.disk import Published
+from tests.cache.artifacts import a_key, an_artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,30 @@ DEADLINE_SECONDS = 60.0
 def entry_file(store: DiskStore, key: str) -> Path:
     """The file of an entry."""
     return Path(store.directory.path) / "entries" / key[:2] / f"{key}.ajit"
+
+
+def age(path: Path, seconds: float) -> None:
+    """Make a file look unused for so long."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def put(store: DiskStore, label: object, *, idle: float = 0.0, size: int = 1000) -> str:
+    """Publish an entry that was last used so long ago, and return its key."""
+    key = a_key(label)
+    assert isinstance(store.publish(an_artifact(key, bytes(size))), Published)
+    age(entry_file(store, key), idle)
+    return key
+
+
+def size_of(store: DiskStore, key: str) -> int:
+    """Size of an entry's file."""
+    return entry_file(store, key).stat().st_size
+
+
+def left(store: DiskStore) -> set[str]:
+    """Keys of the entries that are there."""
+    return {info.key for info in store.entries()}
 
 
 def lock_file(path: Path, key: str = a_key()) -> Path:

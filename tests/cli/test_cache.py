@@ -27,6 +27,7 @@ def put(store, name, *, arch="sm_90a", size=5000, cut=0):
     key = hashlib.sha256(f"{name} {arch}".encode()).hexdigest()
     artifact = Artifact(
         key=key,
+        base=key,
         key_fields=(("schema", "1"), ("compiler", "nvrtc"), ("arch", arch), ("source", name)),
         name=f"{name}.cu",
         kind="cubin",

@@ -67,7 +67,7 @@ def test_prune_draws_what_went_and_what_is_kept(ajit, store):
     pruned = ajit("cache", "prune", "--max-age", "2d").out
     again = ajit("cache", "prune", "--max-age", "2d").out
 
-    for text in (old[:12], "5.3 KiB", "3 days", "age", "would remove: 1 file of", "kept: 1 entry"):
+    for text in (old[:12], "5.4 KiB", "3 days", "age", "would remove: 1 file of", "kept: 1 entry"):
         assert text in shown
     assert "removed: 1 file of" in pruned
     assert "nothing to remove" in again

@@ -22,6 +22,7 @@ from ajit._core.entry import (
 )
 
 KEY = "9478101f" * 8
+BASE = KEY[:16] + "c" * 48
 HEADER = struct.Struct("<8sIIQ")  # written down again here: the format is a promise
 MAGIC = b"AJITENT\0"
 
@@ -30,6 +31,7 @@ def an_artifact(**changes: object) -> Artifact:
     """A small artifact, some of its fields as asked."""
     fields = {
         "key": KEY,
+        "base": BASE,
         "key_fields": (("arch", "sm_90a"), ("source", "sha256:00")),
         "name": "scale",
         "kind": "cubin",
@@ -123,7 +125,7 @@ def test_layout():
     entry = encode(artifact)
     magic, version, manifest_bytes, total = HEADER.unpack_from(entry)
 
-    assert (magic, version, total) == (MAGIC, 1, len(entry))
+    assert (magic, version, total) == (MAGIC, 2, len(entry))
     assert entry[HEADER.size + manifest_bytes : -32] == artifact.data
     assert entry[-32:] == hashlib.sha256(entry[:-32]).digest()
     assert encode(artifact) == entry, "the same bytes each time"
@@ -223,8 +225,8 @@ FOREIGN_FILES = {
     "a cubin": (b"\x7fELF" + bytes(1000), "magic"),
     "text": (b"#pragma once\n" * 100, "magic"),
     "other magic": (sealed(b"", magic=b"AJITENT1"), "magic"),
-    "older format": (sealed(b"", version=0), "version 0"),
-    "newer format": (sealed(b"", version=2), "version 2"),
+    "older format": (sealed(b"", version=1), "version 1"),
+    "newer format": (sealed(b"", version=3), "version 3"),
     "no manifest": (sealed(b""), "manifest"),
     "manifest is text": (sealed(b"key: 00"), "manifest"),
     "manifest is a number": (sealed(b"\x01"), "manifest"),
@@ -250,10 +252,13 @@ def test_foreign_file_is_refused_with_its_reason(data, complaint):
 
 
 RIGHT_TYPES = {
-    str: ("key", "name", "arch", "compiler", "compiler_version", "log", "host", "ajit_version"),
+    str: (
+        "key", "base", "name", "arch", "compiler", "compiler_version", "log", "host",
+        "ajit_version",
+    ),
     int: ("created", "seconds"),
     float: ("created", "seconds"),
-}
+}  # fmt: skip
 WRONG_FIELDS = [
     (field, value)
     for field in (*Manifest.__struct_fields__, "sections")

@@ -12,7 +12,7 @@ import pytest
 
 from ajit._cache.entries import touch
 from ajit._cache.entries.collector import EVICTION_LEASE, Collector, Limits
-from ajit._cache.entries.disk import DiskStore, Found, Missing, Published
+from ajit._cache.entries.disk import DiskStore, Found, Missing
 from ajit._cache.entries.eviction import (
     FAILURE_SECONDS,
     FRESH_SECONDS,
@@ -26,37 +26,13 @@ from ajit._cache.leases.table import LeaseTable
 from ajit._system.process import this_process
 from ajit.errors import CompileError
 from tests.cache.artifacts import a_job, a_key, an_artifact
-from tests.cache.helpers import entry_file, lock_file, poll
+from tests.cache.helpers import age, entry_file, left, lock_file, poll, put, size_of
 
 if TYPE_CHECKING:
     from ajit._cache.files.directory import CacheDirectory
 
 HOUR = 3600.0
 DAY = 24 * HOUR
-
-
-def age(path: Path, seconds: float) -> None:
-    """Make a file look unused for so long."""
-    then = time.time() - seconds
-    os.utime(path, (then, then))
-
-
-def put(store: DiskStore, label: object, *, idle: float = 0.0, size: int = 1000) -> str:
-    """Publish an entry that was last used so long ago, and return its key."""
-    key = a_key(label)
-    assert isinstance(store.publish(an_artifact(key, bytes(size))), Published)
-    age(entry_file(store, key), idle)
-    return key
-
-
-def size_of(store: DiskStore, key: str) -> int:
-    """Size of an entry's file."""
-    return entry_file(store, key).stat().st_size
-
-
-def left(store: DiskStore) -> set[str]:
-    """Keys of the entries that are there."""
-    return {info.key for info in store.entries()}
 
 
 def test_the_entries_unused_for_longest_go_until_the_rest_fits(store: DiskStore, directory):
