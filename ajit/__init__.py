@@ -89,7 +89,6 @@ if TYPE_CHECKING:
     from ajit.errors import DeviceError as DeviceError
     from ajit.errors import DeviceLost as DeviceLost
     from ajit.errors import ForkedRuntime as ForkedRuntime
-    from ajit.errors import IncludeError as IncludeError
     from ajit.errors import LaunchError as LaunchError
     from ajit.errors import LoadError as LoadError
     from ajit.errors import NoDevice as NoDevice
@@ -137,7 +136,6 @@ __all__ = [
     "ForkedRuntime",
     "Graph",
     "HostArray",
-    "IncludeError",
     "Kernel",
     "LaunchAttributes",
     "LaunchError",

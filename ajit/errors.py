@@ -4,7 +4,6 @@
 
     AjitError
     ├── SpecError                  the spec is not well formed; nothing was started
-    │   ├── IncludeError           an include is missing, or cannot be resolved statically
     │   └── UnknownArch            no compiler here builds for that architecture
     ├── SettingsError              a setting has a value that is not allowed
     ├── CompileError               the compiler rejected the source; nothing was published
@@ -64,7 +63,6 @@ __all__ = [
     "DeviceError",
     "DeviceLost",
     "ForkedRuntime",
-    "IncludeError",
     "LaunchError",
     "LoadError",
     "NoDevice",
@@ -102,28 +100,6 @@ class AjitError(Exception):
 
 class SpecError(AjitError):
     """A spec is not well formed. Nothing was started and nothing was read from the cache."""
-
-
-class IncludeError(SpecError):
-    """An include of a spec cannot be followed. Nothing was compiled.
-
-    Attributes:
-        include: The operand of the ``#include``, as written.
-        file: The file with the include: a label, never an absolute path.
-        line: Its line, counted from 1.
-        searched: The directories searched; empty if it cannot be resolved statically.
-    """
-
-    def __init__(self, *, include: str, file: str, line: int, searched: Sequence[str] = ()) -> None:
-        self.include, self.file, self.line = include, file, line
-        self.searched = tuple(searched)
-        if self.searched:
-            what = f"cannot find {include}; searched: {', '.join(self.searched)}"
-            hint = "add its directory to include_dirs, or its text to headers"
-        else:
-            what = f"cannot follow #include {include} without running the preprocessor"
-            hint = "give the spec an extra_digest that changes whenever the included text does"
-        super().__init__(f"{file}:{line}: {what} ({hint})")
 
 
 class UnknownArch(SpecError):

@@ -11,6 +11,7 @@
     ├── CompileFinished       with its duration and size
     ├── CompileFailed         with the error
     ├── CacheUnwritable       an artifact could not be kept; the kernel is returned all the same
+    ├── NotPublished          it is not certain what the compiler read; likewise
     ├── FallbackUsed          a request was answered with its fallback; key: "" until it is known
     ├── KernelReady           a request was answered, from which tier and after how long
     └── WarmupProgress        one spec of a warm-up is done
@@ -31,6 +32,7 @@ from ajit._core.events import (
     Holder,
     KernelReady,
     LocksUnavailable,
+    NotPublished,
     Subscriber,
     Tier,
     WaitEnded,
@@ -49,6 +51,7 @@ __all__ = [
     "Holder",
     "KernelReady",
     "LocksUnavailable",
+    "NotPublished",
     "Subscriber",
     "Tier",
     "WaitEnded",

@@ -16,8 +16,8 @@ from pathlib import Path
 from benchmarks.harness import console, environment, print_rows
 
 NAMES = (
-    "hot", "from_disk", "cold_race", "lease", "chain", "scale", "loop_lag", "completion", "memory",
-    "imports",
+    "hot", "from_disk", "reads", "cold_race", "lease", "chain", "scale", "loop_lag", "completion",
+    "memory", "imports",
 )  # fmt: skip
 
 

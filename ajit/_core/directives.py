@@ -28,7 +28,7 @@ _DEEPEST = 64
 _SKIPPED = re.compile(
     r"""
     [#/"'R]  # a class in front: only at these characters is anything tried
-    (?: (?<=\#)[ \t]*+(?:include|include_next|import|embed)\b[ \t]*+(?:"[^"\n]*+"|<[^>\n]*+>)
+    (?: (?<=\#)[ \t]*+(?:include|include_next|import|embed)\b[ \t]*+(?:"[^"\n]*+"|<[^<>\n]*+>)
       | (?<=/)(?:/[^\n]*+ | \*[^*]*+(?:\*(?!/)[^*]*+)*+(?:\*/|\Z))
       | (?<=")(?:[^"\\\n]++|\\.)*+"?+
       | (?<=R)"([^\s()\\]{0,16}+)\((?s:.*?)(?:\)\1"|\Z)

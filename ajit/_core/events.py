@@ -68,8 +68,8 @@ class Event:
 
     Attributes:
         name: The spec's label.
-        key: Hex base key: of everything but what the compile reads. Of `KernelReady` it is the key
-            of the entry. The first 16 digits of the two are the same.
+        key: Hex base key: of everything but what the compile reads. Of `KernelReady` and
+            `WarmupProgress` it is the entry's. The first 16 digits of the two are the same.
     """
 
     name: str

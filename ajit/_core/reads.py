@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABSENT",
+    "BASE_DIGITS",
     "NOTHING_READ",
     "PRESENT",
     "SAME",
@@ -63,7 +64,9 @@ MAX_READS = 50_000
 """A list of more is refused. CUTLASS and CCCL together reach some thousands."""
 
 _LIST_FORMAT = 1
-_BASE_DIGITS = 16
+
+BASE_DIGITS = 16
+"""Digits that a base key and the keys of its entries share."""
 
 
 class ReadingListInvalid(ValueError):
@@ -173,7 +176,7 @@ def unshared_key(base: Key, unique: str) -> Key:
 def _joined(base: str, digest: str) -> str:
     if not is_key(base):
         raise ValueError(f"not a key: {base[:80]!r}")
-    return base[:_BASE_DIGITS] + digest[_BASE_DIGITS:]
+    return base[:BASE_DIGITS] + digest[BASE_DIGITS:]
 
 
 def _fields(digest: str, reads: Sequence[Read], states: Sequence[str]) -> Iterable[tuple[str, str]]:

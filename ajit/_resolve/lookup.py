@@ -77,6 +77,7 @@ class Seeker:
                 continue
             lookup = self._store.read(entry_key(wanted.base.hex, digest, states))
             if isinstance(lookup, Found):
+                self._lists.used(wanted.base.hex, digest)
                 return lookup
             if isinstance(lookup, Rejected) or not isinstance(best, Rejected):
                 best = lookup

@@ -18,10 +18,12 @@ from ajit._cache.entries.disk import DiskStore
 from ajit._cache.entries.eviction import Limits
 from ajit._cache.entries.failures import FailureStore
 from ajit._cache.entries.lists import ListStore
+from ajit._cache.entries.node_digests import NodeDigests
 from ajit._cache.files.directory import open_configured_cache
 from ajit._cache.leases.permits import CompilePermits
 from ajit._cache.leases.table import LeaseTable
 from ajit._compile.pool.pool import CompilePool
+from ajit._compile.recorder.digests import digests
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._resolve.credits import Credits
 from ajit._resolve.lookup import Seeker
@@ -60,6 +62,7 @@ class Services:
     lists: ListStore
     seeker: Seeker
     failures: FailureStore
+    node_digests: NodeDigests
     leases: LeaseTable
     toolchains: Toolchains
     pool: CompilePool
@@ -89,6 +92,11 @@ class Services:
         beat, or processes would lose patience with each other.
         """
         return await anyio.to_thread.run_sync(function, *args, limiter=self._watch_threads)
+
+    async def keep_digests(self) -> None:
+        """Write what this node has learned of its files. Waits for a slow disk, but not long."""
+        digests.detach(self.node_digests)
+        await self.in_thread(self.node_digests.close)
 
     def hurry(self, key: str) -> None:
         """Promote a key in every line, because a request waits for it now."""
@@ -121,7 +129,7 @@ async def open_services(
     emitter: events.Emitter,
     limiter: anyio.CapacityLimiter,
 ) -> Services:
-    """Open cache and compile pool; the stack closes the pool.
+    """Open cache and compile pool; the stack closes the pool, and writes the digests of this node.
 
     Args:
         stack: Closes what was opened.
@@ -135,6 +143,8 @@ async def open_services(
     """
     assemble = partial(_assemble, settings, secret, emitter)
     services = await anyio.to_thread.run_sync(assemble, limiter=limiter)
+    digests.attach(services.node_digests)
+    stack.push_async_callback(shielded, services.keep_digests)
     stack.push_async_callback(shielded, services.pool.aclose)
     return services
 
@@ -153,6 +163,7 @@ def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter)
         lists=lists,
         seeker=Seeker(store, lists, failures),
         failures=failures,
+        node_digests=NodeDigests(directory, secret),
         leases=LeaseTable(directory),
         toolchains=toolchains,
         pool=CompilePool(settings, toolchains, admission=permits),

@@ -155,6 +155,10 @@ def _no_locks(event: Any, what: str) -> Line:
     return logging.WARNING, f"{what}: no lease, compiling without: {event.reason}"
 
 
+def _not_published(event: Any, what: str) -> Line:
+    return logging.INFO, f"{what}: not kept in the cache: {event.reason}"
+
+
 _MAKERS: dict[type[events.Event], Callable[[Any, str], Line]] = {
     events.Waiting: _waiting,
     events.WaitEnded: _wait_ended,
@@ -163,6 +167,7 @@ _MAKERS: dict[type[events.Event], Callable[[Any, str], Line]] = {
     events.CompileFailed: _failed,
     events.EntryRejected: _rejected,
     events.LocksUnavailable: _no_locks,
+    events.NotPublished: _not_published,
 }
 
 

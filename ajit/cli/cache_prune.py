@@ -63,7 +63,8 @@ def prune(
 ) -> int:
     """Remove the least recently used entries until the cache is within its limits.
 
-    Also removes the files that crashed processes left behind. Safe while servers use the cache: an
+    Reading lists count and go like entries. Also removes the files that crashed processes and
+    machines long gone left behind. Safe while servers use the cache: an
     entry is kept if it was published or used in the last minute, or if its lease is held. Exits
     with 3 if something could not be removed.
     """

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ajit.cli.output import (
-    SHORT_KEY,
     count,
     facts,
     format_age,
     format_bytes,
     format_seconds,
+    short_keys,
     table,
 )
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from ajit._cache.entries.disk import DiskStore, EntryInfo, Lookup
+    from ajit._cache.entries.disk import DiskStore, EntryInfo
+    from ajit._cache.entries.lists import ListInfo
+    from ajit._cache.entries.node_digests import DigestInfo
     from ajit._core.entry import Manifest
     from ajit._core.key import Difference
 
 __all__ = [
     "Row",
     "by_age",
-    "check",
     "draw_differences",
     "draw_inspection",
     "draw_list",
     "draw_removed",
     "draw_summary",
-    "draw_verified",
     "inspection",
     "row",
     "summarise",
@@ -51,6 +51,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         key: Hex key.
         file_bytes: Size of the entry's file.
+        base: Hex base key, which logs and events name.
         name: Label of the spec that was compiled first.
         entries: Entry points.
         arch: ``sm_90a``, ``x86_64``, ...
@@ -64,6 +65,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     file_bytes: int
+    base: str = ""
     name: str = ""
     entries: tuple[str, ...] = ()
     arch: str = ""
@@ -90,6 +92,7 @@ def row(store: DiskStore | None, info: EntryInfo) -> Row:
     return Row(
         key=info.key,
         file_bytes=info.size_bytes,
+        base=manifest.base,
         name=manifest.name,
         entries=manifest.entries,
         arch=manifest.arch,
@@ -114,11 +117,12 @@ def draw_list(rows: Sequence[Row], path: Path) -> RenderableType:
         "key", "kernel", "arch", "compiler", "size", "compile", "age",
         numbers=("size", "compile", "age"), whole=("key", "arch", "compiler"),
     )  # fmt: skip
+    short = short_keys(item.key for item in rows)
     for item in rows:
         what = ", ".join(item.entries) or f"unusable: {item.problem}"
         known = (format_bytes(item.size_bytes), format_seconds(item.compile_seconds))
         drawn.add_row(
-            item.key[:SHORT_KEY],
+            short[item.key],
             what,
             item.arch,
             item.compiler,
@@ -128,8 +132,10 @@ def draw_list(rows: Sequence[Row], path: Path) -> RenderableType:
     return drawn
 
 
-def summarise(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
-    """Add up the entries, and for each compiler and architecture."""
+def summarise(
+    path: Path, rows: Sequence[Row], lists: Sequence[ListInfo], digests: Sequence[DigestInfo]
+) -> dict[str, Any]:
+    """Add up the entries, in all and for each compiler and architecture, and the other files."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for item in rows:
         if not item.problem:
@@ -150,6 +156,16 @@ def summarise(path: Path, rows: Sequence[Row]) -> dict[str, Any]:
             }
             for (compiler, arch), items in sorted(groups.items())
         ],
+        "reading_lists": {
+            "files": len(lists),
+            "file_bytes": sum(item.size_bytes for item in lists),
+            "reads": sum(item.reads for item in lists),
+        },
+        "digests": {
+            "files": len(digests),
+            "file_bytes": sum(item.size_bytes for item in digests),
+            "records": sum(item.records for item in digests),
+        },
     }
 
 
@@ -167,34 +183,19 @@ def draw_summary(summary: dict[str, Any]) -> Table:
             format_bytes(group["file_bytes"]),
             format_seconds(group["compile_seconds"]),
         )
+    lists, digests = summary["reading_lists"], summary["digests"]
+    notes = []
     if summary["unusable"]:
-        drawn.caption = f"{summary['unusable']} of them unusable (see: ajit cache verify)"
-    return drawn
-
-
-def check(key: str, lookup: Lookup) -> dict[str, Any]:
-    """Describe the result of reading an entry, and whether what it holds is whole."""
-    from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
-    from ajit._core.elf import fault_of  # noqa: PLC0415  # command-line start-up
-
-    if isinstance(lookup, Found):
-        held = lookup.artifact
-        reason = fault_of(held.kind, held.data, held.lowered.values())
-        reason = f"its compiled bytes are cut short: {reason}" if reason else ""
-    else:
-        reason = lookup.reason or "removed meanwhile"
-    return {"key": key, "ok": not reason, "reason": reason}
-
-
-def draw_verified(checked: int, bad: Sequence[dict[str, Any]]) -> RenderableType:
-    """Draw the bad entries, or say that all are good."""
-    if not bad:
-        return f"{count(checked, 'entry', 'entries')} checked, all good"
-    drawn = table("key", "problem")
-    for item in bad:
-        drawn.add_row(item["key"][:SHORT_KEY], item["reason"])
-    total = count(checked, "entry", "entries")
-    drawn.caption = f"{total} checked, {len(bad)} bad: they count as misses and are compiled again"
+        notes.append(f"{summary['unusable']} of them unusable (see: ajit cache verify)")
+    if lists["files"]:
+        number = count(lists["files"], "reading list", "reading lists")
+        notes.append(f"{number} of {format_bytes(lists['file_bytes'])}")
+    if digests["files"]:
+        files = count(digests["records"], "file", "files")
+        nodes = count(digests["files"], "node", "nodes")
+        size = format_bytes(digests["file_bytes"])
+        notes.append(f"digests of {files} on {nodes}, {size}")
+    drawn.caption = "\n".join(notes) or None
     return drawn
 
 
@@ -214,6 +215,7 @@ def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
     head = facts(
         [
             ("key", entry["key"]),
+            ("base", entry["base"]),
             ("name", entry["name"]),
             ("entry points", "\n".join(lowered)),
             ("kind", f"{entry['kind']}, {format_bytes(entry['size_bytes'])}"),
@@ -237,12 +239,14 @@ def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> Rende
     """Draw the parts in which two keys differ, side by side."""
     if not differences:
         return "the keys do not differ"
-    drawn = table("part of the key", a[:SHORT_KEY], b[:SHORT_KEY])
+    short = short_keys((a, b))
+    drawn = table("part of the key", short[a], short[b])
     for item in differences:
         drawn.add_row(item.field, *("(none)" if v is None else v for v in (item.a, item.b)))
     return drawn
 
 
-def draw_removed(removed: Sequence[str]) -> str:
-    """Say how many entries were removed."""
-    return f"removed {count(len(removed), 'entry', 'entries')}"
+def draw_removed(removed: Sequence[str], lists: int) -> str:
+    """Say how many entries and reading lists were removed."""
+    what = f"removed {count(len(removed), 'entry', 'entries')}"
+    return f"{what} and {count(lists, 'reading list', 'reading lists')}" if lists else what

@@ -136,6 +136,9 @@ class _Watcher:
         match event:
             case events.CacheUnwritable():
                 self.stored = False
+            case events.NotPublished():
+                self.stored = False
+                self._output.warn(f"not kept in the cache: {event.reason}")
             case events.Waiting() if self._is_news(event):
                 self._told_seconds = event.waited_seconds
                 self._output.note(_describe_wait(event))

@@ -17,7 +17,6 @@ from ajit.errors import (
     CompileError,
     CompilerError,
     DeviceError,
-    IncludeError,
     SettingsError,
     SpecError,
     UsageError,
@@ -47,11 +46,9 @@ class Lacking(AjitError):
     """This machine lacks what a command needs. Nothing was started."""
 
 
-# The first match counts: an include that is missing is a problem of the source, although it is a
-# SpecError.
+# The first match counts.
 _CODES: tuple[tuple[type[AjitError], int], ...] = (
     (CompileError, PROBLEM),
-    (IncludeError, PROBLEM),
     (SpecError, USAGE),
     (SettingsError, USAGE),
     (UsageError, USAGE),

@@ -8,6 +8,7 @@ for it.
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -29,11 +30,16 @@ __all__ = [
     "format_seconds",
     "json_option",
     "print_json",
+    "short_keys",
     "table",
 ]
 
 SHORT_KEY = 12
-"""Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line."""
+"""Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line. The
+entries of one base share 16 digits, see `short_keys`."""
+
+MORE_DIGITS = 4
+"""Digits beyond those that two keys share."""
 
 PIPE_WIDTH = 1000
 """Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log."""
@@ -125,6 +131,18 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Table:
 def count(number: int, one: str, many: str) -> str:
     """``1 entry``, ``2 entries``."""
     return f"{number} {one if number == 1 else many}"
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Cut each key to its first digits, as many as tell it from the others."""
+    ordered = sorted(set(keys))
+    digits = dict.fromkeys(ordered, SHORT_KEY)
+    for a, b in pairwise(ordered):
+        shared = next((i for i in range(len(a)) if a[: i + 1] != b[: i + 1]), len(a))
+        if shared >= SHORT_KEY:
+            digits[a] = max(digits[a], shared + MORE_DIGITS)
+            digits[b] = max(digits[b], shared + MORE_DIGITS)
+    return {key: key[:number] for key, number in digits.items()}
 
 
 def format_bytes(size: float) -> str:

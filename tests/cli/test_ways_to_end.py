@@ -132,7 +132,6 @@ def test_reader_that_goes_away_is_no_traceback(ajit, unbuffered):
     ("error", "expected"),
     [
         (errors.CompileError(name="k", key="", compiler="c", log=""), exits.PROBLEM),
-        (errors.IncludeError(include="a.h", file="k.cu", line=1), exits.PROBLEM),
         (errors.UnknownArch(arch="sm_1", compiler="nvrtc"), exits.USAGE),
         (errors.CompilerNotFound(compiler="nvcc", searched=[], install=""), exits.ENVIRONMENT),
         (errors.UnsafeCacheDirectory(path="p", reason="r"), exits.ENVIRONMENT),

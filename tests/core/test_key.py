@@ -1,4 +1,4 @@
-"""A key stands for everything that decides what a compile gives, and for nothing else."""
+"""A base key stands for all that is known before a compile and decides it, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ajit._core.key import Difference, Key, ToolchainId, explain, is_key, make_key
+from ajit._core.key import Difference, Key, ToolchainId, explain, is_key, make_base_key
 from ajit._core.spec import EntryPoint, Spec
 
 PROJECT = Path(__file__).parents[2]
 
 TOOLCHAIN = ToolchainId("nvrtc", "13.0.88", "5f" * 32)
-CLOSURE = (("0/tile.cuh", "aa" * 32), ("1/warp.cuh", "bb" * 32))
 SPEC = Spec(
     "template <typename T, int N> __global__ void scale(T a, T* x) {}\n",
     ["scale<float, 4>", "scale<half, 8>"],
@@ -32,9 +31,9 @@ SPEC = Spec(
 )
 
 
-def key_of(spec=SPEC, toolchain=TOOLCHAIN, arch="sm_90a", closure=CLOSURE) -> Key:
-    """The key of the fixed request above, some parts as asked."""
-    return make_key(spec, toolchain, arch, closure)
+def key_of(spec=SPEC, toolchain=TOOLCHAIN, arch="sm_90a", machine="") -> Key:
+    """The base key of the fixed request above, some parts as asked."""
+    return make_base_key(spec, toolchain, arch, machine)
 
 
 def test_golden_key():
@@ -42,13 +41,13 @@ def test_golden_key():
 
     If it changes on purpose, so does `KEY_SCHEMA`, which says why.
     """
-    assert key_of().hex == "3d14894b25252ae1dc9659ece42d325e1edbdd3cc88d03763603609962acf87f"
+    assert key_of().hex == "0a928332b9ebd87dd62c5b398de971d53134958820a410273e7113cd074baf95"
 
 
 def test_key_is_what_its_docstring_says():
     """SHA-256 over label and value of each part in order, each with its length before it."""
     parts = [
-        ("schema", "2"),
+        ("schema", "3.2"),
         ("compiler", "nvrtc"),
         ("compiler version", "13.0.88"),
         ("toolchain", "5f" * 32),
@@ -62,8 +61,6 @@ def test_key_is_what_its_docstring_says():
         ("entry 0", "scale<float, 4>"),
         ("entry 1", "scale<half, 8>"),
         ("virtual header generated.h", "#pragma once\n"),
-        ("header 0/tile.cuh", "aa" * 32),
-        ("header 1/warp.cuh", "bb" * 32),
         ("extra digest", "v1"),
     ]
     expected = hashlib.sha256(
@@ -101,14 +98,8 @@ OTHER_REQUESTS = {
     "compiler version": {"toolchain": replace(TOOLCHAIN, version="13.0.89")},
     "fingerprint": {"toolchain": replace(TOOLCHAIN, fingerprint="6f" * 32)},
     "arch": {"arch": "sm_90"},
-    "content of a header": {"closure": (CLOSURE[0], ("1/warp.cuh", "cc" * 32))},
-    "name of a header": {"closure": (CLOSURE[0], ("1/wrap.cuh", "bb" * 32))},
-    "directory of a header": {"closure": (CLOSURE[0], ("0/warp.cuh", "bb" * 32))},
-    "fewer headers": {"closure": CLOSURE[:1]},
-    "virtual header on disk instead": {
-        "spec": SPEC.with_(headers={}),
-        "closure": (("generated.h", "#pragma once\n"), *CLOSURE),
-    },
+    "this machine": {"machine": "one CPU"},
+    "another machine": {"machine": "another CPU"},
 }
 
 
@@ -137,8 +128,6 @@ SAME_REQUESTS = {
     "how the compiler was chosen": {"spec": SPEC.with_(compiler="auto")},
     "arch by name or from the device": {"spec": SPEC.with_(arch="sm_90a")},
     "order of macros": {"spec": SPEC.with_(defines=[("TILE", 32), "BARE", ("EMPTY", "")])},
-    "order of the closure": {"closure": CLOSURE[::-1]},
-    "closure is a list": {"closure": list(CLOSURE)},
 }
 
 
@@ -152,9 +141,9 @@ def test_nothing_else_changes_the_key(request_):
 def test_key_is_the_same_in_every_process(tmp_path):
     """Not another directory, nor environment, nor locale, nor seed of hashes makes another key."""
     program = (
-        "from ajit._core.key import ToolchainId, make_key; from ajit._core.spec import Spec;"
+        "from ajit._core.key import ToolchainId, make_base_key; from ajit._core.spec import Spec;"
         "spec = Spec('int größe, a, b;', ['b', 'a'], defines={'Z': 1, 'A': 2}, headers={'h': ''});"
-        "print(make_key(spec, ToolchainId('a', 'b', 'c'), 'sm_80', ()).hex)"
+        "print(make_base_key(spec, ToolchainId('a', 'b', 'c'), 'sm_80').hex)"
     )
 
     def run(**environ: str) -> str:
@@ -184,33 +173,33 @@ TINY = st.text("a=\x01", max_size=3)
 NAME = st.sampled_from(["a", "aa", "b"])
 PAIRS = st.dictionaries(NAME, TINY, max_size=2)
 REQUESTS = st.builds(
-    lambda source, entries, options, defines, headers, extra, toolchain, arch, closure: (
+    lambda source, entries, options, defines, headers, extra, toolchain, arch: (
         Spec("#include <x>\n" + source, entries, options=options, defines=defines, headers=headers,
                 extra_digest=extra),
-        ToolchainId(*toolchain), arch, tuple(sorted(closure.items())),
+        ToolchainId(*toolchain), arch,
     ),
     TINY, st.lists(NAME, min_size=1, max_size=2, unique=True), st.lists(TINY, max_size=2),
     st.dictionaries(NAME, st.none() | TINY, max_size=2), PAIRS, st.none() | TINY,
-    st.tuples(TINY, TINY, TINY), TINY, PAIRS,
+    st.tuples(TINY, TINY, TINY), TINY,
 )  # fmt: skip
 
 
 @given(REQUESTS, REQUESTS)
 @example(
-    (Spec("#include <x>", "a", options=["a", "a"]), TOOLCHAIN, "", ()),
-    (Spec("#include <x>", "a", options=["aa"]), TOOLCHAIN, "", ()),
+    (Spec("#include <x>", "a", options=["a", "a"]), TOOLCHAIN, ""),
+    (Spec("#include <x>", "a", options=["aa"]), TOOLCHAIN, ""),
 )
 @example(
-    (Spec("#include <x>", "a", headers={"a": "b"}), TOOLCHAIN, "", ()),
-    (Spec("#include <x>", "a"), TOOLCHAIN, "", (("a", "b"),)),
+    (Spec("#include <x>", "a", headers={"a": "b"}), TOOLCHAIN, ""),
+    (Spec("#include <x>", "a"), TOOLCHAIN, ""),
 )
 @example(
-    (Spec("#include <x>", "a"), ToolchainId("a", "aa", ""), "", ()),
-    (Spec("#include <x>", "a"), ToolchainId("aa", "a", ""), "", ()),
+    (Spec("#include <x>", "a"), ToolchainId("a", "aa", ""), ""),
+    (Spec("#include <x>", "a"), ToolchainId("aa", "a", ""), ""),
 )
 def test_only_equal_requests_share_a_key(one, other):
     """Lengths stand before the parts, so no text can run into the next one."""
-    assert (make_key(*one).hex == make_key(*other).hex) == (one == other)
+    assert (make_base_key(*one).hex == make_base_key(*other).hex) == (one == other)
 
 
 # --- explain ---
@@ -244,27 +233,6 @@ def test_explain_takes_the_fields_of_a_manifest():
 
     assert explain(one.fields, other) == expected
     assert explain(dict(one.fields), list(other.fields)) == expected
-
-
-def test_explain_sees_two_headers_of_one_name():
-    """Headers of different directories may be included by the same name: each has its line."""
-    closure = (("0/util.h", "11" * 32), ("1/util.h", "22" * 32))
-    one = key_of(closure=closure)
-    other = key_of(closure=(("0/util.h", "22" * 32), ("1/util.h", "11" * 32)))
-
-    assert one.hex != other.hex
-    assert explain(one, other) == [
-        Difference("header 0/util.h", "11" * 32, "22" * 32),
-        Difference("header 1/util.h", "22" * 32, "11" * 32),
-    ]
-
-
-def test_explain_hides_no_value_behind_another():
-    """Should two parts have one label, both values are looked at."""
-    closure = (("0/util.h", "11" * 32), ("0/util.h", "22" * 32))
-    other = key_of(closure=(("0/util.h", "33" * 32), closure[1]))
-
-    assert [each.field for each in explain(key_of(closure=closure), other)] == ["header 0/util.h"]
 
 
 def test_key_is_a_value():

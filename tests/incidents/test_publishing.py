@@ -104,22 +104,24 @@ def test_temporary_names_do_not_meet_between_nodes_and_threads(tmp_path, monkeyp
 
 
 @pytest.mark.anyio
-async def test_entry_alone_in_an_empty_cache_is_a_hit(options, cache_dir, tmp_path):
-    """It is one file and needs no other: there is nothing that could be orphaned."""
+@pytest.mark.parametrize("lost", ["reads", "entries"])
+async def test_half_of_a_cache_costs_one_compile_and_is_whole_again(
+    options, cache_dir, compiler, lost
+):
+    """An entry without its reading list, or a list without its entry, disturbs nothing."""
     async with ajit.open_runtime(**options) as runtime:
         made = await runtime.compile(saxpy(1), arch=ARCH)
-    (entry,) = entries(cache_dir)
-    elsewhere = tmp_path / "elsewhere"
-    place = elsewhere / entry.relative_to(cache_dir)
-    for folder in (elsewhere, place.parent.parent, place.parent):
-        folder.mkdir(mode=0o700)
-    shutil.copy(entry, place)
+    shutil.rmtree(cache_dir / lost)
 
-    async with ajit.open_runtime(**{**options, "cache_dir": str(elsewhere)}) as runtime:
-        found = await runtime.resolve(saxpy(1), arch=ARCH)
+    tiers = []
+    for _ in range(2):
+        async with ajit.open_runtime(**options) as runtime:
+            found = await runtime.resolve(saxpy(1), arch=ARCH)
+        tiers.append(found.tier)
 
-    assert found.tier == "disk"
-    assert found.artifact == made
+    assert tiers == ["compiled", "disk"]
+    assert found.artifact.data == made.data
+    assert compiler.started == 2
 
 
 @pytest.mark.anyio

@@ -25,10 +25,6 @@ ABOUT_THE_DEVICE = {
 # Class to: its fields, and what its message has to mention.
 ERRORS = {
     "SpecError": (("source is empty",), {}, ["source is empty"]),
-    "IncludeError": (
-        (), {"include": '"tile.h"', "file": "scale.cu", "line": 3, "searched": ("include",)},
-        ["scale.cu:3", '"tile.h"', "searched: include", "include_dirs", "headers"],
-    ),
     "UnknownArch": (
         (), {"arch": "sm_9000", "compiler": "nvrtc", "known": ("sm_80", "sm_90a")},
         ["nvrtc", "'sm_9000'", "sm_80, sm_90a"],
@@ -236,15 +232,6 @@ def test_spec_without_name_or_key():
     error = errors.CompileError(name="", key="", compiler="nvcc 13.0", log="")
 
     assert str(error) == "compile failed for a spec without a name by nvcc 13.0"
-
-
-def test_include_that_cannot_be_followed_names_the_way_out():
-    """`#include MACRO` needs the preprocessor."""
-    error = errors.IncludeError(include="CONFIG_H", file="scale.cu", line=2)
-
-    assert "scale.cu:2" in str(error)
-    assert "#include CONFIG_H" in str(error)
-    assert "extra_digest" in str(error)
 
 
 def test_crash_by_a_signal_and_without_one():

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["ScriptedCompiler"]
 
 _SCRIPT = r"""#!/bin/sh
+if [ -n "$AJIT_RECORD" ]; then      # the switches below are no part of the compile
+    export RECORD="$AJIT_RECORD"
+    unset AJIT_RECORD
+    exec /bin/sh "$0" "$@"
+fi
+[ -n "$RECORD" ] && recorded="env AJIT_RECORD=$RECORD"
 here='@HERE@'; answers='@ANSWERS@'; real='@REAL@'
 output= before= question=
 for argument; do
@@ -28,7 +34,7 @@ for argument; do
     [ "$argument" = -fsyntax-only ] && question=yes     # asked after a failure: why?
     before=$argument
 done
-[ -n "$output" ] && [ -z "$question" ] || exec "$real" "$@"
+[ -n "$output" ] && [ -z "$question" ] || exec $recorded "$real" "$@"
 echo $$ >> "$here/started"
 [ -p "$here/gate" ] && read -r _ 2>/dev/null < "$here/gate"
 [ -e "$here/signal" ] && kill -s "$(cat "$here/signal")" $$
@@ -36,11 +42,14 @@ unit=$(for argument; do
     case $argument in
     *ajit-*) ;;         # names the job's private folder
     -DVARIANT=*) ;;     # only there to make another key, see sources.py
-    *) if [ -f "$argument" ]; then cat "$argument"; else echo "$argument"; fi ;;
+    *) for file in "$argument" "$argument/cuda_cxx/kernel.hpp"; do
+            if [ -f "$file" ]; then $recorded cat "$file"; fi
+        done
+        echo "$argument" ;;
     esac
 done | sha256sum | cut -c 1-64)
 if [ ! -f "$answers/$unit" ]; then
-    "$real" "$@" || exit $?
+    $recorded "$real" "$@" || exit $?
     cp "$output" "$answers/$unit.$$" && mv "$answers/$unit.$$" "$answers/$unit"
     exit 0
 fi

@@ -6,9 +6,9 @@ import platform
 from typing import Any
 
 import ajit
-from ajit._core.key import Key, make_key
+from ajit._core.key import Key, make_base_key
 
-__all__ = ["ARCH", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "key_of", "saxpy"]
+__all__ = ["ARCH", "SAXPY", "SAXPY_SOURCE", "SYNTAX_ERROR", "base_of", "saxpy"]
 
 ARCH = platform.machine()
 """The architecture that the CPU driver runs."""
@@ -48,7 +48,7 @@ def saxpy(variant: int = 0, **changes: Any) -> ajit.Spec:
 SAXPY = saxpy()
 
 
-def key_of(runtime: ajit.Runtime, spec: ajit.Spec) -> Key:
-    """Return the key that a spec without includes has on this machine. Blocks."""
+def base_of(runtime: ajit.Runtime, spec: ajit.Spec) -> Key:
+    """Return the base key that a spec has on this machine. Blocks."""
     toolchain = runtime._kernels.services.toolchains.find("host")
-    return make_key(spec, toolchain.identity, ARCH, ())
+    return make_base_key(spec, toolchain.identity, ARCH)

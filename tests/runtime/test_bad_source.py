@@ -145,22 +145,6 @@ async def test_missing_include_says_where_was_searched(options, tmp_path):
     assert str(tmp_path) in notes
 
 
-async def test_include_of_a_macro_needs_an_extra_digest(options, compiler):
-    """An include that only the preprocessor can follow is refused, unless the spec vouches."""
-    source = '#define HEADER "values.cuh"\n#include HEADER\n' + SAXPY_SOURCE
-    spec = ajit.Spec(source, "saxpy", name="macro", headers={"values.cuh": "// nothing\n"})
-
-    async with ajit.open_runtime(**options) as rt:
-        with pytest.raises(ajit.IncludeError) as caught:
-            await rt.compile(spec, arch=ARCH)
-        started = compiler.started
-        artifact = await rt.compile(spec.with_(extra_digest="1"), arch=ARCH)
-
-    assert (caught.value.file, caught.value.line, caught.value.include) == ("macro", 2, "HEADER")
-    assert started == 0
-    assert artifact.entries == ("saxpy",)
-
-
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -10,7 +10,10 @@ import psutil
 import pytest
 
 import ajit
-from tests.runtime.sources import ARCH, key_of, saxpy
+from ajit._compile.recorder.states import states_today
+from ajit._core.reads import key_of
+from ajit._resolve.lookup import wanted
+from tests.runtime.sources import ARCH, base_of, saxpy
 
 pytestmark = pytest.mark.anyio
 
@@ -47,10 +50,16 @@ async def test_thousand_loaded_kernels_grow_the_process_by_less_than_the_budget(
 
 
 def _publish_copies(rt, artifact):
+    services = rt._kernels.services
+    _, read = next(services.lists.lists(artifact.base))
+    toolchain = services.toolchains.find("host")
     for n in range(2, WARM_UP + KERNELS + 1):
-        key = key_of(rt, saxpy(n))
-        copy = msgspec.structs.replace(artifact, key=key.hex, key_fields=key.fields)
-        rt._kernels.services.store.publish(copy)
+        base = base_of(rt, saxpy(n))
+        states = states_today(read.reads, wanted(saxpy(n), toolchain, base).places)
+        key = key_of(base, read, states)
+        copy = msgspec.structs.replace(artifact, key=key.hex, base=base.hex, key_fields=key.fields)
+        services.store.publish(copy)
+        services.lists.publish(base.hex, read)
 
 
 def _own_bytes():

@@ -254,11 +254,11 @@ async def locked(options, cache_dir: Path, lock_peer):
     """Another process holds the lease of saxpy's key, without a record: silent from the start."""
     async with ajit.open_runtime(**options) as rt:
         artifact = await rt.compile(SAXPY, arch=ARCH)
-    key = artifact.key
+    key, base = artifact.key, artifact.base
     (cache_dir / "entries" / key[:2] / f"{key}.ajit").unlink()
-    lock = cache_dir / "locks" / key[:2] / f"{key}.lock"
+    lock = cache_dir / "locks" / base[:2] / f"{base}.lock"
     lock_peer.hold(lock)
-    yield key
+    yield base
     lock_peer.drop(lock)
 
 

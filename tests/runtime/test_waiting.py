@@ -14,7 +14,7 @@ from ajit._cache.entries.disk import Found
 from ajit._core import events
 from ajit._resolve.waiting import LeaseWaiter, WaitEnd
 from tests.runtime.sequencer import every_await
-from tests.runtime.sources import ARCH, SAXPY, key_of, saxpy
+from tests.runtime.sources import ARCH, SAXPY, base_of, saxpy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,8 @@ class KeyFiles:
 
     def __init__(self, cache_dir: Path, artifact: ajit.Artifact) -> None:
         self.artifact = artifact
-        key = artifact.key
-        self.lock = cache_dir / "locks" / key[:2] / f"{key}.lock"
+        base, key = artifact.base, artifact.key
+        self.lock = cache_dir / "locks" / base[:2] / f"{base}.lock"
         self.entry = cache_dir / "entries" / key[:2] / f"{key}.ajit"
         self.kept = cache_dir.parent / "kept"
         self.entry.rename(self.kept)
@@ -251,7 +251,7 @@ async def test_waiters_use_up_no_threads_of_the_loop(options, lock_peer, cache_d
                 all_waiting.set()
 
     async with ajit.open_runtime(subscribers=[subscriber], **options) as rt:
-        keys = [(await anyio.to_thread.run_sync(key_of, rt, spec)).hex for spec in specs]
+        keys = [(await anyio.to_thread.run_sync(base_of, rt, spec)).hex for spec in specs]
         locks = [cache_dir / "locks" / key[:2] / f"{key}.lock" for key in keys]
         for lock in locks:
             lock_peer.hold(lock)

@@ -1,9 +1,9 @@
 """Eviction: keeps a cache within its limits, beside readers, publishers and other evictors.
 
-`ajit._cache.entries.eviction` decides what is removed. Before an entry is removed, its lease is
-taken, and the file must not have changed: an entry that is being replaced, or was used meanwhile,
-is kept. A process that is reading a removed entry can finish. Only one process at a time removes
-anything from a cache: it holds the evictors' lease.
+`ajit._cache.entries.eviction` decides what is removed. Before an entry or a reading list is
+removed, the lease of its base is taken, and the file must not have changed: one that is being
+replaced, or was used meanwhile, is kept. A process that is reading a removed entry can finish. Only
+one process at a time removes anything from a cache: it holds the evictors' lease.
 
 Lock files of kernels are kept. They hold only a record of 1 KiB, and removing one would split its
 waiters over two files. Directories are kept as well, since the next publish needs them.
@@ -23,9 +23,14 @@ from typing import TYPE_CHECKING
 
 from ajit._cache.entries.disk import SUFFIX, TOP, is_entry_key
 from ajit._cache.entries.eviction import Doomed, Eviction, File, Inventory, Limits, choose
+from ajit._cache.entries.lists import TOP as READS
+from ajit._cache.entries.lists import base_folders, remove_list
+from ajit._cache.entries.node_digests import TOP as DIGESTS
 from ajit._cache.files import fs
 from ajit._cache.leases.permits import PERMIT_PREFIX
 from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
+from ajit._core.key import is_key
+from ajit._core.reads import BASE_DIGITS
 from ajit._system.process import this_process
 
 if TYPE_CHECKING:
@@ -55,7 +60,7 @@ class Collected:
 
     Attributes:
         entries: Entries removed.
-        debris: Failure records, temporary files and permits removed.
+        debris: Reading lists, digests, failure records, temporary files and permits removed.
         bytes: Their size.
         skipped: Files of the plan that were not removed.
         finished: Whether the whole plan was carried out; if not, the next one continues.
@@ -134,6 +139,7 @@ class Collector:
         skipped: list[Skipped] = []
         begun = beat = time.monotonic()
         finished = True
+        bases = _LeasedBases(self._directory.fd)
         for doomed in (*plan.entries, *plan.debris):
             now = time.monotonic()
             if now - begun > work_seconds:
@@ -142,18 +148,19 @@ class Collector:
             if now - beat > BEAT_SECONDS and isinstance(lease, Lease):
                 lease.beat()
                 beat = now
-            reason = self._remove(doomed)
+            reason = self._remove(doomed, bases)
             if reason:
                 skipped.append(Skipped(doomed.file.name, reason))
             else:
                 removed.append(doomed)
         return _collected(removed, skipped, finished=finished)
 
-    def _remove(self, doomed: Doomed) -> str:
+    def _remove(self, doomed: Doomed, bases: _LeasedBases) -> str:
         """Remove one file, and return "" or why it was not removed."""
-        if not doomed.file.name.startswith(TOP):
+        base = bases.of(doomed.file) if doomed.file.name.startswith((TOP, READS)) else None
+        if base is None:
             return self._unlink(doomed.file)
-        lease = self._leases.try_acquire(doomed.file.key, "eviction")
+        lease = self._leases.try_acquire(base, "eviction")
         if isinstance(lease, Busy):
             return "its lease is held"
         if not isinstance(lease, Lease):
@@ -166,7 +173,10 @@ class Collector:
             status = os.stat(file.name, dir_fd=self._directory.fd, follow_symlinks=False)
             if (status.st_ino, status.st_mtime_ns) != (file.inode, file.modified_ns):
                 return "it was used or replaced meanwhile"
-            os.unlink(file.name, dir_fd=self._directory.fd)
+            if file.name.startswith(READS):
+                remove_list(self._directory.fd, file.name)
+            else:
+                os.unlink(file.name, dir_fd=self._directory.fd)
         except FileNotFoundError:
             return "it is already gone"
         except OSError as exc:
@@ -178,6 +188,8 @@ class Collector:
         return Inventory(
             now=fs.now(self._directory),
             entries=entries,
+            lists=self._lists(),
+            digests=tuple(_files(self._directory.fd, DIGESTS)),
             failures=self._sharded("failures", ".json"),
             temporaries=_files(self._directory.fd, fs.TEMPORARY),
             permits=_files(self._directory.fd, f"locks/{PERMIT_PREFIX[:2]}"),
@@ -190,6 +202,12 @@ class Collector:
                 if file.name.endswith(suffix):
                     yield file
 
+    def _lists(self) -> Iterator[File]:
+        for folder in base_folders(self._directory.fd):
+            for file in _files(self._directory.fd, folder):
+                if is_key(file.key):
+                    yield file
+
     def _seconds_since_last(self) -> float:
         """Seconds since an evictor released its lease, which writes to the lock file."""
         name = f"locks/{EVICTION_LEASE[:2]}/{EVICTION_LEASE}.lock"
@@ -198,6 +216,28 @@ class Collector:
         except OSError:
             return float("inf")
         return abs(fs.now(self._directory) - status.st_mtime)
+
+
+class _LeasedBases:
+    """The base keys that were ever leased here, by the digits that their entries share with them.
+
+    An entry does not tell its base key without being read, but its publisher has left a lock file.
+    Where there is none, no lease is held, and none is made for a file that is going away.
+    """
+
+    def __init__(self, dir_fd: int) -> None:
+        self._dir_fd = dir_fd
+        self._shards: dict[str, dict[str, str]] = {}
+
+    def of(self, file: File) -> str | None:
+        shard = file.base[:2]
+        if shard not in self._shards:
+            names = (name.partition(".")[0] for name in self._names(shard))
+            self._shards[shard] = {name[:BASE_DIGITS]: name for name in names if is_key(name)}
+        return self._shards[shard].get(file.base)
+
+    def _names(self, shard: str) -> list[str]:
+        return fs.list_names(self._dir_fd, f"locks/{shard}")
 
 
 def _collected(removed: list[Doomed], skipped: list[Skipped], *, finished: bool) -> Collected:

@@ -2,12 +2,17 @@
 
 Rules, the first that fits:
 
-1. An entry that was published or touched a moment ago is kept, whatever the limits are: a process
-   may be about to load it.
-2. An entry unused for longer than the age limit is removed.
-3. While the others together are above the size limit, the least recently used one is removed.
-4. A failure record that has expired is removed; a temporary file whose writer is dead, or must be
-   dead by its age; and the permits of a machine that was not seen for long.
+1. A reading list of a base without entries leads nowhere: it is removed when it is no longer new.
+2. An entry, reading list or file of digests that was published or touched a moment ago is kept,
+   whatever the limits are: a process may be about to load it.
+3. One that is unused for longer than the age limit is removed.
+4. While the others together are above the size limit, the least recently used one is removed.
+5. A failure record that has expired is removed; a temporary file whose writer is dead, or must be
+   dead by its age; and permits and digests of a machine that was not seen for long.
+
+An entry and the list that leads to it are touched together. If the list goes first, a look-up of
+the entry misses and the kernel is compiled once more, which publishes the list again. If that never
+happens, nothing touches the entry any more, and it becomes the least recently used one.
 
 All ages are differences of two times by the file system's clock. Nothing here reads a file.
 """
@@ -21,13 +26,23 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from ajit._cache.entries.disk import TOP
+from ajit._cache.entries.lists import TOP as READS
+from ajit._core.reads import BASE_DIGITS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["Doomed", "Eviction", "File", "Inventory", "Limits", "Reason", "choose"]
 
 Reason = Literal[
-    "age", "size", "stale failure record", "orphaned temporary file", "permit of a bygone machine"
+    "age",
+    "size",
+    "list that leads to no entry",
+    "stale failure record",
+    "orphaned temporary file",
+    "permit of a bygone machine",
+    "digests of a bygone machine",
 ]
 
 FRESH_SECONDS = 60.0
@@ -41,10 +56,16 @@ processes cannot be seen from here. Pretty arbitrary: a write takes seconds."""
 FAILURE_SECONDS = 3600.0
 """How old a failure record must be. Other processes may have a longer ``failure_seconds``."""
 
+LIST_SECONDS = 3600.0
+"""How long a list without an entry is kept. Pretty arbitrary: it is published right after its
+entry, and an entry that was evicted may be compiled again."""
 
 PERMIT_SECONDS = 30 * 24 * 3600.0
 """Permits are named after one boot of a machine, and useless after it. If one is removed although
 it is in use, one compile too many runs, and that is all."""
+
+DIGEST_SECONDS = 30 * 24 * 3600.0
+"""A file of digests is touched when a process reads it, and costs only hashing if it is gone."""
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -64,8 +85,15 @@ class File(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> str:
-        """The key that names it."""
+        """The key or digest that names it."""
         return self.name.rpartition("/")[2].partition(".")[0]
+
+    @property
+    def base(self) -> str:
+        """The digits of its base key that an entry's key has, too."""
+        folder, _, last = self.name.rpartition("/")
+        named = folder.rpartition("/")[2] if self.name.startswith(READS) else last
+        return named[:BASE_DIGITS]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +101,7 @@ class Limits:
     """What a cache may hold.
 
     Attributes:
-        max_bytes: Bytes of all entries; 0 for any number.
+        max_bytes: Bytes of all entries, reading lists and digests; 0 for any number.
         max_age_seconds: Time without use; 0 for any.
         failure_seconds: How long failure records are valid in this process.
     """
@@ -90,6 +118,8 @@ class Inventory:
     Attributes:
         now: Unix time in seconds, by the file system's clock.
         entries: Entries.
+        lists: Reading lists.
+        digests: Files of digests, one for each node. Gone through twice.
         failures: Failure records.
         temporaries: Temporary files.
         permits: Lock files of permits, see `ajit._cache.leases.permits`.
@@ -98,6 +128,8 @@ class Inventory:
 
     now: float
     entries: Iterable[File]
+    lists: Iterable[File]
+    digests: Sequence[File]
     failures: Iterable[File]
     temporaries: Iterable[File]
     permits: Iterable[File]
@@ -119,9 +151,9 @@ class Eviction:
 
     Attributes:
         entries: Entries, in the order of removal.
-        debris: Failure records, temporary files and permits.
+        debris: All else: reading lists, digests, failure records, temporary files, permits.
         kept_entries: Number of entries that are kept.
-        kept_bytes: Their size.
+        kept_bytes: Their size, with that of reading lists and digests.
     """
 
     entries: tuple[Doomed, ...] = ()
@@ -143,30 +175,48 @@ class Eviction:
 def choose(inventory: Inventory, limits: Limits) -> Eviction:
     """Decide what to remove."""
     entries = list(inventory.entries)
-    kept_bytes = sum(entry.size_bytes for entry in entries)
+    lists, lost = _split_lists(entries, inventory)
+    kept = [*entries, *lists, *inventory.digests]
+    kept_bytes = sum(file.size_bytes for file in kept)
     doomed: list[Doomed] = []
     # Nothing is sorted unless something must be removed: sorting a hundred thousand entries
     # would hold the GIL, and so block the event loop, for too long.
     if _over(kept_bytes, limits) or limits.max_age_seconds:
-        queue = [(entry.modified_ns, entry.name, entry) for entry in entries]
+        queue = [(file.modified_ns, file.name, file) for file in kept]
         heapq.heapify(queue)
         while queue:
-            entry = heapq.heappop(queue)[2]
-            reason = _verdict(_idle(entry, inventory.now), kept_bytes, limits)
+            file = heapq.heappop(queue)[2]
+            reason = _verdict(_idle(file, inventory.now), kept_bytes, limits)
             if reason is None:
                 break
-            doomed.append(Doomed(entry, reason, _idle(entry, inventory.now)))
-            kept_bytes -= entry.size_bytes
+            doomed.append(Doomed(file, reason, _idle(file, inventory.now)))
+            kept_bytes -= file.size_bytes
+    gone = [one for one in doomed if one.file.name.startswith(TOP)]
+    rest = [one for one in doomed if not one.file.name.startswith(TOP)]
     return Eviction(
-        entries=tuple(doomed),
-        debris=tuple(_debris(inventory, limits)),
-        kept_entries=len(entries) - len(doomed),
+        entries=tuple(gone),
+        debris=(*rest, *lost, *_debris(inventory, limits, {one.file.name for one in rest})),
+        kept_entries=len(entries) - len(gone),
         kept_bytes=kept_bytes,
     )
 
 
+def _split_lists(entries: list[File], inventory: Inventory) -> tuple[list[File], list[Doomed]]:
+    """Tell the lists that may lead to an entry from those that cannot."""
+    lists = list(inventory.lists)
+    bases = {entry.base for entry in entries} if lists else set()
+    kept, lost = [], []
+    for file in lists:
+        idle = _idle(file, inventory.now)
+        if file.base in bases or idle < LIST_SECONDS:
+            kept.append(file)
+        else:
+            lost.append(Doomed(file, "list that leads to no entry", idle))
+    return kept, lost
+
+
 def _verdict(idle_seconds: float, kept_bytes: int, limits: Limits) -> Reason | None:
-    """Say why the least recently used entry must be removed; None if all entries are kept.
+    """Say why the least recently used file must be removed; None if all of them are kept.
 
     A time in the future comes from a clock that was wrong: it counts as just now.
     """
@@ -181,7 +231,7 @@ def _over(size_bytes: int, limits: Limits) -> bool:
     return bool(limits.max_bytes) and size_bytes > limits.max_bytes
 
 
-def _debris(inventory: Inventory, limits: Limits) -> Iterable[Doomed]:
+def _debris(inventory: Inventory, limits: Limits, gone: set[str]) -> Iterable[Doomed]:
     believed = max(FAILURE_SECONDS, limits.failure_seconds)
     for file in inventory.failures:
         if _idle(file, inventory.now) > believed:
@@ -193,6 +243,9 @@ def _debris(inventory: Inventory, limits: Limits) -> Iterable[Doomed]:
     for file in inventory.permits:
         if _idle(file, inventory.now) > PERMIT_SECONDS:
             yield Doomed(file, "permit of a bygone machine", _idle(file, inventory.now))
+    for file in inventory.digests:
+        if _idle(file, inventory.now) > DIGEST_SECONDS and file.name not in gone:
+            yield Doomed(file, "digests of a bygone machine", _idle(file, inventory.now))
 
 
 def _idle(file: File, now: float) -> float:

@@ -12,11 +12,15 @@ Everything blocks. What was read is kept in memory by digest, since many kernels
 
 from __future__ import annotations
 
+import os
 import threading
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from ajit._cache.entries.touch import Touches
 from ajit._cache.files import fs
+from ajit._core.key import is_key
 from ajit._core.reads import NOTHING_READ, ReadingListInvalid, decode_list
 from ajit.errors import CacheError
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from ajit._cache.files.directory import CacheDirectory
     from ajit._core.reads import ReadingList
 
-__all__ = ["ListStore"]
+__all__ = ["TOP", "ListInfo", "ListStore", "base_folders", "remove_list"]
 
 TOP = "reads"
 
@@ -36,6 +40,26 @@ that chooses anew each time what else is included."""
 
 MAX_KEPT_READS = 200_000
 """Reads of all lists kept in memory; some 20 MB."""
+
+_NOTHING = NOTHING_READ.digest
+
+
+class ListInfo(NamedTuple):
+    """One file of a reading list.
+
+    Attributes:
+        base: Hex base key.
+        digest: The digest that names it.
+        size_bytes: Its size.
+        reads: How many reads it lists.
+        problem: Why it counts as not there, or "".
+    """
+
+    base: str
+    digest: str
+    size_bytes: int
+    reads: int
+    problem: str
 
 
 class ListStore:
@@ -54,12 +78,24 @@ class ListStore:
         A compile that read nothing has no file. So that list comes first where there are no files,
         which is how most sources without an include are found, and last where there are some.
         """
-        digests = fs.list_names(self._directory.fd, f"{TOP}/{base[:2]}/{base}")[:MAX_LISTS]
-        for digest in digests:
+        for digest in self._digests(f"{TOP}/{base[:2]}/{base}"):
             found = self._read(base, digest)
             if found is not None:
                 yield digest, found
-        yield NOTHING_READ.digest, NOTHING_READ
+        yield _NOTHING, NOTHING_READ
+
+    def used(self, base: str, digest: str) -> None:
+        """Note that a list led to an entry."""
+        if digest != _NOTHING:
+            name = _file_name(base, digest)
+            self._touches.note(name, _modified(self._directory.fd, name))
+
+    def files(self, base: str = "") -> Iterator[ListInfo]:
+        """Yield every list on disk, or every one of a base, verified and not counted as used."""
+        for folder in base_folders(self._directory.fd, base):
+            for digest in fs.list_names(self._directory.fd, folder):
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    yield self._info(folder, digest)
 
     def publish(self, base: str, made: ReadingList) -> str:
         """Put a list on disk, whatever is there by that name. Return "" or why that failed."""
@@ -68,8 +104,10 @@ class ListStore:
         if self._directory.access != "writable":
             return f"cache is {self._directory.access}: {self._directory.problem}"
         data, digest = made.encode(), made.digest
-        name = f"{TOP}/{base[:2]}/{base}/{digest}"
+        name = _file_name(base, digest)
         if self._is_there(name, data):
+            # It may have been unused for long, and must not be evicted now.
+            self._touches.note(name, 0.0)
             return ""
         try:
             # Replacing: what is there has these bytes, or was torn.
@@ -85,18 +123,37 @@ class ListStore:
         except OSError:
             return False
 
+    def _digests(self, folder: str) -> list[str]:
+        """The lists of one base that a look-up goes through: those used last, if there are many."""
+        fd = self._directory.fd
+        names = fs.list_names(fd, folder)
+        if len(names) > 1:
+            names.sort(key=lambda name: _modified(fd, f"{folder}/{name}"), reverse=True)
+        return names[:MAX_LISTS]
+
+    def _info(self, folder: str, digest: str) -> ListInfo:
+        base = folder.rpartition("/")[2]
+        look = partial(ListInfo, base, digest)
+        try:
+            data = fs.read_file(self._directory, f"{folder}/{digest}")
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            return look(0, 0, exc.strerror or str(exc))
+        try:
+            return look(len(data), len(decode_list(data, digest).reads), "")
+        except ReadingListInvalid as exc:
+            return look(len(data), 0, str(exc))
+
     def _read(self, base: str, digest: str) -> ReadingList | None:
-        name = f"{TOP}/{base[:2]}/{base}/{digest}"
         with self._lock:
             found = self._kept.get(digest)
         if found is not None:
             return found
         try:
-            data, modified = fs.read_dated_file(self._directory, name)
-            found = decode_list(data, digest)
+            found = decode_list(fs.read_file(self._directory, _file_name(base, digest)), digest)
         except (OSError, ReadingListInvalid):
             return None
-        self._touches.note(name, modified)
         self._keep(digest, found)
         return found
 
@@ -108,3 +165,34 @@ class ListStore:
             if digest not in self._kept:
                 self._kept[digest] = found
                 self._kept_reads += len(found.reads)
+
+
+def base_folders(dir_fd: int, prefix: str = "") -> Iterator[str]:
+    """Yield the relative name of every base's folder, or of those whose base key begins so."""
+    for shard in [prefix[:2]] if prefix else fs.list_names(dir_fd, TOP):
+        for base in fs.list_names(dir_fd, f"{TOP}/{shard}"):
+            if base.startswith(prefix) and is_key(base):
+                yield f"{TOP}/{shard}/{base}"
+
+
+def remove_list(dir_fd: int, name: str) -> None:
+    """Unlink a list, and its base's folder if that is empty now.
+
+    Raises:
+        OSError: The list could not be unlinked.
+    """
+    os.unlink(name, dir_fd=dir_fd)
+    # A folder that is not empty stays. A process that publishes in between makes it again.
+    with suppress(OSError):
+        os.rmdir(name.rpartition("/")[0], dir_fd=dir_fd)
+
+
+def _file_name(base: str, digest: str) -> str:
+    return f"{TOP}/{base[:2]}/{base}/{digest}"
+
+
+def _modified(dir_fd: int, name: str) -> float:
+    try:
+        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0

@@ -29,7 +29,7 @@ __all__ = ["SUBDIRECTORIES", "CacheDirectory", "open_cache_directory", "open_con
 
 Access = Literal["writable", "read-only", "none"]
 
-SUBDIRECTORIES = ("entries", "reads", "locks", "failures", "tmp")
+SUBDIRECTORIES = ("entries", "reads", "digests", "locks", "failures", "tmp")
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 

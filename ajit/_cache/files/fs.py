@@ -3,6 +3,8 @@
 Names are relative to the cache directory's descriptor, and symbolic links are not followed::
 
     entries/<2 hex>/<key>.ajit     one file per entry, immutable
+    reads/<2 hex>/<base>/<digest>  see `ajit._cache.entries.lists`, immutable
+    digests/<node>                 see `ajit._cache.entries.node_digests`
     locks/<2 hex>/<key>.lock       see `ajit._cache.leases.table`; never unlinked
     locks/ev/, locks/pe/           leases of other things: eviction, compile permits
     failures/<2 hex>/<key>.json    see `ajit._cache.entries.failures`
@@ -54,6 +56,9 @@ PublishMethod = Literal["link", "rename-noreplace", "rename"]
 """The call that gave a file its name. Only ``rename`` can replace a file."""
 
 TEMPORARY = "tmp"
+
+PARENT_TRIES = 3
+"""How often a missing directory is made. Pretty arbitrary: each must be removed right after it."""
 
 _RENAME_NOREPLACE = 1
 _LINK_UNSUPPORTED = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
@@ -193,12 +198,16 @@ def sync_directory(dir_fd: int, name: str) -> None:
 
 
 def with_parent(directory: CacheDirectory, parent: str, operation: Callable[[], T]) -> T:
-    """Run an operation; if its directory is missing, create that and run it once more."""
-    try:
-        return operation()
-    except FileNotFoundError:
-        directory.make(parent)
-        return operation()
+    """Run an operation; if its directory is missing, create that and run it again."""
+    for _ in range(PARENT_TRIES):
+        try:
+            return operation()
+        except FileNotFoundError:
+            # An evictor may remove the directory while it is still empty: it takes no lease of
+            # those who publish without one.
+            with suppress(FileNotFoundError):
+                directory.make(parent)
+    return operation()
 
 
 def _read_once(dir_fd: int, name: str) -> tuple[bytes, float]:

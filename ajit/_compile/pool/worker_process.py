@@ -33,7 +33,7 @@ from ajit._compile.pool.group import group_lives
 from ajit._compile.toolchains.discovery import NATIVE_DIR
 from ajit._compile.toolchains.environment import compiler_environment
 from ajit._compile.worker.messages import HEADER_BYTES, LOG_LIMIT_BYTES
-from ajit._compile.worker.recording import LIBRARY_VARIABLE
+from ajit._compile.worker.run_program import LIBRARY_VARIABLE
 from ajit._compile.worker.text import capped
 
 if TYPE_CHECKING:

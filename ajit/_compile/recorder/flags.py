@@ -47,8 +47,9 @@ _KNOWN_FLAGS = sorted(
 """Longest first, since one may be the beginning of another."""
 
 _NATIVE = re.compile(
-    r"-{1,2}(?:march|mcpu|mtune|arch|code|gencode|gpu-architecture|gpu-code|generate-code)"
-    r"[= ].*\bnative\b"
+    r"(?:^|[,=\s])-{1,2}(?:march|mcpu|mtune|arch|code|gencode|gpu-architecture|gpu-code"
+    r"|generate-code)"
+    r"[= ][^,\s]*\bnative\b"
 )
 
 
@@ -75,10 +76,11 @@ def plugin_option(options: Sequence[str]) -> str | None:
 
 def native_option(options: Sequence[str]) -> str | None:
     """Return the first option that means "the machine at hand", or None."""
-    for flag, value in itertools.pairwise((*options, "")):
-        for written in (flag, f"{flag} {value}"):
-            if _NATIVE.match(written.replace("-Xcompiler", "").lstrip("= ,")):
-                return flag
+    for option, value in itertools.pairwise((*options, "")):
+        # The value may be an argument of its own.
+        written = f"{option} {value}" if value == "native" else option
+        if _NATIVE.search(written):
+            return option
     return None
 
 

@@ -45,14 +45,12 @@ class Places:
         return ANYWHERE, path
 
     def directory(self, place: str) -> str | None:
-        """Return a place's directory with a slash at its end; None if this spec has no such one."""
-        return self._directories.get(place)
+        """Return what comes before a name of a place; None if this spec has no such place."""
+        return "" if place == ANYWHERE else self._directories.get(place)
 
     def path(self, place: str, name: str) -> str | None:
         """Return the path that a read means here; None if this spec has no such place."""
-        if place == ANYWHERE:
-            return name
-        directory = self._directories.get(place)
+        directory = self.directory(place)
         return None if directory is None else directory + name
 
     def traces(self, data: bytes) -> list[tuple[str, str]]:
@@ -98,8 +96,17 @@ def places_of(
     if program:
         # A program may be found by a link, and finds its own files by where it really lies.
         for path in dict.fromkeys((program, os.path.realpath(program))):
-            dirs.append(("tool", os.path.dirname(os.path.dirname(path))))
+            dirs.append(("tool", _root_of(path)))
     return Places(dirs, label)
+
+
+def _root_of(program: str) -> str:
+    """Where a toolchain's own files lie: above ``bin``, or beside a program that is in none.
+
+    Above the folder of zig's wheel lies every other package.
+    """
+    directory = os.path.dirname(program)
+    return os.path.dirname(directory) if os.path.basename(directory) == "bin" else directory
 
 
 def _closed(directory: str) -> str:

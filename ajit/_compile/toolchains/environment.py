@@ -26,7 +26,8 @@ def compiler_environment() -> dict[str, str]:
     """Return the environment for a compile worker; `TMPDIR` is added for each job.
 
     Messages are in English and ASCII whatever the server's locale is, so that logs of different
-    nodes agree; the compiler sees no GPU, so that it cannot hold one.
+    nodes agree; the compiler sees no GPU, so that it cannot hold one; and ccache, where it stands
+    in for the compiler, steps aside: what it reads is its own cache.
     """
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    return {**kept, "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "", "CCACHE_DISABLE": "1"}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.digests import FileCache, sha256_file
+from ajit._compile.recorder.digests import digests
 from ajit._compile.toolchains import discovery
 from ajit._compile.toolchains.identity import Toolchain
 
@@ -33,11 +33,10 @@ class Toolchains:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._digests = FileCache(sha256_file)
         self._finders: dict[CompilerName, Callable[[], Toolchain]] = {
-            "nvrtc": lambda: discovery.find_nvrtc(self._digests),
-            "nvcc": lambda: discovery.find_nvcc(self._digests, settings.nvcc),
-            "host": lambda: discovery.find_host(self._digests, settings.host_compiler),
+            "nvrtc": lambda: discovery.find_nvrtc(digests),
+            "nvcc": lambda: discovery.find_nvcc(digests, settings.nvcc),
+            "host": lambda: discovery.find_host(digests, settings.host_compiler),
         }
         # A compiler may take a minute to say its version; a look for another one need not wait.
         self._looking = {kind: threading.Lock() for kind in self._finders}

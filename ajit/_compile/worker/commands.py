@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from ajit._compile.worker.messages import WorkerRequest
     from ajit._compile.worker.run_program import Ran
 
-__all__ = ["common_arguments", "explain_rejection", "read_result", "write_source"]
+__all__ = ["HOST_SOURCE", "common_arguments", "explain_rejection", "read_result", "write_source"]
 
 EXPLAIN_SECONDS = 20.0
 """What finding out why a source was rejected may take beyond the compile that failed."""
+
+HOST_SOURCE = "source.cpp"
+"""What the source is called in the folder of a job for a host compiler."""
 
 HEADERS_DIR = "headers"
 """Where virtual headers lie in a job's folder."""

@@ -14,14 +14,17 @@ import os
 from typing import TYPE_CHECKING
 
 from ajit._compile.worker.commands import (
+    HOST_SOURCE,
     common_arguments,
     explain_rejection,
     read_result,
     write_source,
 )
+from ajit._compile.worker.depfile import DEPFILE_FLAGS, ORDER_FLAGS, keep_order
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import label_of, without_paths
+from ajit._compile.worker.watching import can_watch
 from ajit._core.elf import fault_of
 from ajit._core.job import CompileOutput
 
@@ -34,7 +37,6 @@ __all__ = ["compile_host"]
 
 RESULT = "module.so"
 OBJECT = "module.o"
-SOURCE = "source.cpp"
 
 WRAPPER = "wrapper.sh"
 KILLED = "killed"
@@ -118,15 +120,20 @@ def _attempt_again(request: WorkerRequest, entries: Sequence[str]) -> Ran:
 
 def _attempt(request: WorkerRequest, entries: Sequence[str], extra: Sequence[str] = ()) -> Ran:
     """Compile and link; the first of the two that fails is the answer."""
-    write_source(request, _module_block(entries), SOURCE)
+    write_source(request, _module_block(entries), HOST_SOURCE)
     arguments = [*extra, *_compile_arguments(request)]
     if not _is_zig(request):
         return run_compiler(request, [*arguments, "-o", RESULT, *_LINK_FLAGS])
     # Linked as C++, zig would build the whole C++ library first, which takes more than a minute the
     # first time; a kernel needs nothing of it but headers.
-    compiled = run_compiler(request, [*arguments, "-c", "-o", OBJECT])
+    unseen = not can_watch(request.command[0])
+    arguments += [*(DEPFILE_FLAGS if unseen else ()), "-c", "-o", OBJECT]
+    compiled = run_compiler(request, arguments)
     if not compiled.ok:
         return compiled
+    if unseen:
+        asked = [*_option_arguments(request), *ORDER_FLAGS]
+        keep_order(request.folder, run_compiler(request, asked).log)
     linker = (request.command[0], "cc")
     flags = ["-mcpu=baseline", OBJECT, "-o", RESULT, *_LINK_FLAGS]
     return compiled.then(run_compiler(request, flags, linker))
@@ -140,6 +147,10 @@ def _module_block(entries: Sequence[str]) -> str:
 
 
 def _compile_arguments(request: WorkerRequest) -> list[str]:
+    return [*_option_arguments(request), "-include", "cuda_cxx/kernel.hpp", HOST_SOURCE]
+
+
+def _option_arguments(request: WorkerRequest) -> list[str]:
     label = label_of(request.job.name)
     mapped = {request.folder: "."}
     mapped |= {path: f"<include {n}>" for n, path in enumerate(request.job.include_dirs)}
@@ -151,9 +162,6 @@ def _compile_arguments(request: WorkerRequest) -> list[str]:
         *(f"-ffile-prefix-map={path}={name}" for path, name in mapped.items()),
         *request.flags,
         *common_arguments(request),
-        "-include",
-        "cuda_cxx/kernel.hpp",
-        SOURCE,
     ]
 
 

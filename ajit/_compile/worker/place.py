@@ -46,7 +46,7 @@ _EMPTY = "/proc/self/fdinfo"
 _CONTINUED = re.compile(r"\\\r?\n")
 _UP = re.compile(r"\.\.[/\\]+")
 _LOOKED_UP = re.compile(r"include|import|embed|incbin")
-_CLIMB = re.compile(r"""[^\s"'<>=(]*\.\.[/\\][^\s"'<>)]*""")
+_CLIMB = re.compile(r"""\.\.[/\\][^\s"'<>)]*+""")  # what stands before does not count
 
 
 def deepen(top: str) -> str:

@@ -8,7 +8,8 @@ Records that are not there are worse than none: a header that was read unseen wo
 the key. So they are trusted only with proof. At its start a worker looks for a file that does not
 exist, and finds that in the records. NVRTC has to do the same once. A compiler that is a program
 must be seen to read the header of ajit's or CUDA's that every source gets before its first line:
-one that is linked statically, runs elsewhere, or drops the environment does not pass.
+one that runs elsewhere, or drops the environment, does not pass. One that is linked statically is
+watched (`ajit._compile.worker.watching`), or else asked (`ajit._compile.worker.depfile`).
 """
 
 from __future__ import annotations
@@ -18,31 +19,40 @@ import ctypes
 import fcntl
 import os
 import stat
-import struct
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
+from ajit._compile.worker.commands import HOST_SOURCE
+from ajit._compile.worker.depfile import records_of
 from ajit._compile.worker.place import top_of
+from ajit._compile.worker.records import (
+    ABSENT,
+    PROGRAM,
+    READ,
+    REFUSED,
+    STREAM,
+    WRITTEN,
+    unpack_records,
+)
+from ajit._compile.worker.run_program import FILE_VARIABLE, LIBRARY_VARIABLE, zig_caches
 from ajit._compile.worker.text import label_of
+from ajit._compile.worker.watching import Watcher, use_watcher
 from ajit._core.job import Seen, SeenRead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ajit._compile.worker.messages import WorkerRequest
+    from ajit._compile.worker.records import Record
 
-__all__ = ["LIBRARY_VARIABLE", "Recorder"]
-
-LIBRARY_VARIABLE = "LD_PRELOAD"
-FILE_VARIABLE = "AJIT_RECORD"
+__all__ = ["Recorder"]
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of records; a compile of CUB makes less than one MB."""
 
-_HEAD = struct.Struct("<II6Q")
-_READ, _WRITTEN, _ABSENT, _PROGRAM = (ord(letter) for letter in "rwax")
+_IGNORED = ("/proc/", "/sys/", "/dev/", "/etc/ld.so.")
+"""The last says where shared libraries lie; those that a watched program gets are listed."""
 
-_IGNORED = ("/proc/", "/sys/", "/dev/")
 _SHELLS = frozenset({"sh", "dash", "bash", "busybox"})
 
 _ALWAYS_READ = {"host": "cuda_cxx/kernel.hpp", "nvcc": "/cuda_runtime.h"}
@@ -60,12 +70,18 @@ class Recorder:
         self._library: ctypes.CDLL | None = None
         self._nvrtc_seen: bool | None = None
         self._descriptor = -1
+        self._watcher: Watcher | None = None
         self.blind = self._open() or self._prove()
+        if self._library is not None and not self.blind:
+            self._watcher = Watcher(self._library, self._descriptor, self.saw)
+            use_watcher(self._watcher)
 
     def begin(self) -> None:
         """Forget the records of the last job."""
         if not self.blind:
             os.ftruncate(self._descriptor, 0)
+        if self._watcher is not None:
+            self._watcher.begin()
 
     @contextlib.contextmanager
     def in_library(self) -> Iterator[None]:
@@ -94,25 +110,35 @@ class Recorder:
 
     def seen(self, request: WorkerRequest) -> Seen:
         """Return what was asked for since `begin`. Never fails."""
-        if self.blind:
-            return Seen(blind=self.blind)
-        if os.fstat(self._descriptor).st_size > MAX_BYTES:
-            return Seen(blind=f"the compiler made more than {MAX_BYTES} bytes of records")
-        job = request.job
+        if why := self._blindness(request):
+            return Seen(blind=why)
         records = list(self._records())
-        if job.compiler == "nvrtc" and not self._nvrtc_seen:
-            return Seen(blind="what NVRTC reads cannot be recorded here")
-        ending = _ALWAYS_READ.get(job.compiler)
-        if ending and not any(k == _READ and path.endswith(ending) for k, path, _ in records):
-            program = os.path.basename(request.command[0])
-            return Seen(
-                blind=f"what {program} reads cannot be recorded: it is not linked dynamically"
-            )
+        job = request.job
         program = "" if job.compiler == "nvrtc" else request.command[0]
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
-        return Seen(tuple(_reads(records, places, top_of(request.folder))))
+        if not _is_proven(job.compiler, records):
+            found = _from_depfile(request, places)
+            if isinstance(found, str):
+                return Seen(blind=f"what {os.path.basename(program)} reads cannot be seen: {found}")
+            records = found
+        private = (top_of(request.folder), *zig_caches(request).values())
+        if why := _unrepeatable(records, private):
+            return Seen(blind=why)
+        own = os.path.realpath(program) if program else ""
+        return Seen(tuple(_reads(records, places, private, own)))
+
+    def _blindness(self, request: WorkerRequest) -> str:
+        if self.blind:
+            return self.blind
+        if os.fstat(self._descriptor).st_size > MAX_BYTES:
+            return f"the compiler made more than {MAX_BYTES} bytes of records"
+        if request.job.compiler == "nvrtc" and not self._nvrtc_seen:
+            return "what NVRTC reads cannot be recorded here"
+        if self._watcher is not None and self._watcher.lost:
+            return f"{self._watcher.lost} looks of the compiler could not be recorded"
+        return ""
 
     def _open(self) -> str:
         try:
@@ -139,42 +165,86 @@ class Recorder:
             return ""
         return "what compilers read cannot be recorded: preloading has no effect in this process"
 
-    def _records(self) -> Iterator[tuple[int, str, tuple[int, ...]]]:
-        data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-        offset, end = 0, len(data) - _HEAD.size
-        while offset <= end:
-            length, kind, *state = _HEAD.unpack_from(data, offset)
-            offset += _HEAD.size
-            yield kind, os.fsdecode(data[offset : offset + length]), tuple(state)
-            offset += length
+    def _records(self) -> Iterator[Record]:
+        return unpack_records(os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0))
+
+
+def _is_proven(compiler: str, records: list[Record]) -> bool:
+    ending = _ALWAYS_READ.get(compiler)
+    return not ending or any(kind == READ and path.endswith(ending) for kind, path, _ in records)
+
+
+def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
+    """What a program says itself that it read, if it was told to; see `compile_host`."""
+    if request.job.compiler != "host":
+        return "it is not linked dynamically"
+    own = [*(os.path.join(path, "") for path in request.include_dirs), places.directory("tool")]
+    records = records_of(request.folder, HOST_SOURCE, [path for path in own if path])
+    if isinstance(records, str) or _is_proven("host", records):
+        return records
+    return "its dependency file is not that of the job"
+
+
+def _unrepeatable(records: list[Record], private: tuple[str, ...]) -> str:
+    """Say what cannot be looked at again tomorrow, or ""."""
+    for kind, path, _ in records:
+        if kind in (REFUSED, STREAM) and not path.startswith((*private, *_IGNORED)):
+            what = "could not open" if kind == REFUSED else "read from something that is no file,"
+            return f"what was read cannot be looked up again: the compiler {what} {path}"
+    return ""
+
+
+class _Asked:
+    """What the records say of each path. None of the compile's own files is in it.
+
+    Attributes:
+        files: Paths that were read, and the state of the file then; None if it was another one
+            each time.
+        others: Paths that were looked for, and the first thing that was found out.
+    """
+
+    def __init__(self, records: list[Record], private: tuple[str, ...], own_program: str) -> None:
+        self.files: dict[str, tuple[int, ...] | None] = {}
+        self.others: dict[str, int] = {}
+        self._missed: set[str] = set()
+        own = {path for kind, path, _ in records if kind == WRITTEN}
+        for kind, path, state in records:
+            if path in own or path.startswith((*private, *_IGNORED)):
+                continue
+            if kind == READ:
+                self._read(path, state)
+            # The toolchain's own program is part of its fingerprint.
+            elif kind != PROGRAM or not (path == own_program or os.path.basename(path) in _SHELLS):
+                self._looked(path, kind)
+
+    def _read(self, path: str, state: tuple[int, ...]) -> None:
+        first = self.files.setdefault(path, state)
+        # All but the time: it was opened again.
+        if first is None or first[:-1] != state[:-1] or path in self._missed:
+            self.files[path] = None
+
+    def _looked(self, path: str, kind: int) -> None:
+        self.others.setdefault(path, kind)
+        if kind == ABSENT:
+            self._missed.add(path)
+            if path in self.files:
+                self.files[path] = None
 
 
 def _reads(
-    records: list[tuple[int, str, tuple[int, ...]]], places: Places, private: str
+    records: list[Record], places: Places, private: tuple[str, ...], own_program: str
 ) -> Iterator[SeenRead]:
-    """Make a list of what counts: each file once, none of the compile's own."""
-    own = {path for kind, path, _ in records if kind == _WRITTEN}
+    """Make a list of what counts, each file once, in the order in which it was first asked for."""
+    asked = _Asked(records, private, own_program)
     on_path = tuple(filter(None, os.environ.get("PATH", "").split(os.pathsep)))
-    files: dict[str, tuple[int, ...] | None] = {}
-    others: dict[str, int] = {}
-    for kind, path, state in records:
-        if path in own or path.startswith((private, *_IGNORED)):
-            continue
-        if kind == _READ:
-            # Read twice and changed between: no stamp can be that of what was read.
-            files[path] = state if files.get(path, state)[:5] == state[:5] else None  # type: ignore[index]
-        elif kind == _PROGRAM:
-            if os.path.basename(path) not in _SHELLS:
-                others.setdefault(path, kind)
-        else:
-            others.setdefault(path, kind)
     listed: dict[tuple[str, str], SeenRead] = {}
     for _, path, _ in records:
         read = None
-        if path in files:
-            read = _file(path, files.pop(path), places)
-        elif path in others:
-            read = _other(path, others.pop(path), places, on_path)
+        if path in asked.files:
+            read = _file(path, asked.files.pop(path), places)
+            asked.others.pop(path, None)
+        elif path in asked.others:
+            read = _other(path, asked.others.pop(path), places, on_path)
         if read is not None:
             listed.setdefault((read.place, read.name), read)
     yield from listed.values()
@@ -190,7 +260,7 @@ def _file(path: str, state: tuple[int, ...] | None, places: Places) -> SeenRead:
 
 def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> SeenRead | None:
     place, name = places.name(path)
-    if kind == _ABSENT:
+    if kind == ABSENT:
         if os.path.dirname(path) in on_path:
             return None  # a program was sought; the one that was found is listed itself
         return SeenRead(place, _first_missing(place, name, places), "absent")
@@ -201,7 +271,7 @@ def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> Se
         return SeenRead(place, name, "absent")
     if not stat.S_ISREG(info.st_mode):
         return None  # a directory is what is found in it
-    if kind != _PROGRAM:
+    if kind != PROGRAM:
         return SeenRead(place, name, "present")
     state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
     return SeenRead(place, name, "file", state, info.st_ctime_ns + 10**12)

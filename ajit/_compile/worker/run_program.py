@@ -18,13 +18,26 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed
 from ajit._compile.worker.text import capped, without_folder, without_paths
+from ajit._compile.worker.watching import watched
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ajit._compile.worker.messages import WorkerRequest
 
-__all__ = ["Ran", "broke_off", "run_compiler", "shown_command"]
+__all__ = [
+    "FILE_VARIABLE",
+    "LIBRARY_VARIABLE",
+    "Ran",
+    "broke_off",
+    "run_compiler",
+    "shown_command",
+    "zig_caches",
+]
+
+LIBRARY_VARIABLE = "LD_PRELOAD"
+FILE_VARIABLE = "AJIT_RECORD"
+"""By these the recorder gets into a program, and knows where its records go."""
 
 PR_SET_PDEATHSIG = 1
 CHUNK_BYTES = 64 * 1024
@@ -73,15 +86,20 @@ def run_compiler(
         command: Another one than the toolchain's.
     """
     started = time.perf_counter()
-    with subprocess.Popen(
-        [*(command or request.command), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=request.folder,
-        env={**os.environ, "TMPDIR": request.folder, **_zig_environment(request)},
-        preexec_fn=lambda: _prepare(request.output_limit_bytes),  # noqa: PLW1509 - one thread here
-    ) as process:
+    command = command or request.command
+    with (
+        watched(command[0]) as enter,
+        subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=request.folder,
+            env=_environment(request, recording=enter is None),
+            # One thread of Python here; that of a watch waits, and holds nothing.
+            preexec_fn=lambda: _prepare(request.output_limit_bytes, enter),  # noqa: PLW1509
+        ) as process,
+    ):
         assert process.stdout is not None
         raw = _read_capped(process.stdout.fileno())
         returncode = process.wait()
@@ -115,13 +133,15 @@ def _killed(number: int, log: str) -> JobFailed:
     return JobFailed(kind="crash", log=log, signal=name)
 
 
-def _prepare(output_limit_bytes: int) -> None:
+def _prepare(output_limit_bytes: int, enter: Callable[[], object] | None) -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A runaway compiler must not fill the temporary directory, which is often memory. Intermediate
     # files are larger than results, so this is no more than a safety net.
     limit = INTERMEDIATE_BYTES + 4 * output_limit_bytes
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if enter is not None:
+        enter()  # last: each look of this process for a file is now told to the worker
 
 
 def _read_capped(pipe: int) -> bytes:
@@ -134,12 +154,23 @@ def _read_capped(pipe: int) -> bytes:
     return bytes(kept)
 
 
-def _zig_environment(request: WorkerRequest) -> dict[str, str]:
-    """Where zig keeps the library that it builds once: the user's cache, else the job's folder."""
+def _environment(request: WorkerRequest, *, recording: bool) -> dict[str, str]:
+    env = {**os.environ, "TMPDIR": request.folder, **zig_caches(request)}
+    if not recording:  # what is watched need not be recorded by what it starts as well
+        for name in (LIBRARY_VARIABLE, FILE_VARIABLE):
+            env.pop(name, None)
+    return env
+
+
+def zig_caches(request: WorkerRequest) -> dict[str, str]:
+    """Where zig keeps the library that it builds once: the user's cache, else the job's folder.
+
+    What it makes of the job's source is always in the job's folder. So no compile is answered from
+    an earlier one's cache, and each reads what it depends on.
+    """
     if os.path.basename(request.command[0]) != "zig":
         return {}
     home = os.environ.get("HOME", "")
-    places = {"ZIG_LOCAL_CACHE_DIR": os.path.join(request.folder, "zig")}
-    if not os.access(home, os.W_OK):
-        places["ZIG_GLOBAL_CACHE_DIR"] = places["ZIG_LOCAL_CACHE_DIR"]
-    return places
+    local = os.path.join(request.folder, "zig")
+    shared = os.path.join(home, ".cache", "zig") if os.access(home, os.W_OK) else local
+    return {"ZIG_LOCAL_CACHE_DIR": local, "ZIG_GLOBAL_CACHE_DIR": shared}

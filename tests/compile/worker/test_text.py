@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ajit._compile.headers.flags import has_standard, option_paths, with_absolute_dirs
+from ajit._compile.recorder.flags import (
+    has_standard,
+    native_option,
+    option_dirs,
+    plugin_option,
+    with_absolute_dirs,
+)
 from ajit._compile.worker.text import capped, label_of
 from ajit._core.elf import kernel_symbols
 from tests.compile.support import Bench, job
@@ -38,13 +44,42 @@ def test_text_is_capped_in_the_middle() -> None:
     assert "908 bytes left out" in text
 
 
-def test_options_that_name_files_are_understood() -> None:
-    """In each of their spellings."""
+def test_options_that_name_directories_are_understood() -> None:
+    """In each of their spellings, also those that nvcc passes on or takes as a list."""
     options = ["-I/a", "-I", "/b", "--include-path=/c", "-isystem", "/d", "-O3", "-include", "x.h"]
-    paths = option_paths([*options, "--pre-include=y.h", "-Winvalid"])
+    more = ["-I/e,/f", "-Xcompiler", "-I/g", "-Xcompiler=-O2,-I/h", "-Wp,-idirafter,/i"]
 
-    assert paths.dirs == ("/a", "/b", "/c", "/d")
-    assert paths.forced_includes == ("x.h", "y.h")
+    assert option_dirs(options) == ("/a", "/b", "/c", "/d")
+    assert option_dirs(more) == ("/e,/f", "/e", "/f", "/g", "/h", "/i")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-fplugin=x.so"], ["-Xcompiler", "-fplugin=x.so"], ["-Xclang", "-load", "-Xclang", "x.so"]],
+)
+def test_options_that_load_code_into_the_compiler_are_found(options: list[str]) -> None:
+    """No recorder sees what the dynamic loader opens."""
+    assert plugin_option(options)
+    assert plugin_option(["-I/a", "-include", "-fplugin", "-O3"]) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-march=native"],
+        ["-mtune=native", "-O3"],
+        ["-mcpu=native"],
+        ["-Xcompiler", "-march=native"],
+        ["-Xcompiler=-O2,-march=native"],
+        ["-arch=native"],
+        ["-arch", "native"],
+        ["--gpu-architecture=native"],
+    ],
+)
+def test_options_that_mean_this_machine_are_found(options: list[str]) -> None:
+    """In each of their spellings."""
+    assert native_option(options)
+    assert native_option(["-O3", "-march=x86-64-v3", "-DMODE=native", "-arch=sm_90"]) is None
 
 
 def test_relative_directories_in_options_are_made_absolute() -> None:

@@ -1,8 +1,8 @@
 /* Recorder: notes every file that a compiler reads, or looks for in vain.
  *
- * It is preloaded (LD_PRELOAD) into a compile worker and inherited by the programs that it runs. The
- * calls by which programs find and open files are interposed: each does what it always does, and
- * one record is appended to a file that all processes of the job share. What reads decide which
+ * It is preloaded (LD_PRELOAD) into a compile worker and inherited by the programs that it runs.
+ * The calls by which programs find and open files are interposed: each does what it always does,
+ * and one record is appended to a file that all processes of the job share. What reads decide which
  * kernel a source gives is then known from the compiler itself and needs no guess.
  *
  * Rules:
@@ -18,7 +18,7 @@
  * The file is named by AJIT_RECORD (such as /proc/<worker>/fd/7: no program that closes all of its
  * descriptors can lose it). Without that variable nothing is recorded until ajit_record_start().
  *
- * Not seen: raw system calls, and programs that are linked statically.
+ * Not seen: raw system calls, and programs that are linked statically; for those there is watch.c.
  */
 #define _GNU_SOURCE
 /* The 64-bit names are defined here as functions of their own. */
@@ -38,166 +38,132 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "records.h"
+
 #define EXPORTED __attribute__((visibility("default")))
-
-/* What a record tells; the values are letters so that a dump can be read. */
-enum kind {
-  READ = 'r',      /* opened for reading */
-  WRITTEN = 'w',   /* opened for writing, or made */
-  ABSENT = 'a',    /* looked for, and not there */
-  PRESENT = 'p',   /* looked at, and there */
-  REFUSED = 'f',   /* looked for, and it could not be told or opened */
-  PROGRAM = 'x',   /* a program that began */
-};
-
-/* A record: this, then the path without a terminating zero. Little-endian, as all that ajit runs on. */
-struct head {
-  uint32_t length; /* of the path */
-  uint32_t kind;
-  uint64_t device, inode, size, mtime_ns, ctime_ns; /* of a file that was opened */
-  uint64_t now_ns;                                  /* when it was, by the same clock as mtime */
-};
 
 static atomic_int record_fd = -1;
 static char record_path[64];
 
 static int raw_open(const char *path, int flags) {
-  return (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0);
-}
-
-static uint64_t in_ns(struct timespec t) {
-  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0);
 }
 
 /* Opens the record file again: a program may have closed all of its descriptors. */
 static int reopen(void) {
-  if (record_path[0] == 0) return -1;
-  int fd = raw_open(record_path, O_WRONLY | O_APPEND | O_CLOEXEC);
-  if (fd >= 0 && fd < 3) { /* the program means to use these itself */
-    int high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    close(fd);
-    fd = high;
-  }
-  atomic_store(&record_fd, fd);
-  return fd;
+    if (record_path[0] == 0) return -1;
+    int fd = raw_open(record_path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    if (fd >= 0 && fd < 3) { /* the program means to use these itself */
+        int high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+        close(fd);
+        fd = high;
+    }
+    atomic_store(&record_fd, fd);
+    return fd;
 }
 
 static void append(const void *record, size_t bytes) {
-  int fd = atomic_load(&record_fd);
-  if (write(fd, record, bytes) == (ssize_t)bytes) return;
-  if (errno == EBADF && (fd = reopen()) >= 0) {
-    ssize_t ignored = write(fd, record, bytes);
-    (void)ignored;
-  }
+    int fd = atomic_load(&record_fd);
+    if (write(fd, record, bytes) == (ssize_t)bytes) return;
+    if (errno == EBADF && (fd = reopen()) >= 0) {
+        ssize_t ignored = write(fd, record, bytes);
+        (void)ignored;
+    }
 }
 
 /* The directory that a relative path starts from, with a slash at its end; 0 if it has no name,
  * as that of a worker has none: nothing can be found there. */
 static size_t base_of(int directory, char *out, size_t room) {
-  if (directory == AT_FDCWD) {
-    long length = syscall(SYS_getcwd, out, room - 1); /* counts the terminating zero */
-    if (length <= 1 || out[0] != '/') return 0; /* removed, or outside of this root */
-    out[length - 1] = '/';
-    return (size_t)length;
-  }
-  char link[40];
-  snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
-  ssize_t length = readlink(link, out, room - 1);
-  if (length <= 0 || out[0] != '/') return 0;
-  out[length] = '/';
-  return (size_t)length + 1;
+    if (directory == AT_FDCWD) {
+        long length = syscall(SYS_getcwd, out, room - 1); /* counts the terminating zero */
+        if (length <= 1 || out[0] != '/') return 0;       /* removed, or outside of this root */
+        out[length - 1] = '/';
+        return (size_t)length;
+    }
+    char link[40];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
+    ssize_t length = readlink(link, out, room - 1);
+    if (length <= 0 || out[0] != '/') return 0;
+    out[length] = '/';
+    return (size_t)length + 1;
 }
 
 static void note(enum kind kind, int directory, const char *path, const struct stat *state) {
-  if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL || path[0] == 0)
-    return;
-  int saved = errno;
-  struct {
-    struct head head;
-    char path[2 * PATH_MAX];
-  } record;
-  size_t length = 0, given = strnlen(path, PATH_MAX);
-  if (path[0] != '/') length = base_of(directory, record.path, PATH_MAX);
-  if (path[0] == '/' || length > 0) {
-    memcpy(record.path + length, path, given);
-    length += given;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    memset(&record.head, 0, sizeof record.head);
-    record.head.length = (uint32_t)length;
-    record.head.kind = (uint32_t)kind;
-    record.head.now_ns = in_ns(now);
-    if (state != NULL) {
-      record.head.device = state->st_dev;
-      record.head.inode = state->st_ino;
-      record.head.size = (uint64_t)state->st_size;
-      record.head.mtime_ns = in_ns(state->st_mtim);
-      record.head.ctime_ns = in_ns(state->st_ctim);
+    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL || path[0] == 0)
+        return;
+    int saved = errno;
+    struct {
+        struct head head;
+        char path[2 * PATH_MAX];
+    } record;
+    size_t length = 0, given = strnlen(path, PATH_MAX);
+    if (path[0] != '/') length = base_of(directory, record.path, PATH_MAX);
+    if (path[0] == '/' || length > 0) {
+        memcpy(record.path + length, path, given);
+        length += given;
+        fill_head(&record.head, kind, length, state);
+        append(&record, sizeof record.head + length);
     }
-    append(&record, sizeof record.head + length);
-  }
-  errno = saved;
+    errno = saved;
 }
 
-static enum kind failure(void) {
-  return errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG ? ABSENT : REFUSED;
-}
+static enum kind failure(void) { return kind_of_failure(errno); }
 
 static void note_open(int fd, int directory, const char *path, int flags) {
-  if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0) return;
-  if (fd < 0) {
-    note(failure(), directory, path, NULL);
-    return;
-  }
-  int saved = errno;
-  struct stat state;
-  if ((flags & O_ACCMODE) == O_WRONLY || (flags & O_TRUNC) != 0)
-    note(WRITTEN, directory, path, NULL);
-  else if (syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) != 0)
-    note(REFUSED, directory, path, NULL);
-  else
-    note((flags & O_PATH) != 0 || S_ISDIR(state.st_mode) ? PRESENT : READ, directory, path, &state);
-  errno = saved;
+    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0) return;
+    if (fd < 0) {
+        note(failure(), directory, path, NULL);
+        return;
+    }
+    int saved = errno;
+    struct stat state;
+    if ((flags & O_ACCMODE) == O_WRONLY || (flags & O_TRUNC) != 0)
+        note(WRITTEN, directory, path, NULL);
+    else if (syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) != 0)
+        note(REFUSED, directory, path, NULL);
+    else if ((flags & O_PATH) != 0 || S_ISDIR(state.st_mode)) note(PRESENT, directory, path, NULL);
+    else note(S_ISREG(state.st_mode) ? READ : STREAM, directory, path, &state);
+    errno = saved;
 }
 
 static void note_look(int result, int directory, const char *path) {
-  note(result == 0 ? PRESENT : failure(), directory, path, NULL);
+    note(result == 0 ? PRESENT : failure(), directory, path, NULL);
 }
 
 /* The real function of a name. dlsym takes locks, so it is called once for each name. */
-#define REAL(name)                                                                                \
-  static __typeof__(&name) real;                                                                  \
-  if (real == NULL) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
+#define REAL(name)                 \
+    static __typeof__(&name) real; \
+    if (real == NULL) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
 #define NEEDS_MODE(flags) (((flags) & O_CREAT) != 0 || ((flags) & O_TMPFILE) == O_TMPFILE)
-#define TAKE_MODE(flags)                                                                          \
-  mode_t mode = 0;                                                                                \
-  if (NEEDS_MODE(flags)) {                                                                        \
-    va_list rest;                                                                                 \
-    va_start(rest, flags);                                                                        \
-    mode = va_arg(rest, mode_t);                                                                  \
-    va_end(rest);                                                                                 \
-  }
+#define TAKE_MODE(flags)             \
+    mode_t mode = 0;                 \
+    if (NEEDS_MODE(flags)) {         \
+        va_list rest;                \
+        va_start(rest, flags);       \
+        mode = va_arg(rest, mode_t); \
+        va_end(rest);                \
+    }
 
-#define OPEN(name)                                                                                \
-  EXPORTED int name(const char *path, int flags, ...) {                                           \
-    REAL(name);                                                                                   \
-    TAKE_MODE(flags)                                                                              \
-    int fd = real(path, flags, mode);                                                             \
-    note_open(fd, AT_FDCWD, path, flags);                                                         \
-    return fd;                                                                                    \
-  }
+#define OPEN(name)                                        \
+    EXPORTED int name(const char *path, int flags, ...) { \
+        REAL(name);                                       \
+        TAKE_MODE(flags)                                  \
+        int fd = real(path, flags, mode);                 \
+        note_open(fd, AT_FDCWD, path, flags);             \
+        return fd;                                        \
+    }
 OPEN(open)
 OPEN(open64)
 
-#define OPENAT(name)                                                                              \
-  EXPORTED int name(int directory, const char *path, int flags, ...) {                            \
-    REAL(name);                                                                                   \
-    TAKE_MODE(flags)                                                                              \
-    int fd = real(directory, path, flags, mode);                                                  \
-    note_open(fd, directory, path, flags);                                                        \
-    return fd;                                                                                    \
-  }
+#define OPENAT(name)                                                     \
+    EXPORTED int name(int directory, const char *path, int flags, ...) { \
+        REAL(name);                                                      \
+        TAKE_MODE(flags)                                                 \
+        int fd = real(directory, path, flags, mode);                     \
+        note_open(fd, directory, path, flags);                           \
+        return fd;                                                       \
+    }
 OPENAT(openat)
 OPENAT(openat64)
 
@@ -206,71 +172,71 @@ int __open_2(const char *, int);
 int __open64_2(const char *, int);
 int __openat_2(int, const char *, int);
 int __openat64_2(int, const char *, int);
-#define OPEN_2(name)                                                                              \
-  EXPORTED int name(const char *path, int flags) {                                                \
-    REAL(name);                                                                                   \
-    int fd = real(path, flags);                                                                   \
-    note_open(fd, AT_FDCWD, path, flags);                                                         \
-    return fd;                                                                                    \
-  }
+#define OPEN_2(name)                                 \
+    EXPORTED int name(const char *path, int flags) { \
+        REAL(name);                                  \
+        int fd = real(path, flags);                  \
+        note_open(fd, AT_FDCWD, path, flags);        \
+        return fd;                                   \
+    }
 OPEN_2(__open_2)
 OPEN_2(__open64_2)
-#define OPENAT_2(name)                                                                            \
-  EXPORTED int name(int directory, const char *path, int flags) {                                 \
-    REAL(name);                                                                                   \
-    int fd = real(directory, path, flags);                                                        \
-    note_open(fd, directory, path, flags);                                                        \
-    return fd;                                                                                    \
-  }
+#define OPENAT_2(name)                                              \
+    EXPORTED int name(int directory, const char *path, int flags) { \
+        REAL(name);                                                 \
+        int fd = real(directory, path, flags);                      \
+        note_open(fd, directory, path, flags);                      \
+        return fd;                                                  \
+    }
 OPENAT_2(__openat_2)
 OPENAT_2(__openat64_2)
 
 static int flags_of(const char *mode) {
-  if (strchr(mode, '+') != NULL) return mode[0] == 'w' ? O_RDWR | O_TRUNC : O_RDWR;
-  return mode[0] == 'r' ? O_RDONLY : O_WRONLY;
+    if (strchr(mode, '+') != NULL) return mode[0] == 'w' ? O_RDWR | O_TRUNC : O_RDWR;
+    return mode[0] == 'r' ? O_RDONLY : O_WRONLY;
 }
 
-#define FOPEN(name)                                                                               \
-  EXPORTED FILE *name(const char *path, const char *mode) {                                       \
-    REAL(name);                                                                                   \
-    FILE *file = real(path, mode);                                                                \
-    note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode));                  \
-    return file;                                                                                  \
-  }
+#define FOPEN(name)                                                                  \
+    EXPORTED FILE *name(const char *path, const char *mode) {                        \
+        REAL(name);                                                                  \
+        FILE *file = real(path, mode);                                               \
+        note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode)); \
+        return file;                                                                 \
+    }
 FOPEN(fopen)
 FOPEN(fopen64)
 
-#define FREOPEN(name)                                                                             \
-  EXPORTED FILE *name(const char *path, const char *mode, FILE *old) {                            \
-    REAL(name);                                                                                   \
-    FILE *file = real(path, mode, old);                                                           \
-    if (path != NULL)                                                                             \
-      note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode));                \
-    return file;                                                                                  \
-  }
+#define FREOPEN(name)                                                                    \
+    EXPORTED FILE *name(const char *path, const char *mode, FILE *old) {                 \
+        REAL(name);                                                                      \
+        FILE *file = real(path, mode, old);                                              \
+        if (path != NULL)                                                                \
+            note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode)); \
+        return file;                                                                     \
+    }
 FREOPEN(freopen)
 FREOPEN(freopen64)
 
-#define STAT(name, type)                                                                          \
-  EXPORTED int name(const char *restrict path, struct type *restrict out) {                       \
-    REAL(name);                                                                                   \
-    int result = real(path, out);                                                                 \
-    note_look(result, AT_FDCWD, path);                                                            \
-    return result;                                                                                \
-  }
+#define STAT(name, type)                                                      \
+    EXPORTED int name(const char *restrict path, struct type *restrict out) { \
+        REAL(name);                                                           \
+        int result = real(path, out);                                         \
+        note_look(result, AT_FDCWD, path);                                    \
+        return result;                                                        \
+    }
 STAT(stat, stat)
 STAT(stat64, stat64)
 STAT(lstat, stat)
 STAT(lstat64, stat64)
 
-#define FSTATAT(name, type)                                                                       \
-  EXPORTED int name(int directory, const char *restrict path, struct type *restrict out,          \
-                    int flags) {                                                                  \
-    REAL(name);                                                                                   \
-    int result = real(directory, path, out, flags);                                               \
-    note_look(result, directory, path);                                                           \
-    return result;                                                                                \
-  }
+#define FSTATAT(name, type)                                                                \
+    EXPORTED int name(int directory, const char *restrict path, struct type *restrict out, \
+                      int flags) {                                                         \
+        REAL(name);                                                                        \
+        int result = real(directory, path, out, flags);                                    \
+        note_look(result, directory, path);                                                \
+        return result;                                                                     \
+    }
 FSTATAT(fstatat, stat)
 FSTATAT(fstatat64, stat64)
 
@@ -279,13 +245,13 @@ int __xstat(int, const char *, struct stat *);
 int __xstat64(int, const char *, struct stat64 *);
 int __lxstat(int, const char *, struct stat *);
 int __lxstat64(int, const char *, struct stat64 *);
-#define XSTAT(name, type)                                                                         \
-  EXPORTED int name(int version, const char *path, struct type *out) {                            \
-    REAL(name);                                                                                   \
-    int result = real(version, path, out);                                                        \
-    note_look(result, AT_FDCWD, path);                                                            \
-    return result;                                                                                \
-  }
+#define XSTAT(name, type)                                                \
+    EXPORTED int name(int version, const char *path, struct type *out) { \
+        REAL(name);                                                      \
+        int result = real(version, path, out);                           \
+        note_look(result, AT_FDCWD, path);                               \
+        return result;                                                   \
+    }
 XSTAT(__xstat, stat)
 XSTAT(__xstat64, stat64)
 XSTAT(__lxstat, stat)
@@ -293,56 +259,123 @@ XSTAT(__lxstat64, stat64)
 
 int __fxstatat(int, int, const char *, struct stat *, int);
 int __fxstatat64(int, int, const char *, struct stat64 *, int);
-#define FXSTATAT(name, type)                                                                      \
-  EXPORTED int name(int version, int directory, const char *path, struct type *out, int flags) {  \
-    REAL(name);                                                                                   \
-    int result = real(version, directory, path, out, flags);                                      \
-    note_look(result, directory, path);                                                           \
-    return result;                                                                                \
-  }
+#define FXSTATAT(name, type)                                                                       \
+    EXPORTED int name(int version, int directory, const char *path, struct type *out, int flags) { \
+        REAL(name);                                                                                \
+        int result = real(version, directory, path, out, flags);                                   \
+        note_look(result, directory, path);                                                        \
+        return result;                                                                             \
+    }
 FXSTATAT(__fxstatat, stat)
 FXSTATAT(__fxstatat64, stat64)
 
 EXPORTED int statx(int directory, const char *restrict path, int flags, unsigned mask,
                    struct statx *restrict out) {
-  REAL(statx);
-  int result = real(directory, path, flags, mask, out);
-  note_look(result, directory, path);
-  return result;
+    REAL(statx);
+    int result = real(directory, path, flags, mask, out);
+    note_look(result, directory, path);
+    return result;
 }
 
-#define ACCESS(name)                                                                              \
-  EXPORTED int name(const char *path, int mode) {                                                 \
-    REAL(name);                                                                                   \
-    int result = real(path, mode);                                                                \
-    note_look(result, AT_FDCWD, path);                                                            \
-    return result;                                                                                \
-  }
+/* A file that is there without the rights that were asked for is there all the same. */
+static void note_access(int result, int directory, const char *path) {
+    note(result == 0 || failure() != ABSENT ? PRESENT : ABSENT, directory, path, NULL);
+}
+
+#define ACCESS(name)                                \
+    EXPORTED int name(const char *path, int mode) { \
+        REAL(name);                                 \
+        int result = real(path, mode);              \
+        note_access(result, AT_FDCWD, path);        \
+        return result;                              \
+    }
 ACCESS(access)
 ACCESS(eaccess)
 ACCESS(euidaccess)
 
 EXPORTED int faccessat(int directory, const char *path, int mode, int flags) {
-  REAL(faccessat);
-  int result = real(directory, path, mode, flags);
-  note_look(result, directory, path);
-  return result;
+    REAL(faccessat);
+    int result = real(directory, path, mode, flags);
+    note_access(result, directory, path);
+    return result;
 }
 
-/* For a compiler that is a library in the worker: record into a descriptor of this process, which is
- * in append mode, until told to stop. */
+/* Names that a compile gives or takes away: what it finds there later is its own. */
+#define ONE_NAME(name)                                        \
+    EXPORTED int name(const char *path) {                     \
+        REAL(name);                                           \
+        int result = real(path);                              \
+        if (result == 0) note(WRITTEN, AT_FDCWD, path, NULL); \
+        return result;                                        \
+    }
+ONE_NAME(unlink)
+ONE_NAME(remove)
+
+EXPORTED int unlinkat(int directory, const char *path, int flags) {
+    REAL(unlinkat);
+    int result = real(directory, path, flags);
+    if (result == 0) note(WRITTEN, directory, path, NULL);
+    return result;
+}
+
+static int note_names(int result, int from, const char *old, int to, const char *new) {
+    if (result == 0) {
+        note(WRITTEN, from, old, NULL);
+        note(WRITTEN, to, new, NULL);
+    }
+    return result;
+}
+
+EXPORTED int rename(const char *old, const char *new) {
+    REAL(rename);
+    return note_names(real(old, new), AT_FDCWD, old, AT_FDCWD, new);
+}
+
+EXPORTED int renameat(int from, const char *old, int to, const char *new) {
+    REAL(renameat);
+    return note_names(real(from, old, to, new), from, old, to, new);
+}
+
+EXPORTED int renameat2(int from, const char *old, int to, const char *new, unsigned flags) {
+    REAL(renameat2);
+    return note_names(real(from, old, to, new, flags), from, old, to, new);
+}
+
+EXPORTED int link(const char *old, const char *new) {
+    REAL(link);
+    int result = real(old, new);
+    if (result == 0) note(WRITTEN, AT_FDCWD, new, NULL);
+    return result;
+}
+
+EXPORTED int linkat(int from, const char *old, int to, const char *new, int flags) {
+    REAL(linkat);
+    int result = real(from, old, to, new, flags);
+    if (result == 0) note(WRITTEN, to, new, NULL);
+    return result;
+}
+
+EXPORTED int symlink(const char *target, const char *path) {
+    REAL(symlink);
+    int result = real(target, path);
+    if (result == 0) note(WRITTEN, AT_FDCWD, path, NULL);
+    return result;
+}
+
+/* For a compiler that is a library in the worker: record into a descriptor of this process, which
+ * is in append mode, until told to stop. */
 EXPORTED void ajit_record_start(int fd) { atomic_store(&record_fd, fd); }
 
 EXPORTED void ajit_record_stop(void) { atomic_store(&record_fd, -1); }
 
 __attribute__((constructor)) static void begin(void) {
-  const char *path = getenv("AJIT_RECORD");
-  if (path == NULL || strlen(path) >= sizeof record_path) return;
-  strcpy(record_path, path);
-  char program[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-  if (reopen() >= 0 && length > 0) {
-    program[length] = 0;
-    note(PROGRAM, AT_FDCWD, program, NULL);
-  }
+    const char *path = getenv("AJIT_RECORD");
+    if (path == NULL || strlen(path) >= sizeof record_path) return;
+    strcpy(record_path, path);
+    char program[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (reopen() >= 0 && length > 0) {
+        program[length] = 0;
+        note(PROGRAM, AT_FDCWD, program, NULL);
+    }
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._compile.headers.digests import FileCache, FileStamp, sha256_file
+from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path
