@@ -294,9 +294,9 @@ class PlanRunner:
         self._emit(events.CompileFailed, error=str(error), seconds=seconds)
         if not isinstance(error, CompileError):
             return Happening.COMPILE_BROKE_OFF
-        # Of a header that was half saved the next compile may say something else.
-        changed = isinstance(self._reads, Unsettled) and self._reads.changed
-        return Happening.COMPILE_BROKE_OFF if changed else Happening.COMPILE_FAILED
+        # Of a header that was half saved, or was not seen, the next compile may say something else.
+        unsure = isinstance(self._reads, Unsettled) and not self._is_vouched_for(self._reads)
+        return Happening.COMPILE_BROKE_OFF if unsure else Happening.COMPILE_FAILED
 
     def _record_failure(self, error: CompileError) -> None:
         if isinstance(self._reads, Settled):
