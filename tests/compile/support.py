@@ -163,6 +163,9 @@ def fake_compiler(folder: Path, behaviour: str) -> str:
         "  -E) exit 0;;\n"
         "esac\n"
         f"whole={whole}\n"
+        # As every compiler it reads ajit's header: without that nothing is published.
+        'for each; do [ -f "$each/cuda_cxx/kernel.hpp" ] && cat "$each/cuda_cxx/kernel.hpp"; done'
+        " > /dev/null\n"
         'while [ $# -gt 0 ] && [ "$1" != -o ]; do shift; done; out=$2\n'
         f"{behaviour}\n"
     )
