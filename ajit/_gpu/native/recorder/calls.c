@@ -168,6 +168,8 @@ static int note_path(struct sink *sink, const struct call *call, const struct lo
     int error = found ? 0 : errno;
     enum kind kind = found ? PRESENT : kind_of_failure(error);
     if (look->what == OPENS) kind = kind_of_open(path, look, &state, found);
+    /* A directory of PATH that may not be searched is as one without the program. */
+    if (look->what == RUNS && !found) kind = ABSENT;
     /* It is only now sure that all of this was asked of the program and not of one of its number.
      */
     if (!ajit_watch_is_waiting(sink, call->id)) return 0;
