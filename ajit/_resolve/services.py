@@ -143,7 +143,6 @@ async def open_services(
     """
     assemble = partial(_assemble, settings, secret, emitter)
     services = await anyio.to_thread.run_sync(assemble, limiter=limiter)
-    digests.attach(services.node_digests)
     stack.push_async_callback(shielded, services.keep_digests)
     stack.push_async_callback(shielded, services.pool.aclose)
     return services
@@ -157,7 +156,7 @@ def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter)
     )
     store, lists = DiskStore(directory, secret), ListStore(directory)
     failures = FailureStore(directory, settings.failure_seconds, secret)
-    return Services(
+    services = Services(
         settings=settings,
         store=store,
         lists=lists,
@@ -170,6 +169,9 @@ def _assemble(settings: Settings, secret: bytes | None, emitter: events.Emitter)
         credits=Credits(settings.compile_slots),
         emitter=emitter,
     )
+    # Last, since whatever attaches it must detach it. It tells what the process knows already.
+    digests.attach(services.node_digests)
+    return services
 
 
 async def keep_cache_small(services: Services) -> None:

@@ -20,7 +20,7 @@ from ajit.errors import AjitError, CacheError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from ajit._cache.entries.disk import DiskStore, EntryInfo, Lookup
@@ -168,27 +168,36 @@ class Cache:
 
     def _remove_lists(self, removed: Sequence[str], led_by: dict[str, str | None]) -> int:
         """Remove lists of removed entries that lead to no entry now; return how many."""
-        if self.store is None or not removed:
-            return 0
-        from ajit._cache.entries.lists import base_folders, remove_list  # noqa: PLC0415  # start-up
-        from ajit._cache.files.fs import list_names  # noqa: PLC0415  # start-up
-
-        fd, number = self.store.directory.fd, 0
-        bases = {key[:BASE_DIGITS] for key in removed}
         left = defaultdict(list)
         for info in self.entries():
             left[info.key[:BASE_DIGITS]].append(info.key)
-        for base in bases:
+        number = 0
+        for base in dict.fromkeys(key[:BASE_DIGITS] for key in removed):
             ours = {led_by.get(key) for key in removed if key.startswith(base)}
             theirs = {self._list_of(key) for key in left[base]}
-            for folder in base_folders(fd, base):
-                for name in list_names(fd, folder):
-                    if _is_needed(name[:BASE_DIGITS], ours, theirs):
-                        continue
-                    with suppress(OSError):  # it leads nowhere, and is evicted later
-                        remove_list(fd, f"{folder}/{name}")
-                        number += 1
+            for name in self._names_of_lists(base):
+                digest = name.rpartition("/")[2][:BASE_DIGITS]
+                if not _is_needed(digest, ours, theirs):
+                    number += self._remove_list(name)
         return number
+
+    def _names_of_lists(self, base: str) -> Iterator[str]:
+        from ajit._cache.entries.lists import base_folders  # noqa: PLC0415  # start-up
+        from ajit._cache.files.fs import list_names  # noqa: PLC0415  # start-up
+
+        assert self.store is not None  # it had entries
+        for folder in base_folders(self.store.directory.fd, base):
+            for name in list_names(self.store.directory.fd, folder):
+                yield f"{folder}/{name}"
+
+    def _remove_list(self, name: str) -> bool:
+        from ajit._cache.entries.lists import remove_list  # noqa: PLC0415  # start-up
+
+        assert self.store is not None  # it has a list
+        with suppress(OSError):  # it leads nowhere, and is evicted later
+            remove_list(self.store.directory.fd, name)
+            return True
+        return False
 
     def _list_of(self, key: str) -> str | None:
         """The first digits of the list that led to an entry, "none", or None if it is unknown."""
