@@ -86,6 +86,7 @@ def test_every_call_of_publishing_and_locking_is_a_point(trials: Trials):
     """The points are not fewer than the protocol has calls."""
     points = {(point.name, *point.target.split()) for s in SCENARIOS for point in trials.points(s)}
     entry, lock, temporary = "entries/KE/KEY.ajit", "locks/KE/KEY.lock", "tmp/TEMPORARY"
+    reading_list = "reads/KE/KEY/LIST"
 
     expected = {
         ("linkat", "CACHE", "CACHE", temporary, entry),
@@ -96,6 +97,10 @@ def test_every_call_of_publishing_and_locking_is_a_point(trials: Trials):
         ("fsync", f"CACHE/{temporary}"),
         ("close", f"CACHE/{temporary}"),
         ("fsync", "CACHE/entries/KE"),
+        ("renameat", "CACHE", "CACHE", temporary, reading_list),
+        ("fsync", "CACHE/reads/KE/KEY"),
+        ("read", f"CACHE/{reading_list}"),
+        ("getdents64", "CACHE/reads/KE/KEY"),
         ("fcntl", f"CACHE/{lock}", "F_SETLK"),
         ("fcntl", f"CACHE/{lock}", "F_SETLKW"),
         ("pwrite64", f"CACHE/{lock}"),
