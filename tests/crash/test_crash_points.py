@@ -6,6 +6,7 @@ and one fault at a time, ``strace`` lets the fault happen to a process that reso
 - a process that was not killed has the kernel all the same, whatever the file system said;
 - a second process has it too, verified, and at once: no lease is left held, neither by the dead
   nor by one that lives on after an error;
+- a third one finds the kernel on the disk: whatever the first has left, the second mends it;
 - ``ajit cache verify`` finds one entry, and it is whole; no temporary file is left;
 - the trace shows that the fault happened at the call that was meant: a point that was not reached
   is a failure of the test.

@@ -143,7 +143,9 @@ class _Trial:
                 self._check_first()
                 self._check_second()
             _end(process, self.said)
-        self.calls = read_calls(trace.read_text().splitlines(), masks_of(self.cache_dir, self._keys.base))
+        self.calls = read_calls(
+            trace.read_text().splitlines(), masks_of(self.cache_dir, self._keys.base)
+        )
         trace.unlink()
 
     def _check_first(self) -> None:
@@ -154,7 +156,7 @@ class _Trial:
             self.wrong.append(f"the process came to {self.said or 'its death'}")
 
     def _check_second(self) -> None:
-        """A second process gets what it wants, and does not have to wait for it."""
+        """A second process gets what it wants, and need not wait for it; a third one finds it."""
         if not self._lock_stays_open():
             _wait_until_free(lock_of(self.cache_dir, self._keys.base))
         second = self._trials._ask(self._scenario, self.cache_dir)
@@ -162,6 +164,10 @@ class _Trial:
             self.wrong.append(f"the second process came to {second}")
         elif second["waited_seconds"] and not self._lock_stays_open():
             self.wrong.append(f"the second process had to wait: {second}")
+        elif self._scenario.tier:
+            third = self._trials._ask(self._scenario, self.cache_dir)
+            if not _is_right(self._scenario, third) or third["answer"] != "disk":
+                self.wrong.append(f"the third process came to {third}")
 
     def _lock_stays_open(self) -> bool:
         # A call that strace makes fail does not happen: a file to be closed stays open, and locked,
