@@ -12,19 +12,32 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ajit._cache.leases.holder import HolderRecord, write_record
-from tests.crash.sources import BROKEN, KERNEL
+from tests.crash.sources import BROKEN, BROKEN_WITH_HEADER, HEADERS, KERNEL, WITH_HEADER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["SCENARIOS", "HeldLock", "Scenario", "entry_of", "lock_of"]
+__all__ = ["SCENARIOS", "HeldLock", "Keys", "Scenario", "lock_of"]
 
 LONG_SECONDS = 300.0
 """Longer than any test: a wait that long is a hang."""
 
 WATCH_SECONDS = 0.01
 """Between two looks of a waiter; shorter than ajit's own, to save time."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What the files of one source are named after.
+
+    Attributes:
+        base: The base key: of lock, failure record and reading lists.
+        entry: The entry's key; "" if the compiler rejects the source.
+    """
+
+    base: str
+    entry: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,8 @@ class Scenario:
         thread: Whose calls are made to fail.
         tier: Where the kernel comes from if nothing fails; "" if the compiler rejects the source.
         entry: The entry at first: ``none``, ``good`` or ``bad``; "" if there is no cache at all.
+        reads: Likewise its reading list; "" if it is as the entry is. Only a source that includes
+            a header has one.
         failed: Whether there is a record of the source's failure at first.
         held: Whether another process holds the lease at first.
         lets_go: Whether it gives the lease back once the process says that it waits.
@@ -50,6 +65,7 @@ class Scenario:
     thread: str = "worker"
     tier: str = "compiled"
     entry: str = "none"
+    reads: str = ""
     failed: bool = False
     held: bool = False
     lets_go: bool = False
@@ -61,23 +77,22 @@ class Scenario:
         return {
             "do": "resolve",
             "source": self.source,
+            "include_dirs": [str(HEADERS)] if "#include" in self.source else [],
             "cache_dir": str(cache_dir),
             "patience_seconds": self.patience_seconds,
             "watch_seconds": WATCH_SECONDS,
         }
 
-    def prepare(self, cache_dir: Path, warm: Path, key: str) -> None:
-        """Make the cache, from a copy of one that has a good entry of one key."""
+    def prepare(self, cache_dir: Path, warm: Path, keys: Keys) -> None:
+        """Make the cache, from a copy of one that has a good entry and its list."""
         if not self.entry:
             return
         shutil.copytree(warm, cache_dir)
-        entry, failure = entry_of(cache_dir, key), failure_of(cache_dir, key)
-        if self.entry == "none":
-            entry.unlink(missing_ok=True)
-        elif self.entry == "bad":
-            data = bytearray(entry.read_bytes())
-            data[len(data) // 2] ^= 1
-            entry.write_bytes(data)
+        failure = failure_of(cache_dir, keys.base)
+        if keys.entry:
+            spoil(entry_of(cache_dir, keys.entry), self.entry)
+            for reading_list in lists_of(cache_dir, keys.base):
+                spoil(reading_list, self.reads or self.entry)
         if self.failed:  # just now: a record is believed for a short time only
             record = json.loads(failure.read_text())
             failure.write_text(json.dumps(record | {"created": time.time()}))
@@ -85,12 +100,12 @@ class Scenario:
             failure.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def holder(self, cache_dir: Path, key: str) -> Iterator[HeldLock | None]:
+    def holder(self, cache_dir: Path, base: str) -> Iterator[HeldLock | None]:
         """Hold the lease, if this scenario wants that."""
         if not self.held:
             yield None
             return
-        held = HeldLock(lock_of(cache_dir, key))
+        held = HeldLock(lock_of(cache_dir, base))
         try:
             yield held
         finally:
@@ -131,18 +146,33 @@ def _a_record() -> HolderRecord:
     )
 
 
+def spoil(path: Path, how: str) -> None:
+    """Make a good file one that is ``none`` or ``bad``."""
+    if how == "none":
+        path.unlink()
+    elif how == "bad":
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+
+def lists_of(cache_dir: Path, base: str) -> list[Path]:
+    """Return the reading lists of a base key."""
+    return [*(cache_dir / "reads" / base[:2] / base).glob("*")]
+
+
 def entry_of(cache_dir: Path, key: str) -> Path:
     """Return the file of an entry."""
     return cache_dir / "entries" / key[:2] / f"{key}.ajit"
 
 
 def failure_of(cache_dir: Path, key: str) -> Path:
-    """Return the failure record of a key."""
+    """Return the failure record of a base key."""
     return cache_dir / "failures" / key[:2] / f"{key}.json"
 
 
 def lock_of(cache_dir: Path, key: str) -> Path:
-    """Return the lock file of a key."""
+    """Return the lock file of a base key."""
     return cache_dir / "locks" / key[:2] / f"{key}.lock"
 
 
@@ -155,4 +185,13 @@ SCENARIOS = [
     Scenario("holder lets go", thread="helper", held=True, lets_go=True),
     Scenario("source is rejected", source=BROKEN, tier=""),
     Scenario("source was rejected before", source=BROKEN, tier="", failed=True),
+    Scenario("with a header: no cache", source=WITH_HEADER, entry=""),
+    Scenario("with a header: good entry", source=WITH_HEADER, entry="good", tier="disk"),
+    Scenario("with a header: bad entry", source=WITH_HEADER, entry="bad", reads="good"),
+    # Its publisher has died between the two.
+    Scenario("with a header: entry without list", source=WITH_HEADER, entry="good", reads="none"),
+    Scenario("with a header: bad list", source=WITH_HEADER, entry="good", reads="bad"),
+    Scenario("with a header: list without entry", source=WITH_HEADER, reads="good"),
+    Scenario("with a header: rejected", source=BROKEN_WITH_HEADER, tier=""),
+    Scenario("with a header: rejected before", source=BROKEN_WITH_HEADER, tier="", failed=True),
 ]

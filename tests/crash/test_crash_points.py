@@ -6,6 +6,7 @@ and one fault at a time, ``strace`` lets the fault happen to a process that reso
 - a process that was not killed has the kernel all the same, whatever the file system said;
 - a second process has it too, verified, and at once: no lease is left held, neither by the dead
   nor by one that lives on after an error;
+- a third one finds the kernel on the disk: whatever the first has left, the second mends it;
 - ``ajit cache verify`` finds one entry, and it is whole; no temporary file is left;
 - the trace shows that the fault happened at the call that was meant: a point that was not reached
   is a failure of the test.
@@ -86,6 +87,7 @@ def test_every_call_of_publishing_and_locking_is_a_point(trials: Trials):
     """The points are not fewer than the protocol has calls."""
     points = {(point.name, *point.target.split()) for s in SCENARIOS for point in trials.points(s)}
     entry, lock, temporary = "entries/KE/KEY.ajit", "locks/KE/KEY.lock", "tmp/TEMPORARY"
+    reading_list = "reads/KE/KEY/LIST"
 
     expected = {
         ("linkat", "CACHE", "CACHE", temporary, entry),
@@ -96,6 +98,10 @@ def test_every_call_of_publishing_and_locking_is_a_point(trials: Trials):
         ("fsync", f"CACHE/{temporary}"),
         ("close", f"CACHE/{temporary}"),
         ("fsync", "CACHE/entries/KE"),
+        ("renameat", "CACHE", "CACHE", temporary, reading_list),
+        ("fsync", "CACHE/reads/KE/KEY"),
+        ("read", f"CACHE/{reading_list}"),
+        ("getdents64", "CACHE/reads/KE/KEY"),
         ("fcntl", f"CACHE/{lock}", "F_SETLK"),
         ("fcntl", f"CACHE/{lock}", "F_SETLKW"),
         ("pwrite64", f"CACHE/{lock}"),

@@ -1,10 +1,11 @@
 """The same for a real ``ajit compile`` with a real compiler, all of its processes under ``strace``.
 
 It has a dozen threads and processes, and ``strace`` counts calls in each of them. So it is told by
-name of which files it is to count calls: the lock, the entry and the temporary file of the key, and
-the directories of these. Every such call of the command is a point, with a number in its
-thread: it may be the last one, and it meets the errors. Two threads may have the same number of one
-call (a beat is written beside the rest): these are one point, at which either may fail.
+name of which files it is to count calls: the lock, the entry, the reading list and the temporary
+files of the key, and the directories of these. Every such call of the command is a point, with a
+number in its thread: it may be the last one, and it meets the errors. Two threads may have the same
+number of one call (a beat is written beside the rest): these are one point, at which either may
+fail.
 
 At each point the process is killed, and meets one of the errors; ``make crash`` tries all of them.
 """
@@ -25,6 +26,7 @@ import pytest
 
 from tests.crash.processes import PROJECT
 from tests.crash.real_main import temporary_name
+from tests.crash.sources import HEADERS
 from tests.crash.strace import FILE_CALLS, KILL, Call, read_calls
 from tests.crash.trials import ATTEMPTS, ERRORS, masks_of
 
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 # Each point is two real compiles, one of them traced.
 pytestmark = pytest.mark.slow
 
-SOURCE = 'extern "C" __global__ void kernel(int* x) { x[threadIdx.x] = 1; }'
+SOURCE = """#include "value.h"
+extern "C" __global__ void kernel(int* x) { x[threadIdx.x] = VALUE; }
+"""
 LIMIT_SECONDS = 100
 AT_ONCE = 2
 PARTS = 6
@@ -75,12 +79,15 @@ class RealCompile:
         (folder / "kernel.cu").write_text(SOURCE)
         self._points: list[Point] = []
         self.key: str = json.loads(self.compile(folder / "first").stdout)["key"]
+        (reading_list,) = (folder / "first" / "reads").glob("*/*/*")
+        self._list = reading_list.relative_to(folder / "first")
+        self._base = self._list.parent.name
 
     def compile(self, cache_dir: Path, *before: str) -> Done:
         """Compile into a cache, with the command after some other words."""
         return self.ajit(
             "compile", self.folder / "kernel.cu", "--entry", "kernel", "--arch", platform.machine(),
-            "--json", "--cache-dir", cache_dir, before=before,
+            "-I", HEADERS, "--json", "--cache-dir", cache_dir, before=before,
         )  # fmt: skip
 
     def ajit(self, *arguments: object, before: tuple[str, ...] = ()) -> Done:
@@ -108,15 +115,20 @@ class RealCompile:
             # As the calls name it, below the cache's descriptor, and as descriptors are known.
             words += ["-P", file, "-P", str(cache_dir / file)]
         done = self.compile(cache_dir, *words)
-        masks = masks_of(cache_dir, self.key)
+        masks = masks_of(cache_dir, self._base)
         threads = sorted(self.folder.glob(f"{name}.trace.*"))
         return done, [read_calls(t.read_text("latin-1").splitlines(), masks) for t in threads]
 
     def _files(self) -> list[str]:
-        start, key = self.key[:2], self.key
-        folders = [f"locks/{start}", f"entries/{start}"]
-        return [*folders, f"locks/{start}/{key}.lock", f"entries/{start}/{key}.ajit",
-                f"tmp/{temporary_name()}"]  # fmt: skip
+        start, reads = self.key[:2], self._list
+        folders = [
+            f"locks/{start}",
+            f"entries/{start}",
+            str(reads.parent.parent),
+            str(reads.parent),
+        ]
+        return [*folders, f"locks/{start}/{self._base}.lock", f"entries/{start}/{self.key}.ajit",
+                str(reads), f"tmp/{temporary_name()}"]  # fmt: skip
 
     def points(self) -> list[Point]:
         """Return the calls on the key's files, of a compile that is made for it once."""
@@ -216,6 +228,8 @@ def test_every_call_of_publishing_and_locking_of_a_real_compile_is_a_point(real)
         ("linkat", "CACHE", "CACHE", temporary, entry),
         ("unlinkat", "CACHE", temporary),
         ("fsync", "CACHE/entries/KE"),
+        ("renameat", "CACHE", "CACHE", temporary, "reads/KE/KEY/LIST"),
+        ("fsync", "CACHE/reads/KE/KEY"),
     }
     assert expected <= points
 

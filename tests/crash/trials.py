@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tests.crash.processes import Ended, Process, Zygote
-from tests.crash.scenarios import HeldLock, Scenario, lock_of
-from tests.crash.sources import BROKEN, KERNEL, LOG, compiled_bytes
+from tests.crash.scenarios import HeldLock, Keys, Scenario, lock_of
+from tests.crash.sources import LOG, SOURCES, compiled_bytes
 from tests.crash.strace import FILE_CALLS, KILL, Call, Strace, read_calls
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["ERRORS", "Trials", "masks_of"]
 
 ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EACCES", "ENOLCK", "ESTALE", "EINTR")
 
-DIGEST = hashlib.sha256(compiled_bytes(KERNEL)).hexdigest()
+DIGESTS = {source: hashlib.sha256(compiled_bytes(source)).hexdigest() for source in SOURCES}
 
 SECOND_PATIENCE_SECONDS = 0.3
 """Of the second process: short, for where a lease does stay held, it is to get past it."""
@@ -48,11 +48,13 @@ class Trials:
         self._folder = folder
         self._numbers = itertools.count()
         self._points: dict[str, list[Call]] = {}
-        self._warm = folder / "warm"
-        good, broken = (
-            self._ask(Scenario("", source=source), self._warm) for source in (KERNEL, BROKEN)
-        )
-        self._keys = {KERNEL: good["key"], BROKEN: broken["key"]}
+        self._warm: dict[str, Path] = {}
+        self._keys: dict[str, Keys] = {}
+        # One cache for two of them: of each pair the compiler rejects the second.
+        for source, name in zip(SOURCES, ("plain", "plain", "header", "header"), strict=True):
+            self._warm[source] = folder / f"warm-{name}"
+            said = self._ask(Scenario("", source=source), self._warm[source])
+            self._keys[source] = Keys(said["base"], said.get("key", ""))
 
     def points(self, scenario: Scenario) -> list[Call]:
         """Return every call on the cache that a process makes if nothing fails, in order."""
@@ -116,20 +118,20 @@ class _Trial:
     ) -> None:
         self._trials = trials
         self._scenario = scenario
-        self._key = trials._keys[scenario.source]
+        self._keys = trials._keys[scenario.source]
         self._point = point
         self._fault = fault
         self.cache_dir = trials._folder / f"cache-{next(trials._numbers)}"
         self.calls: list[Call] = []
         self.said: dict[str, Any] = {}
         self.wrong: list[str] = []
-        scenario.prepare(self.cache_dir, trials._warm, self._key)
+        scenario.prepare(self.cache_dir, trials._warm[scenario.source], self._keys)
 
     def first_process(self, traced: str, inject: str) -> None:
         """Run the process that meets the fault, and while it lives on, if it does, a second one."""
         scenario, trace = self._scenario, self.cache_dir.with_suffix(".trace")
         with (
-            scenario.holder(self.cache_dir, self._key) as held,
+            scenario.holder(self.cache_dir, self._keys.base) as held,
             self._trials._zygote.process() as process,
         ):
             with Strace(process.threads[scenario.thread], trace, traced, inject):
@@ -141,7 +143,9 @@ class _Trial:
                 self._check_first()
                 self._check_second()
             _end(process, self.said)
-        self.calls = read_calls(trace.read_text().splitlines(), masks_of(self.cache_dir, self._key))
+        self.calls = read_calls(
+            trace.read_text().splitlines(), masks_of(self.cache_dir, self._keys.base)
+        )
         trace.unlink()
 
     def _check_first(self) -> None:
@@ -152,14 +156,18 @@ class _Trial:
             self.wrong.append(f"the process came to {self.said or 'its death'}")
 
     def _check_second(self) -> None:
-        """A second process gets what it wants, and does not have to wait for it."""
+        """A second process gets what it wants, and need not wait for it; a third one finds it."""
         if not self._lock_stays_open():
-            _wait_until_free(lock_of(self.cache_dir, self._key))
+            _wait_until_free(lock_of(self.cache_dir, self._keys.base))
         second = self._trials._ask(self._scenario, self.cache_dir)
         if not _is_right(self._scenario, second):
             self.wrong.append(f"the second process came to {second}")
         elif second["waited_seconds"] and not self._lock_stays_open():
             self.wrong.append(f"the second process had to wait: {second}")
+        elif self._scenario.tier:
+            third = self._trials._ask(self._scenario, self.cache_dir)
+            if not _is_right(self._scenario, third) or third["answer"] != "disk":
+                self.wrong.append(f"the third process came to {third}")
 
     def _lock_stays_open(self) -> bool:
         # A call that strace makes fail does not happen: a file to be closed stays open, and locked,
@@ -186,12 +194,13 @@ def places(calls: list[Call]) -> list[str]:
     return [*map(str, calls)]
 
 
-def masks_of(cache_dir: Path, key: str) -> dict[str, str]:
+def masks_of(cache_dir: Path, base: str) -> dict[str, str]:
     """Return what differs between two runs on two caches, and what stands for it in a trace."""
     return {
         re.escape(str(cache_dir)): "CACHE",
-        key: "KEY",
-        rf"\b{key[:2]}\b": "KE",
+        rf"{base[:16]}[0-9a-f]{{48}}": "KEY",  # the base key, and an entry's, which begins like it
+        rf"\b{base[:2]}\b": "KE",
+        r"KEY/[0-9a-f]{64}": "KEY/LIST",
         r"tmp/[\w.-]+": "tmp/TEMPORARY",
     }
 
@@ -199,7 +208,7 @@ def masks_of(cache_dir: Path, key: str) -> dict[str, str]:
 def _is_right(scenario: Scenario, said: dict[str, Any]) -> bool:
     """Whether a process came to the kernel's bytes, or to the compiler's words if it has none."""
     if scenario.tier:
-        return said.get("digest") == DIGEST
+        return said.get("digest") == DIGESTS[scenario.source]
     return said.get("failure") == "CompileError" and said.get("log") == LOG
 
 

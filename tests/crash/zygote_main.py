@@ -30,6 +30,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -38,22 +39,26 @@ import anyio.to_thread
 
 import ajit
 from ajit._cache.leases.lease import lock_threads
+from ajit._compile.recorder.digests import FileStamp
 from ajit._compile.toolchains.identity import Toolchain
 from ajit._core import events
-from ajit._core.job import CompileOutput
+from ajit._core.job import CompileOutput, Seen, SeenRead
 from ajit._core.key import ToolchainId
 from ajit._resolve import services as _services
 from ajit._resolve import waiting as _waiting
 from ajit._runtime import runtime as _runtime
 from ajit.cli import main as command_line
 from ajit.errors import CompileError
-from tests.crash.sources import BROKEN, LOG, compiled_bytes
+from tests.crash.sources import HEADER_NAME, HEADERS, LOG, compiled_bytes, is_broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._core.job import CompileJob
     from ajit._resolve.request import Resolution
+
+CLOCK_REALTIME_COARSE = 5
+"""From Linux' ``time.h``: by it, a compile's reads are dated."""
 
 PR_SET_PTRACER = 0x59616D61
 ANY_PROCESS = ctypes.c_ulong(-1)
@@ -93,13 +98,15 @@ class StandInPool:
         job: CompileJob,
         *,
         on_beat: Callable[[str], None],
+        on_seen: Callable[[Seen], None],
         toolchain: Toolchain,
         priority: str,
     ) -> CompileOutput:
-        """Return the bytes that the key stands for."""
+        """Return the bytes that the source and its header stand for."""
         assert priority == "foreground"
         await anyio.to_thread.run_sync(on_beat, "compiling")
-        if job.source == BROKEN:
+        on_seen(seen_of(job))
+        if is_broken(job.source):
             raise CompileError(name=job.name, key=job.key, compiler="stand-in", log=LOG)
         return CompileOutput(
             kind="elf",
@@ -112,6 +119,15 @@ class StandInPool:
 
     async def aclose(self) -> None:
         """There is nothing to end."""
+
+
+def seen_of(job: CompileJob) -> Seen:
+    """What the stand-in asks for: the header, if there is one, in the spec's one directory."""
+    if not job.include_dirs:
+        return Seen()
+    stamp = FileStamp.of(str(HEADERS / HEADER_NAME))
+    opened_ns = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+    return Seen((SeenRead("i0", HEADER_NAME, "file", stamp, opened_ns),))
 
 
 async def look_nowhere(services: _services.Services) -> None:
@@ -147,7 +163,9 @@ async def resolve(talk: Talk) -> None:
     if order.pop("do") == "verify":
         talk.say(**verify(order["cache_dir"]))
         return
-    spec = ajit.Spec(order.pop("source"), "kernel", name="kernel")
+    spec = ajit.Spec(
+        order.pop("source"), "kernel", name="kernel", include_dirs=order.pop("include_dirs")
+    )
     _waiting.WATCH_SECONDS = order.pop("watch_seconds")
 
     def on_event(event: object) -> None:
@@ -158,7 +176,7 @@ async def resolve(talk: Talk) -> None:
         try:
             talk.say(**outcome(await runtime.resolve(spec, arch=platform.machine())))
         except CompileError as error:
-            talk.say(failure=type(error).__name__, key=error.key, log=error.log, waited_seconds=0)
+            talk.say(failure=type(error).__name__, base=error.key, log=error.log, waited_seconds=0)
         talk.hear()
     talk.say(closed=True)
 
@@ -167,6 +185,7 @@ def outcome(resolution: Resolution) -> dict[str, Any]:
     """The answer for a kernel that was found."""
     return {
         "answer": resolution.tier,
+        "base": resolution.artifact.base,
         "key": resolution.artifact.key,
         "digest": hashlib.sha256(resolution.artifact.data).hexdigest(),
         "waited_seconds": resolution.waited_for.seconds if resolution.waited_for else 0.0,

@@ -1,0 +1,2 @@
+// Included by kernels of the crash tests.
+#define VALUE 1
