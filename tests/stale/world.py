@@ -91,6 +91,10 @@ class Server:
         yield
         assert hook not in self._hooks, f"there was no {event.__name__}"
 
+    def forget_hooks(self) -> None:
+        """Do nothing any more at events to come."""
+        self._hooks.clear()
+
     def compiles(self) -> int:
         """How many compiles there were so far."""
         return sum(isinstance(event, events.CompileStarted) for event in self.said)
