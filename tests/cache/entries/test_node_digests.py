@@ -224,15 +224,16 @@ def test_a_file_has_one_record_and_the_unused_go_first(directory, monkeypatch):
     monkeypatch.setattr(node_digests, "_today", lambda: 100)
     keep(directory, _1=ONE, _2=ONE)
     monkeypatch.setattr(node_digests, "_today", lambda: 101)
+    later = a_stamp(3, ctime=a_stamp()[4] + 1)
     node = NodeDigests(directory)
     node.known(a_stamp(2))
-    node.learned({a_stamp(3): TWO, a_stamp(3, ctime=a_stamp()[4] + 1): ONE})
+    node.learned({later: ONE, a_stamp(3): TWO})
     node.close()
 
     assert known(directory, 1) is None
     assert known(directory, 2) == ONE
     assert known(directory, 3) is None
-    assert NodeDigests(directory).known(a_stamp(3, ctime=a_stamp()[4] + 1)) == ONE
+    assert NodeDigests(directory).known(later) == ONE
 
 
 def test_a_file_that_is_used_is_touched(directory):
