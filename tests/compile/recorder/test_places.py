@@ -15,7 +15,7 @@ from ajit._compile.recorder.places import places_of
     ],
 )
 def test_a_toolchain_is_where_its_program_lies(program: str, inside: str, outside: str) -> None:
-    """Above ``bin``, or beside the program: what lies next to a wheel's folder is not the wheel's."""
+    """Above ``bin``, or beside the program: what lies beside a wheel is not the wheel's."""
     places = places_of((), (), (), program, "kernel.cu")
 
     assert places.name(inside)[0] == "tool"
