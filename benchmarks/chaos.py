@@ -1,4 +1,4 @@
-"""Chaos: several servers on one cache, killed, stopped, cancelled, with their files damaged.
+"""Chaos: several servers on one cache, killed, stopped, cancelled, their files damaged and edited.
 
 ``make chaos``, or ``python -m benchmarks.chaos [--seconds 600] [--seed N]``. Every process writes
 down what it asked for, what it got and what ajit said that it did; at the end the journals are
@@ -27,10 +27,12 @@ from rich.table import Table
 
 import ajit
 from benchmarks.chaos_faults import Faults, Fleet
+from benchmarks.chaos_headers import GROUPS, OPTIONAL, STATES, VALUE, HeaderEdits, put
 from benchmarks.chaos_journal import Journal, read_journals
 from benchmarks.chaos_judge import Verdict, judge
 from benchmarks.chaos_kernels import (
-    expected_digest,
+    expected_digests,
+    headers_of,
     is_real,
     is_rejected,
     make_compiler,
@@ -93,11 +95,12 @@ class Run:
         self._home = folder / "home"
         self._journals = folder / "journals"
         self._temporary = folder / "tmp"
+        self._headers = folder / "chaos-headers"
         for made in (self._home, self._journals, self._temporary):
             made.mkdir()
         self._settings: dict[str, Any] = {
             "cache_dir": str(self._cache_dir),
-            "host_compiler": str(make_compiler(folder)),
+            "host_compiler": str(make_compiler(folder, self._headers)),
             "device": "none",
             "compile_slots": 2,
             "patience_seconds": PATIENCE_SECONDS,
@@ -109,16 +112,18 @@ class Run:
             "TMPDIR": str(self._temporary),
             "AJIT_CACHE_DIR": str(self._cache_dir),
         }
-        self._digests: dict[str, str] = {}
+        # By kernel and SHA-256: what its headers held if this is its artifact.
+        self._digests: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def go(self) -> tuple[Verdict, Left, dict[str, int]]:
         """Do it, and judge it."""
         self._digests = anyio.run(self._right_answers)
         journal = Journal(self._journals)
+        edits = HeaderEdits(self._headers, journal, self._rng)
         log = (self._journals / "servers.log").open("ab")
         fleet = Fleet(self._order, self._environ, self.plan.processes, log)
         try:
-            faults = Faults(fleet, self._cache_dir, journal, self._rng, self._environ)
+            faults = Faults(fleet, self._cache_dir, journal, self._rng, self._environ, edits)
             self._storm(faults)
             faults.continue_due(everybody=True)
             bad_ends = fleet.end(HANG_SECONDS)
@@ -127,7 +132,7 @@ class Run:
             log.close()
         records = read_journals(self._journals)
         verdict = judge(records, hang_seconds=HANG_SECONDS, failure_seconds=FAILURE_SECONDS)
-        return verdict, self._left(bad_ends), faults.done | {"servers": fleet.started}
+        return verdict, self._left(bad_ends, edits.labels), faults.done | {"servers": fleet.started}
 
     def _storm(self, faults: Faults) -> None:
         end = time.monotonic() + self.plan.seconds
@@ -148,33 +153,53 @@ class Run:
             "arch": ARCH,
             "settings": self._settings,
             "digests": self._digests,
+            "headers": str(self._headers),
             "journals": str(self._journals),
         }
 
-    async def _right_answers(self) -> dict[str, str]:
+    async def _right_answers(self) -> dict[str, dict[str, tuple[str, ...]]]:
         """Digests of all kernels: computed, or compiled where the real compiler is used."""
-        digests = {}
+        numbers = [n for n in range(self.plan.kernels) if not is_rejected(n, self.plan.kernels)]
+        digests = {str(n): {} if is_real(n) else expected_digests(n) for n in numbers}
         with tempfile.TemporaryDirectory(prefix="ajit-chaos-") as quiet:
             async with ajit.open_runtime(**self._settings | {"cache_dir": quiet}) as runtime:
-                for number in range(self.plan.kernels):
-                    if is_real(number):
-                        artifact = await runtime.compile(self._spec(number), arch=ARCH)
-                        digests[str(number)] = hashlib.sha256(artifact.data).hexdigest()
-                    elif not is_rejected(number, self.plan.kernels):
-                        digests[str(number)] = expected_digest(number)
+                for value, optional in STATES:
+                    for group in range(GROUPS):
+                        put(self._headers, f"{group}/{VALUE}", value)
+                        put(self._headers, f"{group}/{OPTIONAL}", optional)
+                    async with anyio.create_task_group() as group_of_compiles:
+                        for number in filter(is_real, numbers):
+                            state = (value, optional) if headers_of(number) else ()
+                            group_of_compiles.start_soon(
+                                self._learn, runtime, number, state, digests[str(number)]
+                            )
         return digests
 
-    def _spec(self, number: int) -> ajit.Spec:
-        return spec_of(number, self.plan.kernels)
+    async def _learn(
+        self,
+        runtime: ajit.Runtime,
+        number: int,
+        state: tuple[str, ...],
+        digests: dict[str, tuple[str, ...]],
+    ) -> None:
+        """Compile a kernel, and note which contents its bytes stand for."""
+        digest = await self._digest(runtime, number)
+        if digests.setdefault(digest, state) != state:
+            raise RuntimeError(f"kernel {number} is the same for {state} and {digests[digest]}")
+
+    async def _digest(self, runtime: ajit.Runtime, number: int) -> str:
+        spec = spec_of(number, self.plan.kernels, self._headers)
+        artifact = await runtime.compile(spec, arch=ARCH)
+        return hashlib.sha256(artifact.data).hexdigest()
 
     # --- afterwards ---
 
-    def _left(self, bad_ends: list[int]) -> Left:
+    def _left(self, bad_ends: list[int], labels: dict[str, str]) -> Left:
         processes = self._processes_left()
         # Opening a runtime sweeps what killed ones have left; nothing may be left after that.
         tempfile.tempdir = str(self._temporary)
         try:
-            not_mended = anyio.run(self._not_mended)
+            not_mended = anyio.run(self._not_mended, labels)
         finally:
             tempfile.tempdir = None
         folders = [path.name for path in self._temporary.iterdir()]
@@ -187,13 +212,14 @@ class Run:
             not_mended=not_mended,
         )
 
-    async def _not_mended(self) -> list[str]:
+    async def _not_mended(self, labels: dict[str, str]) -> list[str]:
         """Ask a fresh runtime for every kernel, and return those that it does not get right."""
         wrong = []
         async with ajit.open_runtime(**self._settings) as runtime:
             for number in map(int, self._digests):
-                artifact = await runtime.compile(self._spec(number), arch=ARCH)
-                if hashlib.sha256(artifact.data).hexdigest() != self._digests[str(number)]:
+                digest = await self._digest(runtime, number)
+                state = tuple(labels[file] for file in headers_of(number))
+                if self._digests[str(number)].get(digest) != state:
                     wrong.append(f"kernel {number}")
         return wrong
 
@@ -228,6 +254,7 @@ def report(verdict: Verdict, left: Left, faults: dict[str, int]) -> bool:
     table.add_row("compiles", str(verdict.compiles))
     table.add_row("compiles of a key again, and why", _counts(verdict.duplicates))
     table.add_row("corrupt entries met", str(verdict.rejected_entries))
+    table.add_row("answers as old as the work they joined", str(verdict.joined))
     must_be_empty = _must_be_empty(verdict, left)
     for what, found in must_be_empty.items():
         table.add_row(what, "\n".join([str(len(found)), *map(str, found[:10])]), "0")
@@ -239,7 +266,7 @@ def _must_be_empty(verdict: Verdict, left: Left) -> dict[str, Sequence[object]]:
     return {
         "compiles of a key again without a cause": verdict.unexplained,
         "hangs": verdict.hangs,
-        "wrong results": ["wrong"] * verdict.wrong,
+        "wrong results": verdict.wrong,
         "errors that no fault explains": verdict.errors,
         "servers that did not end well": left.bad_ends,
         "kernels that were wrong afterwards": left.not_mended,

@@ -1,7 +1,8 @@
-"""The faults of a chaos run: servers killed, stopped and continued; entries damaged and removed.
+"""The faults of a chaos run: servers killed and stopped, entries damaged and removed.
 
-Each fault is one line of the driver's journal, with the time before and after it, so that the judge
-can tell which compile it explains. Only processes that the fleet started are ever signalled.
+Those of small files and of headers are in files of their own. Each fault is one line of the
+driver's journal, with the time before and after it, so that the judge can tell which compile it
+explains. Only processes that the fleet started are ever signalled.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from benchmarks.chaos_files import SmallFiles
+from benchmarks.chaos_headers import HeaderEdits
 from benchmarks.chaos_journal import Journal
 
 __all__ = ["Faults", "Fleet"]
@@ -128,6 +130,7 @@ class Faults:
         journal: Where each fault is written down.
         rng: Decides.
         environ: Environment of the command that prunes.
+        edits: Edits the headers.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class Faults:
         journal: Journal,
         rng: random.Random,
         environ: dict[str, str],
+        edits: HeaderEdits,
     ) -> None:
         self._fleet = fleet
         self._cache_dir = cache_dir
@@ -144,6 +148,7 @@ class Faults:
         self._rng = rng
         self._environ = environ
         self._files = SmallFiles(cache_dir, journal, rng)
+        self._edits = edits
         self.done: dict[str, int] = {}
         # Faults a second, for the whole fleet. Arbitrary: some of each within half a minute, and
         # time for most compiles to end.
@@ -156,7 +161,7 @@ class Faults:
             "swap": (0.2, self._swap),
             "remove": (0.6, self._remove),
             "prune": (0.1, self._prune),
-        } | {name: (0.3, each) for name, each in self._files.kinds.items()}
+        } | {name: (0.3, each) for name, each in (self._files.kinds | edits.kinds).items()}
         self.rate = sum(rate for rate, _ in self._kinds.values())
 
     def one(self) -> None:
@@ -167,7 +172,8 @@ class Faults:
             self.done[name] = self.done.get(name, 0) + 1
 
     def continue_due(self, *, everybody: bool = False) -> None:
-        """Let servers go on that were stopped for long enough."""
+        """Let servers go on that were stopped for long enough, and finish half saved headers."""
+        self._edits.finish_due(all_of_them=everybody)
         for pid in self._fleet.continue_due(everybody=everybody):
             self._journal.note("continued", server=pid)
 
@@ -236,6 +242,7 @@ class Faults:
     def _pruned(self) -> list[str]:
         """Prune, and return the keys of what was removed."""
         age = f"{UNUSED_SECONDS // 2}s"
+        begun = time.monotonic()
         command = [sys.executable, "-m", "ajit", "cache", "prune", "--max-age", age, "--json"]
         done = subprocess.run(
             command, cwd=ROOT, env=self._environ, check=False, timeout=COMMAND_SECONDS,
@@ -244,6 +251,9 @@ class Faults:
         if done.returncode not in PRUNED:
             raise RuntimeError(f"ajit cache prune ended with {done.returncode}: {done.stderr}")
         removed = [Path(each["file"]) for each in json.loads(done.stdout)["removed"]]
+        lists = [path.parent.name for path in removed if path.parts[0] == "reads"]
+        if lists:
+            self._journal.note("damaged", kind="list", keys=lists, begun=begun)
         return [path.stem for path in removed if path.suffix == ".ajit"]
 
     def _damage(self, damage: Callable[[Path], object]) -> bool:

@@ -1,8 +1,8 @@
-"""Faults of a chaos run in a cache's small files: records of holders and failures, temporaries.
+"""Faults of a chaos run in a cache's small files: lists, holders, failures, temporaries.
 
 None of them may cost more than a compile, which the judge has to be able to explain: by the key of
-a failure record, by the process that a temporary file is named after. A holder record explains
-nothing: whatever it says, the lock holds.
+a reading list or a failure record, by the process that a temporary file is named after. A holder
+record explains nothing: whatever it says, the lock holds.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class SmallFiles:
             "holder record": self._holder_record,
             "failure record": self._failure_record,
             "temporary file": self._temporary,
+            "reading list": self._reading_list,
         }
 
     def _holder_record(self) -> bool:
@@ -66,11 +67,23 @@ class SmallFiles:
         return True
 
     def _plant(self, record: Path) -> None:
-        entry = self._one_of("entries/*/*.ajit")
-        if entry is not None:
-            place = self._cache_dir / "failures" / entry.stem[:2] / f"{entry.stem}.json"
+        base = self._one_of("reads/*/*")
+        if base is not None:
+            place = self._cache_dir / "failures" / base.name[:2] / f"{base.name}.json"
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(record.read_bytes())
+
+    def _reading_list(self) -> bool:
+        """Damage or remove what leads from a base key to its entries."""
+        path = self._one_of("reads/*/*/*")
+        if path is None:
+            return False
+        damage = self._rng.choice([self._junk, self._cut, self._tear, Path.unlink])
+        begun = time.monotonic()
+        with contextlib.suppress(FileNotFoundError):
+            damage(path)
+        self._journal.note("damaged", kind="list", keys=[path.parent.name], begun=begun)
+        return True
 
     def _temporary(self) -> bool:
         """Remove, damage or replace a file that is just being written or published."""

@@ -47,7 +47,8 @@ class Worker:
         self._ending = anyio.Event()
         self._numbers = count()
         self._kernels = order["kernels"]
-        self._specs = [spec_of(number, self._kernels) for number in range(self._kernels)]
+        headers = Path(order["headers"])
+        self._specs = [spec_of(number, self._kernels, headers) for number in range(self._kernels)]
 
     async def run(self) -> None:
         """Serve until standard input ends, then close in good order."""
@@ -91,22 +92,31 @@ class Worker:
         gives_up = self._rng.random() < CANCEL_SHARE
         limit = self._rng.random() * CANCEL_SECONDS if gives_up else None
         self._journal.note("asked", request=identity, kernel=number)
-        outcome = "cancelled"
+        answer: dict[str, Any] = {"outcome": "cancelled"}
         try:
             with anyio.move_on_after(limit):
-                outcome = await self._outcome(runtime, number)
+                answer = await self._answer(runtime, number)
         finally:
-            self._journal.note("answered", request=identity, kernel=number, outcome=outcome)
+            self._journal.note("answered", request=identity, kernel=number, **answer)
 
-    async def _outcome(self, runtime: ajit.Runtime, number: int) -> str:
+    async def _answer(self, runtime: ajit.Runtime, number: int) -> dict[str, Any]:
+        """Ask, and return how it ended, and for which contents of its headers the artifact is."""
         try:
             resolution = await runtime.resolve(self._specs[number], arch=self._order["arch"])
-        except ajit.CompileError:
-            return "rejected" if is_rejected(number, self._kernels) else "wrong"
+        except ajit.CompileError as exc:
+            rejected = is_rejected(number, self._kernels)
+            return {"outcome": "rejected" if rejected else f"failed: {exc}"}
         except ajit.AjitError as exc:
-            return f"error: {type(exc).__name__}: {exc}"
+            return {"outcome": f"error: {type(exc).__name__}: {exc}"}
         digest = hashlib.sha256(resolution.artifact.data).hexdigest()
-        return resolution.tier if digest == self._order["digests"].get(str(number)) else "wrong"
+        right = self._order["digests"].get(str(number), {})
+        if digest not in right:
+            return {"outcome": "wrong"}
+        return {
+            "outcome": resolution.tier,
+            "state": right[digest],
+            "key": resolution.artifact.key,
+        }
 
     def _on_event(self, event: Event) -> None:
         facts = dataclasses.asdict(event)

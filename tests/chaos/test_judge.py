@@ -174,7 +174,7 @@ def test_wrong_answers_and_errors_are_found():
         record(5, ONE, "ended", descriptors=12, allowed=10),
     )
 
-    assert verdict.wrong == 1
+    assert len(verdict.wrong) == 1
     assert verdict.errors == ["kernel 7, error: CacheError: gone"]
     assert verdict.descriptors == [f"process {ONE}: 2"]
     assert verdict.served == 0
