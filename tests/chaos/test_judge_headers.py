@@ -216,3 +216,24 @@ def test_damaged_list_explains_a_compile():
     verdict = judged(*compiled(1, "0"), damage, *compiled(4, "0", pid=OTHER))
 
     assert verdict.duplicates == {"a reading list was damaged or removed": 1}
+
+
+@pytest.mark.parametrize(
+    ("found", "met", "explained"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+    ids=["bad entry stayed", "it should have been replaced", "it was good"],
+)
+def test_bad_entry_that_who_compiled_did_not_meet_explains_one_compile(found, met, explained):
+    """Its list was damaged too. Who meets a bad entry replaces it; who meets a good one is done."""
+    rejections = [event(3.95, OTHER, "EntryRejected")] if met else []
+    rejections += [event(5.95, ONE, "EntryRejected")] if found else []
+    verdict = judged(
+        *compiled(1, "0"),
+        record(3, DRIVER, "damaged", kind="damage", keys=[entry_of("0")], begun=2.9),
+        record(3.2, DRIVER, "damaged", kind="list", keys=[BASE], begun=3.1),
+        *rejections,
+        *compiled(4, "0", pid=OTHER),
+        *compiled(6, "0", pid=ONE),
+    )
+
+    assert len(verdict.unexplained) == (not explained)
