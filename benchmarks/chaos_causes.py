@@ -173,7 +173,7 @@ class Causes:
             The cause, and the compile that should have been enough.
         """
         causes = []
-        for state in start.wanted:
+        for state in sorted(start.wanted):
             same = [compile_ for compile_ in before if state in compile_.made]
             if not same:
                 return EDITED, before[-1]
