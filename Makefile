@@ -66,7 +66,7 @@ bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side wi
 gpu: ## what only an NVIDIA GPU can tell, into docs/measurements/ (up to an hour)
 	@$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
-chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed and stopped at random on a damaged cache, 10 minutes
+chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed at random, their cache damaged, headers edited, 10 minutes
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 wheel: $(STAMPS)/venv ## build the wheel into dist/

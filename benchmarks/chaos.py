@@ -294,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep = plan.pop("keep")
     console.print(f"{environment()}; chaos {json.dumps(plan)}")
     with tempfile.TemporaryDirectory(prefix="ajit-chaos-") as folder:
-        place = Path(keep) if keep else Path(folder)
+        place = Path(keep or folder).absolute()
         place.mkdir(parents=True, exist_ok=True)
         return 0 if report(*Run(Plan(**plan), place).go()) else 1
 

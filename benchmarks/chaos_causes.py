@@ -11,14 +11,14 @@ are put together here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.chaos_history import Flights, Headers, State, kernel_of
+from benchmarks.chaos_history import Flights, Headers, State, kernel_of, stopped_times
 from benchmarks.chaos_journal import Record
 from benchmarks.chaos_kernels import headers_of
 
-__all__ = ["PATIENCE", "UNEXPLAINED", "Causes", "Compile", "stopped_times"]
+__all__ = ["PATIENCE", "UNEXPLAINED", "Causes", "Compile"]
 
 UNEXPLAINED = "no cause"
 PATIENCE = "patience with a silent holder ended"
@@ -273,20 +273,6 @@ class Causes:
         # No event says that the record of a rejected source was written: it takes moments.
         shared = mine[-1].what == "CompileFailed" and end.time - mine[-1].time > RECORD_SECONDS
         return not shared
-
-
-def stopped_times(records: Iterable[Record]) -> dict[int, list[tuple[float, float]]]:
-    """Return when each process was stopped."""
-    found: dict[int, list[tuple[float, float]]] = {}
-    since: dict[int, float] = {}
-    for record in records:
-        if record.what == "stopped":
-            since[record["server"]] = record["begun"]
-        elif record.what in {"continued", "killed"} and record["server"] in since:
-            found.setdefault(record["server"], []).append(
-                (since.pop(record["server"]), record.time)
-            )
-    return found
 
 
 def _base(key: str) -> str:

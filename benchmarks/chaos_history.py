@@ -1,7 +1,8 @@
-"""What the journals of a chaos run tell about time: what headers held, and when answers were begun.
+"""What the journals of a chaos run tell about time: headers, answers, and stopped processes.
 
-Nothing is decided here. Both are bounds to the safe side: a header may have held its former content
-until an edit was over, and its new content since the edit was begun.
+Nothing is decided here. What headers held, and when the work for an answer was begun, are bounds to
+the safe side: a header may have held its former content until an edit was over, and its new content
+since the edit was begun.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from itertools import product
 from benchmarks.chaos_headers import HALF
 from benchmarks.chaos_journal import Record
 
-__all__ = ["Flights", "Headers", "kernel_of"]
+__all__ = ["Flights", "Headers", "State", "kernel_of", "stopped_times"]
 
 State = tuple[str, ...]
 """What the headers of one kernel held, in their order."""
@@ -95,6 +96,20 @@ class Flights:
         asked = self._asked.get((pid, kernel), [])
         first = bisect_right(asked, last)
         return min(asked[first], time) if first < len(asked) else time
+
+
+def stopped_times(records: Iterable[Record]) -> dict[int, list[tuple[float, float]]]:
+    """Return when each process was stopped."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    since: dict[int, float] = {}
+    for record in records:
+        if record.what == "stopped":
+            since[record["server"]] = record["begun"]
+        elif record.what in {"continued", "killed"} and record["server"] in since:
+            found.setdefault(record["server"], []).append(
+                (since.pop(record["server"]), record.time)
+            )
+    return found
 
 
 def _ends_work(record: Record) -> bool:

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from benchmarks.chaos_causes import PATIENCE, UNEXPLAINED, Causes, stopped_times
-from benchmarks.chaos_history import Flights, Headers, kernel_of
+from benchmarks.chaos_causes import PATIENCE, UNEXPLAINED, Causes
+from benchmarks.chaos_history import Flights, Headers, kernel_of, stopped_times
 from benchmarks.chaos_journal import Record
 from benchmarks.chaos_kernels import headers_of
 

@@ -219,21 +219,35 @@ def test_damaged_list_explains_a_compile():
 
 
 @pytest.mark.parametrize(
-    ("found", "met", "explained"),
-    [(True, False, True), (True, True, False), (False, False, False)],
-    ids=["bad entry stayed", "it should have been replaced", "it was good"],
-)
-def test_bad_entry_that_who_compiled_did_not_meet_explains_one_compile(found, met, explained):
+    ("damaged", "found", "met", "explained"),
+    [(True, True, False, True), (True, True, True, False), (True, False, False, False),
+     (False, True, False, False)],
+    ids=["bad entry stayed", "it should have been replaced", "it was good", "nothing made it bad"],
+)  # fmt: skip
+def test_bad_entry_that_who_compiled_did_not_meet_explains_one_compile(
+    damaged, found, met, explained
+):
     """Its list was damaged too. Who meets a bad entry replaces it; who meets a good one is done."""
-    rejections = [event(3.95, OTHER, "EntryRejected")] if met else []
-    rejections += [event(5.95, ONE, "EntryRejected")] if found else []
+    damage = record(3, DRIVER, "damaged", kind="damage", keys=[entry_of("0")], begun=2.9)
+    happened = [damage] if damaged else []
+    happened += [event(3.95, OTHER, "EntryRejected")] if met else []
+    happened += [event(5.95, ONE, "EntryRejected")] if found else []
     verdict = judged(
         *compiled(1, "0"),
-        record(3, DRIVER, "damaged", kind="damage", keys=[entry_of("0")], begun=2.9),
         record(3.2, DRIVER, "damaged", kind="list", keys=[BASE], begun=3.1),
-        *rejections,
+        *happened,
         *compiled(4, "0", pid=OTHER),
         *compiled(6, "0", pid=ONE),
     )
 
     assert len(verdict.unexplained) == (not explained)
+
+
+def test_compile_that_was_not_published_excuses_none_of_what_was_published_before():
+    """The header was mended while its half was to be compiled; the whole one's entry was there."""
+    unshared = compiled(3.2, "0", unshared=True)
+    verdict = judged(
+        *compiled(1, "0"), edit(2, HALF), *unshared, edit(3.5, "0"), *compiled(6, "0", pid=OTHER)
+    )
+
+    assert verdict.duplicates == {EDITED: 1, UNEXPLAINED: 1}
