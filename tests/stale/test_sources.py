@@ -42,7 +42,7 @@ APPEARING = {
         "#if !__has_include(<a.h>)\n#define V 0\n#else\n#include <a.h>\n#endif",
         '#include "b.h"\n#ifdef WANTS_A\n#include <a.h>\n#else\n#define V 0\n#endif',
         "%:include <a.h>",
-        "_Pragma(\"once\")\n#include <a.h>",
+        '_Pragma("once")\n#include <a.h>',
     ],
 )  # fmt: skip
 def test_what_a_source_includes_is_seen_however_it_says_so(
