@@ -175,7 +175,8 @@ class Resolver:
             self.services.emitter.emit(
                 events.KernelReady(
                     name=spec.name,
-                    key=resolution.artifact.key,
+                    key=resolution.artifact.base,
+                    entry_key=resolution.artifact.key,
                     tier=resolution.tier,
                     seconds=resolution.seconds,
                     size_bytes=resolution.artifact.size_bytes,
