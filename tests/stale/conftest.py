@@ -57,9 +57,7 @@ def user(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def asking(
-    compiler: str, user: Path, request: pytest.FixtureRequest
-) -> Callable[..., ajit.Spec]:
+def asking(compiler: str, user: Path, request: pytest.FixtureRequest) -> Callable[..., ajit.Spec]:
     """Make a spec of a kernel that stores ``V``, behind a text that has to define it."""
     # The cache is shared: no other test's kernel may be the answer.
     own = f"\n// {request.node.nodeid}"

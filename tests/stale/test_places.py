@@ -32,8 +32,7 @@ def test_a_header_planted_in_the_temporary_directory_changes_nothing(
     planted = [Path(folder, name) for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)]
     include = f'"{path}{name}"'
     spec = asking(
-        f"#if __has_include({include})\n#include {include}\n#endif\n"
-        "#ifndef V\n#define V 1\n#endif"
+        f"#if __has_include({include})\n#include {include}\n#endif\n#ifndef V\n#define V 1\n#endif"
     )
     before = server.check(spec)
     compiles = server.compiles()
