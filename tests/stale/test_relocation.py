@@ -59,6 +59,7 @@ def test_two_installations_share_one_entry(
     shutil.copytree(trees[0], trees[1])
     server.check(make(trees[0] / "include"))
     compiles, key = server.compiles(), server.key
+    shutil.rmtree(trees[0])  # a list that names its files by their paths does not hold any more
     server.check(make(trees[1] / "include"))
 
     assert server.key == key
@@ -104,6 +105,21 @@ def test_a_directory_of_an_option_leaves_its_trace(
 
     # NVRTC does not know the flag; what it says of it is the same each time.
     ask_both(server, trees, FILE_NAME, make)
+
+
+def test_a_directory_that_only_one_installation_has_is_searched(
+    server: Server, trees: list[Path], asking: Callable[..., ajit.Spec]
+) -> None:
+    """A compiler drops directories that are not there before it looks for any header."""
+
+    def make(include: Path) -> ajit.Spec:
+        return asking("#include <lib/a.h>", include_dirs=[include.parent / "extra", include])
+
+    (trees[1] / "extra" / "lib").mkdir(parents=True)
+    (trees[1] / "extra" / "lib" / "a.h").write_text("#define V 2\n")
+    first, second = ask_both(server, trees, "#define V 1\n", make)
+
+    assert first != second
 
 
 @pytest.mark.parametrize("option", ["-march=native", "-mtune=native"])

@@ -38,9 +38,13 @@ class Places:
         self._label = label
 
     def name(self, path: str) -> tuple[str, str]:
-        """Return place and name of an absolute path, which is kept as it is spelt."""
+        """Return place and name of an absolute path, which is kept as it is spelt.
+
+        The name of a place's directory itself is empty.
+        """
+        closed = _closed(path)
         for place, directory in self._by_length:
-            if path.startswith(directory):
+            if closed.startswith(directory):
                 return place, path[len(directory) :]
         return ANYWHERE, path
 

@@ -133,7 +133,8 @@ def missing_note(seen: Seen, include_dirs: Sequence[str]) -> str | None:
     found = "".join(f"/{item.name}/\n" for item in seen.reads if item.kind != "absent")
     looked: dict[str, None] = {}
     for item in seen.reads:
-        if item.kind == "absent" and item.place[0] in "it" and f"/{item.name}/" not in found:
+        is_header = item.name and item.place[0] in "it"
+        if item.kind == "absent" and is_header and f"/{item.name}/" not in found:
             looked[item.name] = None
     if not looked:
         return None
