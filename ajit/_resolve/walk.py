@@ -310,7 +310,9 @@ class PlanRunner:
         self._seen = seen
 
     def _settle(self, data: bytes) -> Settled | Unsettled:
-        return settle(self._seen, self._request.wanted.places, data)
+        spec = self._request.spec
+        texts = (spec.source, *(text for _, text in spec.headers))
+        return settle(self._seen, self._request.wanted.places, data, texts)
 
     def _new_key(self, reads: Settled | Unsettled) -> Key:
         base = self._request.wanted.base
