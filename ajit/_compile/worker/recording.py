@@ -22,6 +22,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
+from ajit._compile.recorder.twins import with_twins
 from ajit._compile.worker.place import top_of
 from ajit._compile.worker.text import label_of
 from ajit._core.job import Seen, SeenRead
@@ -112,7 +113,8 @@ class Recorder:
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
-        return Seen(tuple(_reads(records, places, top_of(request.folder))))
+        reads = _reads(records, places, top_of(request.folder))
+        return Seen(with_twins(tuple(reads), places))
 
     def _open(self) -> str:
         try:
