@@ -251,7 +251,7 @@ def _boot_and_mounts() -> int | None:
     """A number of this boot and mount namespace; None if they cannot be told."""
     boot = this_process().boot_id
     try:
-        mounts = os.stat("/proc/self/ns/mnt").st_ino
+        mounts = Path("/proc/self/ns/mnt").stat().st_ino
     except OSError:
         return None
     told_apart = hashlib.sha256(f"{boot} {mounts}".encode()).digest()

@@ -48,6 +48,10 @@ class Places:
                 return place, path[len(directory) :]
         return ANYWHERE, path
 
+    def directories(self) -> tuple[tuple[str, str], ...]:
+        """Return each place with its directory, which has a slash at its end."""
+        return self._dirs
+
     def directory(self, place: str) -> str | None:
         """Return what comes before a name of a place; None if this spec has no such place."""
         return "" if place == ANYWHERE else self._directories.get(place)

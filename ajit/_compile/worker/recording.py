@@ -22,6 +22,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
+from ajit._compile.recorder.twins import with_twins
 from ajit._compile.worker.depfile import records_of
 from ajit._compile.worker.place import top_of
 from ajit._compile.worker.records import (
@@ -129,7 +130,8 @@ class Recorder:
             records = found
         # A library has no program; and the directory of a worker is gone, see `leave_root`.
         own_program = os.path.realpath(program) if program else ""
-        return Seen(tuple(_reads(records, places, private, own_program)))
+        reads = _reads(records, places, private, own_program)
+        return Seen(with_twins(tuple(reads), places))
 
     def _why_unseen(self, compiler: str) -> str:
         """Say why the records of a job are of no use, or ""."""
