@@ -37,6 +37,11 @@ class Places:
         self._directories = dict(reversed(self._dirs))
         self._label = label
 
+    @property
+    def dirs(self) -> tuple[tuple[str, str], ...]:
+        """Name and directory of each place: equal where the same files are found."""
+        return self._dirs
+
     def name(self, path: str) -> tuple[str, str]:
         """Return place and name of an absolute path, which is kept as it is spelt.
 
