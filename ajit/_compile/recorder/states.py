@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
 from ajit._compile.recorder.places import LABEL
-from ajit._core.reads import ABSENT, MAX_READS, PRESENT, SAME, Read, ReadingList
+from ajit._core.reads import ABSENT, FOLDER, MAX_READS, PRESENT, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,7 +153,9 @@ def _state_today(read: Read, places: Places) -> str | None:
     # access() and not stat(), which raises: most of a list is absent, and this is three times as
     # fast. It follows links, as a compiler does.
     if os.access(path, os.F_OK):
-        return PRESENT if read.kind == "present" else None
+        if read.kind != "present":
+            return None
+        return FOLDER if os.path.isdir(path) else PRESENT
     return ABSENT if read.kind == "absent" else None
 
 
