@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.digests import FileCache, FileStamp, digests
 from ajit._compile.recorder.places import LABEL
-from ajit._core.reads import ABSENT, MAX_READS, PRESENT, SAME, Read, ReadingList
+from ajit._core.reads import ABSENT, MAX_READS, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +98,7 @@ def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | Non
             # access() and not stat(), which raises: most of a list is absent, and this is three
             # times as fast. It follows links, as a compiler does.
             elif access(root + read.name, _F_OK):
-                state = PRESENT if kind == "present" else None
+                state = _state_there(root + read.name) if kind == "present" else None
             else:
                 state = ABSENT if kind == "absent" else None
         if state is None:

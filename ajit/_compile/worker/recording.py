@@ -275,7 +275,10 @@ def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> Se
         # Not even looking is allowed, or it is gone: as good as absent, if it stays so.
         return SeenRead(place, name, "absent")
     if not stat.S_ISREG(info.st_mode):
-        return None  # a directory is what is found in it
+        # A directory is passed over where a header is looked for, which may be there some day. Of
+        # the system's directories no more counts than what is found in them.
+        counts = stat.S_ISDIR(info.st_mode) and place != ANYWHERE
+        return SeenRead(place, name, "present") if counts else None
     if kind != PROGRAM:
         return SeenRead(place, name, "present")
     state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
