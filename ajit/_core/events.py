@@ -68,8 +68,7 @@ class Event:
 
     Attributes:
         name: The spec's label.
-        key: Hex base key: of everything but what the compile reads. Of `KernelReady` and
-            `WarmupProgress` it is the entry's. The first 16 digits of the two are the same.
+        key: Hex base key: of everything but what the compile reads. All events of a kernel have it.
     """
 
     name: str
@@ -180,8 +179,13 @@ class FallbackUsed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class KernelReady(Event):
-    """A request was answered from another tier than memory."""
+    """A request was answered from another tier than memory.
 
+    Attributes:
+        entry_key: The artifact's key, whose first 16 digits are those of the base key.
+    """
+
+    entry_key: str
     tier: Tier
     seconds: float
     size_bytes: int

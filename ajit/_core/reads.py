@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSENT",
     "BASE_DIGITS",
+    "FOLDER",
     "NOTHING_READ",
     "PRESENT",
     "SAME",
@@ -56,6 +57,9 @@ ABSENT = "absent"
 
 PRESENT = "present"
 """State of a file whose content was not read: its existence was all that was asked for."""
+
+FOLDER = "folder"
+"""State of a directory where a file was looked for, or of an include directory itself."""
 
 SAME = "same"
 """State of a place that left a trace in the result, and is what it was."""
@@ -146,8 +150,8 @@ def entry_key(base: str, digest: str, states: Sequence[str]) -> str:
     Args:
         base: The hex base key.
         digest: The digest of the reading list.
-        states: For each of its reads, what it is today: a SHA-256 in hex, `ABSENT`, `PRESENT` or
-            `SAME`.
+        states: For each of its reads, what it is today: a SHA-256 in hex, `ABSENT`, `PRESENT`,
+            `FOLDER` or `SAME`.
     """
     # All parts have a fixed alphabet without a space, so that joined with spaces they cannot be
     # taken for others.

@@ -103,6 +103,12 @@ class Flights(Generic[T]):
 
     # --- for memberships --------------------------------------------------------------------------
 
+    def close(self, membership: Membership[T]) -> None:
+        """Let none join the flight of a membership any more."""
+        with self._locked():
+            if membership.flight is not None:
+                self._remove(membership.flight)
+
     def leave(self, membership: Membership[T]) -> None:
         """Take a membership out of its flight, at once or when the lock is free."""
         self._leaving.append(membership)
@@ -216,6 +222,10 @@ class Membership(EndsWithBlock, Generic[T]):
         if self.leading:
             return None
         return await self.promise.wait()
+
+    def close(self) -> None:
+        """Let none join any more: who comes later begins a new flight. The members stay."""
+        self._flights.close(self)
 
     def finish(self, answer: T) -> int:
         """End the flight that we lead, with an answer for all.

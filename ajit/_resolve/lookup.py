@@ -47,7 +47,7 @@ def wanted(spec: Spec, toolchain: Toolchain, base: Key) -> Wanted:
     """Join a base key with the directories of its spec."""
     program = "" if toolchain.kind == "nvrtc" else toolchain.path
     places = places_of(
-        spec.include_dirs, spec.options, toolchain.given_dirs, program, label_of(spec.name)
+        spec.include_dirs, spec.options, toolchain.include_dirs, program, label_of(spec.name)
     )
     return Wanted(base, places)
 

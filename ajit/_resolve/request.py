@@ -108,7 +108,7 @@ class Request:
     """A spec joined with what this machine has.
 
     Attributes:
-        first_look: What the disk had when the base key was made.
+        first_look: What the disk had when the base key was made; None if that was long ago.
         recache: Whether to compile again what is cached, a failure included, and to replace it.
     """
 
@@ -117,6 +117,6 @@ class Request:
     compiler: CompilerName
     arch: str
     toolchain: Toolchain
-    first_look: Look
+    first_look: Look | None
     recache: bool = False
     urgency: Urgency = field(default_factory=Urgency)

@@ -5,6 +5,10 @@
 (`ajit._system.batched_calls`). On a miss it joins the one flight of that base in this process: the
 first to join leads and walks the plan (`ajit._resolve.walk`), the others wait for what it finds.
 
+A base key says nothing of files. So a flight is of specs with the same directories only; and before
+the others are given what the leader found, it makes sure that files are now, when all of them have
+asked, what they were for it. If not, one of the others leads next.
+
 It must run in a task of the runtime and never in a caller's, so that a cancelled caller only
 leaves.
 """
@@ -13,8 +17,9 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ajit._cache.entries.disk import Found
 from ajit._compile.recorder.flags import native_option, plugin_option
@@ -68,6 +73,15 @@ def _machine(spec: Spec) -> str:
     return this_machine() if native_option(spec.options) else ""
 
 
+_Place: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], bool]"
+
+
+def _place(request: Request, *, other: bool = False) -> _Place:
+    """What flights are told apart by in one cache; of the other kind, if a recache is one."""
+    wanted = request.wanted
+    return wanted.base.hex, wanted.places.dirs, request.recache is not other
+
+
 class Resolver:
     """Finds or compiles artifacts for one runtime, in its event loop."""
 
@@ -76,8 +90,8 @@ class Resolver:
     ) -> None:
         self.services = services
         self._flights = flights
-        # By base key and recache: the urgency of the work that leads the flight in this runtime.
-        self._led: dict[tuple[str, bool], Urgency] = {}
+        # By base key, directories and recache: the urgency of the work that leads in this runtime.
+        self._led: dict[_Place, Urgency] = {}
         self._calls = BatchedCalls(tasks, services.in_thread)
 
     async def resolve(
@@ -126,30 +140,50 @@ class Resolver:
             raise await self.services.in_thread(
                 forbidden, self.services.store, request.spec, request.wanted
             )
-        cache = (self.services.store.directory.identity, request.recache)
+        cache = (
+            self.services.store.directory.identity,
+            request.recache,
+            request.wanted.places.dirs,
+        )
         with self._flights.join(cache, request.wanted.base.hex) as membership:
             if not membership.leading:
                 self._follow(request)
+            if membership.leading:
+                return await self._lead(membership, request, begun)
             resolution = await membership.wait()
             if resolution is None:
+                # The former leader may have taken long: what we saw before counts no more.
+                request = replace(request, first_look=None)
                 resolution = await self._lead(membership, request, begun)
         return resolution
 
     async def _lead(
         self, membership: Membership[Resolution], request: Request, begun: float
     ) -> Resolution:
-        place = (request.wanted.base.hex, request.recache)
+        place = _place(request)
         self._set_urgency(request)
         self._led[place] = request.urgency
+        runner = PlanRunner(self.services, request, begun)
         try:
-            resolution = await PlanRunner(self.services, request, begun).run()
+            resolution = await runner.run()
         except AjitError as exc:
-            membership.fail(exc)
+            if await self._holds_for_others(membership, runner):
+                membership.fail(exc)
             raise
         finally:
-            del self._led[place]
-        membership.finish(resolution)
+            if self._led.get(place) is request.urgency:
+                del self._led[place]
+        if await self._holds_for_others(membership, runner):
+            membership.finish(resolution)
         return resolution
+
+    async def _holds_for_others(
+        self, membership: Membership[Resolution], runner: PlanRunner
+    ) -> bool:
+        """Whether the others may have the result. If not, leaving hands the lead over."""
+        # A request that comes after the check must not be given what the check is about.
+        membership.close()
+        return not membership.others or await runner.holds_today()
 
     def _set_urgency(self, request: Request) -> None:
         """Make it as urgent as the former leader; note a recache of the same base that is ahead."""
@@ -157,14 +191,14 @@ class Resolver:
         if urgency.ahead is not None and urgency.ahead.foreground:
             # The former leader was cancelled; the tasks that waited for it wait for this one.
             urgency.hurry(self.services)
-        other = self._led.get((request.wanted.base.hex, not request.recache))
+        other = self._led.get(_place(request, other=True))
         if other is not None:
             # Another flight, but the same lease: this one waits until the other releases it.
             urgency.follow(other, self.services)
 
     def _follow(self, request: Request) -> None:
         """Wait for a spec of the same key, or for another runtime of this process."""
-        led = self._led.get((request.wanted.base.hex, request.recache))
+        led = self._led.get(_place(request))
         if led is None:
             request.urgency.on_wait()
         else:
@@ -175,7 +209,8 @@ class Resolver:
             self.services.emitter.emit(
                 events.KernelReady(
                     name=spec.name,
-                    key=resolution.artifact.key,
+                    key=resolution.artifact.base,
+                    entry_key=resolution.artifact.key,
                     tier=resolution.tier,
                     seconds=resolution.seconds,
                     size_bytes=resolution.artifact.size_bytes,

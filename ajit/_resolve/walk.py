@@ -19,7 +19,13 @@ import anyio
 import ajit
 from ajit._cache.entries.disk import Found, Missing, PublishFailed, Rejected
 from ajit._cache.leases.table import Busy, Lease
-from ajit._compile.recorder.states import Settled, Unsettled, missing_note, settle
+from ajit._compile.recorder.states import (
+    Settled,
+    Unsettled,
+    missing_note,
+    settle,
+    states_today,
+)  # fmt: skip
 from ajit._core import events
 from ajit._core.entry import Artifact
 from ajit._core.job import CompileJob, Seen
@@ -89,6 +95,25 @@ class PlanRunner:
             return await self._walk()
         finally:
             self._give_credit_back()
+
+    async def holds_today(self) -> bool:
+        """Whether a request that begins now may be given this result, or the error, as well.
+
+        The compiler read its files at one moment of the walk, and a request that came later may
+        have been made for the sake of an edit after that.
+        """
+        if isinstance(self._reads, Settled):
+            reads, places = self._reads.list.reads, self._request.wanted.places
+            today = await self._in_thread(states_today, reads, places) if reads else ()
+            return today == self._reads.states
+        if isinstance(self._reads, Unsettled):
+            return not self._reads.changed
+        if self._artifact is None and not isinstance(self._error, CompileError):
+            return True  # an error of the environment, which tells nothing about files
+        look = await self._in_thread(self._services.seeker.look, self._request.wanted)
+        if isinstance(look, Found) and self._artifact is not None:
+            return look.artifact.key == self._artifact.key
+        return isinstance(look, CompileError) and self._artifact is None
 
     async def _walk(self) -> Resolution:
         plan, actions = start()
@@ -310,7 +335,9 @@ class PlanRunner:
         self._seen = seen
 
     def _settle(self, data: bytes) -> Settled | Unsettled:
-        return settle(self._seen, self._request.wanted.places, data)
+        spec = self._request.spec
+        texts = (spec.source, *(text for _, text in spec.headers))
+        return settle(self._seen, self._request.wanted.places, data, texts)
 
     def _new_key(self, reads: Settled | Unsettled) -> Key:
         base = self._request.wanted.base

@@ -52,6 +52,7 @@ class _Loaded:
     """
 
     module: LoadedModule
+    base: str
     tier: Tier
 
 
@@ -163,12 +164,11 @@ class Kernels:
         urgency = Urgency(foreground=False, on_wait=on_wait)
         if self._device is None:
             resolution = await self.resolve(spec, None, urgency=urgency)
-            return Ready(resolution.artifact.key, resolution.tier)
-        module = self.loaded(spec)
-        if module is not None:
-            return Ready(module.key, "memory")
+            return Ready(resolution.artifact.base, resolution.tier)
+        if self.loaded(spec) is not None:
+            return Ready(self._modules[spec].base, "memory")
         loaded = await self._tasks.join(*self._loading(spec, urgency))
-        return Ready(loaded.module.key, loaded.tier)
+        return Ready(loaded.base, loaded.tier)
 
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
         """Return the fallback if only that is loaded, and start on the wanted kernel."""
@@ -269,7 +269,8 @@ class Kernels:
         arch = self._arch_to_load(spec)
         resolution = await self.resolve(spec, arch, recache=recache, urgency=urgency)
         module = await self._load_artifact(spec, resolution, recache=recache)
-        loaded = self._modules[spec] = _Loaded(module, resolution.tier)
+        base = resolution.artifact.base
+        loaded = self._modules[spec] = _Loaded(module, base, resolution.tier)
         return loaded
 
     async def _load_behind(

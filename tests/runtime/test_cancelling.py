@@ -184,6 +184,6 @@ async def test_cancelled_warmup_keeps_what_was_made_ready(options, compiler):
         resolution = await rt.resolve(specs[0])
 
     assert scope.cancelled_caught
-    assert done == [resolution.artifact.key]
+    assert done == [resolution.artifact.base]
     assert resolution.tier == "disk"
     assert compiler.started <= 2

@@ -191,6 +191,43 @@ def test_a_directory_that_is_pointed_elsewhere_is_seen(
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("text", ["#include <a.h>", '#include "a.h"'])
+def test_a_folder_where_a_header_is_looked_for_becomes_one(
+    server: Server, user: Path, asking: Callable[..., ajit.Spec], tmp_path: Path, text: str
+) -> None:
+    """A compiler passes over the folder, and takes the header."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.h").write_text(value(1))
+    (user / "a.h").mkdir()
+    spec = asking(text, include_dirs=[user, other])
+    server.check(spec)
+    (user / "a.h").rmdir()
+    server.check(spec)
+    (user / "a.h").mkdir()
+    server.check(spec)
+    (user / "a.h").rmdir()
+    (user / "a.h").write_text(value(2))
+    server.check(spec)
+
+
+def test_a_directory_that_is_named_twice_and_pointed_elsewhere_is_seen(
+    server: Server, user: Path, asking: Callable[..., ajit.Spec], tmp_path: Path
+) -> None:
+    """Compilers drop the second name of a directory, and look there for nothing."""
+    link, other = tmp_path / "link", tmp_path / "other"
+    link.symlink_to("user")
+    other.mkdir()
+    (other / "a.h").write_text(value(2))
+    text = "#if __has_include(<a.h>)\n#include <a.h>\n#else\n#define V 1\n#endif"
+    spec = asking(text, include_dirs=[user, link])
+    first = server.check(spec)
+    link.unlink()
+    link.symlink_to("other")
+
+    assert server.check(spec) != first
+
+
 def test_headers_that_swap_their_places_are_seen(
     server: Server, user: Path, asking: Callable[..., ajit.Spec], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Random header trees and edits: no answer from the cache is one that a fresh compile does not give.
+"""Random header trees and edits: the cache gives nothing that a fresh compile does not give.
 
 What shows that the fuzz would find a stale kernel: with a bug planted in the recorder, in what is
 made of its records, or in the digests of files, it does.
@@ -65,7 +65,7 @@ def test_no_kernel_is_stale_after_random_edits(
     tally = fuzz.run(own_server(), tmp_path, compiler, seed, rounds)
 
     assert tally.hits > rounds // 5
-    assert tally.different > rounds // 10
+    assert tally.different > rounds // 12
 
 
 WORKER_BUGS = {

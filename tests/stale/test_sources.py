@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import ajit
     from tests.stale.world import Server
 
+DEFAULT = "#ifndef V\n#define V 0\n#endif"
 APPEARING = {
     "stdint.h": "#include <stdint.h>",
     "math.h": "#include <math.h>",
@@ -37,12 +38,12 @@ APPEARING = {
         "#define HEADER <a.h>\n#include HEADER",
         "#define NAME a\n#define IN(x) <x.h>\n#include IN(NAME)",
         "#include COMPUTED",
-        "#define HAS(x) __has_include(x)\n#if HAS(<a.h>)\n#include <a.h>\n#else\n#define V 0\n#endif",
+        "#define HAS(x) __has_include(x)\n#if HAS(<a.h>)\n#include <a.h>\n#endif\n" + DEFAULT,
         "#if __has_include(<a.h>)\n#define V 9\n#else\n#define V 0\n#endif",
         "#if !__has_include(<a.h>)\n#define V 0\n#else\n#include <a.h>\n#endif",
         '#include "b.h"\n#ifdef WANTS_A\n#include <a.h>\n#else\n#define V 0\n#endif',
         "%:include <a.h>",
-        "_Pragma(\"once\")\n#include <a.h>",
+        '_Pragma("once")\n#include <a.h>',
     ],
 )  # fmt: skip
 def test_what_a_source_includes_is_seen_however_it_says_so(

@@ -10,7 +10,8 @@ that is damaged, foreign or not authentic counts as not there.
 Why a stamp can be relied on beyond the life of a process: whoever changes a file cannot choose its
 ctime, which the kernel sets from a clock that goes by nanoseconds. Where it does not, as in images
 of file systems that are built reproducibly (all their times are 0 or 1), two versions of a file may
-have one stamp. So a ctime of whole seconds is never kept here.
+have one stamp, and a machine or container may be started anew with another image. So a ctime of
+whole seconds is relied on only in the same boot and the same mount namespace.
 
 A node is a machine id and a host name: numbers of devices and inodes mean nothing on another one.
 """
@@ -24,6 +25,7 @@ import struct
 import threading
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -234,11 +236,26 @@ def _read(directory: CacheDirectory, node: str, secret: bytes | None) -> _Loaded
 def _packed(stamp: Stamp) -> bytes | None:
     """Return a stamp as it is kept; None if it cannot be relied on later, see the docstring."""
     if stamp[4] % _SECOND_NS == 0:
-        return None
+        here = _boot_and_mounts()
+        if here is None:
+            return None
+        stamp = (stamp[0] ^ here, *stamp[1:])
     try:
         return digest_file.pack_stamp(stamp)
     except struct.error:
         return None
+
+
+@cache
+def _boot_and_mounts() -> int | None:
+    """A number of this boot and mount namespace; None if they cannot be told."""
+    boot = this_process().boot_id
+    try:
+        mounts = Path("/proc/self/ns/mnt").stat().st_ino
+    except OSError:
+        return None
+    told_apart = hashlib.sha256(f"{boot} {mounts}".encode()).digest()
+    return int.from_bytes(told_apart[:7], "little") if boot else None
 
 
 def _today() -> int:

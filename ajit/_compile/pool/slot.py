@@ -183,7 +183,7 @@ def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) 
         job=msgspec.structs.replace(task.job, include_dirs=dirs, options=options),
         command=toolchain.command,
         version=toolchain.version,
-        include_dirs=toolchain.given_dirs,
+        include_dirs=toolchain.include_dirs,
         flags=toolchain.flags,
         folder=folder,
         output_limit_bytes=settings.compile_output_limit_bytes,

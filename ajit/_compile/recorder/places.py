@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from ajit._compile.recorder.flags import option_dirs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-__all__ = ["Places", "places_of"]
+__all__ = ["LABEL", "Places", "places_of"]
 
 ANYWHERE = "/"
 LABEL = "label"
@@ -37,12 +37,25 @@ class Places:
         self._directories = dict(reversed(self._dirs))
         self._label = label
 
+    @property
+    def dirs(self) -> tuple[tuple[str, str], ...]:
+        """Name and directory of each place: equal where the same files are found."""
+        return self._dirs
+
     def name(self, path: str) -> tuple[str, str]:
-        """Return place and name of an absolute path, which is kept as it is spelt."""
+        """Return place and name of an absolute path, which is kept as it is spelt.
+
+        The name of a place's directory itself is empty.
+        """
+        closed = _closed(path)
         for place, directory in self._by_length:
-            if path.startswith(directory):
+            if closed.startswith(directory):
                 return place, path[len(directory) :]
         return ANYWHERE, path
+
+    def directories(self) -> tuple[tuple[str, str], ...]:
+        """Return each place with its directory, which has a slash at its end."""
+        return self._dirs
 
     def directory(self, place: str) -> str | None:
         """Return what comes before a name of a place; None if this spec has no such place."""
@@ -53,17 +66,22 @@ class Places:
         directory = self.directory(place)
         return None if directory is None else directory + name
 
-    def traces(self, data: bytes) -> list[tuple[str, str]]:
+    def traces(self, data: bytes, named: Collection[str] = ()) -> list[tuple[str, str]]:
         """Return the places that left a trace in a result, each with the digest of its path.
 
         Debug information and ``__FILE__`` hold paths, or the spec's label. Such a result is right
         only where these are the same.
+
+        Args:
+            data: The result.
+            named: Places that count in any case: of ``__FILE__`` only the length may be in there.
         """
         found = []
         for place, directory in self._dirs:
-            if len(directory) > 1 and os.fsencode(directory.rstrip(os.sep)) in data:
+            held = len(directory) > 1 and os.fsencode(directory.rstrip(os.sep)) in data
+            if held or place in named:
                 found.append((place, _digest(directory)))
-        if self._label.encode() in data:
+        if LABEL in named or self._label.encode() in data:
             found.append((LABEL, _digest(self._label)))
         return found
 

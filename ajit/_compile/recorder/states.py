@@ -8,12 +8,14 @@ runtime asks.
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.digests import FileStamp, digests
-from ajit._core.reads import ABSENT, MAX_READS, PRESENT, SAME, Read, ReadingList
+from ajit._compile.recorder.digests import FileCache, FileStamp, digests
+from ajit._compile.recorder.places import LABEL
+from ajit._core.reads import ABSENT, MAX_READS, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +24,18 @@ if TYPE_CHECKING:
     from ajit._core.job import Seen, SeenRead
 
 __all__ = ["Settled", "Unsettled", "digests", "missing_note", "settle", "states_today"]
+
+_ASKS_FOR_NAME = re.compile(rb"__(?:BASE_)?FILE|__builtin_FILE|source_location")
+"""Text that may ask how its file is called, so that a result may depend on that without holding it:
+on the length of a path, or on a digest that the compiler works out."""
+
+
+def _asks_for_name(path: str) -> bool:
+    with open(path, "rb") as file:
+        return _ASKS_FOR_NAME.search(file.read()) is not None
+
+
+_asking: FileCache[bool] = FileCache(_asks_for_name)
 
 CLOCK_REALTIME_COARSE = 5
 """From Linux' ``time.h``: the clock that file times are taken from."""
@@ -84,7 +98,7 @@ def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | Non
             # access() and not stat(), which raises: most of a list is absent, and this is three
             # times as fast. It follows links, as a compiler does.
             elif access(root + read.name, _F_OK):
-                state = PRESENT if kind == "present" else None
+                state = _state_there(root + read.name) if kind == "present" else None
             else:
                 state = ABSENT if kind == "absent" else None
         if state is None:
@@ -93,13 +107,16 @@ def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | Non
     return tuple(states)
 
 
-def settle(seen: Seen, places: Places, data: bytes) -> Settled | Unsettled:
+def settle(
+    seen: Seen, places: Places, data: bytes, texts: Sequence[str] = ()
+) -> Settled | Unsettled:
     """Digest what a compile read, right after it.
 
     Args:
         seen: What was recorded.
         places: The job's places.
         data: The result; places that left a trace in it are listed as well.
+        texts: The source and the virtual headers, which are called by the spec's label.
     """
     if seen.blind:
         return Unsettled(seen.blind, changed=False)
@@ -107,13 +124,18 @@ def settle(seen: Seen, places: Places, data: bytes) -> Settled | Unsettled:
         return Unsettled(f"the compiler asked for {len(seen.reads)} files", changed=False)
     reads = [Read(item.place, item.name, item.kind) for item in seen.reads]
     states = []
+    named = {LABEL} if any(map(_ASKS_FOR_NAME.search, map(str.encode, texts))) else set()
     for item, read in zip(seen.reads, reads, strict=True):
         path = places.path(item.place, item.name)
+        # Of the user's alone: CUDA's and C++'s headers ask for it in what says where it failed.
+        # Before the state is told, which makes sure that it is the text that the compiler read.
+        if path is not None and item.kind == "file" and item.place[0] == "i" and _asking.get(path):
+            named |= {item.place, LABEL}
         state = None if path is None else _state_after(item, read, path, places)
         if state is None:
             return Unsettled(f"{read} changed while the compiler worked", changed=True)
         states.append(state)
-    traces = [Read(place, digest, "same") for place, digest in places.traces(data)]
+    traces = [Read(place, digest, "same") for place, digest in places.traces(data, named)]
     return Settled(ReadingList((*reads, *traces)), (*states, *[SAME] * len(traces)))
 
 
@@ -129,7 +151,7 @@ def missing_note(seen: Seen, log: str, include_dirs: Sequence[str]) -> str | Non
     found = "".join(f"/{item.name}/\n" for item in seen.reads if item.kind != "absent")
     looked: dict[str, None] = {}
     for item in seen.reads:
-        if item.kind != "absent" or item.place[0] not in "it":
+        if item.kind != "absent" or not item.name or item.place[0] not in "it":
             continue
         if f"/{item.name}/" not in found and _says_missing(log, item.name):
             looked[item.name] = None

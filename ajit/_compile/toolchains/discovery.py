@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -51,7 +52,6 @@ def find_nvrtc(digests: Digests) -> Toolchain:
         command=(path,),
         identity=ToolchainId("nvrtc", version, fingerprint(digest, str(headers))),
         include_dirs=headers.dirs,
-        given_dirs=headers.dirs,
         flags=headers.flags(release),
         stamp=FileStamp.of(path),
     )
@@ -74,8 +74,7 @@ def find_nvcc(digests: Digests, setting: str) -> Toolchain:
             "nvcc", version, fingerprint(text, digests.get(path) or "", host, str(headers))
         ),
         # A toolkit's nvcc has its own headers and prefers them to these; that of a wheel does not.
-        include_dirs=(*headers.dirs, *_system_dirs(("gcc",))),
-        given_dirs=headers.dirs,
+        include_dirs=headers.dirs,
         flags=headers.flags(_release(version)),
         arches=tuple(arches.split()),
         stamp=FileStamp.of(path),
@@ -121,21 +120,10 @@ def _host(command: tuple[str, ...], text: str, digests: Digests) -> Toolchain:
         path=path,
         command=command,
         identity=ToolchainId("host", version, fingerprint(*parts, *_native_headers(digests))),
-        include_dirs=(*given, *_system_dirs(command)),
-        given_dirs=given,
+        include_dirs=given,
         arches=(platform.machine(),),
         stamp=FileStamp.of(path),
     )
-
-
-def _system_dirs(command: tuple[str, ...]) -> list[str]:
-    """Directories in which a compiler finds the C and C++ libraries' headers.
-
-    It prints them, one a line after a blank; what of its other output has this form does no harm.
-    """
-    text = _ask([*command, "-E", "-x", "c++", "-v", "/dev/null"]) or ""
-    lines = [line.strip() for line in text.splitlines() if line.startswith(" /")]
-    return [os.path.normpath(line) for line in lines if os.path.isdir(line)]
 
 
 def _native_headers(digests: Digests) -> Iterator[str]:
@@ -228,9 +216,10 @@ def _host_compiler_of(nvcc: str) -> str:
 
 def _ask(command: list[str]) -> str | None:
     """What a compiler says about itself, or None if it cannot be run."""
+    lost = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
     try:
         result = subprocess.run(
-            command,
+            [*_SAYS_STATUS, *command] if lost else command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -240,4 +229,12 @@ def _ask(command: list[str]) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.decode(errors="replace").strip() if result.returncode == 0 else None
+    text, status = result.stdout.decode(errors="replace").strip(), str(result.returncode)
+    if lost:
+        text, _, status = text.rpartition("\n")
+    return text.strip() if status == "0" else None
+
+
+_SAYS_STATUS = ("env", "--default-signal=CHLD", "sh", "-c", '"$@"; s=$?; echo; echo $s', "sh")
+"""In a process that ignores SIGCHLD the kernel drops exit codes of children; a shell prints this
+one. Its last line is then no 0 where `env` or the shell itself cannot be run."""

@@ -25,9 +25,7 @@ class Toolchain:
         path: The library (NVRTC) or program.
         command: How the program is started: its path, and what must come first after it.
         identity: What of it goes into keys.
-        include_dirs: Every directory of headers that come with it, the system's included; a closure
-            does not follow them.
-        given_dirs: Those of them that it must be told of; they are searched after the user's.
+        include_dirs: Directories of headers that it is told of, searched after the user's.
         flags: Flags that it always gets.
         arches: What it builds for; empty if only the compiler itself can say (NVRTC).
     """
@@ -38,7 +36,6 @@ class Toolchain:
     command: tuple[str, ...]
     identity: ToolchainId
     include_dirs: tuple[str, ...] = ()
-    given_dirs: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     arches: tuple[str, ...] = ()
     stamp: FileStamp | None = field(default=None, repr=False)

@@ -22,6 +22,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
+from ajit._compile.recorder.twins import with_twins
 from ajit._compile.worker.depfile import records_of
 from ajit._compile.worker.place import top_of
 from ajit._compile.worker.records import (
@@ -129,7 +130,8 @@ class Recorder:
             records = found
         # A library has no program; and the directory of a worker is gone, see `leave_root`.
         own_program = os.path.realpath(program) if program else ""
-        return Seen(tuple(_reads(records, places, private, own_program)))
+        reads = _reads(records, places, private, own_program)
+        return Seen(with_twins(tuple(reads), places))
 
     def _why_unseen(self, compiler: str) -> str:
         """Say why the records of a job are of no use, or ""."""
@@ -273,7 +275,10 @@ def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> Se
         # Not even looking is allowed, or it is gone: as good as absent, if it stays so.
         return SeenRead(place, name, "absent")
     if not stat.S_ISREG(info.st_mode):
-        return None  # a directory is what is found in it
+        # A directory is passed over where a header is looked for, which may be there some day. Of
+        # the system's directories no more counts than what is found in them.
+        counts = stat.S_ISDIR(info.st_mode) and place != ANYWHERE
+        return SeenRead(place, name, "present") if counts else None
     if kind != PROGRAM:
         return SeenRead(place, name, "present")
     state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)

@@ -63,9 +63,11 @@ def _is_held(path: Path) -> bool:
 
 
 def _temporary_files(folder: Path) -> list[str]:
-    """Anything in TMPDIR, and in the cache what is no entry, lock file, or queue at the permits."""
-    kept = {".ajit", ".lock", ".waiting"}
-    paths = [path for path in (folder / "cache").rglob("*") if path.suffix not in kept]
+    """Anything in TMPDIR, and in the cache what belongs to none of the kinds of files that stay."""
+    kept, cache = {".ajit", ".lock", ".waiting"}, folder / "cache"
+    paths = [path for path in cache.rglob("*") if path.suffix not in kept]
+    stays = (cache / "reads", cache / "digests")  # reading lists, and digests of headers
+    paths = [path for path in paths if not any(place in path.parents for place in stays)]
     paths += (folder / "tmp").rglob("*")
     return [
         f"temporary file {os.path.relpath(path, folder)}"

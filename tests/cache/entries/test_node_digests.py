@@ -111,12 +111,18 @@ def test_a_file_written_just_now_is_not_kept(directory, header: Path):
     assert not file_of(node).exists()
 
 
-def test_a_change_time_of_whole_seconds_is_not_kept(directory):
+@pytest.mark.parametrize("elsewhere", [7, None], ids=["another boot", "untold"])
+def test_a_change_time_of_whole_seconds_counts_in_one_boot_and_namespace(
+    directory, monkeypatch, elsewhere
+):
     """So do images of file systems say of each of their versions, built with all times alike."""
     node = NodeDigests(directory)
     node.learned({a_stamp(1, ctime=10**9): ONE, a_stamp(2): TWO})
     node.close()
+    here = NodeDigests(directory).known(a_stamp(1, ctime=10**9))
+    monkeypatch.setattr(node_digests, "_boot_and_mounts", lambda: elsewhere)
 
+    assert here == ONE
     assert NodeDigests(directory).known(a_stamp(1, ctime=10**9)) is None
     assert known(directory, 2) == TWO
 

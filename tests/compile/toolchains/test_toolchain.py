@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,3 +271,21 @@ def test_zig_stands_in_for_a_missing_compiler(zig_bench: Bench) -> None:
     assert output.data[:4] == b"\x7fELF"
     assert "-mcpu=baseline" in output.command
     assert zig_bench.slot._toolchains.find("host").version.startswith("zig ")
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_compilers_exit_code_counts_where_signals_of_children_are_ignored(
+    tmp_path: Path, status: int
+) -> None:
+    """Under such a supervisor a program that cannot tell its version is still no compiler."""
+    compiler = tmp_path / "c++"
+    compiler.write_text(f"#!/bin/sh\necho g++ 12.2.0\nexit {status}\n")
+    compiler.chmod(0o755)
+    program = (
+        "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+        "from ajit._compile.toolchains import discovery;"
+        f"print(discovery._ask(['{compiler}', '--version']))"
+    )
+    answer = subprocess.check_output([sys.executable, "-c", program], timeout=60)
+
+    assert answer.decode().strip() == ("None" if status else "g++ 12.2.0")

@@ -157,7 +157,7 @@ def test_reads_are_sure_enough_to_be_published(dirs: tuple[str, str], forbidden:
     """The list settles, and no longer does when a header has changed after the compile."""
     seen = seen_where(forbidden, dirs)
     zig = Toolchains(settings()).find("host")
-    places = places_of(dirs, (), zig.given_dirs, zig.path, "kernel.cu")
+    places = places_of(dirs, (), zig.include_dirs, zig.path, "kernel.cu")
     before = settle(seen, places, b"")
     Path(dirs[1], "deep", "more.h").write_text("#define VALUE 2.0f\n")
     after = settle(seen, places, b"")

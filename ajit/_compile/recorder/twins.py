@@ -1,0 +1,58 @@
+"""Include directories that are one directory under two names, as behind a link.
+
+gcc drops all but one of them before it looks for any header, so that it asks for nothing in the
+others. Should such a name mean another directory later, it would look there. So what was asked for
+in the one counts for all: each name of the directory gets the same reads.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from ajit._compile.recorder.places import Places
+    from ajit._core.job import SeenRead
+
+__all__ = ["with_twins"]
+
+
+def with_twins(reads: tuple[SeenRead, ...], places: Places) -> tuple[SeenRead, ...]:
+    """Return reads, and after them what they are under other names of an include directory."""
+    listed = {(read.place, read.name): read for read in reads}
+    for twin in _twins(reads, places):
+        listed.setdefault((twin.place, twin.name), twin)
+    return tuple(listed.values())
+
+
+def _twins(reads: Iterable[SeenRead], places: Places) -> Iterator[SeenRead]:
+    known: dict[str, tuple[int, int] | None] = {}
+    named: dict[tuple[int, int], list[tuple[str, str]]] = {}
+    for place, directory in places.directories():
+        identity = _identity(directory.rstrip(os.sep), known)
+        if place != "tool" and identity is not None:
+            named.setdefault(identity, []).append((place, directory))
+    for read in reads:
+        path = places.path(read.place, read.name) or ""
+        parent = os.path.dirname(path)
+        while parent not in ("", os.sep):
+            for place, directory in named.get(_identity(parent, known) or (0, 0), ()):
+                if directory != f"{parent}{os.sep}":
+                    name = path[len(parent) + 1 :]
+                    yield msgspec.structs.replace(read, place=place, name=name)
+            parent = os.path.dirname(parent)
+
+
+def _identity(directory: str, known: dict[str, tuple[int, int] | None]) -> tuple[int, int] | None:
+    if directory not in known:
+        try:
+            info = os.stat(directory)
+        except OSError:
+            known[directory] = None
+        else:
+            known[directory] = (info.st_dev, info.st_ino)
+    return known[directory]
