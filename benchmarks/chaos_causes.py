@@ -127,8 +127,8 @@ class Causes:
         end = min(self._ends_of(start.pid, start.time, last), default=float("inf"))
         files = headers_of(kernel_of(start))
         made = self._headers.states(files, start.time, end)
-        if last is not None and last.what == "KernelReady" and last["key"] in self._states:
-            made = {self._states[last["key"]]}
+        if last is not None and last.facts.get("entry_key") in self._states:
+            made = {self._states[last["entry_key"]]}
         decided = self._flights.begun(start.pid, kernel_of(start), start.time)
         unshared = any(r.what == "NotPublished" and r.time <= end for r in after)
         ready = last is not None and last.what == "KernelReady"

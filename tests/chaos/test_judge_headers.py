@@ -58,7 +58,7 @@ def compiled(begun, label, *, pid=ONE, unshared=False):
         *answered(begun - 0.1, begun + 0.7, label, outcome="compiled", pid=pid),
         event(begun, pid, "CompileStarted"),
         *told,
-        event(begun + 0.6, pid, "KernelReady", key=entry_of(label)),
+        event(begun + 0.6, pid, "KernelReady", entry_key=entry_of(label)),
     ]
 
 
