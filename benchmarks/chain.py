@@ -90,9 +90,9 @@ def _until_blocked(pids: set[int]) -> None:
 
 def _artifact() -> Artifact:
     return Artifact(
-        key=KEY, key_fields=(), name="benchmark", kind="cubin", arch="sm_90a", compiler="nvrtc",
-        compiler_version="13.0", entries=("k",), lowered={"k": "k"}, log="", command=(),
-        created=time.time(), seconds=1.0, host="here", ajit_version="0",
+        key=KEY, base=KEY, key_fields=(), name="benchmark", kind="cubin", arch="sm_90a",
+        compiler="nvrtc", compiler_version="13.0", entries=("k",), lowered={"k": "k"},
+        log="", command=(), created=time.time(), seconds=1.0, host="here", ajit_version="0",
         data=os.urandom(CODE_BYTES),
     )  # fmt: skip
 

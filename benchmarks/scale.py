@@ -205,9 +205,10 @@ def _key(number: int) -> str:
 
 def _artifact(key: str) -> Artifact:
     return Artifact(
-        key=key, key_fields=(), name="benchmark", kind="cubin", arch="sm_90a", compiler="nvrtc",
-        compiler_version="13.0", entries=("k",), lowered={"k": "k"}, log="", command=(),
-        created=time.time(), seconds=1.0, host="here", ajit_version="0", data=bytes(5000),
+        key=key, base=key, key_fields=(), name="benchmark", kind="cubin", arch="sm_90a",
+        compiler="nvrtc", compiler_version="13.0", entries=("k",), lowered={"k": "k"},
+        log="", command=(), created=time.time(), seconds=1.0, host="here", ajit_version="0",
+        data=bytes(5000),
     )  # fmt: skip
 
 

@@ -100,9 +100,10 @@ def artifact(data: bytes, entries: tuple[EntryPoint, ...] = ENTRIES) -> Artifact
     """An artifact of these bytes."""
     names = tuple(entry.name for entry in entries)
     return Artifact(
-        key="ab" * 32, key_fields=(), name="kernels", kind="elf", arch="x86_64", compiler="host",
-        compiler_version="", entries=names, lowered={name: name for name in names}, log="",
-        command=(), created=0.0, seconds=0.0, host="", ajit_version="", data=data,
+        key="ab" * 32, base="ab" * 32, key_fields=(), name="kernels", kind="elf", arch="x86_64",
+        compiler="host", compiler_version="", entries=names,
+        lowered={name: name for name in names}, log="", command=(), created=0.0, seconds=0.0,
+        host="", ajit_version="", data=data,
     )  # fmt: skip
 
 

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="session")
+# Of one file: tests of other rooms look whether a runtime's threads and workers are gone.
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose workers run already. Its cache is that of all tests of the session."""
+    """A server whose workers run already. Its cache is that of all tests of a file."""
     server = Server(tmp_path_factory.mktemp("cache"))
     server.check(ajit.Spec(KERNEL, "k", defines={"V": 0}, arch="sm_90a", compiler="nvrtc"))
     yield server
@@ -39,7 +40,8 @@ def missing() -> dict[str, str]:
     return found
 
 
-@pytest.fixture(params=["nvrtc", "nvcc", "host"])
+# nvcc takes ten times as long as the others.
+@pytest.fixture(params=["nvrtc", pytest.param("nvcc", marks=pytest.mark.slow), "host"])
 def compiler(request: pytest.FixtureRequest, missing: dict[str, str]) -> str:
     """Each kind of compiler that is here."""
     if why := missing.get(request.param):

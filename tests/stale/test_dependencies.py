@@ -75,11 +75,11 @@ def test_the_recorder_sees_what_the_compilers_own_list_names(
         source = tmp_path / "source.cu"
         source.write_text(SOURCE + KERNEL)
         command = [toolchain.path, f"-arch={arch}", "-std=c++17", f"-I{user}", "-M", str(source)]
-        command += [part for path in toolchain.given_dirs for part in ("-isystem", path)]
+        command += [part for path in toolchain.include_dirs for part in ("-isystem", path)]
         command += ["-MF", str(listed)]
         subprocess.run(command, check=True, env=compiler_environment())
     places = places_of(
-        given.include_dirs, options, toolchain.given_dirs, toolchain.path, label_of(given.name)
+        given.include_dirs, options, toolchain.include_dirs, toolchain.path, label_of(given.name)
     )
     read = {places.path(item.place, item.name) for item in seen[0].reads if item.kind == "file"}
 

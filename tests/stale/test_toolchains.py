@@ -36,7 +36,7 @@ def toolkit(compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         shutil.copytree(Path(discovery.NATIVE_DIR) / "cuda_cxx", root / "cuda_cxx")
         monkeypatch.setattr(discovery, "NATIVE_DIR", str(root))
         return root
-    given = Toolchains(settings()).find(compiler).given_dirs  # type: ignore[arg-type]
+    given = Toolchains(settings()).find(compiler).include_dirs  # type: ignore[arg-type]
     if not any(path.endswith("cccl") for path in given):
         pytest.skip("no CUDA headers with CCCL in a directory of its own")
     shutil.copytree(given[0], root / "include", copy_function=os.symlink)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.digests import FileCache, FileStamp, digests
 from ajit._compile.recorder.places import LABEL
-from ajit._core.reads import ABSENT, MAX_READS, SAME, Read, ReadingList
+from ajit._core.reads import ABSENT, FOLDER, MAX_READS, PRESENT, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +105,10 @@ def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | Non
             return None
         states.append(state)
     return tuple(states)
+
+
+def _state_there(path: str) -> str:
+    return FOLDER if os.path.isdir(path) else PRESENT
 
 
 def settle(
