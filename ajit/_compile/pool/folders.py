@@ -111,7 +111,8 @@ def _is_stale(entry: os.DirEntry[str], here: str) -> bool:
 
 def _own_name() -> str:
     pid = os.getpid()
-    return f"{_place()}.{pid}.{_start_time(pid) or 0}"
+    # Of one length for all processes: debug information holds it, see `nameless` of the worker.
+    return f"{_place()}.{pid:010d}.{_start_time(pid) or 0:016d}"
 
 
 def _place() -> str:

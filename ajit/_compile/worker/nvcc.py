@@ -25,7 +25,7 @@ from ajit._compile.worker.commands import (
 )
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
-from ajit._compile.worker.text import without_paths
+from ajit._compile.worker.text import nameless, without_paths
 from ajit._core.elf import fault_of, kernel_symbols, ptx_fault_of
 from ajit._core.job import CompileOutput
 
@@ -96,6 +96,7 @@ def _assembled(
     cubin = read_result(request, RESULT, ran)
     if isinstance(cubin, JobFailed):
         return cubin
+    cubin = nameless(cubin, request.folder)
     if fault := fault_of("cubin", cubin, ()):
         return cut_short(fault, ran.log)
     kernels = kernel_symbols(cubin)

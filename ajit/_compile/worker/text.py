@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ajit._compile.worker.messages import WorkerRequest
 
-__all__ = ["capped", "label_of", "without_folder", "without_paths"]
+__all__ = ["capped", "label_of", "nameless", "without_folder", "without_paths"]
 
 LABEL_LENGTH = 80
 """File names may have 255 bytes; compilers append to them."""
@@ -32,6 +32,16 @@ def capped(raw: bytes, limit: int) -> str:
         middle = f"\n[... {dropped} bytes left out ...]\n".encode()
         raw = raw[: limit // 2] + middle + raw[-limit // 2 :]
     return raw.decode("utf-8", errors="replace")
+
+
+def nameless(data: bytes, folder: str) -> bytes:
+    """Write over a job's private folder where a result holds its path, without moving anything.
+
+    nvcc puts it into debug information (``-lineinfo``, ``-G``). It means nothing to a reader, and
+    would make two compiles of one source differ.
+    """
+    path = os.fsencode(folder)
+    return data.replace(path, (b"/job" + b"/." * len(path))[: len(path)])
 
 
 def without_folder(text: str, request: WorkerRequest) -> str:
