@@ -76,8 +76,11 @@ def test_a_kernel_that_holds_a_path_is_not_shared_with_another_one(
     asking: Callable[..., ajit.Spec],
     header: str,
     options: list[str],
+    compiler: str,
 ) -> None:
     """Each installation gets what a fresh compile there gives."""
+    if compiler == "nvcc" and header == FUNCTION and {"-lineinfo", "-G"} & set(options):
+        pytest.skip("nvcc calls a function without linkage by a new name in each compile")
 
     def make(include: Path) -> ajit.Spec:
         return asking("#include <lib/a.h>", include_dirs=[include], options=options)

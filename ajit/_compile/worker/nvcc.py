@@ -131,10 +131,7 @@ def _known_arches(request: WorkerRequest) -> tuple[str, ...]:
 
 
 def _arguments(request: WorkerRequest) -> list[str]:
-    # Else names of functions without linkage differ from run to run. Each image is a program of its
-    # own, so that two with the same names do not meet.
-    seed = "-frandom-seed=ajit"
-    return [_arch(request), seed, *request.flags, *common_arguments(request)]
+    return [_arch(request), *request.flags, *common_arguments(request)]
 
 
 def _arch(request: WorkerRequest) -> str:
