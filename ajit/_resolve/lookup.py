@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from ajit._cache.entries.disk import Found, Missing, Rejected
 from ajit._compile.recorder.places import Places, places_of
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ajit._cache.entries.lists import ListStore
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._core.key import Key
+    from ajit._core.reads import ReadingList
     from ajit._core.spec import Spec
+    from ajit._system.batched_calls import Moment
     from ajit.errors import CompileError
 
 __all__ = ["Look", "Seeker", "Wanted", "wanted"]
@@ -60,19 +62,24 @@ class Seeker:
         self._lists = lists
         self._failures = failures
 
-    def look(self, wanted: Wanted) -> Look:
-        """Look for an entry and, where there is no good one, for the failure of its compile."""
-        lookup = self.entry(wanted)
+    def look(self, wanted: Wanted, moment: Moment | None = None) -> Look:
+        """Look for an entry and, where there is no good one, for the failure of its compile.
+
+        Args:
+            wanted: What is looked for.
+            moment: What other looks of the same moment have found out.
+        """
+        lookup = self.entry(wanted, moment)
         if isinstance(lookup, Found):
             return lookup
         states_of = partial(states_today, places=wanted.places)
         return self._failures.recall(wanted.base.hex, states_of) or lookup
 
-    def entry(self, wanted: Wanted) -> Lookup:
+    def entry(self, wanted: Wanted, moment: Moment | None = None) -> Lookup:
         """Look for an entry: the first list that holds today and leads to a good one."""
         best: Lookup = Missing()
         for digest, found in self._lists.lists(wanted.base.hex):
-            states = states_today(found.reads, wanted.places)
+            states = _states(digest, found, wanted.places, moment)
             if states is None:
                 continue
             lookup = self._store.read(entry_key(wanted.base.hex, digest, states))
@@ -82,3 +89,15 @@ class Seeker:
             if isinstance(lookup, Rejected) or not isinstance(best, Rejected):
                 best = lookup
         return best
+
+
+def _states(
+    digest: str, found: ReadingList, places: Places, moment: Moment | None
+) -> tuple[str, ...] | None:
+    """The states of a list today. Kernels that include the same headers have the same list."""
+    if moment is None:
+        return states_today(found.reads, places)
+    about = (digest, places.told_apart)
+    if about not in moment:
+        moment[about] = states_today(found.reads, places)
+    return cast("tuple[str, ...] | None", moment[about])

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ajit._core.spec import Spec
     from ajit._resolve.flight import Flights, Membership
     from ajit._resolve.services import Services
+    from ajit._system.batched_calls import Moment
     from ajit._system.shared_tasks import SharedTasks
 
 __all__ = ["Resolver", "compiler_for"]
@@ -126,13 +127,15 @@ class Resolver:
         self._announce(spec, resolution)
         return resolution
 
-    def _prepare(self, spec: Spec, arch: str, *, recache: bool, urgency: Urgency) -> Request:
+    def _prepare(
+        self, spec: Spec, arch: str, moment: Moment, *, recache: bool, urgency: Urgency
+    ) -> Request:
         """Find toolchain and base key, and look at the disk. In a thread."""
         compiler = compiler_for(spec, arch)
         machine = _machine(spec)
         toolchain = self.services.toolchains.find(compiler)
         sought = wanted(spec, toolchain, make_base_key(spec, toolchain.identity, arch, machine))
-        look = self.services.seeker.look(sought)
+        look = self.services.seeker.look(sought, moment)
         return Request(spec, sought, compiler, arch, toolchain, look, recache, urgency)
 
     async def _fly(self, request: Request, begun: float) -> Resolution:

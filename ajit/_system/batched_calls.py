@@ -13,16 +13,19 @@ reaches it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._system.shared_tasks import SharedTasks
 
-__all__ = ["BATCH_CALLS", "BatchedCalls"]
+__all__ = ["BATCH_CALLS", "BatchedCalls", "Moment"]
 
 T = TypeVar("T")
+
+Moment: TypeAlias = dict[object, object]
+"""What the calls of a batch have found out, by anything that tells it apart."""
 
 BATCH_CALLS = 16
 """Calls of one batch. Pretty arbitrary: it saves most of the hops, and a slow call, such as one
@@ -45,14 +48,15 @@ class _Batch:
         outcomes: The value of each, or its error.
     """
 
-    calls: list[Callable[[], object]] = field(default_factory=list)
+    calls: list[Callable[[Moment], object]] = field(default_factory=list)
     outcomes: list[tuple[object, Exception | None]] = field(default_factory=list)
 
     def run(self) -> None:
         """Make the calls. In the thread."""
+        moment: Moment = {}
         for call in self.calls:
             try:
-                self.outcomes.append((call(), None))
+                self.outcomes.append((call(moment), None))
             except Exception as exc:  # noqa: BLE001  # its caller raises it
                 self.outcomes.append((None, exc))
 
@@ -70,8 +74,12 @@ class BatchedCalls:
         self._in_thread = in_thread
         self._open: _Batch | None = None
 
-    async def call(self, function: Callable[[], T]) -> T:
+    async def call(self, function: Callable[[Moment], T]) -> T:
         """Run a short blocking function in a thread, together with others.
+
+        Args:
+            function: Called with what the calls of this batch share. All of them were asked for
+                before the first one began, so what one finds out holds for the others.
 
         Raises:
             RuntimeClosed: The runtime was closed meanwhile.

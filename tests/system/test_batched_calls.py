@@ -55,7 +55,7 @@ async def gathered(calls, functions):
 
     async def ask(place):
         try:
-            outcomes[place] = await calls.call(functions[place])
+            outcomes[place] = await calls.call(lambda _: functions[place]())
         except Exception as exc:  # noqa: BLE001  # whatever came of it
             outcomes[place] = exc
 
@@ -88,14 +88,14 @@ async def test_a_call_during_a_hop_begins_another_batch(calls, threads):
     """A batch under way is not joined: its calls are being made."""
     arrived, let_go = threading.Event(), threading.Event()
 
-    def first():
+    def first(_moment):
         arrived.set()
         return let_go.wait(DEADLINE_SECONDS)
 
     async with anyio.create_task_group() as group:
         group.start_soon(calls.call, first)
         await anyio.to_thread.run_sync(arrived.wait, DEADLINE_SECONDS)
-        second = await calls.call(lambda: "second")
+        second = await calls.call(lambda _: "second")
         let_go.set()
 
     assert second == "second"
@@ -113,7 +113,7 @@ async def test_a_cancelled_caller_only_leaves(calls, threads, cancelled):
             # Both are asked for in this turn; the cancellation comes before the batch runs.
             if place == 1:
                 scopes[cancelled].cancel()
-            answers.append(await calls.call(lambda: place))
+            answers.append(await calls.call(lambda _: place))
 
     outcome = {0: [1], 1: [0]}[cancelled]
     with anyio.fail_after(DEADLINE_SECONDS):
@@ -130,7 +130,7 @@ async def test_a_call_of_a_cancelled_task_is_made(calls, threads):
     called = threading.Event()
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await calls.call(called.set)
+        await calls.call(lambda _: called.set())
     await anyio.to_thread.run_sync(called.wait, DEADLINE_SECONDS)
 
     assert called.is_set()
@@ -143,8 +143,8 @@ async def test_a_caller_ended_by_asyncio_itself_leaves_the_others_served(
     """`Task.cancel` goes through shields, but the batch is no caller's task."""
     if anyio_backend[0] != "asyncio":
         pytest.skip("trio has no second kind of cancellation")
-    first = asyncio.ensure_future(calls.call(lambda: "first"))
-    other = asyncio.ensure_future(calls.call(lambda: "other"))
+    first = asyncio.ensure_future(calls.call(lambda _: "first"))
+    other = asyncio.ensure_future(calls.call(lambda _: "other"))
     asyncio.get_running_loop().call_soon(first.cancel)
     with anyio.fail_after(DEADLINE_SECONDS):
         answer = await other
@@ -165,3 +165,19 @@ async def test_without_a_thread_every_call_fails(group):
 
     assert [str(outcome) for outcome in outcomes] == ["can't start new thread"] * 2
     assert outcomes[0] is not outcomes[1]
+
+
+async def test_calls_of_a_batch_share_what_they_find_out(calls):
+    """A later batch begins anew: what was so then may not be so now."""
+    seen = []
+
+    def look(moment):
+        seen.append(dict(moment))
+        moment["found"] = len(seen)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(calls.call, look)
+        group.start_soon(calls.call, look)
+    await calls.call(look)
+
+    assert seen == [{}, {"found": 1}, {}]

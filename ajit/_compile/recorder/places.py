@@ -42,6 +42,11 @@ class Places:
         """Name and directory of each place: equal where the same files are found."""
         return self._dirs
 
+    @property
+    def told_apart(self) -> tuple[object, ...]:
+        """Equal where a list means the same: directories and label."""
+        return (self._dirs, self._label)
+
     def name(self, path: str) -> tuple[str, str]:
         """Return place and name of an absolute path, which is kept as it is spelt.
 
