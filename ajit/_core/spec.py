@@ -131,17 +131,19 @@ class Spec:
             the source (``"float a, const float* x, int n"``). They are read from the source; give
             them where that does not work, as with macros in the list.
         name: A label for logs, tables and file names in compiler output; None takes the name of
-            the first kernel. Not part of the key.
+            the first kernel. Not part of the base key.
         compiler: ``auto``, ``nvrtc``, ``nvcc`` or ``host``. ``auto`` takes the host compiler for a
             CPU arch and NVRTC for a GPU's.
         arch: ``sm_80``, ``sm_90a``, ... or ``x86_64``, ``aarch64``; None takes the device's.
         options: Compiler flags in order, passed on as they are.
         defines: Macro names, pairs, or a mapping; numbers and booleans become text, None makes a
             bare ``-DNAME``.
-        include_dirs: Directories of user headers, in search order. Only contents reach the key.
+        include_dirs: Directories of user headers, in search order. Their paths reach the key
+            only if the result holds them (``__FILE__``, ``assert``).
         headers: Virtual headers: include name to text.
-        extra_digest: Anything else the result depends on; required where an include cannot be
-            followed statically, or an option names a file that is no header (``@flags``).
+        extra_digest: A text that you change with anything else the result depends on. Required for
+            an option that loads code into the compiler (``-fplugin``). Kernels of a compiler
+            whose reads cannot be seen are kept in the cache only with it.
 
     Attributes have the names of the arguments and hold tuples: `entries` of `EntryPoint`, `defines`
     and `headers` of pairs that are sorted by name.

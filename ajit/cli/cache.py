@@ -102,7 +102,11 @@ def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -
 @cache_dir_option
 @json_option
 def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
-    """Show the parts in which two keys differ: the reason why the second kernel was compiled."""
+    """Show the parts in which two keys differ: the reason why the second kernel was compiled.
+
+    The file i0/a.cuh is a.cuh in the first include directory. For ajit compile that is the
+    directory of FILE.
+    """
     from ajit._core.key import explain  # noqa: PLC0415  # command-line start-up
 
     cache = Cache(cache_dir)
