@@ -38,7 +38,15 @@ import msgspec
 from ajit._core.job import ArtifactKind
 from ajit._core.short_repr import cut
 
-__all__ = ["FORMAT_VERSION", "Artifact", "EntryInvalid", "decode", "decode_manifest", "encode"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Artifact",
+    "EntryInvalid",
+    "EntryOfOtherVersion",
+    "decode",
+    "decode_manifest",
+    "encode",
+]
 
 MAGIC = b"AJITENT\0"
 FORMAT_VERSION = 2
@@ -54,6 +62,10 @@ _MAC_DOMAIN = b"ajit entry\0"
 
 class EntryInvalid(ValueError):
     """The bytes are not a valid entry of the key. Internal: a user sees a miss."""
+
+
+class EntryOfOtherVersion(EntryInvalid):
+    """It says that another version of ajit wrote it, which alone can read it."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,7 +242,7 @@ def _check_frame(data: memoryview) -> tuple[int, int]:
     if magic != MAGIC:
         raise EntryInvalid("not an entry: wrong magic")
     if version != FORMAT_VERSION:
-        raise EntryInvalid(f"format version {version}, not {FORMAT_VERSION}")
+        raise EntryOfOtherVersion(f"format version {version}, not {FORMAT_VERSION}")
     if total != len(data) and not _is_trailer(data[total:]):
         raise EntryInvalid(f"{len(data)} bytes, should be {total}")
     if manifest_bytes > total - _MINIMUM_BYTES:

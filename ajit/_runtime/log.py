@@ -156,7 +156,7 @@ def _no_locks(event: Any, what: str) -> Line:
 
 
 def _not_published(event: Any, what: str) -> Line:
-    return logging.INFO, f"{what}: not kept in the cache: {event.reason}"
+    return logging.WARNING, f"{what}: not kept in the cache: {event.reason}"
 
 
 _MAKERS: dict[type[events.Event], Callable[[Any, str], Line]] = {

@@ -21,7 +21,7 @@ __all__ = ["check", "draw_verified", "is_bad", "verified"]
 
 def check(key: str, lookup: Lookup) -> dict[str, Any]:
     """Describe the result of reading an entry, and whether what it holds is whole."""
-    from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
+    from ajit._cache.entries.disk import Found, Rejected  # noqa: PLC0415  # command-line start-up
     from ajit._core.elf import fault_of  # noqa: PLC0415  # command-line start-up
 
     if isinstance(lookup, Found):
@@ -30,7 +30,8 @@ def check(key: str, lookup: Lookup) -> dict[str, Any]:
         reason = f"its compiled bytes are cut short: {reason}" if reason else ""
     else:
         reason = lookup.reason or "removed meanwhile"
-    return {"key": key, "ok": not reason, "reason": reason}
+    other = isinstance(lookup, Rejected) and lookup.other_version
+    return {"key": key, "ok": other or not reason, "reason": reason, "other_version": other}
 
 
 def verified(
@@ -44,6 +45,7 @@ def verified(
         "cache_dir": path,
         "checked": len(checked),
         "bad": [item for item in checked if not item["ok"]],
+        "other_versions": sum(item["other_version"] for item in checked),
         "reading_lists": {
             "checked": len(lists),
             "bad": [
@@ -75,6 +77,8 @@ def draw_verified(payload: dict[str, Any]) -> RenderableType:
     if digests["checked"]:
         numbers.append(count(digests["checked"], "file of digests", "files of digests"))
     total = f"{', '.join(numbers)} checked"
+    if others := payload["other_versions"]:
+        total += f" ({others} of other versions of ajit, which alone can verify them)"
     if not is_bad(payload):
         return f"{total}, all good"
     short = short_keys(item["key"] for item in payload["bad"])

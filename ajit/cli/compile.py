@@ -93,9 +93,9 @@ def command(  # one parameter per option
     logging.getLogger("ajit").addHandler(logging.NullHandler())
     resolution = anyio.run(_resolve, settings, spec, watcher)
     watcher.warn_of_locks()
-    payload = _payload(spec, resolution, settings, stored=watcher.stored)
+    payload = _payload(spec, resolution, settings, not_stored=watcher.not_stored)
     output.result(payload, lambda: _draw(payload))
-    return exits.FINE if watcher.stored else exits.PARTLY
+    return exits.PARTLY if watcher.not_stored else exits.FINE
 
 
 async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolution:
@@ -128,17 +128,16 @@ class _Watcher:
         self._told_seconds: float | None = None
         self._told_bad_entry = False
         self._no_lease = ""
-        self.stored = True
+        self.not_stored = ""
 
     def __call__(self, event: Event) -> None:
         from ajit._core import events  # noqa: PLC0415  # command-line start-up
 
         match event:
             case events.CacheUnwritable():
-                self.stored = False
+                self.not_stored = "the cache cannot be written"
             case events.NotPublished():
-                self.stored = False
-                self._output.warn(f"not kept in the cache: {event.reason}")
+                self.not_stored = event.reason
             case events.Waiting() if self._is_news(event):
                 self._told_seconds = event.waited_seconds
                 self._output.note(_describe_wait(event))
@@ -154,7 +153,7 @@ class _Watcher:
 
     def warn_of_locks(self) -> None:
         """Warn that another process may have compiled the same, if nothing worse was reported."""
-        if self._no_lease and self.stored:
+        if self._no_lease and not self.not_stored:
             self._output.warn(f"compiled without a lease: {self._no_lease} (see: ajit doctor)")
 
     def _is_news(self, event: Waiting) -> bool:
@@ -181,7 +180,7 @@ def _macro(text: str) -> tuple[str, str | None]:
 
 
 def _payload(
-    spec: Spec, resolution: Resolution, settings: Settings, *, stored: bool
+    spec: Spec, resolution: Resolution, settings: Settings, *, not_stored: str
 ) -> dict[str, Any]:
     artifact = resolution.artifact
     return {
@@ -198,7 +197,8 @@ def _payload(
         "seconds": resolution.seconds,
         "size_bytes": artifact.size_bytes,
         "cache_dir": settings.cache_dir,
-        "stored": stored,
+        "stored": not not_stored,
+        "not_stored": not_stored,
         "waited_for": resolution.waited_for,
         "log": artifact.log,
     }
@@ -217,7 +217,7 @@ def _draw(result: dict[str, Any]) -> Table:
         waited = format_seconds(holder.seconds)
         pairs.append(("waited for", f"process {holder.pid} on {holder.host}, {waited}"))
     if not result["stored"]:
-        pairs.append(("stored", "no: the cache cannot be written"))
+        pairs.append(("stored", f"no: {result['not_stored']}"))
     if result["log"].strip():
         pairs.append(("compiler said", result["log"].strip()))
     return facts(pairs)

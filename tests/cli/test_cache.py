@@ -261,3 +261,18 @@ def test_rm_wants_keys_or_all_and_not_both(ajit, store, args):
 
     assert exits.USAGE == ended.code
     assert 1 == len(list(store.entries()))
+
+
+def test_an_entry_of_another_version_is_counted_and_not_called_bad(ajit, store):
+    """While a deployment rolls, a cache holds entries that only the other version can verify."""
+    path = entry_file(ajit, put(store, "one"))
+    data = bytearray(path.read_bytes())
+    data[8:12] = (99).to_bytes(4, "little")
+    path.write_bytes(data)
+
+    ended = ajit("cache", "verify")
+    payload = ajit("cache", "verify", "--json").json()
+
+    assert exits.FINE == ended.code
+    assert "1 of other versions of ajit" in ended.out
+    assert (1, []) == (payload["other_versions"], payload["bad"])

@@ -18,7 +18,15 @@ import msgspec
 
 from ajit._cache.entries.touch import Touches
 from ajit._cache.files import fs
-from ajit._core.entry import Artifact, EntryInvalid, Manifest, decode, decode_manifest, encode
+from ajit._core.entry import (
+    Artifact,
+    EntryInvalid,
+    EntryOfOtherVersion,
+    Manifest,
+    decode,
+    decode_manifest,
+    encode,
+)
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -74,9 +82,15 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """There is an entry, but it did not verify: it counts as a miss and is replaced."""
+    """There is an entry, but it did not verify: it counts as a miss and is replaced.
+
+    Attributes:
+        reason: Why not.
+        other_version: Whether another version of ajit wrote it. No look-up meets such an entry.
+    """
 
     reason: str
+    other_version: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +277,7 @@ class DiskStore:
             # kernel is compiled instead.
             return Missing("" if self.directory.access == "none" else _reason(exc))
         except EntryInvalid as exc:
-            return Rejected(str(exc))
+            return Rejected(str(exc), isinstance(exc, EntryOfOtherVersion))
         if used:
             self._touches.note(name, modified)
         return found
