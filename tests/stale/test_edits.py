@@ -258,3 +258,18 @@ def test_a_directory_more_is_searched(
 
     assert second != first == server.check(spec)
     assert server.check(spec.with_(include_dirs=[])) == first
+
+
+@pytest.mark.parametrize("written", ["/{}", "{}//", "{}/./"], ids=["root", "end", "dot"])
+def test_a_directory_that_is_written_in_another_way_is_searched(
+    server: Server, user: Path, asking: Callable[..., ajit.Spec], written: str
+) -> None:
+    """Two slashes at the beginning mean the root as well, and end no loop of their own."""
+    spec = asking("#include <a.h>", include_dirs=[written.format(user)])
+    server.check(spec)
+    for number in (1, 2):
+        (user / "a.h").write_text(f"#define V {number}\n")
+        server.check(spec)
+    (user / "a.h").unlink()
+
+    assert server.check(spec).error
