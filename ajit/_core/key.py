@@ -3,9 +3,10 @@
 The parts go in a fixed order, each with its label and length before it, so that no two different
 requests have the same bytes: schema and format version; compiler; toolchain fingerprint; arch;
 macros sorted by name, then flags in the order given; source; entry points and name expressions;
-virtual headers. There is no absolute path, no environment and no time in it, and no file is read
-for it. What a compile reads is the other part of an entry's key, see `ajit._core.reads`. The label
-of a spec and the declared parameter types are left out, for they do not reach the compiler.
+virtual headers; the number of include directories. There is no absolute path, no environment and
+no time in it, and no file is read for it. What a compile reads is the other part of an entry's key,
+see `ajit._core.reads`. The label of a spec and the declared parameter types are left out, for they
+do not reach the compiler.
 
 A key keeps its parts in short form (a value, or a digest where the value is long), so that
 `explain` can say why two keys differ.
@@ -143,6 +144,10 @@ def _parts(
         yield f"entry {index}", entry
     for name, text in spec.headers:
         yield f"virtual header {name}", text
+    if spec.include_dirs:
+        # A reading list says nothing of a directory that its compile did not have: a spec with one
+        # more may find a header there that the list has from elsewhere.
+        yield "include dirs", str(len(spec.include_dirs))
     if spec.extra_digest is not None:
         yield "extra digest", spec.extra_digest
 

@@ -243,3 +243,33 @@ def test_headers_that_swap_their_places_are_seen(
     (tmp_path / "aside").rename(other / "a.h")
 
     assert server.check(spec) != first
+
+
+def test_a_directory_more_is_searched(
+    server: Server, user: Path, tmp_path: Path, asking: Callable[..., ajit.Spec]
+) -> None:
+    """A header of the toolchain is found with one directory, and hidden by one of two."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "cuda_fp16.h").write_text("#define V 2\n")
+    spec = asking("#include <cuda_fp16.h>\n#ifndef V\n#define V 1\n#endif")
+    first = server.check(spec)
+    second = server.check(spec.with_(include_dirs=[user, other]))
+
+    assert second != first == server.check(spec)
+    assert server.check(spec.with_(include_dirs=[])) == first
+
+
+@pytest.mark.parametrize("written", ["/{}", "{}//", "{}/./"], ids=["root", "end", "dot"])
+def test_a_directory_that_is_written_in_another_way_is_searched(
+    server: Server, user: Path, asking: Callable[..., ajit.Spec], written: str
+) -> None:
+    """Two slashes at the beginning mean the root as well, and end no loop of their own."""
+    spec = asking("#include <a.h>", include_dirs=[written.format(user)])
+    server.check(spec)
+    for number in (1, 2):
+        (user / "a.h").write_text(f"#define V {number}\n")
+        server.check(spec)
+    (user / "a.h").unlink()
+
+    assert server.check(spec).error

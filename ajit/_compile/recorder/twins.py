@@ -38,13 +38,19 @@ def _twins(reads: Iterable[SeenRead], places: Places) -> Iterator[SeenRead]:
             named.setdefault(identity, []).append((place, directory))
     for read in reads:
         path = places.path(read.place, read.name) or ""
-        parent = os.path.dirname(path)
-        while parent not in ("", os.sep):
+        for parent in _parents(path):
             for place, directory in named.get(_identity(parent, known) or (0, 0), ()):
                 if directory != f"{parent}{os.sep}":
                     name = path[len(parent) + 1 :]
                     yield msgspec.structs.replace(read, place=place, name=name)
-            parent = os.path.dirname(parent)
+
+
+def _parents(path: str) -> Iterator[str]:
+    """Every directory on the way to a path but the root, which may be written ``//`` as well."""
+    parent = os.path.dirname(path)
+    while parent.strip(os.sep):
+        yield parent
+        parent = os.path.dirname(parent)
 
 
 def _identity(directory: str, known: dict[str, tuple[int, int] | None]) -> tuple[int, int] | None:
