@@ -22,6 +22,8 @@ from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
 from tests.cache.helpers import fill, poll
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ajit._cache.files.directory import CacheDirectory
 
 SECRET = b"a secret of this test"
@@ -50,6 +52,21 @@ def known(directory: CacheDirectory, inode: int = 1, secret: bytes | None = None
 def file_of(node: NodeDigests) -> Path:
     """The file that a node keeps."""
     return Path(node._directory.path, node.name)
+
+
+@pytest.fixture(autouse=True)
+def all_written(monkeypatch) -> Iterator[None]:
+    """Let no thread write after its test: other tests count descriptors and make calls fail."""
+    made, begin = [], NodeDigests.__init__
+
+    def __init__(self, *args, **kwargs):  # noqa: N807  # it stands in for that
+        begin(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(NodeDigests, "__init__", __init__)
+    yield
+    for node in made:
+        node.close()
 
 
 @pytest.fixture
