@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -52,8 +53,14 @@ __all__ = ["Recorder"]
 MAX_BYTES = 256 * 1024 * 1024
 """Of records; a compile of CUB makes less than one MB."""
 
-_IGNORED = ("/proc/", "/sys/", "/dev/", "/etc/ld.so.")
-"""The last says where shared libraries lie; those that a watched program gets are listed."""
+_IGNORED = re.compile(r"/proc/|/sys/|/etc/ld\.so\.|/dev/(?!.*shm/)")
+"""Not what lies in ``/dev/shm``, where headers may be. The files of ``ld.so`` say where shared
+libraries lie; those that a watched program gets are listed."""
+
+_OF_A_PROCESS = "/proc/"
+"""What lies here is another file for each process, and means nothing when that is gone."""
+
+_SIZE = 2  # of a record's state
 
 _SHELLS = frozenset({"sh", "dash", "bash", "busybox"})
 
@@ -114,15 +121,16 @@ class Recorder:
         """Return what was asked for since `begin`. Never fails."""
         job = request.job
         program = "" if job.compiler == "nvrtc" else request.command[0]
-        private = (top_of(request.folder), *zig_caches(request).values())
+        folders = (top_of(request.folder), *zig_caches(request).values())
+        private = tuple(os.path.join(folder, "") for folder in folders)
         if why := self._why_unseen(job.compiler):
             return Seen(blind=why)
         records = list(self._records())
-        if why := _unrepeatable(records, private):
-            return Seen(blind=why)
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
+        if why := _of_a_process(places) or _unrepeatable(records, private):
+            return Seen(blind=why)
         if not _is_proven(job.compiler, records):
             found = _from_depfile(request, places)
             if isinstance(found, str):
@@ -190,13 +198,55 @@ def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
     return "its dependency file is not that of the job"
 
 
+def _of_a_process(places: Places) -> str:
+    """Say which include directory is another one for each process, or ""."""
+    for place, directory in places.directories():
+        if place[0] == "i" and directory.startswith(_OF_A_PROCESS):
+            return f"what was read cannot be looked up again: {directory} belongs to a process"
+    return ""
+
+
 def _unrepeatable(records: list[Record], private: tuple[str, ...]) -> str:
     """Say what cannot be looked at again tomorrow, or ""."""
-    for kind, path, _ in records:
-        if kind in (REFUSED, STREAM) and not path.startswith((*private, *_IGNORED)):
-            what = "could not open" if kind == REFUSED else "read from something that is no file,"
-            return f"what was read cannot be looked up again: the compiler {what} {path}"
+    for kind, path, state in records:
+        why = _why_unrepeatable(kind, path, state, private)
+        if why:
+            return f"what was read cannot be looked up again: {why}"
     return ""
+
+
+def _why_unrepeatable(
+    kind: int, path: str, state: tuple[int, ...], private: tuple[str, ...]
+) -> str:
+    # The kernel's own files there have no size. Another one was reached through a process.
+    if kind == READ and path.startswith(_OF_A_PROCESS) and state[_SIZE]:
+        return f"{path} belongs to a process"
+    if _is_ignored(path, private):
+        return ""
+    if kind == REFUSED:
+        return f"the compiler could not open {path}"
+    if kind == STREAM:
+        return f"the compiler read from something that is no file, {path}"
+    if "/../" in path and path.startswith(private):
+        return f"{path} leads out of the job's folder"
+    return "" if _is_text(path) else f"{path!a} is no text"
+
+
+def _is_text(path: str) -> bool:
+    """Whether a list can hold a path: one that is not UTF-8 cannot be encoded."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_ignored(path: str, private: tuple[str, ...]) -> bool:
+    """Whether a path is the compile's own, or one of the kernel."""
+    if path.startswith(private):
+        # A header of the user may climb higher than the job's folder is deep.
+        return "/../" not in path or f"{os.path.normpath(path)}/".startswith(private)
+    return _IGNORED.match(path) is not None
 
 
 class _Asked:
@@ -214,7 +264,7 @@ class _Asked:
         self._missed: set[str] = set()
         own = {path for kind, path, _ in records if kind == WRITTEN}
         for kind, path, state in records:
-            if path in own or path.startswith((*private, *_IGNORED)):
+            if path in own or _is_ignored(path, private):
                 continue
             if kind == READ:
                 self._read(path, state)

@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -129,10 +130,11 @@ static void append(struct sink *sink, enum kind kind, const char *path, size_t l
     if (write(sink->records, &record, bytes) != (ssize_t)bytes) sink->lost++;
 }
 
-/* Whether a path means something else to this process than to the program. Nothing that lies there
- * is ever listed. */
+/* Whether a path may mean something else to this process than to the program. Of what lies in /dev
+ * only files in memory are ever listed. */
 static int is_of_the_process(const char *path) {
-    return strncmp(path, "/proc/", 6) == 0 || strncmp(path, "/dev/", 5) == 0;
+    if (strncmp(path, "/proc/", 6) == 0) return 1;
+    return strncmp(path, "/dev/", 5) == 0 && strstr(path, "shm/") == NULL;
 }
 
 static enum kind kind_of_open(const char *path, const struct look *look, const struct stat *state,
