@@ -20,6 +20,7 @@ import fcntl
 import os
 import re
 import stat
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.places import ANYWHERE, Places, places_of
@@ -33,6 +34,7 @@ from ajit._compile.worker.records import (
     PROGRAM,
     READ,
     REFUSED,
+    STARTED,
     STREAM,
     WRITTEN,
     unpack_records,
@@ -129,7 +131,9 @@ class Recorder:
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
-        if why := _of_a_process(places) or _unrepeatable(records, private):
+        if why := (
+            _of_a_process(places) or _unrepeatable(records, private) or _unseen_program(records)
+        ):
             return Seen(blind=why)
         if not _is_proven(job.compiler, records):
             found = _from_depfile(request, places)
@@ -206,6 +210,35 @@ def _of_a_process(places: Places) -> str:
     return ""
 
 
+def _unseen_program(records: list[Record]) -> str:
+    """Say which program was started and left no record of its own, or ""."""
+    began = Counter(path for kind, path, _ in records if kind == PROGRAM)
+    for kind, path, _ in records:
+        found = _program(path) if kind == STARTED else None
+        if found is None or not _is_binary(found):
+            continue  # an interpreter leaves its record in the place of its script
+        real = os.path.realpath(found)
+        began[real] -= 1
+        if began[real] < 0:
+            return f"what {real} reads cannot be seen"
+    return ""
+
+
+def _program(name: str) -> str | None:
+    """The path of a program that was started; None if there is none, as where it is looked for."""
+    folders = [""] if os.sep in name else os.environ.get("PATH", "").split(os.pathsep)
+    paths = (os.path.join(folder, name) for folder in folders)
+    return next((path for path in paths if os.access(path, os.X_OK) and os.path.isfile(path)), None)
+
+
+def _is_binary(program: str) -> bool:
+    try:
+        with open(program, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return True
+
+
 def _unrepeatable(records: list[Record], private: tuple[str, ...]) -> str:
     """Say what cannot be looked at again tomorrow, or ""."""
     for kind, path, state in records:
@@ -264,7 +297,7 @@ class _Asked:
         self._missed: set[str] = set()
         own = {path for kind, path, _ in records if kind == WRITTEN}
         for kind, path, state in records:
-            if path in own or _is_ignored(path, private):
+            if kind == STARTED or path in own or _is_ignored(path, private):
                 continue
             if kind == READ:
                 self._read(path, state)
@@ -316,7 +349,8 @@ def _file(path: str, state: tuple[int, ...] | None, places: Places) -> SeenRead:
 def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> SeenRead | None:
     place, name = places.name(path)
     if kind == ABSENT:
-        if os.path.dirname(path) in on_path:
+        # An include directory may be in PATH, too; what is looked for there is a header.
+        if place in (ANYWHERE, "tool") and os.path.dirname(path) in on_path:
             return None  # a program was sought; the one that was found is listed itself
         return SeenRead(place, _first_missing(place, name, places), "absent")
     try:
