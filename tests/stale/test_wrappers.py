@@ -114,3 +114,28 @@ def test_a_header_in_a_directory_of_programs_is_seen(
 
     assert server.check(spec) != before
     server.close()
+
+
+def test_another_assembler_that_comes_first_in_the_path_is_used(
+    tmp_path: Path, gcc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It appears between two starts of a server, and puts other bytes into the kernel."""
+    text = '__asm__(".pushsection .rodata\\n.ascii \\"WRITTEN\\"\\n.popsection");'
+    fields = {"arch": platform.machine(), "compiler": "host", "params": "int* x"}
+    spec = ajit.Spec(f"{text}\n#define V 1{KERNEL}", "k", **fields)  # type: ignore[arg-type]
+    first = Server(tmp_path / "cache", host_compiler=gcc)
+    before = first.check(spec)
+    first.close()
+    script = tmp_path / "as"
+    script.write_text(
+        "#!/bin/sh\nfor last; do :; done\nsed -i s/WRITTEN/CHANGED/ $last 2> /dev/null\n"
+        f'exec {shutil.which("as")} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    second = Server(tmp_path / "cache", host_compiler=gcc)
+    after = second.check(spec)
+    second.close()
+
+    assert b"WRITTEN" in before.code
+    assert b"CHANGED" in after.code
