@@ -83,7 +83,8 @@ class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
     Attributes:
         place: ``i0``, ``i1``, ...: an include directory of the spec; ``t0``, ...: a directory of
             headers that the toolchain is given; ``tool``: the root of the toolchain's program;
-            ``/``: none of these, and the name is a path.
+            ``path``: a program that was started by its name; ``/``: none of these, and the name is
+            a path.
         name: The path in that place, as the compiler asked for it.
         kind: ``file`` (it was read), ``absent`` (it was looked for and not there), ``present`` (it
             was there, and not read), ``same`` (the place itself left a trace in the result; the

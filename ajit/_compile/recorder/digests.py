@@ -29,6 +29,10 @@ SETTLED_NS = 2_000_000_000
 
 CHUNK_BYTES = 1024 * 1024
 
+MAX_FILE_BYTES = 1024**3
+"""A larger file has no digest: a list that was forged could name one that takes hours. Pretty
+arbitrary: twice as much as the largest library of a compiler, and a matter of seconds."""
+
 MAX_VALUES = 200_000
 """Above it a process begins anew. Pretty arbitrary: far above any tree of headers, some 60 MB."""
 
@@ -102,7 +106,7 @@ class FileCache(Generic[T]):
             self._sources = tuple(left)
 
     def get(self, path: str) -> T | None:
-        """Return the value for a file, or None if it is not a readable regular file."""
+        """Return the value for a file, or None if it is no readable regular file, or too large."""
         # This runs once for each file of a reading list: no named tuple and no second call before
         # the look into the dictionary, which has regular files only.
         try:
@@ -125,6 +129,8 @@ class FileCache(Generic[T]):
         return None
 
     def _read(self, path: str, stamp: FileStamp) -> T | None:
+        if stamp.size > MAX_FILE_BYTES:
+            return None
         with self._lock:
             self.reads += 1
         try:

@@ -16,10 +16,13 @@ from ajit._compile.recorder.flags import option_dirs
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-__all__ = ["LABEL", "Places", "places_of"]
+__all__ = ["LABEL", "ON_PATH", "Places", "places_of", "program_on_path"]
 
 ANYWHERE = "/"
 LABEL = "label"
+ON_PATH = "path"
+"""Not a directory: a program that was started by its name alone, from whichever directory of PATH
+comes first."""
 
 
 class Places:
@@ -68,6 +71,8 @@ class Places:
 
     def path(self, place: str, name: str) -> str | None:
         """Return the path that a read means here; None if this spec has no such place."""
+        if place == ON_PATH:
+            return program_on_path(name)
         directory = self.directory(place)
         return None if directory is None else directory + name
 
@@ -94,6 +99,15 @@ class Places:
         """Whether a place is what it was where a result with a trace of it was made."""
         value = self._label if place == LABEL else self._directories.get(place)
         return value is not None and _digest(value) == digest
+
+
+def program_on_path(name: str) -> str | None:
+    """Return the path of the program that a name alone starts; None if there is none."""
+    for directory in filter(None, os.environ.get("PATH", "").split(os.pathsep)):
+        path = os.path.join(directory, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
 
 
 def places_of(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.digests import FileCache, FileStamp, digests
-from ajit._compile.recorder.places import LABEL
+from ajit._compile.recorder.places import LABEL, ON_PATH
 from ajit._core.reads import ABSENT, FOLDER, MAX_READS, PRESENT, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | Non
         kind = read.kind
         if kind == "same":
             state = SAME if places.is_same(read.place, read.name) else None
+        elif read.place == ON_PATH:
+            state = get(places.path(ON_PATH, read.name) or "")
         else:
             root = directories[read.place]
             if root is None:

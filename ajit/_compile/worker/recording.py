@@ -20,9 +20,10 @@ import fcntl
 import os
 import re
 import stat
+from collections import Counter
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.places import ANYWHERE, Places, places_of
+from ajit._compile.recorder.places import ANYWHERE, ON_PATH, Places, places_of, program_on_path
 from ajit._compile.recorder.twins import with_twins
 from ajit._compile.worker.depfile import records_of
 from ajit._compile.worker.place import top_of
@@ -33,6 +34,7 @@ from ajit._compile.worker.records import (
     PROGRAM,
     READ,
     REFUSED,
+    STARTED,
     STREAM,
     WRITTEN,
     unpack_records,
@@ -129,7 +131,9 @@ class Recorder:
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
-        if why := _of_a_process(places) or _unrepeatable(records, private):
+        if why := (
+            _of_a_process(places) or _unrepeatable(records, private) or _unseen_program(records)
+        ):
             return Seen(blind=why)
         if not _is_proven(job.compiler, records):
             found = _from_depfile(request, places)
@@ -206,6 +210,35 @@ def _of_a_process(places: Places) -> str:
     return ""
 
 
+def _unseen_program(records: list[Record]) -> str:
+    """Say which program was started and left no record of its own, or ""."""
+    began = Counter(path for kind, path, _ in records if kind == PROGRAM)
+    for kind, path, _ in records:
+        found = _started(path) if kind == STARTED else None
+        if found is None or not _is_binary(found):
+            continue  # an interpreter leaves its record in the place of its script
+        real = os.path.realpath(found)
+        began[real] -= 1
+        if began[real] < 0:
+            return f"what {real} reads cannot be seen"
+    return ""
+
+
+def _started(name: str) -> str | None:
+    """The path of a program that was started; None if there is none, as where it is looked for."""
+    if os.sep not in name:
+        return program_on_path(name)
+    return name if os.access(name, os.X_OK) and os.path.isfile(name) else None
+
+
+def _is_binary(program: str) -> bool:
+    try:
+        with open(program, "rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError:
+        return True
+
+
 def _unrepeatable(records: list[Record], private: tuple[str, ...]) -> str:
     """Say what cannot be looked at again tomorrow, or ""."""
     for kind, path, state in records:
@@ -264,9 +297,11 @@ class _Asked:
         self._missed: set[str] = set()
         own = {path for kind, path, _ in records if kind == WRITTEN}
         for kind, path, state in records:
-            if path in own or _is_ignored(path, private):
+            if kind == STARTED and os.sep not in path and path not in _SHELLS:
+                self.others.setdefault(path, kind)
+            elif kind == STARTED or path in own or _is_ignored(path, private):
                 continue
-            if kind == READ:
+            elif kind == READ:
                 self._read(path, state)
             # The toolchain's own program is part of its fingerprint.
             elif kind != PROGRAM or not (path == own_program or os.path.basename(path) in _SHELLS):
@@ -299,7 +334,9 @@ def _reads(
             read = _file(path, asked.files.pop(path), places)
             asked.others.pop(path, None)
         elif path in asked.others:
-            read = _other(path, asked.others.pop(path), places, on_path)
+            kind = asked.others.pop(path)
+            by_name = kind == STARTED
+            read = _started_by_name(path) if by_name else _other(path, kind, places, on_path)
         if read is not None:
             listed.setdefault((read.place, read.name), read)
     yield from listed.values()
@@ -316,7 +353,8 @@ def _file(path: str, state: tuple[int, ...] | None, places: Places) -> SeenRead:
 def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> SeenRead | None:
     place, name = places.name(path)
     if kind == ABSENT:
-        if os.path.dirname(path) in on_path:
+        # An include directory may be in PATH, too; what is looked for there is a header.
+        if place in (ANYWHERE, "tool") and os.path.dirname(path) in on_path:
             return None  # a program was sought; the one that was found is listed itself
         return SeenRead(place, _first_missing(place, name, places), "absent")
     try:
@@ -331,6 +369,21 @@ def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> Se
         return SeenRead(place, name, "present") if counts else None
     if kind != PROGRAM:
         return SeenRead(place, name, "present")
+    return _program(place, name, info)
+
+
+def _started_by_name(name: str) -> SeenRead | None:
+    """Another program of that name may come first in PATH some day."""
+    found = program_on_path(name)
+    if found is None:
+        return None
+    try:
+        return _program(ON_PATH, name, os.stat(found))
+    except OSError:
+        return SeenRead(ON_PATH, name, "file")  # gone meanwhile
+
+
+def _program(place: str, name: str, info: os.stat_result) -> SeenRead:
     state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
     return SeenRead(place, name, "file", state, info.st_ctime_ns + 10**12)
 

@@ -16,6 +16,7 @@ __all__ = [
     "PROGRAM",
     "READ",
     "REFUSED",
+    "STARTED",
     "STREAM",
     "WRITTEN",
     "Record",
@@ -26,7 +27,7 @@ LIBRARY_VARIABLE = "LD_PRELOAD"
 FILE_VARIABLE = "AJIT_RECORD"
 """By these the recorder gets into a program, and knows where its records go."""
 
-READ, WRITTEN, ABSENT, REFUSED, STREAM, PROGRAM = (ord(letter) for letter in "rwafsx")
+READ, WRITTEN, ABSENT, REFUSED, STREAM, PROGRAM, STARTED = (ord(letter) for letter in "rwafsxe")
 
 Record = tuple[int, str, tuple[int, ...]]
 """Kind, path, and of a file that was read: device, inode, size, mtime, ctime, and when (all ns)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
+from ajit._compile.recorder.digests import MAX_FILE_BYTES, FileCache, FileStamp, sha256_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,4 +69,13 @@ def test_only_a_file_has_a_digest(path: str) -> None:
     cache = FileCache(sha256_file)
 
     assert cache.get(path) is None
+    assert cache.reads == 0
+
+
+def test_a_file_that_takes_long_to_read_has_no_digest(file: Path) -> None:
+    """A forged list may name one of any size, which takes no room on a disk."""
+    cache = FileCache(sha256_file)
+    os.truncate(file, MAX_FILE_BYTES + 1)
+
+    assert cache.get(str(file)) is None
     assert cache.reads == 0

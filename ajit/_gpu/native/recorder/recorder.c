@@ -27,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -44,31 +45,39 @@
 
 static atomic_int record_fd = -1;
 static char record_path[64];
+static _Atomic uint64_t record_inode;
+
+/* The lowest number that the descriptor may get, where it can. Programs choose low ones by
+ * themselves: `exec 3>log` of a shell takes 3 from whatever has it. Pretty arbitrary. */
+#define HIGH 400
 
 static int raw_open(const char *path, int flags) {
     return (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0);
+}
+
+static uint64_t inode_of(int fd) {
+    struct stat state;
+    return syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) == 0 ? state.st_ino : 0;
 }
 
 /* Opens the record file again: a program may have closed all of its descriptors. */
 static int reopen(void) {
     if (record_path[0] == 0) return -1;
     int fd = raw_open(record_path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    if (fd >= 0 && fd < 3) { /* the program means to use these itself */
-        int high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-        close(fd);
-        fd = high;
-    }
-    atomic_store(&record_fd, fd);
-    return fd;
+    int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, HIGH);
+    if (fd >= 0 && high < 0) high = fcntl(fd, F_DUPFD_CLOEXEC, 3); /* the limit is lower */
+    if (fd >= 0) close(fd);
+    if (high >= 0) atomic_store(&record_inode, inode_of(high));
+    atomic_store(&record_fd, high);
+    return high;
 }
 
 static void append(const void *record, size_t bytes) {
     int fd = atomic_load(&record_fd);
-    if (write(fd, record, bytes) == (ssize_t)bytes) return;
-    if (errno == EBADF && (fd = reopen()) >= 0) {
-        ssize_t ignored = write(fd, record, bytes);
-        (void)ignored;
-    }
+    /* The program may have given the number to a file of its own. */
+    if (inode_of(fd) != atomic_load(&record_inode) && (fd = reopen()) < 0) return;
+    ssize_t ignored = write(fd, record, bytes);
+    (void)ignored;
 }
 
 /* The directory that a relative path starts from, with a slash at its end; 0 if it has no name,
@@ -362,9 +371,61 @@ EXPORTED int symlink(const char *target, const char *path) {
     return result;
 }
 
+/* Programs that are started: one that ignores the recorder is known by its own record missing. A
+ * name without a slash is looked up in PATH by whoever reads the record. */
+static void note_start(const char *path) {
+    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL) return;
+    if (strchr(path, '/') != NULL) {
+        note(STARTED, AT_FDCWD, path, NULL);
+        return;
+    }
+    int saved = errno;
+    struct {
+        struct head head;
+        char path[NAME_MAX];
+    } record;
+    size_t length = strnlen(path, NAME_MAX);
+    memcpy(record.path, path, length);
+    fill_head(&record.head, STARTED, length, NULL);
+    append(&record, sizeof record.head + length);
+    errno = saved;
+}
+
+#define EXEC(name)                                            \
+    EXPORTED int name(const char *path, char *const argv[]) { \
+        REAL(name);                                           \
+        note_start(path);                                     \
+        return real(path, argv);                              \
+    }
+EXEC(execv)
+EXEC(execvp)
+
+#define EXECE(name)                                                               \
+    EXPORTED int name(const char *path, char *const argv[], char *const envp[]) { \
+        REAL(name);                                                               \
+        note_start(path);                                                         \
+        return real(path, argv, envp);                                            \
+    }
+EXECE(execve)
+EXECE(execvpe)
+
+#define SPAWN(name)                                                                            \
+    EXPORTED int name(pid_t *pid, const char *path, const posix_spawn_file_actions_t *actions, \
+                      const posix_spawnattr_t *attributes, char *const argv[],                 \
+                      char *const envp[]) {                                                    \
+        REAL(name);                                                                            \
+        note_start(path);                                                                      \
+        return real(pid, path, actions, attributes, argv, envp);                               \
+    }
+SPAWN(posix_spawn)
+SPAWN(posix_spawnp)
+
 /* For a compiler that is a library in the worker: record into a descriptor of this process, which
  * is in append mode, until told to stop. */
-EXPORTED void ajit_record_start(int fd) { atomic_store(&record_fd, fd); }
+EXPORTED void ajit_record_start(int fd) {
+    atomic_store(&record_inode, inode_of(fd));
+    atomic_store(&record_fd, fd);
+}
 
 EXPORTED void ajit_record_stop(void) { atomic_store(&record_fd, -1); }
 

@@ -18,6 +18,7 @@ enum kind {
     REFUSED = 'f', /* looked for, and it could not be told or opened */
     STREAM = 's',  /* opened for reading, and no file: what comes out cannot be known again */
     PROGRAM = 'x', /* a program that began */
+    STARTED = 'e', /* a program that is about to be started; its own record follows */
 };
 
 /* A record: this, then the path without a terminating zero. Little-endian, as all that ajit runs
