@@ -90,7 +90,8 @@ def plant_in_worker(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
 
 def plant_in_library(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -> None:
     """Let workers start with a recorder that has a line more where it writes a record."""
-    text = (Path(NATIVE_DIR) / "recorder" / "recorder.c").read_text()
+    sources = Path(NATIVE_DIR) / "recorder"
+    text = (sources / "recorder.c").read_text()
     head, append, tail = text.partition("static void append(const void *record, size_t bytes) {\n")
     assert append
     source, library = folder / "recorder.c", folder / "librecorder.so"
@@ -98,8 +99,9 @@ def plant_in_library(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
-    command = [compiler, "-O1", "-w", "-shared", "-fPIC", str(source), "-o", str(library), "-ldl"]
-    subprocess.run(command, check=True)
+    others = [str(path) for path in sources.glob("*.c") if path.name != "recorder.c"]
+    command = [compiler, "-O1", "-w", "-shared", "-fPIC", "-pthread", f"-I{sources}", str(source)]
+    subprocess.run([*command, *others, "-o", str(library), "-ldl"], check=True)
     preloaded = {worker_process.LIBRARY_VARIABLE: str(library)}
     monkeypatch.setattr(worker_process, "_preloaded", lambda: preloaded)
 
