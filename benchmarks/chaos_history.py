@@ -46,7 +46,7 @@ class Headers:
     def states(self, files: Iterable[str], begun: float, end: float) -> set[State]:
         """Return what headers may have held together.
 
-        Whoever looks at two files does so one after the other. So any contents of one go with any
+        A process looks at two files one after the other. So any contents of one go with any
         of the other.
         """
         return set(product(*(self.held(file, begun, end) for file in files)))

@@ -7,7 +7,7 @@ node keeps; a hot look-up is one more in the same process. Beside it, in the sam
 calls that no look-up can do without: one `stat` for each header and one `access` for each absence.
 
 The budget is held against CPU time of the thread. Wall time, which is shown as well, is also that
-of whoever shares the machine.
+of other programs on the machine.
 """
 
 from __future__ import annotations

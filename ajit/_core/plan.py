@@ -50,7 +50,7 @@ Rules, and what each is for:
    A publisher that dies in between leaves an entry that nothing leads to. So the next one, which
    finds the entry there, puts the list all the same: otherwise each process compiles anew.
    A compile of which it is not certain what it read publishes neither, and records no failure;
-   its result is used by this flight only, and by its leader alone if a file changed.
+   its result is used by the leader of this flight alone.
 
 Rule 3 leaves a race between the look and the rename after it. It takes two processes that replace
 at once, so one of them lost patience or found no locks; then the later rename puts one good entry

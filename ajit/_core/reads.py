@@ -11,9 +11,9 @@ levels:
 
       key = first 16 digits of base + last 48 of SHA-256(base, digest of list, state of each read)
 
-Whoever looks for an entry takes the lists of its base, looks up the state of each read today, and
-gets the one key under which such an entry would lie. A changed file gives another key; so does a
-file that appeared where a compile found none, for then the list does not hold.
+A look-up takes the lists of a base, finds the state of each read today, and gets the one key under
+which such an entry would lie. A changed file gives another key. Where a file appeared that a
+compile looked for in vain, the list does not hold.
 
 The first 16 digits are those of the base, so that a lock, a log line and an entry that belong
 together are called alike wherever 16 digits are shown.

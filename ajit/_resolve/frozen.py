@@ -10,7 +10,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.states import digests
+from ajit._compile.recorder.digests import digests
 from ajit._core.key import Difference, explain
 from ajit.errors import CompileForbidden
 

@@ -60,18 +60,17 @@ def compiler_for(spec: Spec, arch: str) -> CompilerName:
     return spec.compiler
 
 
-def _machine(spec: Spec) -> str:
-    """Return what tells this machine apart, if the spec is compiled for "the machine at hand".
+def _refuse_plugins(spec: Spec) -> None:
+    """Refuse options that load code into the compiler, whose reads no record shows.
 
     Raises:
-        SpecError: Its options load code into the compiler, whose reads no record shows.
+        SpecError: There is one, and no ``extra_digest`` stands for the code.
     """
     if spec.extra_digest is None and (option := plugin_option(spec.options)):
         raise SpecError(
             f"option {option!r} of spec {spec.name!r} loads code into the compiler, which ajit "
             "cannot follow (give the spec an extra_digest that changes whenever the code does)"
         )
-    return this_machine() if native_option(spec.options) else ""
 
 
 _Place: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], bool]"
@@ -132,7 +131,8 @@ class Resolver:
     ) -> Request:
         """Find toolchain and base key, and look at the disk. In a thread."""
         compiler = compiler_for(spec, arch)
-        machine = _machine(spec)
+        _refuse_plugins(spec)
+        machine = this_machine() if native_option(spec.options) else ""
         toolchain = self.services.toolchains.find(compiler)
         sought = wanted(spec, toolchain, make_base_key(spec, toolchain.identity, arch, machine))
         look = self.services.seeker.look(sought, moment)
@@ -149,10 +149,9 @@ class Resolver:
             request.wanted.places.dirs,
         )
         with self._flights.join(cache, request.wanted.base.hex) as membership:
-            if not membership.leading:
-                self._follow(request)
             if membership.leading:
                 return await self._lead(membership, request, begun)
+            self._follow(request)
             resolution = await membership.wait()
             if resolution is None:
                 # The former leader may have taken long: what we saw before counts no more.

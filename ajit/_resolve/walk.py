@@ -40,13 +40,14 @@ if TYPE_CHECKING:
 
     from ajit._cache.entries.disk import PublishResult
     from ajit._cache.leases.table import HolderRecord
-    from ajit._core.job import CompileOutput
+    from ajit._core.job import CompileOutput, CompilerName
     from ajit._core.key import Key
+    from ajit._core.spec import Spec
     from ajit._resolve.lookup import Look
     from ajit._resolve.request import Request
     from ajit._resolve.services import Services
 
-__all__ = ["PlanRunner"]
+__all__ = ["PlanRunner", "job_of"]
 
 T = TypeVar("T")
 
@@ -107,7 +108,7 @@ class PlanRunner:
             today = await self._in_thread(states_today, reads, places) if reads else ()
             return today == self._reads.states
         if isinstance(self._reads, Unsettled):
-            return not self._reads.changed
+            return self._is_vouched_for(self._reads)
         if self._artifact is None and not isinstance(self._error, CompileError):
             return True  # an error of the environment, which tells nothing about files
         look = await self._in_thread(self._services.seeker.look, self._request.wanted)
@@ -283,26 +284,27 @@ class PlanRunner:
     # --- the compile ---
 
     async def _compile(self) -> Happening:
-        compiler = str(self._request.toolchain.identity)
-        self._emit(events.CompileStarted, compiler=compiler, arch=self._request.arch)
+        request = self._request
+        compiler = str(request.toolchain.identity)
+        self._emit(events.CompileStarted, compiler=compiler, arch=request.arch)
         begun = time.monotonic()
         try:
             output = await self._services.pool.compile(
-                self._job(),
+                job_of(request.spec, self._key, request.compiler, request.arch),
                 on_beat=self._beat,
                 on_seen=self._note_seen,
-                toolchain=self._request.toolchain,
-                priority=self._request.urgency.priority,
+                toolchain=request.toolchain,
+                priority=request.urgency.priority,
             )
         except AjitError as exc:
             return await self._failed(exc, time.monotonic() - begun)
-        self._reads = await self._in_thread(self._settle, output.data)
+        self._reads = await self._in_thread(self._settle, self._lease, output.data)
         key = self._new_key(self._reads)
         self._artifact = self._make_artifact(output, key)
         self._emit(
             events.CompileFinished,
             compiler=compiler,
-            arch=self._request.arch,
+            arch=request.arch,
             seconds=output.seconds,
             size_bytes=len(output.data),
         )
@@ -315,7 +317,7 @@ class PlanRunner:
         if isinstance(error, CompileError):
             if note := missing_note(self._seen, error.log, self._request.spec.include_dirs):
                 error.add_note(note)
-            self._reads = await self._in_thread(self._settle, b"")
+            self._reads = await self._in_thread(self._settle, self._lease, b"")
         self._emit(events.CompileFailed, error=str(error), seconds=seconds)
         if not isinstance(error, CompileError):
             return Happening.COMPILE_BROKE_OFF
@@ -334,10 +336,12 @@ class PlanRunner:
         """Called in a thread of the compile pool, when the compile has ended."""
         self._seen = seen
 
-    def _settle(self, data: bytes) -> Settled | Unsettled:
+    def _settle(self, lease: Lease | None, data: bytes) -> Settled | Unsettled:
+        """Digest what was read, in a thread; another beats, for a slow disk may take its time."""
         spec = self._request.spec
         texts = (spec.source, *(text for _, text in spec.headers))
-        return settle(self._seen, self._request.wanted.places, data, texts)
+        with lease.publishing() if lease is not None else nullcontext():
+            return settle(self._seen, self._request.wanted.places, data, texts)
 
     def _new_key(self, reads: Settled | Unsettled) -> Key:
         base = self._request.wanted.base
@@ -362,21 +366,6 @@ class PlanRunner:
         lease = self._lease
         if lease is not None:
             lease.post_beat("queued" if phase == "queued" else "compiling")
-
-    def _job(self) -> CompileJob:
-        spec = self._request.spec
-        return CompileJob(
-            key=self._key,
-            name=spec.name,
-            source=spec.source,
-            entries=spec.entry_names,
-            compiler=self._request.compiler,
-            arch=self._request.arch,
-            options=spec.options,
-            defines=spec.defines,
-            include_dirs=spec.include_dirs,
-            headers=spec.headers,
-        )
 
     def _make_artifact(self, output: CompileOutput, key: Key) -> Artifact:
         spec, toolchain = self._request.spec, self._request.toolchain.identity
@@ -418,3 +407,19 @@ class PlanRunner:
         if self._services.emitter.listening:
             made = event(name=self._request.spec.name, key=self._key, **facts)
             self._services.emitter.emit(made)
+
+
+def job_of(spec: Spec, key: str, compiler: CompilerName, arch: str) -> CompileJob:
+    """Return the compile that a spec asks for, with the compiler and arch that were chosen."""
+    return CompileJob(
+        key=key,
+        name=spec.name,
+        source=spec.source,
+        entries=spec.entry_names,
+        compiler=compiler,
+        arch=arch,
+        options=spec.options,
+        defines=spec.defines,
+        include_dirs=spec.include_dirs,
+        headers=spec.headers,
+    )

@@ -145,7 +145,7 @@ def test_answer_of_joined_work_may_be_as_old_as_that():
     ids=["ready", "closed", "answered"],
 )
 def test_work_that_has_ended_excuses_no_stale_answer(end):
-    """Whoever asks after that looks for themselves."""
+    """A request that is made after that looks for itself."""
     asked = record(end.time - 1, ONE, "asked", request=end.facts.get("request", 0.3), kernel=QUICK)
     verdict = judged(asked, end, edit(1, "1"), *answered(2, 3, "0", outcome="compiled"))
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ajit._compile.pool import worker_process
-from ajit._compile.recorder import states
-from ajit._compile.recorder.digests import FileStamp
+from ajit._compile.recorder.digests import FileStamp, digests
 from ajit._compile.toolchains.discovery import NATIVE_DIR
 from tests.stale import fuzz
 from tests.stale.world import Server
@@ -144,14 +143,14 @@ def test_digests_that_do_not_look_at_ctime_are_found(
 ) -> None:
     """Size and mtime can be kept."""
     kept: dict[tuple[int, ...], str] = {}
-    original = states.digests.get
+    original = digests.get
 
     def get(path: str) -> str | None:
         stamp = FileStamp.of(path)
         digest = original(path)
         return None if stamp is None or digest is None else kept.setdefault(stamp[:4], digest)
 
-    monkeypatch.setattr(states.digests, "get", get)
+    monkeypatch.setattr(digests, "get", get)
 
     with pytest.raises(fuzz.StaleKernel, match="nvrtc"):
         find_bug(own_server(), tmp_path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ajit
 from ajit._core import events
-from ajit._core.job import CompileJob
+from ajit._resolve.walk import job_of
 from ajit.errors import CompileError
 from tests.compile.support import KEY, Bench
 
@@ -70,8 +70,11 @@ class Server:
 
     def fresh(self, spec: ajit.Spec) -> Answer:
         """What a compile without a cache gives."""
+        assert spec.arch is not None
+        assert spec.compiler != "auto"
+        job = job_of(spec, KEY, spec.compiler, spec.arch)
         try:
-            return Answer(self._bench.compile(_job(spec)).data, "")
+            return Answer(self._bench.compile(job).data, "")
         except CompileError as exc:
             return Answer(b"", f"{type(exc).__name__}: {exc.log}")
 
@@ -82,6 +85,19 @@ class Server:
 
         assert actual == expected
         return actual
+
+    def check_edits(self, spec: ajit.Spec, header: Path) -> Answer:
+        """Ask both before a header is there, after it came, after an edit, and after it has gone.
+
+        Returns:
+            The last answer.
+        """
+        self.check(spec)
+        for number in (1, 2):
+            header.write_text(f"#define V {number}\n")
+            self.check(spec)
+        header.unlink()
+        return self.check(spec)
 
     @contextlib.contextmanager
     def when(self, event: type[events.Event], act: Callable[[], object]) -> Iterator[None]:
@@ -108,20 +124,3 @@ class Server:
         for hook in [hook for hook in self._hooks if isinstance(event, hook[0])]:
             self._hooks.remove(hook)
             hook[1]()
-
-
-def _job(spec: ajit.Spec) -> CompileJob:
-    assert spec.arch is not None
-    assert spec.compiler != "auto"
-    return CompileJob(
-        key=KEY,
-        name=spec.name,
-        source=spec.source,
-        entries=spec.entry_names,
-        compiler=spec.compiler,
-        arch=spec.arch,
-        options=spec.options,
-        defines=spec.defines,
-        include_dirs=spec.include_dirs,
-        headers=spec.headers,
-    )

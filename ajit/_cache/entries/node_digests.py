@@ -7,11 +7,11 @@ the last file was hashed, or when the runtime closes. It is merged with what is 
 processes that write at the same time, one loses what it has learned, and that costs hashing. A file
 that is damaged, foreign or not authentic counts as not there.
 
-Why a stamp can be relied on beyond the life of a process: whoever changes a file cannot choose its
-ctime, which the kernel sets from a clock that goes by nanoseconds. Where it does not, as in images
-of file systems that are built reproducibly (all their times are 0 or 1), two versions of a file may
-have one stamp, and a machine or container may be started anew with another image. So a ctime of
-whole seconds is relied on only in the same boot and the same mount namespace.
+Why a stamp can be relied on beyond the life of a process: a program that changes a file cannot
+choose its ctime, which the kernel sets from a clock that goes by nanoseconds. Where it does not, as
+in images of file systems that are built reproducibly (all their times are 0 or 1), two versions of
+a file may have one stamp, and a machine or container may be started anew with another image. So a
+ctime of whole seconds is relied on only in the same boot and the same mount namespace.
 
 A node is a machine id and a host name: numbers of devices and inodes mean nothing on another one.
 """

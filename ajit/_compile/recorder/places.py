@@ -42,7 +42,10 @@ class Places:
 
     @property
     def dirs(self) -> tuple[tuple[str, str], ...]:
-        """Name and directory of each place: equal where the same files are found."""
+        """Each place with its directory, which has a slash at its end.
+
+        Equal where the same files are found.
+        """
         return self._dirs
 
     @property
@@ -60,10 +63,6 @@ class Places:
             if closed.startswith(directory):
                 return place, path[len(directory) :]
         return ANYWHERE, path
-
-    def directories(self) -> tuple[tuple[str, str], ...]:
-        """Return each place with its directory, which has a slash at its end."""
-        return self._dirs
 
     def directory(self, place: str) -> str | None:
         """Return what comes before a name of a place; None if this spec has no such place."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ajit._compile.recorder.places import Places
     from ajit._core.job import Seen, SeenRead
 
-__all__ = ["Settled", "Unsettled", "digests", "missing_note", "settle", "states_today"]
+__all__ = ["Settled", "Unsettled", "missing_note", "settle", "states_today"]
 
 _ASKS_FOR_NAME = re.compile(rb"__(?:BASE_)?FILE|__builtin_FILE|source_location")
 """Text that may ask how its file is called, so that a result may depend on that without holding it:

@@ -32,7 +32,7 @@ def with_twins(reads: tuple[SeenRead, ...], places: Places) -> tuple[SeenRead, .
 def _twins(reads: Iterable[SeenRead], places: Places) -> Iterator[SeenRead]:
     known: dict[str, tuple[int, int] | None] = {}
     named: dict[tuple[int, int], list[tuple[str, str]]] = {}
-    for place, directory in places.directories():
+    for place, directory in places.dirs:
         identity = _identity(directory.rstrip(os.sep), known)
         if place != "tool" and identity is not None:
             named.setdefault(identity, []).append((place, directory))

@@ -23,6 +23,7 @@ import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from ajit._compile.recorder.digests import FileStamp
 from ajit._compile.recorder.places import ANYWHERE, ON_PATH, Places, places_of, program_on_path
 from ajit._compile.recorder.twins import with_twins
 from ajit._compile.worker.depfile import records_of
@@ -204,7 +205,7 @@ def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
 
 def _of_a_process(places: Places) -> str:
     """Say which include directory is another one for each process, or ""."""
-    for place, directory in places.directories():
+    for place, directory in places.dirs:
         if place[0] == "i" and directory.startswith(_OF_A_PROCESS):
             return f"what was read cannot be looked up again: {directory} belongs to a process"
     return ""
@@ -286,8 +287,8 @@ class _Asked:
     """What the records say of each path. None of the compile's own files is in it.
 
     Attributes:
-        files: Paths that were read, and the state of the file then; None if it was another one
-            each time.
+        files: Paths that were read or run, and the state of the file then; None if it was another
+            one each time.
         others: Paths that were looked for, and the first thing that was found out.
     """
 
@@ -303,9 +304,11 @@ class _Asked:
                 continue
             elif kind == READ:
                 self._read(path, state)
-            # The toolchain's own program is part of its fingerprint.
-            elif kind != PROGRAM or not (path == own_program or os.path.basename(path) in _SHELLS):
+            elif kind != PROGRAM:
                 self._looked(path, kind)
+            # The toolchain's own program is part of its fingerprint.
+            elif path != own_program and os.path.basename(path) not in _SHELLS:
+                self._read(path, state)
 
     def _read(self, path: str, state: tuple[int, ...]) -> None:
         first = self.files.setdefault(path, state)
@@ -367,25 +370,17 @@ def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> Se
         # the system's directories no more counts than what is found in them.
         counts = stat.S_ISDIR(info.st_mode) and place != ANYWHERE
         return SeenRead(place, name, "present") if counts else None
-    if kind != PROGRAM:
-        return SeenRead(place, name, "present")
-    return _program(place, name, info)
+    return SeenRead(place, name, "present")
 
 
 def _started_by_name(name: str) -> SeenRead | None:
-    """Another program of that name may come first in PATH some day."""
+    """Another program of that name may come first in PATH some day.
+
+    That it is the one which ran is told by that program's own record.
+    """
     found = program_on_path(name)
-    if found is None:
-        return None
-    try:
-        return _program(ON_PATH, name, os.stat(found))
-    except OSError:
-        return SeenRead(ON_PATH, name, "file")  # gone meanwhile
-
-
-def _program(place: str, name: str, info: os.stat_result) -> SeenRead:
-    state = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-    return SeenRead(place, name, "file", state, info.st_ctime_ns + 10**12)
+    stamp = None if found is None else FileStamp.of(found)
+    return None if stamp is None else SeenRead(ON_PATH, name, "file", stamp)
 
 
 def _first_missing(place: str, name: str, places: Places) -> str:

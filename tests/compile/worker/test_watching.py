@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ajit._compile.recorder.digests import FileStamp
 from ajit._compile.toolchains.discovery import NATIVE_DIR
 from ajit._compile.worker.records import ABSENT, Record, unpack_records
 from ajit._compile.worker.watching import Watcher, is_static
@@ -170,7 +171,8 @@ def test_what_a_program_asks_for_is_recorded(watch: Watch, folder: Path) -> None
 
     assert watch.kinds(folder) == expected
     assert watch.watcher.lost == 0
-    assert (ord("x"), os.path.realpath(sys.executable), (0,) * 5) in [
+    program = os.path.realpath(sys.executable)
+    assert (ord("x"), program, FileStamp.of(program)) in [
         (kind, path, state[:5]) for kind, path, state in watch.records()
     ]
 

@@ -152,12 +152,14 @@ static enum kind kind_of_open(const char *path, const struct look *look, const s
 /* Notes a program under the name that it has when all links are followed, as recorder.c does. */
 static void note_program(struct sink *sink, const char *path) {
     char link[64], real[PATH_MAX];
+    struct stat state;
     int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC, 0);
     if (fd < 0) return;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, real, sizeof real);
+    int known = syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) == 0;
     close(fd);
-    if (length > 0 && real[0] == '/') append(sink, PROGRAM, real, (size_t)length, NULL);
+    if (known && length > 0 && real[0] == '/') append(sink, PROGRAM, real, (size_t)length, &state);
 }
 
 /* Looks for a file and notes it.

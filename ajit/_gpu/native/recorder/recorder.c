@@ -10,7 +10,7 @@
  *   allocated, no lock is held, no descriptor but its own is used. It links no Python symbol.
  * - A record is one write to a descriptor in append mode, so that records of several threads and
  *   processes stay whole and in order.
- * - What cannot be written is lost in silence: whoever reads the records has to find the job's own
+ * - What cannot be written is lost in silence: their reader has to find the job's own
  *   source among them before he trusts them.
  * - A successful open is noted with the state of the file at that moment (fstat), so that a later
  *   change can be told even where it lies between the open and the end of the compile.
@@ -372,7 +372,7 @@ EXPORTED int symlink(const char *target, const char *path) {
 }
 
 /* Programs that are started: one that ignores the recorder is known by its own record missing. A
- * name without a slash is looked up in PATH by whoever reads the record. */
+ * name without a slash is looked up in PATH by the reader of the record. */
 static void note_start(const char *path) {
     if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL) return;
     if (strchr(path, '/') != NULL) {
@@ -435,8 +435,10 @@ __attribute__((constructor)) static void begin(void) {
     strcpy(record_path, path);
     char program[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    struct stat state; /* of the file that is being run, whatever has its name by now */
+    if (syscall(SYS_newfstatat, AT_FDCWD, "/proc/self/exe", &state, 0) != 0) return;
     if (reopen() >= 0 && length > 0) {
         program[length] = 0;
-        note(PROGRAM, AT_FDCWD, program, NULL);
+        note(PROGRAM, AT_FDCWD, program, &state);
     }
 }
