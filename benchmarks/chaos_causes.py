@@ -24,7 +24,6 @@ UNEXPLAINED = "no cause"
 PATIENCE = "patience with a silent holder ended"
 EDITED = "its headers were edited"
 TORN = "its file was damaged while it was written"
-BAD_STAYED = "a bad entry stayed, which who compiled had not met"
 RECORD_SECONDS = 1.0
 SILENT_SECONDS = 2.0
 """How long after a holder goes on its silence may still be noticed: its next beat, and a look."""
@@ -187,8 +186,8 @@ class Causes:
         """Why the same was compiled again after it."""
         if cause := self._damaged(base, before, start, state):
             return cause
-        if self._was_torn(base, before) or self._bad_stayed(base, before, start, state):
-            return TORN if self._was_torn(base, before) else BAD_STAYED
+        if self._was_torn(base, before):
+            return TORN
         if before.unshared or (before.failed and before.edited):
             return "its headers were edited while it was compiled"
         if before.failed and (cause := self._why_forgotten(base, before, before.failed, start)):
@@ -222,33 +221,6 @@ class Causes:
                 return "its entry was damaged or removed"
         return ""
 
-    def _bad_stayed(self, base: str, before: Compile, start: Compile, state: State) -> bool:
-        """Whether the compile before published beside a bad entry that its look did not lead to.
-
-        Its list was damaged, or the headers were edited between its look and its compile. So it did
-        not know that there is something to replace (rule 3 of `ajit._core.plan`), and the next
-        process that meets the bad entry compiles once more.
-        """
-        damage = [(key, each) for key, each in self._damage.get(base, ()) if _comes(each, before)]
-        lists = any(each.facts.get("kind") == "list" for _, each in damage)
-        bad = any(
-            each.facts.get("kind") not in _DAMAGED and self._states.get(key, state) == state
-            for key, each in damage
-        )
-        blind = lists or before.wanted != before.made
-        met_before = self._met_bad(base, before.pid, before.decided, before.time)
-        return (
-            bad
-            and blind
-            and not met_before
-            and self._met_bad(base, start.pid, before.time, start.time)
-        )
-
-    def _met_bad(self, base: str, pid: int, begun: float, end: float) -> bool:
-        """Whether a process met an entry that did not verify."""
-        mine = (r for r in self._about[base] if r.pid == pid and r.what == "EntryRejected")
-        return any(begun <= r.time <= end for r in mine)
-
     def _was_torn(self, base: str, before: Compile) -> bool:
         """Whether a file was damaged that who compiled was writing: an entry, or a rejection."""
         mine = [r for r in self._about[base] if r.pid == before.pid and r.time > before.time]
@@ -277,10 +249,6 @@ class Causes:
 
 def _base(key: str) -> str:
     return key[:_BASE_DIGITS]
-
-
-def _comes(damage: Record, before: Compile) -> bool:
-    return bool(damage["begun"] <= before.time)
 
 
 def _broken_pid(end: Record) -> int:

@@ -17,9 +17,9 @@ trying every order of events for several processes at once
     WAITING ─patience▶ COMPILING ──failed──▶ FAILED, with a failure record
        │ │                 │ compiled
        │ │                 ├──not to be shared──▶ DONE (compiled)
-       │ │                 ├──and the entry was bad──▶ CONFIRMING
-       │ │                 │                               │ bad still: replaced; else: created
-       │ │             PUBLISHING ◀────────────────────────┘
+       │ │             CONFIRMING
+       │ │                 │ a bad entry is there: it is replaced; else create-only
+       │ │             PUBLISHING
        │ │                 └──published or not──▶ DONE (compiled)
        │ └──taken──▶ RECHECKING
        └──found──▶ DONE (disk)
@@ -33,12 +33,13 @@ Rules, and what each is for:
 2. With the lease in hand, the disk is read again before a compile: between our first look and the
    lease, its former holder has most likely published. So a key is compiled once, unless a holder
    crashed or a waiter lost patience.
-3. Publishing is create-only, with one exception: a resolution that met an entry that did not verify
-   looks again after the compile, right before publishing, and replaces the entry if it still does
-   not verify. It does so with or without the lease: otherwise a damaged entry whose lease has a
-   silent holder (stopped, or on a host that is gone) would cost every later process its patience
-   and a compile, for ever. If there is a good entry by now it stays, and we keep our own bytes.
-   It is published create-only all the same, for its list: see rule 7.
+3. Publishing is create-only, with one exception: each resolution looks once more after its compile,
+   right before publishing, and replaces the entry if one is there that does not verify. It does so
+   with or without the lease, and whatever its looks met before. Otherwise a damaged entry whose
+   lease has a silent holder (stopped, or on a host that is gone), or that no reading list led to,
+   would cost every later process its patience and a compile, for ever. If there is a good entry by
+   now it stays, and we keep our own bytes. It is published create-only all the same, for its list:
+   see rule 7.
 4. Every way out releases the lease, and every wait ends: by the lease, by the entry, or by
    patience. So no resolution waits for ever.
 5. No failure of cache or locks reaches DONE or FAILED: at worst, work is done twice.
@@ -128,11 +129,11 @@ class Action(Enum):
     """If the lease is won nevertheless, now or later, it is released at once."""
     COMPILE = "compile"
     LOOK_AGAIN = "look again"
-    """Whether the entry that did not verify is still there. What is there is not used."""
+    """Whether an entry that does not verify has the compiled key. What is there is not used."""
     PUBLISH = "publish"
     """Create-only."""
     PUBLISH_REPLACING = "publish, replacing"
-    """Over the entry that did not verify, right after a look that says so."""
+    """Over an entry that does not verify, right after a look that says so."""
     RECORD_FAILURE = "record failure"
     RELEASE = "release"
     RETURN_FROM_DISK = "return from disk"
@@ -142,17 +143,15 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One resolution: its state and the two facts that later steps depend on.
+    """One resolution: its state and the one fact that later steps depend on.
 
     Attributes:
         state: Where it stands.
         leased: Whether we hold the lease.
-        rejected: Whether the last read met an entry that did not verify.
     """
 
     state: State = State.LOOKING
     leased: bool = False
-    rejected: bool = False
 
     @property
     def ended(self) -> bool:
@@ -205,13 +204,6 @@ def _go(state: State, *actions: Action, **changes: bool) -> Callable[[Plan], Tra
     return rule
 
 
-def _publish(plan: Plan) -> Transition:
-    # Rule 3: a compile takes long, so what the last look met counts no more.
-    if plan.rejected:
-        return replace(plan, state=State.CONFIRMING), (Action.LOOK_AGAIN,)
-    return replace(plan, state=State.PUBLISHING), (Action.PUBLISH,)
-
-
 def _cancelled(plan: Plan) -> Transition:
     stop = (Action.STOP_WAITING,) if plan.state is State.WAITING else ()
     release = (Action.RELEASE,) if plan.leased else ()
@@ -221,7 +213,7 @@ def _cancelled(plan: Plan) -> Transition:
 _TABLE: dict[tuple[State, Happening], Callable[[Plan], Transition]] = {
     (State.LOOKING, Happening.FOUND): _end(Action.RETURN_FROM_DISK),
     (State.LOOKING, Happening.MISSING): _go(State.LEASING, Action.TRY_LEASE),
-    (State.LOOKING, Happening.REJECTED): _go(State.LEASING, Action.TRY_LEASE, rejected=True),
+    (State.LOOKING, Happening.REJECTED): _go(State.LEASING, Action.TRY_LEASE),
     (State.LOOKING, Happening.FAILED_BEFORE): _end(Action.RAISE),
     (State.LEASING, Happening.LEASE_TAKEN): _go(State.RECHECKING, Action.READ_ENTRY, leased=True),
     (State.LEASING, Happening.LEASE_HELD): _go(State.WAITING, Action.WAIT),
@@ -234,10 +226,11 @@ _TABLE: dict[tuple[State, Happening], Callable[[Plan], Transition]] = {
         State.COMPILING, Action.STOP_WAITING, Action.COMPILE
     ),
     (State.RECHECKING, Happening.FOUND): _end(Action.RETURN_FROM_DISK),
-    (State.RECHECKING, Happening.MISSING): _go(State.COMPILING, Action.COMPILE, rejected=False),
-    (State.RECHECKING, Happening.REJECTED): _go(State.COMPILING, Action.COMPILE, rejected=True),
+    (State.RECHECKING, Happening.MISSING): _go(State.COMPILING, Action.COMPILE),
+    (State.RECHECKING, Happening.REJECTED): _go(State.COMPILING, Action.COMPILE),
     (State.RECHECKING, Happening.FAILED_BEFORE): _end(Action.RAISE),
-    (State.COMPILING, Happening.COMPILED): _publish,
+    # Rule 3: only the compile tells the key, so what a look met before counts no more.
+    (State.COMPILING, Happening.COMPILED): _go(State.CONFIRMING, Action.LOOK_AGAIN),
     (State.COMPILING, Happening.COMPILED_UNSHARED): _end(Action.RETURN_COMPILED),
     (State.COMPILING, Happening.COMPILE_FAILED): _end(Action.RAISE, Action.RECORD_FAILURE),
     (State.COMPILING, Happening.COMPILE_BROKE_OFF): _end(Action.RAISE),

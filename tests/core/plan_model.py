@@ -27,7 +27,6 @@ patience that ends, a failure record that cannot be written.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -106,9 +105,8 @@ def _at_once(process: Process, action: Action, disk: Disk) -> Process:
 
 def _ended(process: Process, action: Action) -> Process:
     """What it knew on its way counts no more: fewer worlds."""
-    plan = replace(process.plan, rejected=False)
     kept = None if action is Action.RAISE else process.key
-    return Process(plan, (), holds=process.holds, helper=process.helper, kept=kept)
+    return Process(process.plan, (), holds=process.holds, helper=process.helper, kept=kept)
 
 
 def _helper_moves(process: Process, disk: Disk, *, lock_free: bool) -> Iterator[Move]:
@@ -289,8 +287,7 @@ def _put_entry(process: Process, action: Action, disk: Disk) -> Move:
         if not performer.lists_what_is_there():
             process = process._replace(put=len(performer.publishes))
         # It looked for another entry, since the header said something else. The next look sees it.
-        spoils = there == BAD and process.edited
-        return Move("finds an entry there", process, disk, spoils=spoils)
+        return Move("finds an entry there", process, disk)
     made = GOOD if process.read == process.key else WRONG
     put = disk.with_entry(process.key, made)
     return Move(f"{action.value}: entry {process.key}", process, put, overwrites=overwrites)

@@ -12,7 +12,7 @@ from ajit._core.plan import Action, Happening, Plan, PlanError, State, start, st
 
 A, H, S = Action, Happening, State
 
-# (state, leased, rejected) + what happens -> (state, leased, rejected), actions
+# (state, leased) + what happens -> (state, leased), actions
 WALKS = {
     # looking
     (S.LOOKING, H.FOUND): (S.DONE, [A.RETURN_FROM_DISK]),
@@ -34,7 +34,8 @@ WALKS = {
     (S.RECHECKING, H.FAILED_BEFORE): (S.FAILED, [A.RELEASE, A.RAISE]),
     (S.RECHECKING, H.MISSING): (S.COMPILING, [A.COMPILE]),
     (S.RECHECKING, H.REJECTED): (S.COMPILING, [A.COMPILE]),
-    # confirming: right before an entry that did not verify is replaced
+    # confirming: right before publishing
+    (S.COMPILING, H.COMPILED): (S.CONFIRMING, [A.LOOK_AGAIN]),
     (S.CONFIRMING, H.REJECTED): (S.PUBLISHING, [A.PUBLISH_REPLACING]),
     (S.CONFIRMING, H.MISSING): (S.PUBLISHING, [A.PUBLISH]),
     # its publisher may have died before it put the list
@@ -43,9 +44,9 @@ WALKS = {
 """Rows that do not depend on what went before."""
 
 
-def reached(state: State, *, leased: bool = False, rejected: bool = False) -> Plan:
+def reached(state: State, *, leased: bool = False) -> Plan:
     """A plan in that state."""
-    return Plan(state=state, leased=leased, rejected=rejected)
+    return Plan(state=state, leased=leased)
 
 
 def walk(*happenings: Happening) -> tuple[Plan, tuple[Action, ...]]:
@@ -73,7 +74,6 @@ def test_row(row, expected):
 
 
 @pytest.mark.parametrize("leased", [False, True])
-@pytest.mark.parametrize("rejected", [False, True])
 @pytest.mark.parametrize(
     ("state", "happening", "end", "first", "last"),
     [
@@ -84,12 +84,12 @@ def test_row(row, expected):
         (S.PUBLISHING, H.PUBLISH_FAILED, S.DONE, [], A.RETURN_COMPILED),
     ],
 )
-def test_end_gives_the_lease_back_first(state, happening, end, first, last, leased, rejected):
+def test_end_gives_the_lease_back_first(state, happening, end, first, last, leased):
     """With a lease or without one; a failed publish still returns the kernel.
 
     A failure is recorded before the release: the next holder of the lease looks for the record.
     """
-    plan, actions = step(reached(state, leased=leased, rejected=rejected), happening)
+    plan, actions = step(reached(state, leased=leased), happening)
 
     assert plan.state is end
     assert plan.ended
@@ -98,16 +98,14 @@ def test_end_gives_the_lease_back_first(state, happening, end, first, last, leas
 
 
 @pytest.mark.parametrize("leased", [False, True])
-def test_only_an_entry_that_is_still_bad_is_replaced(leased):
-    """With or without a lease: after a bad entry a process looks again, all others create only."""
-    met_none = step(reached(S.COMPILING, leased=leased, rejected=False), H.COMPILED)
-    met_bad = step(reached(S.COMPILING, leased=leased, rejected=True), H.COMPILED)
+def test_only_an_entry_that_is_bad_after_the_compile_is_replaced(leased):
+    """With or without a lease, and whatever was met before."""
+    looks, actions = step(reached(S.COMPILING, leased=leased), H.COMPILED)
 
-    assert (met_none[0].state, met_none[1]) == (S.PUBLISHING, (A.PUBLISH,))
-    assert (met_bad[0].state, met_bad[1]) == (S.CONFIRMING, (A.LOOK_AGAIN,))
-    assert step(met_bad[0], H.REJECTED)[1] == (A.PUBLISH_REPLACING,)
-    assert step(met_bad[0], H.MISSING)[1] == (A.PUBLISH,)
-    assert step(met_bad[0], H.FOUND)[1] == (A.PUBLISH,)
+    assert (looks.state, actions) == (S.CONFIRMING, (A.LOOK_AGAIN,))
+    assert step(looks, H.REJECTED)[1] == (A.PUBLISH_REPLACING,)
+    assert step(looks, H.MISSING)[1] == (A.PUBLISH,)
+    assert step(looks, H.FOUND)[1] == (A.PUBLISH,)
 
 
 @pytest.mark.parametrize("state", [state for state in S if state not in (S.DONE, S.FAILED)])
@@ -158,7 +156,7 @@ def test_nothing_happens_after_an_end(state):
 
 def test_the_usual_cold_start():
     """Look, lease, look again, compile, publish, release, return."""
-    plan, actions = walk(H.MISSING, H.LEASE_TAKEN, H.MISSING, H.COMPILED, H.PUBLISHED)
+    plan, actions = walk(H.MISSING, H.LEASE_TAKEN, H.MISSING, H.COMPILED, H.MISSING, H.PUBLISHED)
 
     assert plan.state is S.DONE
     assert actions == (A.RELEASE, A.RETURN_COMPILED)
@@ -180,13 +178,15 @@ def test_bad_entry_is_replaced():
 
 
 def test_bad_entry_that_was_removed_meanwhile_is_not_replaced():
-    """The look under the lease decides."""
-    assert walk(H.REJECTED, H.LEASE_TAKEN, H.MISSING, H.COMPILED)[1] == (A.PUBLISH,)
+    """The look after the compile decides."""
+    walked = walk(H.REJECTED, H.LEASE_TAKEN, H.REJECTED, H.COMPILED, H.MISSING)
+
+    assert walked[1] == (A.PUBLISH,)
 
 
-def test_entry_that_went_bad_before_the_second_look_is_replaced():
-    """The same, the other way round."""
-    walked = walk(H.MISSING, H.LEASE_TAKEN, H.REJECTED, H.COMPILED, H.REJECTED)
+def test_entry_that_went_bad_meanwhile_is_replaced():
+    """The same, the other way round; no look before the compile need have met it."""
+    walked = walk(H.MISSING, H.LEASE_TAKEN, H.MISSING, H.COMPILED, H.REJECTED)
 
     assert walked[1] == (A.PUBLISH_REPLACING,)
 
@@ -210,7 +210,7 @@ def test_good_entry_that_came_meanwhile_stays():
 
 def test_impatient_waiter_does_not_hold_the_lease():
     """It compiles for itself, publishes create-only, and has nothing to release."""
-    plan, actions = walk(H.MISSING, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED)
+    plan, actions = walk(H.MISSING, H.LEASE_HELD, H.PATIENCE_ENDED, H.COMPILED, H.MISSING)
 
     assert not plan.leased
     assert actions == (A.PUBLISH,)

@@ -130,7 +130,7 @@ def test_rejected_entry_must_not_be_returned(monkeypatch):
 
 def test_failed_compile_must_not_be_published(monkeypatch):
     """Rule 1: only bytes that are there."""
-    broken(monkeypatch, Happening.COMPILE_FAILED, plan._publish)
+    broken(monkeypatch, Happening.COMPILE_FAILED, plan._go(State.PUBLISHING, Action.PUBLISH))
     found_broken("did not compile")
 
 
@@ -152,13 +152,13 @@ def test_failure_recorded_after_the_release_comes_too_late(monkeypatch):
 
 
 def test_replacing_without_the_lease_overwrites_a_good_entry(monkeypatch):
-    """Rule 3: replacing blindly, by a look before the compile, overwrites a good entry."""
+    """Rule 3: replacing blindly, without a look after the compile, overwrites a good entry."""
     broken(
         monkeypatch,
         Happening.COMPILED,
         lambda before: (
             replace(before, state=State.PUBLISHING),
-            (Action.PUBLISH_REPLACING if before.rejected else Action.PUBLISH,),
+            (Action.PUBLISH_REPLACING,),
         ),
     )
     found_broken("overwrites a good entry blindly", disk=BAD)
@@ -186,7 +186,7 @@ def test_bad_entry_that_only_a_holder_may_replace_stays(monkeypatch):
     """Rule 3: its holder is silent, so all others compile, and none mends it."""
 
     def only_holder(before):
-        if before.leased and before.rejected:
+        if before.leased:
             return replace(before, state=State.CONFIRMING), (Action.LOOK_AGAIN,)
         return replace(before, state=State.PUBLISHING), (Action.PUBLISH,)
 

@@ -107,7 +107,7 @@ def test_model_reaches_what_edits_are_for():
 
 def test_result_of_a_compile_that_a_change_fell_into_must_not_be_published(monkeypatch):
     """Rule 7: it lies under what the header says now, and was made of what it said before."""
-    broken(monkeypatch, Happening.COMPILED_UNSHARED, plan._publish)
+    broken(monkeypatch, Happening.COMPILED_UNSHARED, plan._go(State.PUBLISHING, Action.PUBLISH))
     found_broken(STALE, edits=2)
 
 

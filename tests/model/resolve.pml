@@ -254,12 +254,11 @@ inline look() {
     :: else
     fi;
 #endif
-    rejected = (leads_on && entry[looked] == BAD);
     verified = false;
     if
     :: leads_on && entry[looked] == GOOD -> take_entry(looked); return_from_disk(); end()
 #ifdef TRUST_REJECTED
-    :: rejected -> return_from_disk(); end()
+    :: leads_on && entry[looked] == BAD -> return_from_disk(); end()
 #endif
     :: !(leads_on && entry[looked] == GOOD) && HAS_FAILED -> take_failure(); end()
     :: !(leads_on && entry[looked] == GOOD) && !HAS_FAILED && state[me] == LOOKING ->
@@ -320,17 +319,16 @@ inline end_compile() {
     :: is_sure ->
         settle();
         compiled = true;
-        if
 #if defined(NEVER_REPLACE) || defined(REPLACE_BLINDLY)
-        :: state[me] = PUBLISHING
+        state[me] = PUBLISHING
 #elif defined(ONLY_HOLDER_REPLACES)
-        :: rejected && leased -> state[me] = CONFIRMING
+        if
+        :: leased -> state[me] = CONFIRMING
         :: else -> state[me] = PUBLISHING
-#else
-        :: rejected -> state[me] = CONFIRMING
-        :: else -> state[me] = PUBLISHING
-#endif
         fi
+#else
+        state[me] = CONFIRMING
+#endif
     :: is_sure && !calm -> excuse(); keep_to_itself()           /* what it read is not seen */
     :: is_sure_of_failure && !calm ->                           /* the source is rejected */
         disturbed = true;
@@ -374,7 +372,7 @@ inline put_entry() {
 inline publish() {
     assert(compiled);
 #ifdef REPLACE_BLINDLY
-    replacing = rejected;
+    replacing = true;
 #endif
     if
     :: replacing ->
@@ -384,10 +382,6 @@ inline publish() {
         put_entry()
     :: !replacing && entry[key] == NONE -> put_entry()
     :: !replacing && entry[key] != NONE ->                      /* create-only: it stays */
-#if EDITS > 0
-        /* A bad one of another header than that of its look: the next look sees it. */
-        spoiled = spoiled || (entry[key] == BAD && (edited & BIT(me)));
-#endif
 #ifdef NO_LIST_IF_THERE
         return_compiled();
         end()
@@ -451,7 +445,6 @@ inline forget() {
     result = FAILED;
     silence = 0;
     leased = false;
-    rejected = false;
     verified = false;
     compiled = false;
     confirmed = false;
@@ -493,7 +486,7 @@ proctype Process(byte me) {
     mtype:state_t result = FAILED;
     byte silence;                       /* looks at the holder without a new beat */
     bool wanted;                        /* whether anybody waits for what the helper waits for */
-    bool leased, rejected, verified, compiled, confirmed, replacing;
+    bool leased, verified, compiled, confirmed, replacing;
     bool leads_on, is_sure, is_sure_of_failure;
     bit looked;                         /* what the header said in the look that is under way */
     bit read;                           /* what it said when the compiler read it */
