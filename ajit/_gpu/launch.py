@@ -258,7 +258,9 @@ def _address(value: Any, thread: DeviceThread, types: frozenset[str | None] | No
 
 
 def _first(types: frozenset[str | None]) -> str:
-    return min(name for name in types if name not in (None, "uint8"))
+    """The plainest of them: ``float32`` before ``complex64``, ``int32`` before ``uint32``."""
+    names = [name for name in types if name not in (None, "uint8")]
+    return min(map(str, names), key=lambda name: (len(name), name))
 
 
 def _no_pointer(value: Any) -> str:

@@ -45,6 +45,16 @@ async def test_buffer_of_another_element_type_than_the_parameter_is_refused(arra
         assert caught.value.index == 0
 
 
+async def test_a_float_pointer_asks_for_floats():
+    """Not for the complex numbers that it takes as well."""
+    async with cpu_device() as device:
+        saxpy = (await kernels(device))("saxpy")
+        x = await device.upload(INT.astype(np.float64))
+
+        with pytest.raises(ArgumentError, match="float64.*Upload float32 elements"):
+            saxpy[1, 8](1.0, x, x, 8)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "uint8"])
 async def test_buffer_of_the_parameters_type_or_of_bytes_is_taken(dtype):
     """Signed or not is one; bytes may be anything."""

@@ -133,7 +133,9 @@ class Recorder:
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
         if why := (
-            _of_a_process(places) or _unrepeatable(records, private) or _unseen_program(records)
+            _of_a_process(places)
+            or _unrepeatable(records, private)
+            or _unseen_program(records, program)
         ):
             return Seen(blind=why)
         if not _is_proven(job.compiler, records):
@@ -211,7 +213,7 @@ def _of_a_process(places: Places) -> str:
     return ""
 
 
-def _unseen_program(records: list[Record]) -> str:
+def _unseen_program(records: list[Record], compiler: str) -> str:
     """Say which program was started and left no record of its own, or ""."""
     began = Counter(path for kind, path, _ in records if kind == PROGRAM)
     for kind, path, _ in records:
@@ -221,7 +223,9 @@ def _unseen_program(records: list[Record]) -> str:
         real = os.path.realpath(found)
         began[real] -= 1
         if began[real] < 0:
-            return f"what {real} reads cannot be seen"
+            wrapped = compiler and real != os.path.realpath(compiler)
+            starter = f", which {compiler} starts," if wrapped else ""
+            return f"what {real}{starter} reads cannot be seen"
     return ""
 
 
