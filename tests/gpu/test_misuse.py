@@ -51,7 +51,7 @@ async def test_a_float_pointer_asks_for_floats():
         saxpy = (await kernels(device))("saxpy")
         x = await device.upload(INT.astype(np.float64))
 
-        with pytest.raises(ArgumentError, match="float64.*Upload float32 elements"):
+        with pytest.raises(ArgumentError, match=r"float64.*Upload float32 elements"):
             saxpy[1, 8](1.0, x, x, 8)
 
 
