@@ -25,7 +25,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test test-slow crash lint format bench gpu chaos wheel check-zig clean
+.PHONY: help setup demo test test-slow network crash lint format bench gpu chaos wheel check-zig clean integrations
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ test: setup ## the tests, all but the slow ones, in 4 to 10 minutes on 2 cores
 
 test-slow: setup ## the tests marked slow: fault injection, models, chaos, sanitizers, memory (minutes)
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+network: setup ## two mounts of a network file system; needs root and fuse3 (minutes)
+	@tools/install $(VENV) network
+	@$(BIN)/python -m pytest tests/network $(ARGS)
 
 crash: setup ## every fault at every system call on the cache (minutes)
 	@$(BIN)/python -m pytest tests/crash --all-faults --timeout=600 $(ARGS)
@@ -65,6 +69,10 @@ bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side wi
 
 gpu: ## what only an NVIDIA GPU can tell, into docs/measurements/ (up to an hour)
 	@$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+integrations: setup $(STAMPS)/integrations ## install the peers (1 GB), test their adapters, measure beside them (minutes)
+	@$(BIN)/python -m pytest tests/integrations $(ARGS)
+	@$(BIN)/python -m benchmarks integrations
 
 chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed at random, their cache damaged, headers edited, 10 minutes
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
@@ -97,6 +105,12 @@ $(STAMPS)/develop: pyproject.toml $(STAMPS)/packages
 
 $(STAMPS)/bench: pyproject.toml $(STAMPS)/packages
 	@tools/install $(VENV) bench
+	@touch $@
+
+# FlashInfer by itself: most of what it asks for is for work on a GPU, which is not done here.
+$(STAMPS)/integrations: pyproject.toml $(STAMPS)/packages
+	@tools/install $(VENV) integrations
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps flashinfer-python==0.7.4
 	@touch $@
 
 $(STAMPS)/native: $(NATIVE_SOURCES) $(STAMPS)/packages

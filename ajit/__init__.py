@@ -25,6 +25,8 @@ A tour::
 - `Runtime` gives a `Kernel`, a `LoadedModule`, an `Artifact`, and its `Device`.
 - `Device` makes memory (`DeviceBuffer`), `Stream`, `Event`, `Batch` and `Graph`. What is submitted
   is a `Ticket`; only awaiting one waits for the device.
+- `start_runtime` and `Runtime.aclose` are for code that opens at one place and closes at another.
+- `Build` says how to run a foreign compile (`Command`, `Call`); `Runtime.build` gives a `Bundle`.
 - `run` and `open_blocking_runtime` are for scripts and notebooks.
 - ``ajit.errors`` draws the tree of exceptions, ``ajit.events`` that of events.
 
@@ -41,9 +43,14 @@ if TYPE_CHECKING:
     from ajit import errors as errors
     from ajit import events as events
     from ajit import settings as settings
+    from ajit._core.build import Build as Build
+    from ajit._core.build import Call as Call
+    from ajit._core.build import Command as Command
     from ajit._core.entry import Artifact as Artifact
+    from ajit._core.job import BundleFile as BundleFile
     from ajit._core.spec import EntryPoint as EntryPoint
     from ajit._core.spec import Spec as Spec
+    from ajit._core.std_headers import std_headers as std_headers
     from ajit._gpu.batch import Batch as Batch
     from ajit._gpu.completion.ticket import Step as Step
     from ajit._gpu.completion.ticket import Ticket as Ticket
@@ -68,11 +75,23 @@ if TYPE_CHECKING:
     from ajit._runtime.blocking import BlockingRuntime as BlockingRuntime
     from ajit._runtime.blocking import open_blocking_runtime as open_blocking_runtime
     from ajit._runtime.blocking import run as run
+    from ajit._runtime.builds import Bundle as Bundle
+    from ajit._runtime.family import Family as Family
+    from ajit._runtime.family_work import FamilyWork as FamilyWork
+    from ajit._runtime.family_work import families as families
     from ajit._runtime.open import open_runtime as open_runtime
+    from ajit._runtime.open import start_runtime as start_runtime
+    from ajit._runtime.ranks import RankStatus as RankStatus
+    from ajit._runtime.ready import Readiness as Readiness
+    from ajit._runtime.ready import ReadinessStatus as ReadinessStatus
+    from ajit._runtime.ready import ready as ready
+    from ajit._runtime.replay import Replay as Replay
+    from ajit._runtime.replay import replay as replay
     from ajit._runtime.runtime import Runtime as Runtime
     from ajit._runtime.statistics import RuntimeStatistics as RuntimeStatistics
     from ajit._runtime.warmup import WarmupFailure as WarmupFailure
     from ajit._runtime.warmup import WarmupReport as WarmupReport
+    from ajit._runtime.work import Unresolved as Unresolved
     from ajit.errors import AjitError as AjitError
     from ajit.errors import AjitWarning as AjitWarning
     from ajit.errors import ArgumentError as ArgumentError
@@ -85,14 +104,20 @@ if TYPE_CHECKING:
     from ajit.errors import CompilerCrashed as CompilerCrashed
     from ajit.errors import CompilerError as CompilerError
     from ajit.errors import CompilerNotFound as CompilerNotFound
+    from ajit.errors import CompilerStalled as CompilerStalled
     from ajit.errors import CompileTimeout as CompileTimeout
     from ajit.errors import DeviceError as DeviceError
     from ajit.errors import DeviceLost as DeviceLost
     from ajit.errors import ForkedRuntime as ForkedRuntime
+    from ajit.errors import KvError as KvError
     from ajit.errors import LaunchError as LaunchError
+    from ajit.errors import LimitReached as LimitReached
     from ajit.errors import LoadError as LoadError
     from ajit.errors import NoDevice as NoDevice
     from ajit.errors import OutOfMemory as OutOfMemory
+    from ajit.errors import PatchedThreads as PatchedThreads
+    from ajit.errors import RanksNotReady as RanksNotReady
+    from ajit.errors import RecordError as RecordError
     from ajit.errors import RuntimeClosed as RuntimeClosed
     from ajit.errors import SettingsError as SettingsError
     from ajit.errors import SpecError as SpecError
@@ -115,8 +140,13 @@ __all__ = [
     "BlockingRuntime",
     "BoundLaunch",
     "BufferSlice",
+    "Build",
+    "Bundle",
+    "BundleFile",
     "CacheError",
+    "Call",
     "CaptureMiss",
+    "Command",
     "CompileError",
     "CompileForbidden",
     "CompileMemoryExceeded",
@@ -125,6 +155,7 @@ __all__ = [
     "CompilerCrashed",
     "CompilerError",
     "CompilerNotFound",
+    "CompilerStalled",
     "ConfiguredKernel",
     "Device",
     "DeviceBuffer",
@@ -133,17 +164,28 @@ __all__ = [
     "DeviceLost",
     "EntryPoint",
     "Event",
+    "Family",
+    "FamilyWork",
     "ForkedRuntime",
     "Graph",
     "HostArray",
     "Kernel",
+    "KvError",
     "LaunchAttributes",
     "LaunchError",
+    "LimitReached",
     "LoadError",
     "LoadedModule",
     "NoDevice",
     "OutOfMemory",
+    "PatchedThreads",
     "PinnedBuffer",
+    "RankStatus",
+    "RanksNotReady",
+    "Readiness",
+    "ReadinessStatus",
+    "RecordError",
+    "Replay",
     "Resolution",
     "Runtime",
     "RuntimeClosed",
@@ -160,6 +202,7 @@ __all__ = [
     "TicketTimeout",
     "UnknownArch",
     "UnknownEntryPoint",
+    "Unresolved",
     "UnsafeCacheDirectory",
     "UsageError",
     "WaitedFor",
@@ -170,10 +213,15 @@ __all__ = [
     "cover",
     "errors",
     "events",
+    "families",
     "open_blocking_runtime",
     "open_runtime",
+    "ready",
+    "replay",
     "run",
     "settings",
+    "start_runtime",
+    "std_headers",
 ]
 
 __version__ = "0.1.0"
@@ -183,18 +231,29 @@ _HOMES = {
     "Batch": "ajit._gpu.batch",
     "BoundLaunch": "ajit._gpu.kernel",
     "BufferSlice": "ajit._gpu.memory",
+    "Build": "ajit._core.build",
+    "Bundle": "ajit._runtime.builds",
+    "BundleFile": "ajit._core.job",
+    "Call": "ajit._core.build",
+    "Command": "ajit._core.build",
     "ConfiguredKernel": "ajit._gpu.configured",
     "Device": "ajit._gpu.device",
     "DeviceBuffer": "ajit._gpu.memory",
     "DeviceHealth": "ajit._gpu.health",
     "EntryPoint": "ajit._core.spec",
     "Event": "ajit._gpu.stream",
+    "Family": "ajit._runtime.family",
+    "FamilyWork": "ajit._runtime.family_work",
     "Graph": "ajit._gpu.graph",
     "HostArray": "ajit._gpu.hostarray",
     "Kernel": "ajit._gpu.kernel",
     "LaunchAttributes": "ajit._gpu.shape",
     "LoadedModule": "ajit._gpu.module",
     "PinnedBuffer": "ajit._gpu.memory",
+    "RankStatus": "ajit._runtime.ranks",
+    "Readiness": "ajit._runtime.ready",
+    "ReadinessStatus": "ajit._runtime.ready",
+    "Replay": "ajit._runtime.replay",
     "Resolution": "ajit._resolve.request",
     "Runtime": "ajit._runtime.runtime",
     "RuntimeStatistics": "ajit._runtime.statistics",
@@ -205,14 +264,20 @@ _HOMES = {
     "Stream": "ajit._gpu.stream",
     "ThreadStatistics": "ajit._gpu.statistics",
     "Ticket": "ajit._gpu.completion.ticket",
+    "Unresolved": "ajit._runtime.work",
     "WaitedFor": "ajit._resolve.request",
     "WarmupFailure": "ajit._runtime.warmup",
     "WarmupReport": "ajit._runtime.warmup",
     "cover": "ajit._gpu.shape",
     "BlockingRuntime": "ajit._runtime.blocking",
+    "families": "ajit._runtime.family_work",
     "open_blocking_runtime": "ajit._runtime.blocking",
     "open_runtime": "ajit._runtime.open",
+    "ready": "ajit._runtime.ready",
+    "replay": "ajit._runtime.replay",
     "run": "ajit._runtime.blocking",
+    "start_runtime": "ajit._runtime.open",
+    "std_headers": "ajit._core.std_headers",
 }
 
 

@@ -11,12 +11,17 @@
     ├── CompilerError              the environment failed, never blamed on the source
     │   ├── CompilerNotFound       what was searched, and what to install
     │   ├── CompilerCrashed        the compiler died by a signal, or broke off without a result
+    │   ├── CompilerStalled        the compiler was stopped or used no CPU time, and was killed
     │   ├── CompileTimeout         the compile ran past its limit and was killed
     │   ├── CompileMemoryExceeded  the compiler took more memory than it may and was killed
     │   └── CompileOutputExceeded  the result is larger than it may be
     ├── CompileForbidden           a miss in frozen mode; nothing was compiled
+    ├── LimitReached               this process may have no more threads, processes or files
     ├── CacheError                 the cache cannot be used at all
     │   └── UnsafeCacheDirectory   another user could put code there
+    ├── KvError                    a KV service cannot be started, or not be used as it is
+    ├── RanksNotReady              a rank of this server is lost or has failed: it is named
+    ├── RecordError                a record of used kernels cannot be read or written
     ├── DeviceError                the driver answered with an error
     │   ├── NoDevice               there is no such device; names both ways out
     │   ├── LoadError              an artifact could not be loaded on the device
@@ -30,6 +35,7 @@
         ├── RuntimeClosed          the runtime is closed, or closing
         ├── ForkedRuntime          the runtime belongs to the parent process
         ├── WrongLoop              the runtime belongs to another event loop
+        ├── PatchedThreads         gevent or eventlet has replaced the threads of the process
         └── WouldBlock             a ``*_nowait`` call would have had to wait
 
 Every exception has typed fields, can be pickled, and says what failed, for which kernel and key,
@@ -42,6 +48,8 @@ written although the kernel was returned.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from ajit._printable import difference_texts, kernels_hint, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,13 +68,19 @@ __all__ = [
     "CompilerCrashed",
     "CompilerError",
     "CompilerNotFound",
+    "CompilerStalled",
     "DeviceError",
     "DeviceLost",
     "ForkedRuntime",
+    "KvError",
     "LaunchError",
+    "LimitReached",
     "LoadError",
     "NoDevice",
     "OutOfMemory",
+    "PatchedThreads",
+    "RanksNotReady",
+    "RecordError",
     "RuntimeClosed",
     "SettingsError",
     "SpecError",
@@ -93,6 +107,10 @@ class AjitWarning(UserWarning):
 
 class AjitError(Exception):
     """Base of everything that ajit raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        # A message may have a compiler's log in it, or what another process wrote into a cache.
+        super().__init__(*(printable(arg) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -162,15 +180,28 @@ class UnknownEntryPoint(CompileError):
 
     Attributes:
         entry: The entry point that was asked for.
+        kernels: Names of kernels that the source and its virtual headers declare.
+        nearest: Which of them was probably meant; "" if none is like it.
     """
 
-    def __init__(self, *, entry: str, name: str, key: str, compiler: str, log: str) -> None:
-        self.entry = entry
+    def __init__(
+        self,
+        *,
+        entry: str,
+        name: str,
+        key: str,
+        compiler: str,
+        log: str,
+        kernels: Sequence[str] = (),
+        nearest: str = "",
+    ) -> None:
+        self.entry, self.kernels, self.nearest = entry, tuple(kernels), nearest
         super().__init__(name=name, key=key, compiler=compiler, log=log)
 
     def _what(self) -> str:
         return (
-            f"no entry point {self.entry!r} (a template needs a name expression such as "
+            f"no entry point {self.entry!r}{kernels_hint(self.kernels, self.nearest)} "
+            f"(a template needs a name expression such as "
             f"'scale<float>'; other kernels are found by their declared name)"
         )
 
@@ -230,6 +261,28 @@ class CompileTimeout(CompilerError):
         )
 
 
+class CompilerStalled(CompilerError):
+    """A compiler made no progress: it was stopped, or its processes wait for each other.
+
+    Its process group was killed; nothing was published; trying again is safe.
+
+    Attributes:
+        reason: What was seen: stopped for longer than the setting ``patience_seconds``, or no CPU
+            time used for a minute.
+        cpu_seconds: CPU time that it had used before.
+    """
+
+    def __init__(
+        self, *, name: str, key: str, compiler: str, reason: str, cpu_seconds: float
+    ) -> None:
+        self.name, self.key, self.compiler = name, key, compiler
+        self.reason, self.cpu_seconds = reason, cpu_seconds
+        super().__init__(
+            f"{compiler} {reason} {_for(name, key)}, after {cpu_seconds:.1f} s of CPU time, and "
+            f"was killed; nothing is lost, trying again is safe"
+        )
+
+
 class CompileMemoryExceeded(CompilerError):
     """A compiler took too much memory. Its process group was killed; nothing was published.
 
@@ -274,9 +327,11 @@ class CompileForbidden(AjitError):
 
     Attributes:
         name: Label of the spec.
-        key: Hex key.
+        key: Hex key; "" where it has none.
         nearest: Key of the cached kernel that differs least, or "" if none is like it.
         differences: The fields in which they differ: name, cached value, wanted value.
+        peer: Whose kernel it is; "" is ajit's own.
+        stack: Where it was asked for, outermost first: ``file:line in function``.
     """
 
     def __init__(
@@ -286,18 +341,44 @@ class CompileForbidden(AjitError):
         key: str,
         nearest: str = "",
         differences: Sequence[tuple[str, str | None, str | None]] = (),
+        peer: str = "",
+        stack: Sequence[str] = (),
     ) -> None:
         self.name, self.key, self.nearest = name, key, nearest
         self.differences = tuple(differences)
-        lines = [f"not cached, and compiling is forbidden (mode frozen), {_for(name, key)}"]
+        self.peer, self.stack = peer, tuple(stack)
+        whose = f"{peer}: " if peer else ""
+        why = "not cached, and compiling is forbidden (the runtime is frozen)"
+        lines = [f"{whose}{why}, {_for(name, key)}"]
+        if stack:
+            lines.append(f"asked for at {stack[-1]}")
         if nearest:
-            lines.append(f"the nearest cached kernel, {nearest[:16]}, differs in")
-            lines += [
-                f"  {field}: {there!r} there, {here!r} here" for field, there, here in differences
-            ]
+            # Keys of one base share 16 digits; they differ in what the compiler read.
+            shown = nearest[:16] if nearest[:16] != key[:16] else nearest[:32]
+            lines.append(f"the nearest cached kernel, {shown}, differs in")
+            lines += [f"  {text}" for text in difference_texts(self.differences)]
         else:
-            lines.append("no similar kernel is cached; warm up the cache in mode normal first")
+            lines.append("no similar kernel is cached; warm it up before the runtime is frozen")
         super().__init__("\n".join(lines))
+
+
+class LimitReached(AjitError):
+    """This process may have no more threads, processes or open files. Trying again is safe.
+
+    What was asked for did not happen, and nothing of it is left behind.
+
+    Attributes:
+        what: ``threads``, ``processes`` or ``open files``.
+        limit: How many this process may have; None if another limit was met, such as a container's.
+        option: How a shell shows and sets the limit.
+    """
+
+    def __init__(self, *, what: str, limit: int | None, option: str) -> None:
+        self.what, self.limit, self.option = what, limit, option
+        allowed = f"{option} is {limit}" if limit is not None else "a limit of its container"
+        super().__init__(
+            f"the system gives this process no more {what}: {allowed} (raise it, or a container's)"
+        )
 
 
 class CacheError(AjitError):
@@ -306,18 +387,66 @@ class CacheError(AjitError):
     Attributes:
         path: The directory.
         reason: What is wrong with it.
+        layer: Whether it is a layer, of ``AJIT_CACHE_LAYERS``, and not the cache that is written.
+    """
+
+    def __init__(self, *, path: str, reason: str, hint: str = "", layer: bool = False) -> None:
+        self.path, self.reason, self.hint, self.layer = path, reason, hint, layer
+        what = "cache layer" if layer else "cache directory"
+        super().__init__(f"{what} {path}: {reason}" + (f" ({hint})" if hint else ""))
+
+
+class UnsafeCacheDirectory(CacheError):
+    """Another user could put code into the cache, or into a layer. Nothing was read from it.
+
+    The setting ``allow_unsafe_cache`` permits it for one runtime.
+    """
+
+
+class KvError(AjitError):
+    """A KV service cannot be started, or what answers is none that can be used. Nothing was done.
+
+    That a service is not there is no error of a client: it misses, and connects again.
+
+    Attributes:
+        path: Its socket.
+        reason: What is wrong.
     """
 
     def __init__(self, *, path: str, reason: str, hint: str = "") -> None:
         self.path, self.reason, self.hint = path, reason, hint
-        super().__init__(f"cache directory {path}: {reason}" + (f" ({hint})" if hint else ""))
+        super().__init__(f"KV service {path}: {reason}" + (f" ({hint})" if hint else ""))
 
 
-class UnsafeCacheDirectory(CacheError):
-    """Another user could put code into the cache. Nothing was read from it.
+class RanksNotReady(AjitError):
+    """Not all ranks of a server are ready, and some are not waited for any more.
 
-    The setting ``allow_unsafe_cache`` permits it for one runtime.
+    What this rank has made ready stays so, and its work goes on; it may wait again.
+
+    Attributes:
+        rank: This rank.
+        ranks: How many there are.
+        missing: The ranks that are lost or have failed, and what is wrong with each.
     """
+
+    def __init__(self, *, rank: int, ranks: int, missing: Sequence[tuple[int, str]]) -> None:
+        self.rank, self.ranks = rank, ranks
+        self.missing = tuple(missing)
+        named = "".join(f"\n  {what}" for _, what in self.missing)
+        super().__init__(f"rank {rank} of {ranks} waits no longer: not all ranks are ready{named}")
+
+
+class RecordError(AjitError):
+    """A record of used kernels cannot be read or written. Nothing of it was made ready.
+
+    Attributes:
+        path: The record.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, *, path: str, reason: str, hint: str = "") -> None:
+        self.path, self.reason, self.hint = path, reason, hint
+        super().__init__(f"record {path}: {reason}" + (f" ({hint})" if hint else ""))
 
 
 class DeviceError(AjitError):
@@ -409,8 +538,33 @@ class WrongLoop(UsageError):
     """The runtime belongs to another event loop. Open one runtime in each loop."""
 
 
+class PatchedThreads(UsageError):
+    """gevent or eventlet has replaced the threads of this process. Nothing was started.
+
+    A runtime would wait for ever: its event loop for a thread, and that for a turn on the same one.
+
+    Attributes:
+        library: Which of them.
+        patched: What of Python it has replaced or removed, such as ``_thread.start_new_thread``.
+    """
+
+    def __init__(self, *, library: str, patched: Sequence[str]) -> None:
+        self.library, self.patched = library, tuple(patched)
+        super().__init__(
+            f"{library} has replaced {', '.join(self.patched)} in this process, and "
+            f"ajit needs Python's own; open the runtime in a process that is not patched, or patch "
+            f"without {', '.join(sorted({_switch(name) for name in self.patched}))}"
+        )
+
+
 class WouldBlock(UsageError):
     """A ``*_nowait`` call would have had to wait. Nothing was started."""
+
+
+def _switch(name: str) -> str:
+    """What gevent and eventlet call the part of Python that a function belongs to."""
+    module = name.partition(".")[0]
+    return "thread" if module in {"_thread", "threading"} else module
 
 
 def _for(name: str, key: str) -> str:

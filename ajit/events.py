@@ -3,17 +3,23 @@
 ::
 
     Event                     name and key of what it is about
+    ├── MakingKey             a key is in the making for long: the compiler, or cache and headers
     ├── Waiting               another process holds the lease: who, for how long, in which phase
     ├── WaitEnded             how a wait ended
     ├── EntryRejected         an entry on disk did not verify, and counts as a miss
     ├── LocksUnavailable      no locks here; the compile goes on without a lease
     ├── CompileStarted        a compile was handed to the pool
+    ├── CompiledLate          a compile after the runtime was frozen: what differs, and who asked
     ├── CompileFinished       with its duration and size
     ├── CompileFailed         with the error
+    ├── WaitingForPermit      a compile waits for other compiles of this machine
+    ├── CacheUnresponsive     the cache's file system does not answer, and is not used
+    ├── CacheResponsive       it answers again
     ├── CacheUnwritable       an artifact could not be kept; the kernel is returned all the same
     ├── NotPublished          it is not certain what the compiler read; likewise
     ├── FallbackUsed          a request was answered with its fallback; key: "" until it is known
     ├── KernelReady           a request was answered, from which tier and after how long
+    ├── BundleReady           the same of a build
     └── WarmupProgress        one spec of a warm-up is done
 
 Every event is a frozen dataclass. `Holder` says who holds a lease, `Tier` where a kernel was found.
@@ -22,39 +28,53 @@ Every event is a frozen dataclass. `Holder` says who holds a lease, `Tier` where
 from __future__ import annotations
 
 from ajit._core.events import (
+    BundleReady,
+    CacheResponsive,
+    CacheUnresponsive,
     CacheUnwritable,
+    CompiledLate,
     CompileFailed,
     CompileFinished,
     CompileStarted,
+    Differences,
     EntryRejected,
     Event,
     FallbackUsed,
     Holder,
     KernelReady,
     LocksUnavailable,
+    MakingKey,
     NotPublished,
     Subscriber,
     Tier,
     WaitEnded,
     Waiting,
+    WaitingForPermit,
     WarmupProgress,
 )
 
 __all__ = [
+    "BundleReady",
+    "CacheResponsive",
+    "CacheUnresponsive",
     "CacheUnwritable",
     "CompileFailed",
     "CompileFinished",
     "CompileStarted",
+    "CompiledLate",
+    "Differences",
     "EntryRejected",
     "Event",
     "FallbackUsed",
     "Holder",
     "KernelReady",
     "LocksUnavailable",
+    "MakingKey",
     "NotPublished",
     "Subscriber",
     "Tier",
     "WaitEnded",
     "Waiting",
+    "WaitingForPermit",
     "WarmupProgress",
 ]

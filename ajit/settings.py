@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -22,6 +22,7 @@ from ajit._system.setting_fields import (
     Origins,
     absolute_directory,
     byte_count,
+    joined_paths,
     number,
     one_of,
     setting,
@@ -52,6 +53,7 @@ HIDDEN = "(hidden)"
 """Shown instead of a secret."""
 
 _A_PATH = "a path in UTF-8, without NUL"
+_PATHS = f"paths in UTF-8, without NUL, separated by {os.pathsep!r}"
 
 _REPR_LENGTH = 200
 _REPR_VALUE_LENGTH = 60
@@ -96,6 +98,10 @@ def _is_group(value: str) -> bool:
     return usable_text(value) and (not number or (len(value) <= 10 and int(value) <= MOST_GROUP))
 
 
+def _are_paths(value: str) -> bool:
+    return usable_text(value) and all(map(os.path.isabs, filter(None, value.split(os.pathsep))))
+
+
 class SettingsOptions(TypedDict, total=False):
     """The settings as keyword arguments, for type checkers. None means not given."""
 
@@ -103,26 +109,39 @@ class SettingsOptions(TypedDict, total=False):
     allow_unsafe_cache: bool | None
     cache_limit_bytes: int | None
     cache_max_age_seconds: float | None
+    views_dir: str | os.PathLike[str] | None
+    views_limit_bytes: int | None
+    cache_layers: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    cache_layers_copy: bool | None
     shared_group: str | None
-    hmac_key_file: str | os.PathLike[str] | None
+    trust: str | None
+    hmac_key_file: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     hmac_key: str | None
+    public_key_files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
+    signing_key_file: str | os.PathLike[str] | None
     device: str | None
     compile_slots: int | None
     node_compile_slots: int | None
     compile_timeout_seconds: float | None
     compile_output_limit_bytes: int | None
+    bundle_limit_bytes: int | None
     compile_memory_limit_bytes: int | None
     compile_memory_estimate_bytes: int | None
     compiler_niceness: int | None
     nvcc: str | os.PathLike[str] | None
     host_compiler: str | os.PathLike[str] | None
+    sandbox: str | None
+    sandbox_paths: str | None
     worker_max_jobs: int | None
     worker_max_bytes: int | None
+    lease: str | None
     patience_seconds: float | None
     patience_total_seconds: float | None
     abandoned: str | None
     mode: str | None
     failure_seconds: float | None
+    explain: bool | None
+    record: str | os.PathLike[str] | None
     ticket_timeout_seconds: float | None
     time_tickets: bool | None
     spin_seconds: float | None
@@ -158,23 +177,69 @@ class Settings:
     cache_max_age_seconds: float = number(
         0.0, "evict entries that were not used for this long; 0: never", least=0
     )
+    views_dir: str = setting(
+        "",
+        "directory of this node where the files of bundles are put to be loaded; empty: "
+        "$XDG_RUNTIME_DIR, else the temporary directory",
+        "an absolute path in UTF-8, without NUL",
+        holds=lambda value: usable_text(value) and (not value or os.path.isabs(value)),  # noqa: PTH117 - a text
+    )
+    views_limit_bytes: int = byte_count(
+        4 * GiB,
+        "size limit of what is in views_dir; above it, least recently used views are removed; "
+        "0: no limit",
+        least=0,
+    )
+    cache_layers: str = setting(
+        "",
+        "read-only caches that are looked at where the cache has nothing, such as one in an image; "
+        "the first that has a kernel serves it; empty: none",
+        _PATHS,
+        holds=usable_text,
+        many=True,
+    )
+    cache_layers_copy: bool = switch("put what is found in a layer into the cache")
     shared_group: str = setting(
         "",
         "Unix group whose members may write to the cache; empty: this user only",
         "a group's name or number",
         holds=_is_group,
     )
+    trust: str = one_of(
+        "auto",
+        "the seal that is asked of what lies in the cache: none, hmac, signed (Ed25519), or auto: "
+        "signed if there are public keys or a signing key, else hmac if there is a secret",
+        "none",
+        "hmac",
+        "signed",
+    )
     hmac_key_file: str = setting(
         "",
-        "file with the secret that authenticates cache entries; empty: no authentication",
-        _A_PATH,
+        "files with secrets that authenticate what lies in the cache; the first seals, all are "
+        "taken; empty: none",
+        _PATHS,
         holds=usable_text,
+        many=True,
     )
     hmac_key: str = setting(
         "",
-        "the secret as text, for use in an environment variable; prefer hmac_key_file",
+        "such secrets as text, one a line, for use in an environment variable; prefer "
+        "hmac_key_file",
         "text, and not together with hmac_key_file",
         secret=True,
+    )
+    public_key_files: str = setting(
+        "",
+        "files with the public keys of those whose signatures are taken; empty: none",
+        _PATHS,
+        holds=usable_text,
+        many=True,
+    )
+    signing_key_file: str = setting(
+        "",
+        "file with the private key that signs what this process puts into the cache; empty: none",
+        _A_PATH,
+        holds=usable_text,
     )
     device: str = setting(
         "cuda",
@@ -206,6 +271,9 @@ class Settings:
     compile_output_limit_bytes: int = byte_count(
         256 * MiB, "largest artifact that a compile may produce", least=1
     )
+    bundle_limit_bytes: int = byte_count(
+        2 * GiB, "largest bundle that a build may make, all of its files together", least=1
+    )
     compile_memory_limit_bytes: int = byte_count(
         0,
         "memory limit of a compiler and its children; above it they are killed; "
@@ -225,17 +293,37 @@ class Settings:
     host_compiler: str = setting(
         "", "path of the C++ compiler; empty: search for it", _A_PATH, holds=usable_text
     )
+    sandbox: str = one_of(
+        "off",
+        "off, or landlock: compilers read only their own files, the system's headers and libraries "
+        "and the spec's include_dirs, write only in their folder, and have no network",
+        "landlock",
+    )
+    sandbox_paths: str = setting(
+        "",
+        "what compilers in a sandbox may read beside that: paths joined with ':'",
+        "absolute paths joined with ':'",
+        holds=_are_paths,
+    )
     worker_max_jobs: int = number(200, "compiles after which a worker process is replaced", least=1)
     worker_max_bytes: int = byte_count(
         400 * MiB, "memory above which a worker process is replaced", least=1
     )
+    lease: str = one_of(
+        "auto",
+        "how nodes exclude each other: by locks of the file system, by a directory, or auto: by a "
+        "directory where the cache is on a network file system",
+        "locks",
+        "directory",
+    )
     patience_seconds: float = number(
         10.0,
-        "a waiter compiles for itself when the lease holder has been silent for this long",
+        "a waiter compiles for itself when the lease holder has been silent for this long; also "
+        "the deadline of each call on the cache's file system",
         above=0,
     )
     patience_total_seconds: float = number(
-        0.0,
+        3600.0,
         "a waiter compiles for itself after this long, even if the holder is alive; 0: never",
         least=0,
     )
@@ -253,6 +341,17 @@ class Settings:
         30.0,
         "how long a compile error is remembered before the same source is compiled again",
         least=0,
+    )
+    explain: bool = switch(
+        "say of each compile which cached kernel is nearest and in what it differs (the event "
+        "CompileStarted); reads the entries of the cache for it"
+    )
+    record: str = setting(
+        "",
+        "folder into which the kernels that are used are written, to be replayed at the next "
+        "start; empty: none",
+        _A_PATH,
+        holds=usable_text,
     )
     ticket_timeout_seconds: float = number(
         60.0, "default limit on waiting for device work; a ticket that takes longer fails", above=0
@@ -412,6 +511,8 @@ def _taken(argument: Any, item: Field[Any]) -> Any:
     kind = type(item.default)
     if item.name == "cache_dir":
         return absolute_directory(argument)
+    if item.metadata["many"] and isinstance(argument, (list, tuple)):
+        argument = joined_paths(argument)
     if kind is str and isinstance(argument, os.PathLike):
         argument = os.fspath(argument)
     if kind is float and isinstance(argument, int) and not isinstance(argument, bool):
@@ -486,6 +587,11 @@ _OTHER_VARIABLES = frozenset(
         "AJIT_CPU_ONE_THREAD",
         "AJIT_CPU_STACK_BYTES",
         "AJIT_CPU_THREADS",
+        # Of the compiler launchers.
+        "AJIT_CC_CXX",
+        "AJIT_CC_DISABLE",
+        "AJIT_CC_NVCC",
+        "AJIT_CC_PTXAS",
     }
 )
-"""Read by the CPU driver itself."""
+"""Read by the CPU driver, and by compiler launchers, themselves."""

@@ -14,22 +14,26 @@ import json
 import os
 import platform
 import random
+import secrets
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import anyio
 from rich.table import Table
 
 import ajit
-from benchmarks.chaos_faults import Faults, Fleet
+from benchmarks.chaos_disk import Disk, why_no_disk
+from benchmarks.chaos_faults import ROOT, Faults, Fleet
 from benchmarks.chaos_headers import GROUPS, OPTIONAL, STATES, VALUE, HeaderEdits, put
 from benchmarks.chaos_journal import Journal, read_journals
-from benchmarks.chaos_judge import Verdict, judge
+from benchmarks.chaos_judge import Limits, Verdict, judge
 from benchmarks.chaos_kernels import (
     expected_digests,
     headers_of,
@@ -41,11 +45,14 @@ from benchmarks.chaos_kernels import (
 from benchmarks.harness import console, environment
 
 ARCH = platform.machine()
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 5.0
+"""The least with which one waiter follows a silent claim before all the others lose patience."""
 FAILURE_SECONDS = 5.0
 HANG_SECONDS = 60.0
 """Longest request that is no hang: patience, a compile behind others, and a busy machine. (Beside
 other work, on 2 CPUs with 18 processes ready to run, a compile of half a second took 14.)"""
+CLOSE_SECONDS = 3.0
+"""Longest close of a runtime, whatever the file system does."""
 FAULTS_LIMIT = 20_000
 
 
@@ -58,12 +65,14 @@ class Plan:
         seed: Of everything that is random here.
         processes: Servers at a time.
         kernels: Keys that they ask for.
+        disk: Whether the cache is on a file system that hangs, where one can be mounted.
     """
 
     seconds: float
     seed: int
     processes: int = 8
     kernels: int = 20
+    disk: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +100,18 @@ class Run:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self._rng = random.Random(plan.seed)  # noqa: S311 - chaos, not secrets
-        self._cache_dir = folder / "cache"
+        self._folder = folder
+        # What goes wrong on a disk that hangs is told apart from the rest by the journal.
+        has_disk = plan.disk and not why_no_disk()
+        self._disk = Disk(folder / "disk") if has_disk else None
+        self._cache_dir = (self._disk.path if self._disk else folder) / "cache"
         self._home = folder / "home"
         self._journals = folder / "journals"
         self._temporary = folder / "tmp"
         self._headers = folder / "chaos-headers"
         for made in (self._home, self._journals, self._temporary):
             made.mkdir()
+        secret = secrets.token_hex(16)
         self._settings: dict[str, Any] = {
             "cache_dir": str(self._cache_dir),
             "host_compiler": str(make_compiler(folder, self._headers)),
@@ -105,34 +119,66 @@ class Run:
             "compile_slots": 2,
             "patience_seconds": PATIENCE_SECONDS,
             "failure_seconds": FAILURE_SECONDS,
+            "hmac_key": secret,
         }
         # The compilers are told by their HOME, which goes through to them; see `_processes_left`.
         self._environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")} | {
             "HOME": str(self._home),
             "TMPDIR": str(self._temporary),
             "AJIT_CACHE_DIR": str(self._cache_dir),
+            "AJIT_HMAC_KEY": secret,
         }
         # By kernel and SHA-256: what its headers held if this is its artifact.
         self._digests: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def go(self) -> tuple[Verdict, Left, dict[str, int]]:
         """Do it, and judge it."""
+        with ExitStack() as stack:
+            if self._disk is not None:
+                stack.callback(self._disk.close)
+            return self._go()
+
+    def _go(self) -> tuple[Verdict, Left, dict[str, int]]:
         self._digests = anyio.run(self._right_answers)
         journal = Journal(self._journals)
         edits = HeaderEdits(self._headers, journal, self._rng)
         log = (self._journals / "servers.log").open("ab")
         fleet = Fleet(self._order, self._environ, self.plan.processes, log)
         try:
-            faults = Faults(fleet, self._cache_dir, journal, self._rng, self._environ, edits)
-            self._storm(faults)
+            faults = Faults(
+                fleet, self._cache_dir, journal, self._rng, self._environ, edits, self._disk
+            )
+            with self._hostile_member(log):
+                self._storm(faults)
+            if self._disk is not None:
+                self._disk.settle()
             faults.continue_due(everybody=True)
             bad_ends = fleet.end(HANG_SECONDS)
         finally:
             fleet.abandon()
             log.close()
         records = read_journals(self._journals)
-        verdict = judge(records, hang_seconds=HANG_SECONDS, failure_seconds=FAILURE_SECONDS)
+        limits = Limits(HANG_SECONDS, CLOSE_SECONDS, PATIENCE_SECONDS, FAILURE_SECONDS)
+        verdict = judge(records, limits)
         return verdict, self._left(bad_ends, edits.labels), faults.done | {"servers": fleet.started}
+
+    @contextmanager
+    def _hostile_member(self, log: BinaryIO) -> Iterator[None]:
+        """Run one who has no secret beside the servers."""
+        environ = {k: v for k, v in self._environ.items() if k != "AJIT_HMAC_KEY"}
+        command = [sys.executable, "-m", "benchmarks.chaos_hostile", json.dumps(self._order(-1))]
+        member = subprocess.Popen(command, cwd=ROOT, env=environ, stdin=subprocess.PIPE, stderr=log)
+        assert member.stdin is not None
+        try:
+            yield
+        finally:
+            member.stdin.close()
+            try:
+                member.wait(HANG_SECONDS)
+            finally:
+                member.kill()
+        if member.returncode != 0:
+            raise RuntimeError(f"the hostile member ended with {member.returncode}")
 
     def _storm(self, faults: Faults) -> None:
         end = time.monotonic() + self.plan.seconds
@@ -155,6 +201,7 @@ class Run:
             "digests": self._digests,
             "headers": str(self._headers),
             "journals": str(self._journals),
+            "cache_dir": str(self._cache_dir),
         }
 
     async def _right_answers(self) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -252,6 +299,9 @@ def report(verdict: Verdict, left: Left, faults: dict[str, int]) -> bool:
     table.add_row("requests served", str(verdict.served), "> 0")
     table.add_row("requests by outcome", _counts(verdict.outcomes))
     table.add_row("longest request", f"{verdict.longest_seconds:.1f} s", f"< {HANG_SECONDS:.0f} s")
+    table.add_row(
+        "longest close", f"{verdict.longest_close_seconds:.1f} s", f"< {CLOSE_SECONDS:.0f} s"
+    )
     table.add_row("compiles", str(verdict.compiles))
     table.add_row("compiles of a key again, and why", _counts(verdict.duplicates))
     table.add_row("corrupt entries met", str(verdict.rejected_entries))
@@ -267,6 +317,7 @@ def _must_be_empty(verdict: Verdict, left: Left) -> dict[str, Sequence[object]]:
     return {
         "compiles of a key again without a cause": verdict.unexplained,
         "hangs": verdict.hangs,
+        "slow closes": verdict.slow_closes,
         "wrong results": verdict.wrong,
         "errors that no fault explains": verdict.errors,
         "servers that did not end well": left.bad_ends,
@@ -289,10 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--kernels", type=int, default=20)
+    parser.add_argument("--no-disk", dest="disk", action="store_false", help="none that hangs")
     parser.add_argument("--keep", help="a folder to keep journals and cache in")
     plan = vars(parser.parse_args(arguments))
     keep = plan.pop("keep")
-    console.print(f"{environment()}; chaos {json.dumps(plan)}")
+    why = why_no_disk() if plan["disk"] else "not wanted"
+    disk = f"no file system that hangs: {why}" if why else "a disk that hangs"
+    console.print(f"{environment()}; chaos {json.dumps(plan)}; {disk}")
     with tempfile.TemporaryDirectory(prefix="ajit-chaos-") as folder:
         place = Path(keep or folder).absolute()
         place.mkdir(parents=True, exist_ok=True)

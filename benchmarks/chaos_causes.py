@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.chaos_history import Flights, Headers, State, kernel_of, stopped_times
+from ajit._cache.leases.claims import LEAST_SILENCE_SECONDS
+from benchmarks.chaos_history import Flights, Headers, Outages, State, kernel_of, stopped_times
 from benchmarks.chaos_journal import Record
 from benchmarks.chaos_kernels import headers_of
 
@@ -23,10 +24,18 @@ __all__ = ["PATIENCE", "UNEXPLAINED", "Causes", "Compile"]
 UNEXPLAINED = "no cause"
 PATIENCE = "patience with a silent holder ended"
 EDITED = "its headers were edited"
+HOSTILE = "patience with a hostile member that held its lease ended"
+HUNG = "the file system of the cache hung"
+NO_LEASE = "there was no lease to be had, as the file system hung"
 TORN = "its file was damaged while it was written"
 RECORD_SECONDS = 1.0
+ANSWER_SECONDS = 10.0
+"""How long after a hang a process may still act on what was not answered meanwhile: its patience,
+and the time that 18 processes take on 2 CPUs."""
 SILENT_SECONDS = 2.0
 """How long after a holder goes on its silence may still be noticed: its next beat, and a look."""
+UNSEALED_SECONDS = SILENT_SECONDS + LEAST_SILENCE_SECONDS
+"""The same of a hostile member: its claim is of no one who can be believed, left or not."""
 _DAMAGED = {
     "failure": "the record of its rejection was damaged",
     "list": "a reading list was damaged or removed",
@@ -92,6 +101,7 @@ class Causes:
         self._states: dict[str, State] = {}  # of entries, by whole key
         self._stopped = stopped_times(records)
         self._headers, self._flights = Headers(records), Flights(records)
+        self._outages = Outages(records)
         for record in records:
             self._sort(record)
         self.compiles = {base: list(self._compiles(base)) for base in self._about}
@@ -99,7 +109,7 @@ class Causes:
     def _sort(self, record: Record) -> None:
         if record.what in {"killed", "closing"}:
             self._breaks.append(record)
-        elif record.what == "compiler_killed":
+        elif record.what in {"compiler_killed", "compiler_stopped"}:
             self._kills.append(record)
         elif record.what == "temporary_damaged":
             self._torn.append(record)
@@ -156,7 +166,18 @@ class Causes:
         last = mine[-1] if mine else None
         return last is not None and last.what == "WaitEnded" and last["outcome"] == "patience"
 
-    def a_process_was_silent(self, start: Compile) -> bool:
+    def of_lost_patience(self, base: str, start: Compile) -> str:
+        """Name why a compile was started at the end of a wait."""
+        if self._outages.hostile(base, start.time - UNSEALED_SECONDS, start.time):
+            return HOSTILE
+        if self._a_process_was_silent(start):
+            return PATIENCE
+        # Who held the lease then may not have been able to say that it left.
+        if self._outages.hung(start.pid, start.time - ANSWER_SECONDS, start.time):
+            return HUNG
+        return UNEXPLAINED
+
+    def _a_process_was_silent(self, start: Compile) -> bool:
         """Whether another server was stopped, or still had been a while before."""
         return any(
             begun <= start.time and end >= start.time - SILENT_SECONDS
@@ -192,6 +213,27 @@ class Causes:
             return "its headers were edited while it was compiled"
         if before.failed and (cause := self._why_forgotten(base, before, before.failed, start)):
             return cause
+        return self._why_hung(base, before, start) or self._why_broken_off(base, before, start)
+
+    def _why_hung(self, base: str, before: Compile, start: Compile) -> str:
+        """What a file system that hung has to do with it, or ""."""
+        if any(self._outages.hung(pid, before.time, start.time) for pid in (start.pid, before.pid)):
+            return HUNG
+        if self._had_no_lease(base, before) or self._had_no_lease(base, start):
+            return NO_LEASE
+        return ""
+
+    def _had_no_lease(self, base: str, compiling: Compile) -> bool:
+        """Whether a compile was begun without a lease because the file system had not answered."""
+        mine = [r for r in self._about[base] if r.pid == compiling.pid and r.time <= compiling.time]
+        told = [r for r in mine if r.what == "LocksUnavailable"]
+        last = told[-1].time if told else float("-inf")
+        return last >= compiling.time - ANSWER_SECONDS and self._outages.hung(
+            compiling.pid, last - ANSWER_SECONDS, last
+        )
+
+    def _why_broken_off(self, base: str, before: Compile, start: Compile) -> str:
+        """Why a compile was never shared, by what ended its process or its runtime."""
         for end in self._breaks:
             if self._broke_off(base, end) and _begun(end) <= start.time and end.time >= before.time:
                 return "who compiled was killed" if end.what == "killed" else "who compiled closed"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from benchmarks.chaos_disk import Disk
 from benchmarks.chaos_files import SmallFiles
 from benchmarks.chaos_headers import HeaderEdits
 from benchmarks.chaos_journal import Journal
@@ -31,6 +32,7 @@ COMMAND_SECONDS = 60.0
 UNUSED_SECONDS = 600
 PRUNED = (0, 3)
 """How a prune may end: it did all, or an entry stays because its lease is held."""
+BUSY = 4
 
 
 class Fleet:
@@ -131,6 +133,7 @@ class Faults:
         rng: Decides.
         environ: Environment of the command that prunes.
         edits: Edits the headers.
+        disk: The file system that the cache is on, where one can be made that hangs.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class Faults:
         rng: random.Random,
         environ: dict[str, str],
         edits: HeaderEdits,
+        disk: Disk | None,
     ) -> None:
         self._fleet = fleet
         self._cache_dir = cache_dir
@@ -155,13 +159,16 @@ class Faults:
         self._kinds: dict[str, tuple[float, Callable[[], bool]]] = {
             "SIGKILL": (0.3, self._kill),
             "SIGSTOP": (0.4, self._stop),
-            "compiler killed": (0.3, self._kill_compiler),
+            "compiler killed": (0.3, lambda: self._signal_compiler(signal.SIGKILL)),
+            "compiler stopped": (0.1, lambda: self._signal_compiler(signal.SIGSTOP)),
             "truncate": (0.4, self._truncate),
             "bit flip": (0.4, self._flip),
             "swap": (0.2, self._swap),
             "remove": (0.6, self._remove),
             "prune": (0.1, self._prune),
         } | {name: (0.3, each) for name, each in (self._files.kinds | edits.kinds).items()}
+        if disk is not None:
+            self._kinds["file system hangs"] = (0.06, lambda: disk.hang(journal, rng))
         self.rate = sum(rate for rate, _ in self._kinds.values())
 
     def one(self) -> None:
@@ -191,8 +198,8 @@ class Faults:
             self._journal.note("stopped", server=stopped, begun=begun)
         return stopped is not None
 
-    def _kill_compiler(self) -> bool:
-        """Kill a worker of a server, or the compiler that the worker runs, as memory killers do."""
+    def _signal_compiler(self, number: signal.Signals) -> bool:
+        """Kill a worker of a server, or the compiler that it runs, or stop it for good."""
         begun = time.monotonic()
         server = self._rng.choice(self._fleet.servers).pid
         workers = _children(server)
@@ -201,8 +208,9 @@ class Faults:
         if not family:
             return False
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            os.kill(self._rng.choice(family), signal.SIGKILL)
-        self._journal.note("compiler_killed", server=server, begun=begun)
+            os.kill(self._rng.choice(family), number)
+        what = "compiler_stopped" if number == signal.SIGSTOP else "compiler_killed"
+        self._journal.note(what, server=server, begun=begun)
         return True
 
     def _truncate(self) -> bool:
@@ -248,6 +256,8 @@ class Faults:
             command, cwd=ROOT, env=self._environ, check=False, timeout=COMMAND_SECONDS,
             capture_output=True, text=True,
         )  # fmt: skip
+        if done.returncode == BUSY and "right now" in done.stderr:
+            return []  # the hostile member has the lease of those who remove
         if done.returncode not in PRUNED:
             raise RuntimeError(f"ajit cache prune ended with {done.returncode}: {done.stderr}")
         removed = [Path(each["file"]) for each in json.loads(done.stdout)["removed"]]

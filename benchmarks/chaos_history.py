@@ -14,7 +14,7 @@ from itertools import product
 from benchmarks.chaos_headers import HALF
 from benchmarks.chaos_journal import Record
 
-__all__ = ["Flights", "Headers", "State", "kernel_of", "stopped_times"]
+__all__ = ["Flights", "Headers", "Outages", "State", "kernel_of", "stopped_times"]
 
 State = tuple[str, ...]
 """What the headers of one kernel held, in their order."""
@@ -96,6 +96,48 @@ class Flights:
         asked = self._asked.get((pid, kernel), [])
         first = bisect_right(asked, last)
         return min(asked[first], time) if first < len(asked) else time
+
+
+class Outages:
+    """When the cache's file system hung, and when a hostile member held leases.
+
+    For a process it hangs until it has found out that it does not any more.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._hung: list[tuple[float, float]] = []
+        self._silent: dict[int, list[tuple[float, float]]] = {}
+        self._hostile: dict[str, list[tuple[float, float]]] = {}
+        began, silent, took = float("-inf"), dict[int, float](), dict[str, float]()
+        for record in records:
+            if record.what == "disk_hung":
+                began = record["begun"]
+            elif record.what == "disk_back":
+                self._hung.append((began, record.time))
+            elif record.what == "CacheUnresponsive":
+                silent.setdefault(record.pid, record.time)
+            elif record.what in {"CacheResponsive", "closed"} and record.pid in silent:
+                span = silent.pop(record.pid), record.time
+                self._silent.setdefault(record.pid, []).append(span)
+            elif record.what == "hostile_took":
+                took[record["name"]] = record["begun"]
+            elif record.what == "hostile_left":
+                span = took.pop(record["name"]), record.time
+                self._hostile.setdefault(record["name"], []).append(span)
+        for pid, since in silent.items():
+            self._silent.setdefault(pid, []).append((since, float("inf")))
+
+    def hung(self, pid: int, begun: float, end: float) -> bool:
+        """Whether it hung for a process at some moment of a time."""
+        return any(a <= end and b >= begun for a, b in (*self._hung, *self._silent.get(pid, ())))
+
+    def hostile(self, base: str, begun: float, end: float) -> bool:
+        """Whether a hostile member held the lease of a base key at some moment of a time."""
+        return any(
+            name.startswith(base) and a <= end and b >= begun
+            for name, spans in self._hostile.items()
+            for a, b in spans
+        )
 
 
 def stopped_times(records: Iterable[Record]) -> dict[int, list[tuple[float, float]]]:

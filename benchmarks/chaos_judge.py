@@ -17,17 +17,36 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from benchmarks.chaos_causes import PATIENCE, UNEXPLAINED, Causes
 from benchmarks.chaos_history import Flights, Headers, kernel_of, stopped_times
 from benchmarks.chaos_journal import Record
 from benchmarks.chaos_kernels import headers_of
 
-__all__ = ["PATIENCE", "UNEXPLAINED", "Verdict", "judge"]
+__all__ = ["PATIENCE", "UNEXPLAINED", "Limits", "Verdict", "judge"]
+
+
+class Limits(NamedTuple):
+    """What a run may take.
+
+    Attributes:
+        hang_seconds: From when on a request counts as hanging.
+        close_seconds: The longest close of a runtime.
+        patience_seconds: Of the servers, with a silent holder, a disk, or a stopped compiler.
+        failure_seconds: Life of a failure record.
+    """
+
+    hang_seconds: float
+    close_seconds: float
+    patience_seconds: float
+    failure_seconds: float
+
 
 SERVED = frozenset({"disk", "compiled", "rejected"})
 NOTICED_SECONDS = 2.0
 COMPILER_CRASHED = "error: CompilerCrashed"
+COMPILER_BROKEN = (COMPILER_CRASHED, "error: CompilerStalled")
 FAILED = "failed"
 BROKE_OFF = " broke off with exit code "
 """In the message of a `CompilerCrashed`: the error did not come back when ajit asked again."""
@@ -49,6 +68,8 @@ class Verdict:
         errors: Requests that ended with an error of which no fault was the reason.
         descriptors: Processes that ended with more open than after their first runtime.
         longest_seconds: The longest request, without the time its process was stopped.
+        longest_close_seconds: The longest close of a runtime, in the same way.
+        slow_closes: Those that took too long.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -62,6 +83,8 @@ class Verdict:
     errors: list[str] = field(default_factory=list)
     descriptors: list[str] = field(default_factory=list)
     longest_seconds: float = 0.0
+    longest_close_seconds: float = 0.0
+    slow_closes: list[str] = field(default_factory=list)
 
     @property
     def served(self) -> int:
@@ -69,17 +92,17 @@ class Verdict:
         return sum(count for outcome, count in self.outcomes.items() if outcome in SERVED)
 
 
-def judge(records: list[Record], *, hang_seconds: float, failure_seconds: float) -> Verdict:
+def judge(records: list[Record], limits: Limits) -> Verdict:
     """Decide about a run.
 
     Args:
         records: All facts, in order.
-        hang_seconds: From when on a request counts as hanging.
-        failure_seconds: Life of a failure record.
+        limits: What it may take.
     """
     verdict = Verdict()
-    _judge_requests(verdict, records, hang_seconds)
-    _judge_compiles(verdict, records, failure_seconds)
+    _judge_requests(verdict, records, limits)
+    _judge_closes(verdict, records, limits.close_seconds)
+    _judge_compiles(verdict, records, limits.failure_seconds)
     verdict.rejected_entries = sum(record.what == "EntryRejected" for record in records)
     for record in records:
         if record.what == "ended" and record["descriptors"] > record["allowed"]:
@@ -91,9 +114,10 @@ def judge(records: list[Record], *, hang_seconds: float, failure_seconds: float)
 # --- requests ---
 
 
-def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float) -> None:
+def _judge_requests(verdict: Verdict, records: list[Record], limits: Limits) -> None:
     asked: dict[tuple[int, int], Record] = {}
-    kills = [record for record in records if record.what == "compiler_killed"]
+    broken = _Broken(records, limits.patience_seconds)
+    hang_seconds = limits.hang_seconds
     stopped = stopped_times(records)
     answers = _Answers(verdict, records)
     for record in records:
@@ -101,7 +125,7 @@ def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float
             asked[record.pid, record["request"]] = record
         elif record.what == "answered":
             begun = asked.pop((record.pid, record["request"])).time
-            crashed = _crashed(kills, record.pid, begun, record.time)
+            crashed = broken.within(record.pid, begun, record.time)
             answers.count(record, begun, crashed=crashed)
             _judge_time(verdict, record.pid, (begun, record.time), stopped, hang_seconds)
     killed = {record["server"]: record["begun"] for record in records if record.what == "killed"}
@@ -112,14 +136,34 @@ def _judge_requests(verdict: Verdict, records: list[Record], hang_seconds: float
         _judge_time(verdict, pid, (record.time, end), stopped, hang_seconds)
 
 
-def _crashed(kills: list[Record], pid: int, begun: float, end: float) -> bool:
-    """Whether a compiler of a process was killed in a while, or just before.
+class _Broken:
+    """When compilers were killed, or stopped for good, and for how long that may be unnoticed.
 
-    A request may join a compile whose compiler is dead already, until that has been noticed.
+    A request may join a compile whose compiler is dead already, until that has been noticed. A
+    stopped one is noticed when the patience has passed, in which its server was not stopped itself.
     """
-    begun -= NOTICED_SECONDS
-    mine = (kill for kill in kills if kill["server"] == pid)
-    return any(kill.time >= begun and kill["begun"] <= end for kill in mine)
+
+    def __init__(self, records: list[Record], patience_seconds: float) -> None:
+        self._noticed = {
+            "compiler_killed": NOTICED_SECONDS,
+            "compiler_stopped": NOTICED_SECONDS + patience_seconds,
+        }
+        self._all = [record for record in records if record.what in self._noticed]
+        self._stopped = stopped_times(records)
+
+    def within(self, pid: int, begun: float, end: float) -> bool:
+        """Whether one of a process was, in a while or just before."""
+        mine = (record for record in self._all if record["server"] == pid)
+        return any(
+            record["begun"] <= end
+            and record.time + self._noticed[record.what] + self._frozen(pid, record.time, begun)
+            >= begun
+            for record in mine
+        )
+
+    def _frozen(self, pid: int, begun: float, end: float) -> float:
+        times = self._stopped.get(pid, ())
+        return sum(max(0.0, min(end, b) - max(begun, a)) for a, b in times)
 
 
 class _Answers:
@@ -133,8 +177,8 @@ class _Answers:
         """Count the answer of a request that was made at a time."""
         outcome = record["outcome"]
         kind = outcome.partition(":")[0]
-        if crashed and outcome.startswith(COMPILER_CRASHED):
-            kind = "compiler killed"
+        if crashed and outcome.startswith(COMPILER_BROKEN):
+            kind = "compiler killed or stopped"
         elif kind == FAILED or (outcome.startswith(COMPILER_CRASHED) and BROKE_OFF in outcome):
             kind = self._of_failure(record, begun, "wrong" if kind == FAILED else kind)
         elif kind in SERVED and not self._is_right(record, begun):
@@ -181,12 +225,37 @@ def _judge_time(
     stopped: dict[int, list[tuple[float, float]]],
     hang_seconds: float,
 ) -> None:
-    begun, end = span
-    frozen = sum(max(0.0, min(end, b) - max(begun, a)) for a, b in stopped.get(pid, ()))
-    seconds = end - begun - frozen
+    seconds = _lived_seconds(pid, span, stopped)
     verdict.longest_seconds = max(verdict.longest_seconds, seconds)
     if seconds > hang_seconds:
-        verdict.hangs.append(f"process {pid}: {seconds:.1f} s, asked at {begun:.3f}")
+        verdict.hangs.append(f"process {pid}: {seconds:.1f} s, asked at {span[0]:.3f}")
+
+
+def _lived_seconds(
+    pid: int, span: tuple[float, float], stopped: dict[int, list[tuple[float, float]]]
+) -> float:
+    """The length of a while, without the time in which the process was stopped."""
+    begun, end = span
+    frozen = sum(max(0.0, min(end, b) - max(begun, a)) for a, b in stopped.get(pid, ()))
+    return end - begun - frozen
+
+
+# --- closes ---
+
+
+def _judge_closes(verdict: Verdict, records: list[Record], close_seconds: float) -> None:
+    begun: dict[int, float] = {}
+    stopped = stopped_times(records)
+    for record in records:
+        if record.what == "closing":
+            begun[record.pid] = record.time
+        elif record.what == "closed" and record.pid in begun:
+            seconds = _lived_seconds(record.pid, (begun[record.pid], record.time), stopped)
+            verdict.longest_close_seconds = max(verdict.longest_close_seconds, seconds)
+            if seconds > close_seconds:
+                verdict.slow_closes.append(
+                    f"process {record.pid}: {seconds:.1f} s, begun at {begun[record.pid]:.3f}"
+                )
 
 
 # --- compiles ---
@@ -199,9 +268,9 @@ def _judge_compiles(verdict: Verdict, records: list[Record], failure_seconds: fl
         # Who lost patience compiles beside the lease; the others are a chain of its holders.
         impatient = [each for each in compiles if causes.lost_patience(base, each)]
         for each in impatient:
-            silent = causes.a_process_was_silent(each)
-            verdict.duplicates[PATIENCE if silent else UNEXPLAINED] += 1
-            if not silent:
+            cause = causes.of_lost_patience(base, each)
+            verdict.duplicates[cause] += 1
+            if cause == UNEXPLAINED:
                 verdict.unexplained.append(
                     f"kernel {each['name']}, key {base}: compiled by {each.pid} at "
                     f"{each.time:.3f}, out of patience although no process was stopped"

@@ -34,12 +34,12 @@ _IMAGE = a_shared_object(["crunch"])
 """What every artifact begins with: a result that is no whole image is refused."""
 
 _SCRIPT = r"""#!/bin/sh
-if [ -n "$AJIT_RECORD" ]; then      # what this script does is no part of the compile
-    export RECORD="$AJIT_RECORD"
-    unset AJIT_RECORD
+if [ -n "$AJIT_READS" ]; then      # what this script does is no part of the compile
+    export RECORD="$AJIT_READS"
+    unset AJIT_READS
     exec /bin/sh "$0" "$@"
 fi
-[ -n "$RECORD" ] && recorded="env AJIT_RECORD=$RECORD"
+[ -n "$RECORD" ] && recorded="env AJIT_READS=$RECORD"
 output= before= proof= headers=
 for argument; do
     case $before in

@@ -31,7 +31,7 @@ LIFE_SECONDS = (3.0, 12.0)
 CANCEL_SHARE = 0.2
 CANCEL_SECONDS = 0.8
 PAUSE_SECONDS = 0.15
-SETTLE_SECONDS = 5.0
+SETTLE_SECONDS = 15.0
 """How long descriptors may take to be closed: a thread that waits for a lock ends with the wait."""
 
 Order = dict[str, Any]

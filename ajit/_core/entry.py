@@ -11,53 +11,53 @@ Layout, all integers little-endian::
     24+M    ...   the sections, one after another
     end-32  32    SHA-256 of everything before
 
-After the end, and not counted in the length, an authentication trailer may follow::
-
-    0       8     magic, b"AJITMAC\0"
-    8       32    HMAC-SHA256 of everything before this trailer, with a secret
-
-A reader without a secret ignores the trailer, so readers with and without a secret may share a
-store. A reader with a secret refuses an entry without it. The digest detects accidents, the HMAC
-detects attacks: a writer to the store without the secret cannot make such a reader use anything.
+After the end, and not counted in the length, a seal of that digest may follow
+(`ajit._core.seal`). A reader that asks for no seal ignores it, so readers of both kinds may share a
+store. A reader that asks for one refuses an entry without it. The digest detects accidents, the
+seal detects attacks: who can write to the store, but has no key, cannot make such a reader use
+anything.
 
 A reader has the whole file in memory, and uses none of it before magic, length, digest and key
 echo agree. Lengths are checked against what is there before anything is sliced, so a decoder can
 neither crash, nor loop, nor allocate more than the Python objects of what the file really has: its
-compiled bytes once more, and its manifest. Nothing is ever unpickled.
+compiled bytes once more, and its manifest, whose size, counts and lengths are limited. Nothing is
+ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import struct
-from typing import Annotated, Any
 
-import msgspec
-
-from ajit._core.job import ArtifactKind
+from ajit._core.manifest import (
+    Manifest,
+    ManifestInvalid,
+    StoredManifest,
+    decode_stored,
+    encode_stored,
+)
+from ajit._core.seal import NO_TRUST, NotAuthentic, SealInfo, Trust, is_seal
 from ajit._core.short_repr import cut
 
 __all__ = [
     "FORMAT_VERSION",
     "Artifact",
+    "CannotEncode",
     "EntryInvalid",
     "EntryOfOtherVersion",
+    "Manifest",
     "decode",
     "decode_manifest",
     "encode",
+    "seal_of",
 ]
 
 MAGIC = b"AJITENT\0"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEADER = struct.Struct("<8sIIQ")
 _DIGEST_BYTES = 32
 _MINIMUM_BYTES = _HEADER.size + _DIGEST_BYTES
 _CODE_SECTION = "code"
-_MAC_MAGIC = b"AJITMAC\0"
-_TRAILER_BYTES = len(_MAC_MAGIC) + _DIGEST_BYTES
-_MAC_DOMAIN = b"ajit entry\0"
-"""Prefix of the authenticated bytes, so that an HMAC of anything else is not valid here."""
 
 
 class EntryInvalid(ValueError):
@@ -68,25 +68,8 @@ class EntryOfOtherVersion(EntryInvalid):
     """It says that another version of ajit wrote it, which alone can read it."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about an artifact except its bytes. See `Artifact` for the fields."""
-
-    key: str
-    base: str
-    key_fields: tuple[tuple[str, str], ...]
-    name: str
-    kind: ArtifactKind
-    arch: str
-    compiler: str
-    compiler_version: str
-    entries: tuple[str, ...]
-    lowered: dict[str, str]
-    log: str
-    command: tuple[str, ...]
-    created: float
-    seconds: float
-    host: str
-    ajit_version: str
+class CannotEncode(ValueError):
+    """No entry can hold the artifact. Internal: it is used and not kept."""
 
 
 class Artifact(Manifest, frozen=True, kw_only=True):
@@ -127,91 +110,80 @@ class Artifact(Manifest, frozen=True, kw_only=True):
         )
 
 
-class _Stored(Manifest, frozen=True, kw_only=True):
-    """The manifest as written: with the table of sections."""
+def encode(artifact: Artifact, trust: Trust = NO_TRUST) -> bytes:
+    """Return the bytes of an entry, with the seal that this process makes.
 
-    sections: tuple[tuple[str, Annotated[int, msgspec.Meta(ge=0)]], ...]
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Stored)
-_MANIFEST_FIELDS = Manifest.__struct_fields__
-
-
-def encode(artifact: Artifact, secret: bytes | None = None) -> bytes:
-    """Return the bytes of an entry, authenticated if there is a secret."""
-    stored = _Stored(
-        sections=((_CODE_SECTION, len(artifact.data)),),
-        **{field: getattr(artifact, field) for field in _MANIFEST_FIELDS},
-    )
-    manifest = _encoder.encode(stored)
+    Raises:
+        CannotEncode: No reader would take it: it has too many parts, or too long ones.
+        CannotSeal: It asks for seals that it cannot make.
+    """
+    try:
+        manifest = encode_stored(artifact, ((_CODE_SECTION, len(artifact.data)),))
+    except ManifestInvalid as exc:
+        raise CannotEncode(str(exc)) from None
     total = _HEADER.size + len(manifest) + len(artifact.data) + _DIGEST_BYTES
     header = _HEADER.pack(MAGIC, FORMAT_VERSION, len(manifest), total)
     body = b"".join((header, manifest, artifact.data))
-    entry = body + hashlib.sha256(body).digest()
-    return entry if secret is None else entry + _MAC_MAGIC + _mac(entry, secret)
+    digest = hashlib.sha256(body).digest()
+    return b"".join((body, digest, trust.seal("entry", digest)))
 
 
-def decode(data: bytes | memoryview, key: str, secret: bytes | None = None) -> Artifact:
+def decode(data: bytes | memoryview, key: str, trust: Trust = NO_TRUST) -> Artifact:
     """Verify the bytes of an entry and return its artifact.
 
     Args:
         data: The whole file.
         key: The key that the entry was looked up by.
-        secret: The secret it must be authenticated with; None accepts any entry.
+        trust: Which seal is asked for.
 
     Raises:
         EntryInvalid: The bytes are truncated, corrupt, foreign, not authentic, or another key's
             entry.
     """
-    stored, code = _verified(memoryview(data), secret)
+    stored, code = _verified(memoryview(data), trust)
     if stored.key != key:
         raise EntryInvalid(f"entry of key {stored.key[:16]}, not of {key[:16]}")
-    return Artifact(data=bytes(code), **_manifest_fields(stored))
+    return Artifact(data=bytes(code), **stored.fields())
 
 
-def decode_manifest(data: bytes | memoryview, secret: bytes | None = None) -> tuple[Manifest, int]:
+def decode_manifest(data: bytes | memoryview, trust: Trust = NO_TRUST) -> tuple[Manifest, int]:
     """Verify the bytes of an entry and return its manifest and the size of its compiled bytes.
 
     Raises:
         EntryInvalid: As for `decode`, but for any key.
     """
-    stored, code = _verified(memoryview(data), secret)
-    return Manifest(**_manifest_fields(stored)), len(code)
+    stored, code = _verified(memoryview(data), trust)
+    return Manifest(**stored.fields()), len(code)
 
 
-def _verified(data: memoryview, secret: bytes | None) -> tuple[_Stored, memoryview]:
+def seal_of(data: bytes | memoryview, trust: Trust = NO_TRUST) -> SealInfo | None:
+    """Return the seal of an entry that was decoded before, under the same trust."""
+    view = memoryview(data)
+    return _check_seal(view, int(_HEADER.unpack_from(view)[3]), trust)
+
+
+def _verified(data: memoryview, trust: Trust) -> tuple[StoredManifest, memoryview]:
     manifest_bytes, total = _check_frame(data)
     # Before anything in it is decoded.
-    if secret is not None:
-        _authenticate(data[:total], data[total:], secret)
+    if trust.required != "none":
+        _check_seal(data, total, trust)
     end = _HEADER.size + manifest_bytes
     try:
-        stored = _decoder.decode(data[_HEADER.size : end])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise EntryInvalid(f"manifest does not decode: {exc}") from None
+        stored = decode_stored(data[_HEADER.size : end])
+    except ManifestInvalid as exc:
+        raise EntryInvalid(str(exc)) from None
     return stored, _code_section(stored, data[end : total - _DIGEST_BYTES])
 
 
-def _is_trailer(rest: memoryview) -> bool:
-    return len(rest) == _TRAILER_BYTES and rest[: len(_MAC_MAGIC)] == _MAC_MAGIC
+def _check_seal(data: memoryview, total: int, trust: Trust) -> SealInfo | None:
+    digest, seal = bytes(data[total - _DIGEST_BYTES : total]), bytes(data[total:])
+    try:
+        return trust.check("entry", digest, seal)
+    except NotAuthentic as exc:
+        raise EntryInvalid(str(exc)) from None
 
 
-def _authenticate(view: memoryview, trailer: memoryview, secret: bytes) -> None:
-    if not trailer:
-        raise EntryInvalid("it is not authenticated, and an HMAC is required")
-    # In constant time, so that the time tells an attacker nothing about the right HMAC.
-    if not hmac.compare_digest(trailer[len(_MAC_MAGIC) :], _mac(view, secret)):
-        raise EntryInvalid("its HMAC does not match: written with another secret, or tampered with")
-
-
-def _mac(entry: bytes | memoryview, secret: bytes) -> bytes:
-    authentic = hmac.new(secret, _MAC_DOMAIN, hashlib.sha256)
-    authentic.update(entry)
-    return authentic.digest()
-
-
-def _code_section(stored: _Stored, sections: memoryview) -> memoryview:
+def _code_section(stored: StoredManifest, sections: memoryview) -> memoryview:
     """Return the compiled bytes, once the table of sections covers the rest of the file."""
     code = None
     offset = 0
@@ -228,12 +200,6 @@ def _code_section(stored: _Stored, sections: memoryview) -> memoryview:
     return code
 
 
-def _manifest_fields(stored: _Stored) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(stored)
-    del fields["sections"]
-    return fields
-
-
 def _check_frame(data: memoryview) -> tuple[int, int]:
     """Check magic, version, lengths and digest; return the lengths of manifest and entry."""
     if len(data) < _MINIMUM_BYTES:
@@ -243,7 +209,7 @@ def _check_frame(data: memoryview) -> tuple[int, int]:
         raise EntryInvalid("not an entry: wrong magic")
     if version != FORMAT_VERSION:
         raise EntryOfOtherVersion(f"format version {version}, not {FORMAT_VERSION}")
-    if total != len(data) and not _is_trailer(data[total:]):
+    if total != len(data) and not is_seal(data[total:]):
         raise EntryInvalid(f"{len(data)} bytes, should be {total}")
     if manifest_bytes > total - _MINIMUM_BYTES:
         raise EntryInvalid("manifest longer than the file")

@@ -14,10 +14,15 @@ from typing import Literal, TypeAlias
 from ajit._core.short_repr import short_repr
 
 __all__ = [
+    "BundleReady",
+    "CacheResponsive",
+    "CacheUnresponsive",
     "CacheUnwritable",
     "CompileFailed",
     "CompileFinished",
     "CompileStarted",
+    "CompiledLate",
+    "Differences",
     "Emitter",
     "EntryRejected",
     "Event",
@@ -25,15 +30,21 @@ __all__ = [
     "Holder",
     "KernelReady",
     "LocksUnavailable",
+    "MakingKey",
     "NotPublished",
     "Subscriber",
     "Tier",
     "WaitEnded",
     "Waiting",
+    "WaitingForPermit",
     "WarmupProgress",
 ]
 
 Tier = Literal["memory", "disk", "remote", "compiled"]
+
+Differences: TypeAlias = "tuple[tuple[str, str | None, str | None], ...]"
+"""In what two keys differ: the part, its value in the cached one, and its value in the wanted one;
+None where it does not have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +57,8 @@ class Holder:
         phase: ``queued``, ``compiling`` or ``publishing``.
         compiler: Compiler and version.
         age_seconds: Since it took the lease; only to its last beat if it is on another host.
+        cpu_seconds: CPU time that its compiler had used at the last beat: while that grows, the
+            compile makes progress.
     """
 
     host: str
@@ -53,12 +66,14 @@ class Holder:
     phase: str
     compiler: str
     age_seconds: float
+    cpu_seconds: float = 0.0
 
     def __str__(self) -> str:
-        """One line for logs and errors: ``pid 7 on node3, compiling with nvcc 13.0 for 2.0 s``."""
+        """One line: ``pid 7 on node3, compiling with nvcc 13.0 for 2.0 s (1.9 s CPU)``."""
+        used = f" ({self.cpu_seconds:.1f} s CPU)" if self.cpu_seconds else ""
         return (
             f"pid {self.pid} on {self.host}, {self.phase} with {self.compiler} "
-            f"for {self.age_seconds:.1f} s"
+            f"for {self.age_seconds:.1f} s{used}"
         )
 
 
@@ -123,11 +138,52 @@ class WaitEnded(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class MakingKey(Event):
+    """The key of a request has been in the making for half a second or more; ``key`` is empty.
+
+    Emitted after half a second, and about every second from then on.
+
+    Attributes:
+        doing: ``compiler``: the compiler is looked for and asked for its version. ``files``: the
+            cache is looked at, and headers are digested.
+        waited_seconds: Since the request.
+    """
+
+    doing: Literal["compiler", "files"]
+    waited_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CompileStarted(Event):
-    """A compile was handed to the compile pool."""
+    """A compile was handed to the compile pool.
+
+    Attributes:
+        nearest: With the setting ``explain``, the key of the cached kernel that differs least; else
+            or if none is like it, "".
+        differences: In what they differ.
+    """
 
     compiler: str
     arch: str
+    nearest: str = ""
+    differences: Differences = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CompiledLate(Event):
+    """A kernel is compiled although the runtime was frozen (`Runtime.freeze`): it was not warm.
+
+    Attributes:
+        peer: Whose kernel it is; "" is ajit's own.
+        nearest: Key of the cached kernel that differs least, or "" if none is like it.
+        differences: In what they differ.
+        stack: Where it was asked for, outermost first: ``file:line in function``.
+    """
+
+    peer: str = ""
+    nearest: str = ""
+    differences: Differences = ()
+    stack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -153,6 +209,44 @@ class CacheUnwritable(Event):
     """An artifact could not be published; the kernel is still returned."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CacheUnresponsive(Event):
+    """The cache's file system does not answer: kernels are compiled without it until it does.
+
+    Not about one kernel: ``name`` and ``key`` are empty.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CacheResponsive(Event):
+    """The cache's file system answers again, and is used again.
+
+    Not about one kernel: ``name`` and ``key`` are empty.
+
+    Attributes:
+        seconds: Since when it was reported not to answer.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class WaitingForPermit(Event):
+    """A compile waits for a permit of this machine (the setting ``node_compile_slots``).
+
+    Emitted about every second of the wait.
+
+    Attributes:
+        holder: One of the processes that have a permit, if it is known.
+        waited_seconds: Since the compile was queued.
+    """
+
+    holder: Holder | None
+    waited_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -183,6 +277,20 @@ class KernelReady(Event):
 
     Attributes:
         entry_key: The artifact's key, whose first 16 digits are those of the base key.
+    """
+
+    entry_key: str
+    tier: Tier
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class BundleReady(Event):
+    """A request for a build was answered.
+
+    Attributes:
+        entry_key: The bundle's key, whose first 16 digits are those of the base key.
     """
 
     entry_key: str

@@ -3,10 +3,10 @@
 The parts go in a fixed order, each with its label and length before it, so that no two different
 requests have the same bytes: schema and format version; compiler; toolchain fingerprint; arch;
 macros sorted by name, then flags in the order given; source; entry points and name expressions;
-virtual headers; the number of include directories. There is no absolute path, no environment and
-no time in it, and no file is read for it. What a compile reads is the other part of an entry's key,
-see `ajit._core.reads`. The label of a spec and the declared parameter types are left out, for they
-do not reach the compiler.
+virtual headers; the number of include directories, and how they lie in each other. There is no
+absolute path, no environment and no time in it, and no file is read for it. What a compile reads is
+the other part of an entry's key, see `ajit._core.reads`. The label of a spec and the declared
+parameter types are left out, for they do not reach the compiler.
 
 A key keeps its parts in short form (a value, or a digest where the value is long), so that
 `explain` can say why two keys differ.
@@ -27,15 +27,26 @@ if TYPE_CHECKING:
 
     from ajit._core.spec import Spec
 
-__all__ = ["KEY_SCHEMA", "Difference", "Key", "ToolchainId", "explain", "is_key", "make_base_key"]
+__all__ = [
+    "KEY_SCHEMA",
+    "Difference",
+    "Key",
+    "ToolchainId",
+    "explain",
+    "is_key",
+    "key_of_parts",
+    "make_base_key",
+]
 
-KEY_SCHEMA = 3
+KEY_SCHEMA = 4
 """Raised when the meaning of a part changes; every older entry is then a miss.
 
 1. The first.
 2. A header is called by its include directory's number and its path in it, ``0/y.h``. When it was
    called ``y.h``, two directories that swapped theirs kept the key.
 3. No header is in a base key: the compile's own reads are in the entry's key.
+4. How include directories lie in each other is in it, and a reading list names the directories
+   whose paths a text spells out. A list of files that were found in another way elsewhere held.
 """
 
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -85,7 +96,14 @@ class Difference:
     b: str | None
 
 
-def make_base_key(spec: Spec, toolchain: ToolchainId, arch: str, machine: str = "") -> Key:
+def make_base_key(
+    spec: Spec,
+    toolchain: ToolchainId,
+    arch: str,
+    machine: str = "",
+    sandbox: str = "",
+    nesting: Iterable[str] = (),
+) -> Key:
     """Join a spec with what was found on this machine.
 
     Args:
@@ -93,11 +111,19 @@ def make_base_key(spec: Spec, toolchain: ToolchainId, arch: str, machine: str = 
         toolchain: The compiler that would be used.
         arch: The architecture that would be built for.
         machine: What identifies this kind of CPU, if an option means "the machine at hand".
+        sandbox: What the compiler may read, if it is confined. A kernel that another process has
+            compiled without may hold what must not be read here; and so may the log of its failure.
+        nesting: How the include directories lie in each other.
     """
+    return key_of_parts(_parts(spec, toolchain, arch, machine, sandbox, nesting))
+
+
+def key_of_parts(parts: Iterable[tuple[str, str]]) -> Key:
+    """Return the key of labelled parts. Surrogates, which stand for bytes, are kept apart."""
     pieces: list[bytes] = []
     fields: list[tuple[str, str]] = []
-    for label, value in _parts(spec, toolchain, arch, machine):
-        name, raw = label.encode(), value.encode()
+    for label, value in parts:
+        name, raw = label.encode(), value.encode(errors="surrogateescape")
         pieces += (len(name).to_bytes(8, "little"), name, len(raw).to_bytes(8, "little"), raw)
         fields.append((label, _short(value, raw)))
     return Key(hashlib.sha256(b"".join(pieces)).hexdigest(), tuple(fields))
@@ -123,7 +149,12 @@ def is_key(text: str) -> bool:
 
 
 def _parts(
-    spec: Spec, toolchain: ToolchainId, arch: str, machine: str
+    spec: Spec,
+    toolchain: ToolchainId,
+    arch: str,
+    machine: str,
+    sandbox: str,
+    nesting: Iterable[str],
 ) -> Iterable[tuple[str, str]]:
     # With the format of entries, two versions of ajit that write different ones share a cache in
     # peace: neither ever meets, rejects and replaces an entry of the other.
@@ -134,6 +165,8 @@ def _parts(
     yield "arch", arch
     if machine:
         yield "machine", machine
+    if sandbox:
+        yield "sandbox", sandbox
     for name, value in spec.defines:
         # A bare -DNAME and -DNAME= are different requests.
         yield f"define {name}", "" if value is None else f"={value}"
@@ -148,6 +181,8 @@ def _parts(
         # A reading list says nothing of a directory that its compile did not have: a spec with one
         # more may find a header there that the list has from elsewhere.
         yield "include dirs", str(len(spec.include_dirs))
+    for index, relation in enumerate(nesting):
+        yield f"nested directory {index}", relation
     if spec.extra_digest is not None:
         yield "extra digest", spec.extra_digest
 

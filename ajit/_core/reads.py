@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import msgspec
 
@@ -39,16 +39,22 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSENT",
     "BASE_DIGITS",
+    "FILE",
     "FOLDER",
     "NOTHING_READ",
     "PRESENT",
+    "READS",
     "SAME",
+    "TOOLCHAIN_FILES",
     "Read",
     "ReadingList",
     "ReadingListInvalid",
+    "belongs_to_toolchain",
     "decode_list",
+    "digits_of_list",
     "entry_key",
     "key_of",
+    "toolchain_files",
     "unshared_key",
 ]
 
@@ -71,6 +77,15 @@ _LIST_FORMAT = 1
 
 BASE_DIGITS = 16
 """Digits that a base key and the keys of its entries share."""
+
+READS = "reads"
+"""Label of the part of a key that says which reading list it has."""
+
+FILE = "file "
+"""How the label of a file in a key begins; place and name follow."""
+
+TOOLCHAIN_FILES = "toolchain's files"
+"""Label of the part of a key that stands for all files of the toolchain that were read."""
 
 
 class ReadingListInvalid(ValueError):
@@ -98,6 +113,10 @@ class Read(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def __str__(self) -> str:
         return self.name if self.place == "/" else f"{self.place}/{self.name}"
 
+    def in_place(self, place: str) -> Read:
+        """Return the read of a file of the same name in another place."""
+        return Read(place, self.name, self.kind)
+
 
 class ReadingList(msgspec.Struct, frozen=True):
     """What a compile read.
@@ -121,7 +140,9 @@ class ReadingList(msgspec.Struct, frozen=True):
 NOTHING_READ = ReadingList(())
 """The list of a compile that read nothing but its source. It is never stored: every base has it."""
 
-_decoder = msgspec.msgpack.Decoder(tuple[int, tuple[Read, ...]])
+# The limit is the decoder's: before it has made an object for each of a million.
+_Reads: TypeAlias = Annotated[tuple[Read, ...], msgspec.Meta(max_length=MAX_READS)]
+_decoder = msgspec.msgpack.Decoder(tuple[int, _Reads])
 
 
 def decode_list(data: bytes, digest: str) -> ReadingList:
@@ -140,8 +161,8 @@ def decode_list(data: bytes, digest: str) -> ReadingList:
         version, reads = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ReadingListInvalid(f"it does not decode: {exc}") from None
-    if version != _LIST_FORMAT or len(reads) > MAX_READS:
-        raise ReadingListInvalid(f"format {version} with {len(reads)} reads")
+    if version != _LIST_FORMAT:
+        raise ReadingListInvalid(f"format {version}")
     return ReadingList(reads)
 
 
@@ -163,7 +184,7 @@ def entry_key(base: str, digest: str, states: Sequence[str]) -> str:
 def key_of(base: Key, made: ReadingList, states: Sequence[str]) -> Key:
     """Return the same key, with what it was made of."""
     digest = made.digest
-    fields = _fields(digest, made.reads, states) if made.reads else (("reads", "none"),)
+    fields = _fields(digest, made.reads, states) if made.reads else ((READS, "none"),)
     return Key(entry_key(base.hex, digest, states), (*base.fields, *fields))
 
 
@@ -175,7 +196,7 @@ def unshared_key(base: Key, unique: str) -> Key:
         unique: A text that is new each time.
     """
     digest = hashlib.sha256(f"unshared {base.hex} {unique}".encode()).hexdigest()
-    return Key(_joined(base.hex, digest), (*base.fields, ("reads", "unknown")))
+    return Key(_joined(base.hex, digest), (*base.fields, (READS, "unknown")))
 
 
 def _joined(base: str, digest: str) -> str:
@@ -188,17 +209,35 @@ def _fields(digest: str, reads: Sequence[Read], states: Sequence[str]) -> Iterab
     """What `explain` can tell of a list: the user's files one by one, the others together."""
     counts = Counter(read.kind for read in reads)
     counted = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
-    yield "reads", f"{digest[:16]} ({counted})"
-    others: list[str] = []
+    yield READS, f"{digest[:BASE_DIGITS]} ({counted})"
     for read, state in zip(reads, states, strict=True):
-        if read.kind == "file" and not _belongs_to_toolchain(read):
-            yield f"file {read}", state
-        elif read.kind == "file":
-            others += (str(read), state)
-    if others:
-        whole = hashlib.sha256("\0".join(others).encode()).hexdigest()
-        yield "toolchain's files", f"sha256:{whole} ({len(others) // 2} files)"
+        if read.kind == "file" and not belongs_to_toolchain(read):
+            yield f"{FILE}{read}", state
+    if together := toolchain_files(reads, states):
+        yield TOOLCHAIN_FILES, together
 
 
-def _belongs_to_toolchain(read: Read) -> bool:
+def digits_of_list(value: str) -> str:
+    """Return the first digits of a reading list, from the value of `READS` in a key.
+
+    "" is the list of a compile that read nothing.
+    """
+    digits = value.partition(" ")[0]
+    return "" if digits in ("none", "unknown") else digits
+
+
+def toolchain_files(reads: Sequence[Read], states: Sequence[str]) -> str | None:
+    """Return the value of `TOOLCHAIN_FILES` in a key; None if none of them was read."""
+    parts: list[str] = []
+    for read, state in zip(reads, states, strict=True):
+        if read.kind == "file" and belongs_to_toolchain(read):
+            parts += (str(read), state)
+    if not parts:
+        return None
+    whole = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return f"sha256:{whole} ({len(parts) // 2} files)"
+
+
+def belongs_to_toolchain(read: Read) -> bool:
+    """Whether a file came with the compiler, and not from the user."""
     return read.place == "tool" or read.place.startswith("t")

@@ -28,12 +28,13 @@ from ajit._core.instances import check_instance
 from ajit._core.params import CType, is_known_type, known_types, parse_ctype
 from ajit._core.short_repr import cut
 from ajit._core.written import SHOWN, declared_type
+from ajit._printable import kernels_hint
 from ajit.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["Origin", "check_params", "read_params"]
+__all__ = ["Origin", "check_params", "nearest_kernel", "read_params"]
 
 _SHOWN_LIST = 2000
 _MOST_ALIASES = 8
@@ -129,6 +130,12 @@ def _agree(declared: str | None, found: str) -> bool:
     return (one.kind, one.size_bytes) == (other.kind, other.size_bytes)
 
 
+def nearest_kernel(wanted: str, kernels: Iterable[str]) -> str:
+    """Return which of some kernels is most like a name that none has; "" if none is."""
+    base = wanted.partition("<")[0].rpartition("::")[2]
+    return next(iter(difflib.get_close_matches(base, list(kernels), 1)), "")
+
+
 class _Reader:
     """Works out types in one source with one set of macros."""
 
@@ -196,8 +203,8 @@ class _Reader:
             raise SpecError(f"{cut(base, SHOWN)} is a function without __global__, and no kernel")
         if not self._sees_all or self._in_macros(base) or self._text.mentions(base):
             return
-        near = difflib.get_close_matches(base, {*self._text.kernel_names()}, 1)
-        hint = f"; did you mean {cut(repr(near[0]), SHOWN)}?" if near else ""
+        names = set(self._text.kernel_names())
+        hint = kernels_hint(names, nearest_kernel(base, names))
         raise SpecError(f"the source has no kernel {cut(repr(name), SHOWN)}{hint}")
 
     def _list(self, found: KernelDeclaration, arguments: Sequence[str]) -> tuple[str, ...]:

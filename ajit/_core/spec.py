@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, final, get_args
 from ajit._core import written
 from ajit._core.short_repr import cut
 from ajit._core.signature import Origin, check_params, read_params
-from ajit._core.source_file import read_source
+from ajit._core.source_file import MAX_SOURCE_BYTES, read_source
 from ajit.errors import SpecError, UnknownArch
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ __all__ = [
 
 CompilerKind = Literal["auto", "nvrtc", "nvcc", "host"]
 COMPILER_KINDS: tuple[CompilerKind, ...] = get_args(CompilerKind)
-
-MAX_SOURCE_BYTES = 64 * 1024 * 1024
-"""A source above this is refused. Pretty arbitrary: generated kernels are 10 MB at most."""
 
 _REPR_ENTRIES = 80
 _MESSAGE_ENTRIES = 1000

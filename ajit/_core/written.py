@@ -35,12 +35,16 @@ __all__ = [
 SHOWN = 80
 """Characters of a value in a message: the value may be a source by mistake."""
 
+_BYTE_ORDER_MARK = "\ufeff"
+"""Some editors begin a file with it. NVRTC refuses it, and after a line of ajit every compiler."""
+
 _MACRO_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SPACES = re.compile(r"\s+")
 _AROUND_MARKS = re.compile(r" ?([<>,]|::) ?")
 _BEFORE_STARS = re.compile(r"(?<=[\w>*]) (?=[*&])")
 _AFTER_COMMAS = re.compile(r",(?! )")
 _FILE_NAME = re.compile(r"[^\n{};#]{1,4096}\.(?:cu|cuh|c|cc|cpp|cxx|h|hh|hpp|hxx|inl)")
+_CHARACTER = re.compile(r"'[A-Za-z0-9_]'")
 _NOT_IN_A_NAME = re.compile(r"""[;{}"'\\#]|//|/\*""")
 
 
@@ -61,7 +65,7 @@ def source_text(source: object) -> str:
         raise SpecError(
             f"source is the name of a file, {cut(repr(source), SHOWN)}; use Spec.from_file"
         )
-    return text(source, "source")
+    return text(source, "source").removeprefix(_BYTE_ORDER_MARK)
 
 
 def text(value: object, what: str) -> str:
@@ -104,8 +108,13 @@ def label(name: object) -> str:
 def kernel_name(name: object) -> str:
     """Fold the white space of a name expression, so that it has one spelling and one key."""
     folded = _SPACES.sub(" ", name).strip() if isinstance(name, str) else ""
-    if not folded or not folded.isprintable() or _NOT_IN_A_NAME.search(folded):
-        raise SpecError(f"{cut(repr(name), SHOWN)} is not the name of a kernel")
+    if not folded or not folded.isprintable() or _NOT_IN_A_NAME.search(_CHARACTER.sub("", folded)):
+        hint = ""
+        if "'" in folded:
+            hint = (
+                ": a character in it is a letter or a digit; write the number of any other, k<44>"
+            )
+        raise SpecError(f"{cut(repr(name), SHOWN)} is not the name of a kernel{hint}")
     close = _BEFORE_STARS.sub("", _AROUND_MARKS.sub(r"\1", folded))
     return text(_AFTER_COMMAS.sub(", ", close), "the name of a kernel")
 
@@ -139,7 +148,8 @@ def virtual_headers(
             )
         if name in made:
             raise SpecError(f"header {cut(name, SHOWN)} is given twice")
-        made[name] = text(content, f"the text of header {cut(name, SHOWN)}")
+        written = text(content, f"the text of header {cut(name, SHOWN)}")
+        made[name] = written.removeprefix(_BYTE_ORDER_MARK)
     return tuple(sorted(made.items()))
 
 

@@ -9,6 +9,7 @@ from ajit._gpu.capturing import refuse_to_submit
 from ajit._gpu.extent import extent
 from ajit._gpu.memory import DeviceBuffer, PinnedBuffer
 from ajit._gpu.operand import copy_operation, fill_operation
+from ajit._gpu.registered import PIECE_BYTES, RegisteredMemory, register_host
 from ajit._gpu.stream import stream_target
 from ajit._gpu.transfer import Transfers
 
@@ -68,6 +69,29 @@ class DeviceMemory:
         """
         asked = extent(shape, dtype, "alloc_pinned")
         return await self._alloc(wire.ALLOC_HOST, asked, PinnedBuffer.make)
+
+    async def register_host(
+        self, memory: Any, *, piece_bytes: int = PIECE_BYTES
+    ) -> RegisteredMemory:
+        """Page-lock host memory that something else has made, such as a `mmap` or a shared memfd.
+
+        The driver learns of it in pieces, and launches go between them. Memory that was registered
+        is copied from and to as pinned memory is, by its own object: ``device.copy(x, memory)``.
+
+        Args:
+            memory: Writable and contiguous, from the beginning of a page of memory to the end of
+                one. It is held until the driver has let it go.
+            piece_bytes: Size of a piece, a multiple of a page. No copy may cross from one piece to
+                the next, or the driver refuses it; of chunks of a KV cache, take a multiple.
+
+        Raises:
+            ArgumentError: It does not begin and end with a page; nothing was started.
+            DeviceError: The driver does not take it, as when it is registered already. Nothing of
+                it stays registered.
+
+        Cancelling gives back what was registered so far.
+        """
+        return await register_host(self._port, memory, piece_bytes)
 
     async def upload(self, obj: Any, *, stream: object = None) -> DeviceBuffer:
         """Copy host memory to new device memory of the same shape and type.

@@ -57,7 +57,7 @@ class Array:
 
 
 def extent(shape: Any, dtype: object, operation: str) -> Extent:
-    """Return the extent that somebody asks for.
+    """Return the extent that is asked for.
 
     Args:
         shape: A number of elements, or the sizes of several axes.

@@ -3,7 +3,7 @@
 The heartbeat is a few words that the native thread writes around each operation, in a file of
 anonymous memory. Reading them takes no lock, no system call and no answer of the thread, so a
 health check tells a thread that hangs in the driver from one that has nothing to do. Another
-process reads the same words through ``/proc``, even when nobody in this one can have the GIL: see
+process reads the same words through ``/proc``, even when no thread of it can have the GIL: see
 `read_heartbeat`.
 """
 
@@ -97,7 +97,7 @@ def dump_signal() -> int:
 
     The native watchdog sends it when the CUDA thread is stuck. faulthandler's handler needs neither
     the GIL nor a lock; ``dump_traceback_later`` would have to be called, with the GIL, for each
-    operation. The highest signal that nobody handles is taken, once for the process.
+    operation. The highest signal without a handler is taken, once for the process.
     """
     for number in range(signal.SIGRTMAX - 1, signal.SIGRTMIN, -1):
         if signal.getsignal(number) == signal.SIG_DFL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
+import re
 from typing import Any
 
 from ajit._gpu.dlpack import foreign_host_array, gapless
@@ -18,6 +19,12 @@ _MOST_BYTES = 1 << 63
 _MALFORMED = (LookupError, TypeError, ValueError, OverflowError)
 """What reading an ``__array_interface__`` raises that does not keep to its rules."""
 _GAPS = "its memory is not C-contiguous; give a copy: np.ascontiguousarray(x), or bytes(x)"
+
+
+_NAME = re.compile(r":[^:]*:")
+"""Of a field, in a format of the buffer protocol: ``T{i:a:O:b:}``."""
+_OBJECT = "'|O'"
+"""A field of Python objects, in the description of ``__array_interface__``."""
 
 
 class HostView:
@@ -58,7 +65,7 @@ class HostView:
             raise _refusal(obj, writable, _GAPS)
         if writable and view.readonly:
             raise _refusal(obj, writable, "its memory is read-only")
-        _refuse_objects(obj, writable, view.format)
+        _refuse(obj, writable, objects="O" in _NAME.sub("", view.format))
         self.owner = view  # an exported buffer can be neither resized nor freed
         self.nbytes, self.shape = view.nbytes, view.shape or ()
         self.called = view.format
@@ -101,7 +108,8 @@ class HostView:
             data, self.owner = (_address(memory) + offset, memory.readonly), (obj, memory)
         if writable and data[1]:
             raise _refusal(obj, writable, "its memory is read-only")
-        _refuse_objects(obj, writable, typestr[1:2])
+        objects = typestr[1:2] == "O" or _OBJECT in str(interface.get("descr"))
+        _refuse(obj, writable, objects=objects)
         self.address, self.nbytes = operator.index(data[0]), nbytes
         self.called = str(getattr(obj, "dtype", typestr))
         # numpy shows the types of ml_dtypes as bytes without a meaning; they have names.
@@ -110,9 +118,9 @@ class HostView:
         self.dtype = named or name_of_typestr(typestr)
 
 
-def _refuse_objects(obj: object, writable: bool, letter: str) -> None:  # noqa: FBT001  # private
+def _refuse(obj: object, writable: bool, *, objects: bool) -> None:  # noqa: FBT001  # private
     """Refuse arrays of Python objects: bytes there are addresses. And masks, which are lost."""
-    if letter == "O":
+    if objects:
         raise _refusal(
             obj, writable, "its elements are Python objects; convert them: x.astype(np.float32)"
         )

@@ -96,7 +96,7 @@ class Signature:
         values = self._converted(args)
         try:
             return self._pack(*where, self._before, shape, *values)
-        except (struct.error, OverflowError) as error:
+        except _UNFIT as error:
             raise self._explained(args, error) from error
 
     def pack_operation(self, shape: bytes, args: tuple[Any, ...]) -> bytes:
@@ -104,7 +104,7 @@ class Signature:
         values = self._converted(args)
         try:
             return self._pack_operation(self._before_operation, shape, *values)
-        except (struct.error, OverflowError) as error:
+        except _UNFIT as error:
             raise self._explained(args, error) from error
 
     def _converted(self, args: tuple[Any, ...]) -> Sequence[Any]:
@@ -275,9 +275,7 @@ def _no_pointer(value: Any) -> str:
 
 def _struct_converter(size: int) -> Callable[[Any], bytes]:
     def to_bytes(value: Any) -> bytes:
-        if isinstance(value, int | str):
-            raise TypeError(f"a struct is given as its {size} bytes")
-        data = bytes(value)
+        data = _bytes_of(value, size)
         if len(data) != size:
             raise ValueError(f"{len(data)} bytes; the struct has {size}")
         return data
@@ -285,12 +283,30 @@ def _struct_converter(size: int) -> Callable[[Any], bytes]:
     return to_bytes
 
 
+def _bytes_of(value: Any, size: int) -> bytes:
+    """Return the bytes of a struct, never that many zeros, as `bytes` makes of a number."""
+    try:
+        return memoryview(value).tobytes()
+    except TypeError:
+        is_number = hasattr(value, "__index__") and not hasattr(value, "__bytes__")
+        if is_number or isinstance(value, str):
+            raise TypeError(f"a struct is given as its {size} bytes") from None
+    return bytes(value)
+
+
 def _to_bool(value: Any) -> bool:
     if value is True or value is False:
         return value
+    if _is_bool_of_array_library(value):
+        return bool(value)
     if value.__index__() in (0, 1):
         return bool(value)
     raise ValueError("neither true nor false")
+
+
+def _is_bool_of_array_library(value: Any) -> bool:
+    """Whether it is numpy's own bool, or an array of one without axes. Neither is an index."""
+    return str(getattr(value, "dtype", "")) == "bool" and getattr(value, "shape", None) == ()
 
 
 def _to_bfloat16(value: Any) -> int:

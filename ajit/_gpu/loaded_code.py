@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ajit._gpu import wire
@@ -24,6 +25,9 @@ _IMAGE_PADDING = 64
 """Drivers get an address without a size: no look for a header may leave the buffer."""
 _ELF_SECTIONS = struct.Struct("<40xQ10xHH")
 """Of an ELF header: offset of the section table, size of one section's entry, their number."""
+
+_HAS_PROC = Path("/proc/self/fd").exists()
+"""Looked at here, in a thread that imports: a failed load is explained in an event loop."""
 
 
 class LoadedCode:
@@ -105,11 +109,20 @@ def load(
         return finish(LoadedCode(port, resource, artifact.name, entries))
 
     def explain(detail: int) -> str:
-        return f"entry point {entries[detail - 1].name!r}" if detail else "the module"
+        return f"entry point {entries[detail - 1].name!r}" if detail else _called(artifact)
 
     state = port.new_state(f"load {artifact.name}", (image, names, lowered), made)
     state.explain = explain
     return port.submit_operations(operation, state)
+
+
+def _called(artifact: Artifact) -> str:
+    """What a module that cannot be loaded is called; with the reason, if that is not the module."""
+    if artifact.kind == "elf" and not _HAS_PROC:
+        return (
+            "the CPU driver loads a module through /proc/self/fd, and /proc is not there: mount it"
+        )
+    return "the module"
 
 
 def _check_image(artifact: Artifact) -> None:

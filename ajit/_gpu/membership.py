@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -9,6 +10,7 @@ from anyio.lowlevel import checkpoint
 
 from ajit._gpu.completion.thread import DeviceThread
 from ajit._gpu.driver import driver_choices
+from ajit._system.uncancelled import uncancelled
 from ajit.errors import AjitError, NoDevice, RuntimeClosed
 
 if TYPE_CHECKING:
@@ -72,17 +74,23 @@ class ThreadMembership:
     async def leave(self, free: Callable[[], None]) -> None:
         """Wait for tickets in flight, free everything of this loop, and leave the thread.
 
-        Waits for at most `CLOSE_SECONDS`. May be called more than once.
+        Waits for at most `CLOSE_SECONDS`. May be called more than once. A cancellation does not
+        interrupt it.
 
         Args:
             free: Called once the device is done with this loop's work: frees what the caller has.
         """
-        port, thread = self.port, self.thread
-        if port.closed:
+        if self.port.closed:
             return
-        port.refusal = _closed
-        thread.gone += 1  # buffers of this loop, in recordings of others, are gone as well
+        self.port.refusal = _closed
+        self.thread.gone += 1  # buffers of this loop, in recordings of others, are gone as well
         with anyio.CancelScope(shield=True):
+            await uncancelled(partial(self._leave, free))
+
+    async def _leave(self, free: Callable[[], None]) -> None:
+        """Leave; called again, it goes on where it was interrupted."""
+        port, thread = self.port, self.thread
+        if port.handle:
             with anyio.move_on_after(CLOSE_SECONDS):
                 await port.wait_idle()
                 free()
@@ -91,8 +99,8 @@ class ThreadMembership:
             await checkpoint()  # so that no task waits for the descriptor when it is closed
             port.close()
             thread.release()
-            with anyio.move_on_after(CLOSE_SECONDS):
-                await thread.wait_ended()
+        with anyio.move_on_after(CLOSE_SECONDS):
+            await thread.wait_ended()
 
 
 def _closed() -> AjitError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ajit._gpu import wire
+from ajit._gpu.columns import pack_copies
 from ajit._gpu.dlpack import foreign_array
 from ajit._gpu.dtype import DTYPES
 from ajit._gpu.extent import Extent
@@ -26,6 +27,7 @@ __all__ = [
     "copy_operation",
     "fill_operation",
     "mark_used",
+    "ranges_operation",
 ]
 
 
@@ -181,6 +183,34 @@ def copies_operation(
     body = b"".join(number.to_bytes(8, "little") for number in numbers)
     packed = wire.SIMPLE.pack(wire.COPIES, wire.SIMPLE.size + len(body), len(sides)) + body
     return packed, tuple(side.owner for pair in sides for side in pair)
+
+
+def ranges_operation(
+    target: Any,
+    source: Any,
+    tables: tuple[Any, Any, Any],
+    thread: DeviceThread,
+    lane: int,
+) -> tuple[bytes, tuple[object, ...]]:
+    """Return copies of ranges as one operation, and what they use.
+
+    Args:
+        target: As for a copy; its size and type may differ from the source's.
+        source: The same.
+        tables: Offsets in the target, in the source, and sizes, all in bytes; see `Column`.
+        thread: The device.
+        lane: That will use it.
+
+    Raises:
+        ArgumentError: A side cannot be used, both are host memory, a table has no numbers, a range
+            is outside of its side, or two of the target overlap.
+    """
+    into = Operand(target, thread, lane, writable=True, operation="copy ranges")
+    out_of = Operand(source, thread, lane, writable=False, operation="copy ranges")
+    if not into.on_device and not out_of.on_device:
+        raise ArgumentError(operation="copy ranges", detail="both sides are host memory")
+    sides = (into.address, into.nbytes), (out_of.address, out_of.nbytes)
+    return pack_copies(*sides, *tables), (into.owner, out_of.owner)
 
 
 def fill_operation(

@@ -17,8 +17,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio import to_thread
 
+from ajit._system.in_thread import run_in_thread
 from ajit._system.loop import LoopHandle
 from ajit.errors import OutOfMemory
 
@@ -36,9 +36,9 @@ _MOVERS = 2
 
 
 class Staged:
-    """Page-locked memory on loan. It goes back to the pool when nobody refers to it any more.
+    """Page-locked memory on loan. It goes back to the pool when nothing refers to it any more.
 
-    So a ticket that refers to it keeps it until the device is done, whoever stopped waiting.
+    So a ticket that refers to it keeps it until the device is done, also if no task waits any more.
 
     Attributes:
         address: Of its first byte.
@@ -94,7 +94,7 @@ class StagingPool:
 
     async def move(self, target: int, source: int, nbytes: int) -> None:
         """Copy host memory, in a helper thread. Cancelling waits for the end: milliseconds."""
-        await to_thread.run_sync(ctypes.memmove, target, source, nbytes, limiter=self._movers)
+        await run_in_thread(ctypes.memmove, target, source, nbytes, limiter=self._movers)
 
     def close(self) -> None:
         """Free what is not on loan."""

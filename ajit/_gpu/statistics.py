@@ -38,7 +38,7 @@ class ThreadStatistics:
             keeps for the next allocations.
         live_resources: Allocations and modules that the driver has now.
         deferred_frees: Frees that wait for an idle moment.
-        lost_callbacks: Tickets whose host function never came.
+        lost_callbacks: Tickets whose host function had not come although the device was done.
         expired: Tickets that ran past their deadline.
         sleeps: How often the thread went to sleep for want of work.
         stalls: How often the watchdog found the thread stuck in one operation.

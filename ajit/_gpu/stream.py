@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ajit._gpu.completion.port import CompletionPort
     from ajit._gpu.completion.state import TicketState
 
-__all__ = ["Event", "Stream", "stream_target"]
+__all__ = ["Event", "Stream", "stream_target", "wait_operation"]
 
 LEGACY_STREAM = 1
 """``CU_STREAM_LEGACY`` of the driver."""
@@ -61,15 +61,8 @@ class Stream(Handled, metaclass=FactoryMade, factory="device.create_stream()"):
             ArgumentError: It was freed, or is of another device.
             WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
         """
-        owner = inner(what).port.thread if isinstance(what, Ticket) else what._thread  # noqa: SLF001  # one module
-        if owner is not self._thread:
-            raise ArgumentError(operation="wait", detail=f"{what!r} is of another device")
-        if isinstance(what, Event):
-            operation = wire.simple(wire.WAIT, what.handle)
-            return self._submit(operation, f"wait for {what!r}", what)
-        stream = what if isinstance(what, Stream) else what.stream
-        handle, _ = stream_target(stream, self._thread)
-        return self._submit(wire.simple(wire.JOIN, handle), f"wait for {what!r}", stream)
+        operation, keep = wait_operation(what, self._thread)
+        return self._submit(operation, f"wait for {what!r}", keep)
 
     def mark(self) -> Ticket[None]:
         """Submit nothing: the ticket is done when everything submitted to the stream before is."""
@@ -140,6 +133,7 @@ class Event(Handled, metaclass=FactoryMade, factory="device.create_event()"):
         def submit() -> Ticket[float]:
             name = "ask for the time between events"
             state = self._port.new_state(name, (self, later), _seconds)
+            state.explain = _not_both
             return self._port.submit_operations(operation, state)
 
         return await (await self._port.patiently(submit))
@@ -147,6 +141,27 @@ class Event(Handled, metaclass=FactoryMade, factory="device.create_event()"):
     def __repr__(self) -> str:
         where = "freed" if self.freed else f"{self._pointer:#x}"
         return f"<Event {where}{' timing' if self.timing else ''}>"
+
+
+def wait_operation(what: Any, thread: object) -> tuple[bytes, object]:
+    """Return what lets a stream wait for something in another one, and what that uses.
+
+    Args:
+        what: An event, a ticket, or any stream, see `stream_target`.
+        thread: The device.
+
+    Raises:
+        ArgumentError: It is none of these, was freed, or is of another device.
+    """
+    if isinstance(what, Ticket | Event):
+        owner = inner(what).port.thread if isinstance(what, Ticket) else what._thread  # noqa: SLF001  # one module
+        if owner is not thread:
+            raise ArgumentError(operation="wait", detail=f"{what!r} is of another device")
+    if isinstance(what, Event):
+        return wire.simple(wire.WAIT, what.handle), what
+    stream = what.stream if isinstance(what, Ticket) else what
+    handle, _ = stream_target(stream, thread)
+    return wire.simple(wire.JOIN, handle), stream
 
 
 def stream_target(stream: object, thread: object) -> tuple[int, int]:
@@ -183,6 +198,13 @@ def _foreign_handle(stream: Any) -> int:
         raise ArgumentError(operation="launch", detail=f"{stream!r} is no stream's handle")
     # 0 is how others name the legacy default stream; ajit's own default is None.
     return handle or LEGACY_STREAM
+
+
+def _not_both(_: int) -> str:
+    return (
+        "both events have to be recorded, by event.record(), and to have happened: await the "
+        "ticket of the later one first"
+    )
 
 
 def _seconds(nanoseconds: int) -> float:

@@ -163,7 +163,7 @@ class Table:
         return {key: facts[name] for name, key in places.items()}
 
     def _facts(self) -> Iterator[tuple[str, int]]:
-        for row in ("OPCODE", "REFUSAL", "FLAG", "LAUNCH_FLAG", "CONSTANT", "ERROR"):
+        for row in ("OPCODE", "REFUSAL", "FLAG", "VERDICT", "LAUNCH_FLAG", "CONSTANT", "ERROR"):
             for name, number, *_ in self._rows[row]:
                 yield f"{row.lower().replace('_', ' ')} {name}", int(number, 0)
         for name, number, kind, _ in self._rows["ERROR"]:

@@ -19,15 +19,16 @@ from ajit._gpu.table import StaleLibrary, Table
 
 __all__ = [
     "ACCEPTED", "ALLOC", "ALLOC_HOST", "ALL_LANES", "CALL", "CAPTURE", "CLOSE_PORT", "CLUSTERED",
-    "COPIES", "COPY", "COPY_ON_DEVICE", "COPY_TO_DEVICE", "COPY_TO_HOST", "COUNTERS", "ELAPSED",
-    "ELAPSED_LAYOUT", "EXECUTOR", "EXPIRED", "FILL", "FULL", "HEARTBEAT", "HEARTBEAT_MAGIC",
-    "IS_LOST", "JOIN", "LANES", "LAUNCH", "LAUNCH_FIXED", "LAUNCH_FIXED_BYTES", "LAUNCH_GRAPH",
-    "LAUNCH_OPERATION", "LAUNCH_SUBMISSION", "LOAD", "LOST", "MAKE_EVENT", "MAKE_STREAM", "MARK",
-    "NATIVE", "NO_MEMORY", "OPERATIONS", "PRIORITISED", "PROGRAMMATIC", "RECORD", "RECORDS",
-    "RECORD_EVENT", "RETIRED", "SETTLED", "SHAPE", "SHARED_LANE", "SIMPLE", "STEP", "STEPPED",
-    "STOP", "STOPPED", "SUBMISSION", "TABLE", "TENSOR_TYPE", "TIME", "TIMED", "WAIT", "Counters",
-    "DeviceInfo", "FillLayout", "Function", "LaunchLayout", "Library", "LoadLayout", "Options",
-    "Resource", "StaleLibrary", "library", "simple", "submission",
+    "COLUMN", "COPIES", "COPY", "COPY_ON_DEVICE", "COPY_TO_DEVICE", "COPY_TO_HOST", "COUNTERS",
+    "ELAPSED", "ELAPSED_LAYOUT", "EXECUTOR", "EXPIRED", "FILL", "FULL", "GOOD", "HEARTBEAT",
+    "HEARTBEAT_MAGIC", "IS_LOST", "JOIN", "LANES", "LAUNCH", "LAUNCH_FIXED", "LAUNCH_FIXED_BYTES",
+    "LAUNCH_GRAPH", "LAUNCH_OPERATION", "LAUNCH_SUBMISSION", "LOAD", "LOST", "MAKE_EVENT",
+    "MAKE_STREAM", "MARK", "NATIVE", "NO_MEMORY", "NO_ROOM", "OPERATIONS", "OUTSIDE", "PAGES",
+    "PAGES_LAYOUT", "PRIORITISED", "PROGRAMMATIC", "RANGES", "RECORD", "RECORDS", "RECORD_EVENT",
+    "REGION", "REGISTER", "RETIRED", "SETTLED", "SHAPE", "SHARED_LANE", "SIMPLE", "SOURCE_OUTSIDE",
+    "STEP", "STEPPED", "STOP", "STOPPED", "SUBMISSION", "TABLE", "TENSOR_TYPE", "TIME", "TIMED",
+    "TWICE", "WAIT", "Counters", "DeviceInfo", "FillLayout", "Function", "LaunchLayout", "Library",
+    "LoadLayout", "Options", "Resource", "StaleLibrary", "library", "simple", "submission",
 ]  # fmt: skip
 
 NATIVE: Final = Path(__file__).parent / "native"
@@ -41,15 +42,16 @@ TABLE: Final = Table(NATIVE / "table.def")
 # Operations.
 (
     LAUNCH, COPY_TO_DEVICE, COPY_TO_HOST, COPY_ON_DEVICE, FILL, MARK,
-    RECORD_EVENT, WAIT, STEP, COPIES, JOIN, LAUNCH_GRAPH,
+    RECORD_EVENT, WAIT, STEP, COPIES, JOIN, LAUNCH_GRAPH, PAGES,
 ) = TABLE.numbers(
     "OPCODE",
     "LAUNCH", "COPY_TO_DEVICE", "COPY_TO_HOST", "COPY_ON_DEVICE", "FILL", "MARK",
-    "RECORD_EVENT", "WAIT", "STEP", "COPIES", "JOIN", "LAUNCH_GRAPH",
+    "RECORD_EVENT", "WAIT", "STEP", "COPIES", "JOIN", "LAUNCH_GRAPH", "PAGES",
 )  # fmt: skip
-ALLOC, ALLOC_HOST, LOAD, MAKE_STREAM, MAKE_EVENT, ELAPSED, CAPTURE = TABLE.numbers(
-    "OPCODE", "ALLOC", "ALLOC_HOST", "LOAD", "MAKE_STREAM", "MAKE_EVENT", "ELAPSED", "CAPTURE"
-)
+ALLOC, ALLOC_HOST, LOAD, MAKE_STREAM, MAKE_EVENT, ELAPSED, CAPTURE, REGISTER = TABLE.numbers(
+    "OPCODE",
+    "ALLOC", "ALLOC_HOST", "LOAD", "MAKE_STREAM", "MAKE_EVENT", "ELAPSED", "CAPTURE", "REGISTER",
+)  # fmt: skip
 CLOSE_PORT, CALL, STOP = TABLE.numbers("OPCODE", "CLOSE_PORT", "CALL", "STOP")
 
 OPERATIONS: Final = TABLE.texts()
@@ -93,6 +95,22 @@ LoadLayout: Final = TABLE.layout("load", *_OPERATION, "image", "names", "count")
 SIMPLE: Final = TABLE.layout("alloc", *_OPERATION, "size")
 """Also of most other operations: those that have one number, or none."""
 ELAPSED_LAYOUT: Final = TABLE.layout("elapsed", *_OPERATION, "start", "end", "reserved")
+REGION: Final = TABLE.layout("region", *_OPERATION, "address", "size", "ended")
+PAGES_LAYOUT: Final = TABLE.layout(
+    "pages", *_OPERATION,
+    "to_host", "rows", "ids", "chunks", "events", "chunk_ids", "id_bytes", "split", "split_bytes",
+    "count", "device_bytes", "host_bytes", "piece_bytes", "step_rows",
+)  # fmt: skip
+"""Then the tables, see there; `count` and the two behind it are two numbers each."""
+COLUMN: Final = TABLE.layout("column", "start", "bytes", "is_signed")
+RANGES: Final = TABLE.layout(
+    "ranges", "count", "target", "target_bytes", "source", "source_bytes", "target_offsets",
+    "source_offsets", "sizes",
+)  # fmt: skip
+GOOD, OUTSIDE, TWICE, NO_ROOM, SOURCE_OUTSIDE = TABLE.numbers(
+    "VERDICT", "GOOD", "OUTSIDE", "TWICE", "NO_ROOM", "SOURCE_OUTSIDE"
+)
+"""On a table of numbers."""
 HEARTBEAT: Final = TABLE.layout(
     "heartbeat",
     "magic", "pid", "entered_ns", "operation", "number", "progress", "in_flight", "oldest_ns",
@@ -192,6 +210,12 @@ class Library:
         self.port_release = _typed(quick.ajit_port_release, None, pointer)
         self.port_drain = _typed(quick.ajit_port_drain, ctypes.c_uint32, pointer)
         self.port_wait = _typed(quick.ajit_port_wait, ctypes.c_uint32, pointer)
+        numbers = ctypes.POINTER(_u64)
+        self.table_ids = _typed(
+            quick.ajit_table_ids, ctypes.c_int,
+            pointer, packed, _u64, _u64, ctypes.c_int, numbers,
+        )  # fmt: skip
+        self.table_copies = _typed(quick.ajit_table_copies, ctypes.c_int, pointer, packed, numbers)
         self.serve_begin = _typed(slow.ajit_serve_begin, ctypes.c_int, pointer, ctypes.c_char_p)
         self.serve = _typed(slow.ajit_serve, ctypes.c_int, pointer, ctypes.POINTER(_u64))
         self.serve_called = _typed(slow.ajit_serve_called, None, pointer, ctypes.c_int)

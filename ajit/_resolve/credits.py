@@ -43,7 +43,9 @@ Pretty arbitrary: one for a compile, and one for the next key on its way to the 
 
 @dataclass(frozen=True, slots=True)
 class CreditStatistics:
-    """Lease credits of a runtime.
+    """Lease credits of a runtime: only a resolution that has one may take a lease.
+
+    So a process with a long warm-up leaves kernels to the others. All numbers are of now.
 
     Attributes:
         total: Credits of the runtime.

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from ajit._core.short_repr import short_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._core import events
+    from ajit._core.build import Build
     from ajit._core.entry import Artifact
     from ajit._core.job import CompilerName
     from ajit._core.spec import Spec
+    from ajit._resolve.budget import Budget
+    from ajit._resolve.in_place import Made
     from ajit._resolve.lookup import Look, Wanted
     from ajit._resolve.services import Services
     from ajit._system.priority_line import Priority
@@ -69,12 +72,14 @@ class Urgency:
         key: Its hex base key, once that is known and the disk does not have it.
         on_wait: Called, in the event loop, when it begins to wait for another compile.
         ahead: The urgency of the work that it waits for, if that was begun before.
+        stack: Where it was asked for, if that may be of interest, see `ajit._resolve.late`.
     """
 
     foreground: bool = True
     key: str = ""
     on_wait: Callable[[], None] = lambda: None
     ahead: Urgency | None = None
+    stack: tuple[str, ...] = ()
 
     @property
     def priority(self) -> Priority:
@@ -105,18 +110,29 @@ class Urgency:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A spec joined with what this machine has.
+    """A spec, or a build, joined with what this machine has.
 
     Attributes:
+        spec: What is asked for.
+        compiler: ``build`` for a build, whose toolchain is none.
+        budget: What it may still wait for calls on the cache that are not answered.
         first_look: What the disk had when the base key was made; None if that was long ago.
         recache: Whether to compile again what is cached, a failure included, and to replace it.
+        perform: Of a build that its caller makes itself: waits for that, see `InPlace`.
     """
 
-    spec: Spec
+    spec: Spec | Build
     wanted: Wanted
     compiler: CompilerName
     arch: str
     toolchain: Toolchain
-    first_look: Look | None
+    budget: Budget
+    first_look: Look | None = None
     recache: bool = False
     urgency: Urgency = field(default_factory=Urgency)
+    perform: Callable[[], Awaitable[Made]] | None = None
+
+    @property
+    def for_bundle(self) -> bool:
+        """Whether its answer is a bundle."""
+        return self.compiler == "build"

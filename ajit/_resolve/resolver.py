@@ -2,8 +2,9 @@
 
 `Resolver.resolve` finds the toolchain, makes the base key and looks at the disk
 (`ajit._resolve.lookup`), all in one hop to a thread, together with other specs of the same moment
-(`ajit._system.batched_calls`). On a miss it joins the one flight of that base in this process: the
-first to join leads and walks the plan (`ajit._resolve.walk`), the others wait for what it finds.
+(`ajit._system.batched_calls`). A disk that does not answer in time counts as a miss. On a miss it
+joins the one flight of that base in this process: the first to join leads and walks the plan
+(`ajit._resolve.walk`), the others wait for what it finds.
 
 A base key says nothing of files. So a flight is of specs with the same directories only; and before
 the others are given what the leader found, it makes sure that files are now, when all of them have
@@ -15,32 +16,46 @@ leaves.
 
 from __future__ import annotations
 
+import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from ajit._cache.entries.disk import Found
+from ajit._cache.entries.disk import Found, Missing
 from ajit._compile.recorder.flags import native_option, plugin_option
+from ajit._compile.recorder.modes import contradiction
+from ajit._compile.toolchains.identity import Toolchain
 from ajit._compile.toolchains.machine import this_machine
 from ajit._core import events
-from ajit._core.key import make_base_key
+from ajit._core.build import Build, contents_of, placeholder_texts
+from ajit._core.build_key import make_build_key
+from ajit._core.key import ToolchainId, make_base_key
 from ajit._core.spec import is_cpu_arch
-from ajit._resolve.frozen import forbidden
-from ajit._resolve.lookup import wanted
+from ajit._resolve.budget import Budget
+from ajit._resolve.lookup import Wanted, places_for, places_for_build
+from ajit._resolve.making import Making
+from ajit._resolve.nearest import nearest_cached
 from ajit._resolve.request import Request, Resolution, Urgency
 from ajit._resolve.walk import PlanRunner
 from ajit._system.batched_calls import BatchedCalls
-from ajit.errors import AjitError, SpecError, UnknownArch
+from ajit._system.guarded_calls import NoAnswer
+from ajit.errors import AjitError, CompileForbidden, SpecError, UnknownArch
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ajit._core.job import CompilerName
     from ajit._core.spec import Spec
     from ajit._resolve.flight import Flights, Membership
+    from ajit._resolve.in_place import Made
+    from ajit._resolve.lookup import Look
     from ajit._resolve.services import Services
     from ajit._system.batched_calls import Moment
     from ajit._system.shared_tasks import SharedTasks
+    from ajit.settings import Settings
 
 __all__ = ["Resolver", "compiler_for"]
 
@@ -60,12 +75,24 @@ def compiler_for(spec: Spec, arch: str) -> CompilerName:
     return spec.compiler
 
 
-def _refuse_plugins(spec: Spec) -> None:
-    """Refuse options that load code into the compiler, whose reads no record shows.
+def _sandbox_of(settings: Settings) -> str:
+    """What confines the compilers, as the base key has it."""
+    if settings.sandbox == "off":
+        return ""
+    paths = sorted(set(filter(None, settings.sandbox_paths.split(os.pathsep))))
+    return os.pathsep.join([settings.sandbox, *paths])
+
+
+def _refuse_options(spec: Spec, compiler: CompilerName) -> None:
+    """Refuse options that cannot be meant, or that nothing is known about.
 
     Raises:
-        SpecError: There is one, and no ``extra_digest`` stands for the code.
+        SpecError: One asks for another arch or another output than the request does; or one loads
+            code into the compiler, whose reads no record shows, and no ``extra_digest`` stands for
+            the code.
     """
+    if why := contradiction(compiler, spec.options):
+        raise SpecError(f"an option of spec {spec.name!r} contradicts the request, {why}")
     if spec.extra_digest is None and (option := plugin_option(spec.options)):
         raise SpecError(
             f"option {option!r} of spec {spec.name!r} loads code into the compiler, which ajit "
@@ -74,6 +101,41 @@ def _refuse_plugins(spec: Spec) -> None:
 
 
 _Place: TypeAlias = "tuple[str, tuple[tuple[str, str], ...], bool]"
+
+
+def prepare_build(
+    build: Build,
+    sandbox: str,
+    budget: Budget,
+    *,
+    recache: bool = False,
+    urgency: Urgency | None = None,
+) -> Request:
+    """Make the base key of a build. In a thread."""
+    urgency = urgency or Urgency()
+    texts = (*placeholder_texts(build.run), *contents_of(build.run))
+    machine = this_machine() if native_option(texts) else platform.machine()
+    places = places_for_build(build)
+    base = make_build_key(build, machine, sandbox, nesting=places.nesting())
+    # What it runs is found out by recording it: there is no toolchain that a key could name.
+    program = build.run.program
+    toolchain = Toolchain(
+        kind="build",
+        version=program,
+        path="",
+        command=(program,),
+        identity=ToolchainId("build", program, ""),
+    )
+    sought = Wanted(base, places)
+    return Request(build, sought, "build", "", toolchain, budget, recache=recache, urgency=urgency)
+
+
+def _peer_of(request: Request) -> str:
+    """Whose build it is, as its adapter has put it into the key; "" is the server's own."""
+    if not isinstance(request.spec, Build):
+        return ""
+    parts = dict(request.spec.key_parts)
+    return (parts.get("peer") or parts.get("adapter", "")).partition(" ")[0]
 
 
 def _place(request: Request, *, other: bool = False) -> _Place:
@@ -90,9 +152,16 @@ class Resolver:
     ) -> None:
         self.services = services
         self._flights = flights
+        self._tasks = tasks
         # By base key, directories and recache: the urgency of the work that leads in this runtime.
         self._led: dict[_Place, Urgency] = {}
-        self._calls = BatchedCalls(tasks, services.in_thread)
+        patience = services.settings.patience_seconds
+        self._calls = BatchedCalls(tasks, services.guard, patience)
+
+    @property
+    def sandbox(self) -> str:
+        """What confines the compilers, as base keys have it."""
+        return _sandbox_of(self.services.settings)
 
     async def resolve(
         self, spec: Spec, arch: str, *, recache: bool = False, urgency: Urgency | None = None
@@ -114,35 +183,117 @@ class Resolver:
         Cancelling releases the lease and ends the compile. Another runtime of this process that
         waits for the same key takes over.
         """
-        begun = time.monotonic()
+        budget = Budget(self.services.settings.patience_seconds)
         urgency = urgency or Urgency()
-        prepare = partial(self._prepare, spec, arch, recache=recache, urgency=urgency)
-        request = await self._calls.call(prepare)
-        if isinstance(request.first_look, Found) and not recache:
+        prepare = partial(self._prepare, spec, arch, budget, recache=recache, urgency=urgency)
+        return await self._resolve(prepare, budget, spec.name)
+
+    async def resolve_build(
+        self,
+        build: Build,
+        *,
+        recache: bool = False,
+        urgency: Urgency | None = None,
+        perform: Callable[[], Awaitable[Made]] | None = None,
+    ) -> Resolution:
+        """Return the bundle of a build, from any tier. Its artifact is a `BundleArtifact`.
+
+        Args:
+            build: What is asked for.
+            recache: Run it again even if it is cached, and replace the entry.
+            urgency: Whether a request waits for it; None means that one does.
+            perform: Waits for the caller to make it, instead of running it, once it has the lease.
+
+        Raises:
+            CompileError: The build failed; nothing was published.
+            CompilerError: It could not be run to its end; trying again is safe.
+            CompileForbidden: It is not cached, and the runtime is frozen.
+
+        Cancelling is as for `resolve`.
+        """
+        budget = Budget(self.services.settings.patience_seconds)
+        urgency = urgency or Urgency()
+        made = partial(prepare_build, build, self.sandbox, budget, recache=recache, urgency=urgency)
+        prepare = made if perform is None else lambda: replace(made(), perform=perform)
+        return await self._resolve(prepare, budget, build.name)
+
+    async def find_build(self, build: Build) -> Resolution | None:
+        """Return the bundle of a build if the cache or a layer has it. Nothing is run."""
+        begun = time.monotonic()
+        budget = Budget(self.services.settings.patience_seconds)
+        prepare = partial(prepare_build, build, self.sandbox, budget)
+        making = Making(self.services, build.name)
+        try:
+            request, look = await self._calls.call(
+                prepare, self._look, missed=budget.take, slow=making.tell
+            )
+        finally:
+            making.end()
+        if look is None and self.services.layers:
+            look = await self._look_below(request)
+        if not isinstance(look, Found):
+            return None
+        return Resolution(artifact=look.artifact, tier="disk", seconds=time.monotonic() - begun)
+
+    async def _resolve(
+        self, prepare: Callable[[], Request], budget: Budget, name: str
+    ) -> Resolution:
+        begun = time.monotonic()
+        making = Making(self.services, name)
+        try:
+            request, look = await self._calls.call(
+                prepare, self._look, missed=budget.take, slow=making.tell
+            )
+        finally:
+            making.end()
+        self.services.tell_silence()
+        if look is None and self.services.layers:
+            look = await self._look_below(request)
+        if look is None:
+            look = Missing(self.services.guard.reason or "the cache has not answered in time")
+        request = replace(request, first_look=look)
+        if isinstance(request.first_look, Found) and not request.recache:
             artifact, seconds = request.first_look.artifact, time.monotonic() - begun
             resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
         else:
             resolution = await self._fly(request, begun)
-        self._announce(spec, resolution)
+        self._announce(request, resolution)
         return resolution
 
     def _prepare(
-        self, spec: Spec, arch: str, moment: Moment, *, recache: bool, urgency: Urgency
+        self, spec: Spec, arch: str, budget: Budget, *, recache: bool, urgency: Urgency
     ) -> Request:
-        """Find toolchain and base key, and look at the disk. In a thread."""
+        """Find toolchain and base key. In a thread."""
         compiler = compiler_for(spec, arch)
-        _refuse_plugins(spec)
+        _refuse_options(spec, compiler)
         machine = this_machine() if native_option(spec.options) else ""
         toolchain = self.services.toolchains.find(compiler)
-        sought = wanted(spec, toolchain, make_base_key(spec, toolchain.identity, arch, machine))
-        look = self.services.seeker.look(sought, moment)
-        return Request(spec, sought, compiler, arch, toolchain, look, recache, urgency)
+        places = places_for(spec, toolchain)
+        base = make_base_key(
+            spec, toolchain.identity, arch, machine, self.sandbox, nesting=places.nesting()
+        )
+        sought = Wanted(base, places)
+        return Request(
+            spec, sought, compiler, arch, toolchain, budget, recache=recache, urgency=urgency
+        )
+
+    def _look(self, request: Request, moment: Moment) -> Look:
+        """Look at the disk. In a thread."""
+        return self.services.seeker_for(request).look(request.wanted, moment)
+
+    async def _look_below(self, request: Request) -> Look | None:
+        """Look at the layers, because the cache itself does not answer."""
+        seconds = self.services.settings.patience_seconds
+        with suppress(NoAnswer):
+            look = await self.services.in_thread(
+                self.services.seeker_for(request).entry_below, request.wanted, seconds=seconds
+            )
+            return look if isinstance(look, Found) else None
+        return None
 
     async def _fly(self, request: Request, begun: float) -> Resolution:
-        if self.services.settings.mode == "frozen":
-            raise await self.services.in_thread(
-                forbidden, self.services.store, request.spec, request.wanted
-            )
+        if self.services.freeze.mode is not None:
+            await self._late(request)
         cache = (
             self.services.store.directory.identity,
             request.recache,
@@ -158,6 +309,49 @@ class Resolver:
                 request = replace(request, first_look=None)
                 resolution = await self._lead(membership, request, begun)
         return resolution
+
+    async def _late(self, request: Request) -> None:
+        """A miss although the runtime is frozen: refuse it, or let it be told.
+
+        Raises:
+            CompileForbidden: The runtime is frozen with ``error``.
+        """
+        self.services.freeze.count()
+        if self.services.freeze.mode == "error":
+            raise await self._forbidden(request)
+        if self.services.emitter.listening:
+            # Beside the compile, which is late enough.
+            name = ("late", request.wanted.base.hex)
+            self._tasks.begin(name, partial(self._tell_late, request))
+
+    async def _forbidden(self, request: Request) -> CompileForbidden:
+        nearest = await nearest_cached(self.services, request, request.budget)
+        error = CompileForbidden(
+            name=request.spec.name,
+            key=request.wanted.base.hex,
+            peer=_peer_of(request),
+            nearest=nearest.key,
+            differences=nearest.differences,
+            stack=request.urgency.stack,
+        )
+        directory = self.services.store.directory
+        if not nearest.key and directory.access == "none":
+            # Then no kernel can be found in it.
+            error.add_note(f"the cache {directory.path} cannot be read: {directory.problem}")
+        return error
+
+    async def _tell_late(self, request: Request) -> None:
+        nearest = await nearest_cached(self.services, request)
+        self.services.emitter.emit(
+            events.CompiledLate(
+                name=request.spec.name,
+                key=request.wanted.base.hex,
+                peer=_peer_of(request),
+                nearest=nearest.key,
+                differences=nearest.differences,
+                stack=request.urgency.stack,
+            )
+        )
 
     async def _lead(
         self, membership: Membership[Resolution], request: Request, begun: float
@@ -206,11 +400,12 @@ class Resolver:
         else:
             request.urgency.follow(led, self.services)
 
-    def _announce(self, spec: Spec, resolution: Resolution) -> None:
+    def _announce(self, request: Request, resolution: Resolution) -> None:
         if self.services.emitter.listening:
+            ready = events.BundleReady if request.for_bundle else events.KernelReady
             self.services.emitter.emit(
-                events.KernelReady(
-                    name=spec.name,
+                ready(
+                    name=request.spec.name,
                     key=resolution.artifact.base,
                     entry_key=resolution.artifact.key,
                     tier=resolution.tier,

@@ -4,27 +4,32 @@ A wait ends with the lease itself, with what its holder published, or with the e
 Three things go on at once. A thread of the lock layer blocks until it gets the lock, and then looks
 at the disk under it: most waiters need no lease, only what was published. A task looks for the
 entry at intervals, in case the holder published and hangs before it releases the lease. The same
-task measures, by this process's clock, how long the holder has not written a beat.
+task measures, by this process's clock, how long the holder has not written a beat. A look that is
+not answered counts as silence as well: it gets what is left of the patience.
 """
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import anyio
 
 from ajit._cache.entries.disk import Found
+from ajit._cache.leases.pulse import Pulse
 from ajit._cache.leases.table import Glimpse, Lease, Unavailable
 from ajit._core import events
+from ajit._system.guarded_calls import NoAnswer
 from ajit.errors import CompileError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._cache.leases.table import HolderRecord, LeaseWait
-    from ajit._resolve.lookup import Look, Wanted
+    from ajit._resolve.lookup import Look
+    from ajit._resolve.request import Request
     from ajit._resolve.services import Services
 
 __all__ = ["LeaseWaiter", "Silence", "WaitEnd"]
@@ -59,6 +64,9 @@ class WaitEnd(NamedTuple):
     reason: str = ""
 
 
+_Lease: TypeAlias = tuple[str, int, float]
+
+
 class Silence:
     """How long a holder has not written a beat: read at intervals, measured by our own clock.
 
@@ -66,33 +74,45 @@ class Silence:
     stopped itself, or whose loop was blocked, knows nothing about the holder in that time. It
     would otherwise take its own pause for the holder's silence.
 
+    That a holder is gone is news like a beat, once for each: the next one is on its way. So is a
+    record that says that its holder has left: the lease came and went between two looks.
+
     Args:
         now: When the first look would have been, monotonic.
+        paced: Whether beats must keep pace with our clock, see `Pulse`.
 
     Attributes:
         seconds: How long.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, paced: bool = False) -> None:
         self.seconds = 0.0
         self._looked = now
-        self._beat: object = None
+        self._pulse = Pulse(paced=paced)
+        self._beating: _Lease | None = None
+        self._gone: set[_Lease] = set()
 
     def look(self, now: float, record: HolderRecord | None, period_seconds: float) -> None:
         """Note what a look has seen.
 
         Args:
             now: When, monotonic.
-            record: The holder's record; None if it could not be read.
+            record: The holder's record, or that of one that has left; None if there is none that
+                could be read.
             period_seconds: The intended time between the last look and this one.
         """
         self.seconds += min(now - self._looked, 2 * period_seconds)
         self._looked = now
-        if record is None:
-            return
-        beat = (record.pid, record.started, record.beat)
-        if beat != self._beat:
-            self._beat, self.seconds = beat, 0.0
+        if self._pulse.is_beat(record, now, time.time()):
+            assert record is not None
+            self.seconds, self._beating = 0.0, (record.host, record.pid, record.started)
+            if record.left:
+                self._gone.add(self._beating)
+        if (record is None or record.left) and self._beating is not None:
+            lease, self._beating = self._beating, None
+            if lease not in self._gone:  # or a record that can be read now and then would be news
+                self._gone.add(lease)
+                self.seconds = 0.0
 
 
 class LeaseWaiter:
@@ -107,19 +127,19 @@ class LeaseWaiter:
     def __init__(
         self,
         services: Services,
-        name: str,
-        wanted: Wanted,
-        compiler: str,
+        request: Request,
         holder: HolderRecord | None,
     ) -> None:
         self.holder = holder
         self.lease: Lease | None = None
         self.seconds = 0.0
         self._services = services
-        self._name = name
-        self._wanted = wanted
-        self._key = wanted.base.hex
-        self._compiler = compiler
+        self._seeker = services.seeker_for(request)
+        self._name = request.spec.name
+        self._wanted = request.wanted
+        self._key = request.wanted.base.hex
+        self._compiler = str(request.toolchain.identity)
+        self._budget = request.budget
         self._place: LeaseWait | None = None
 
     async def wait(self, *, recache: bool) -> WaitEnd:
@@ -168,33 +188,52 @@ class LeaseWaiter:
 
     def _glance(self) -> Look | None:
         """Look under the lock, in its thread."""
-        look = self._services.seeker.look(self._wanted)
+        look = self._seeker.look(self._wanted, layers=False)
         return look if isinstance(look, Found | CompileError) else None
 
     async def _watch(self, begun: float, *, look_too: bool) -> WaitEnd:
         """Look for the entry, measure the holder's silence, and report it after each look."""
-        silence = Silence(begun)
+        silence = Silence(begun, paced=self._services.trust.required != "none")
+        patience = self._services.settings.patience_seconds
         if self.holder is None:
             # The holder had the lock but had not yet written its record; by now it has.
-            read_holder = self._services.leases.read_holder
-            self.holder = await self._services.in_watch_thread(read_holder, self._key)
+            with suppress(NoAnswer):
+                record, _ = await self._ask(patience, look_too=False)
+                self._take_in(record)
         self._report(begun)
         while True:
             period = max(WATCH_SECONDS, WATCH_SECONDS_EACH * len(self._services.waits))
             await anyio.sleep(period)
-            record, look = await self._services.in_watch_thread(self._look, look_too)
+            # A disk that does not answer is silent, too: in all, not for longer than a holder, nor
+            # than what a file that hung before has left of this request's patience.
+            left = min(patience - silence.seconds, self._budget.seconds)
+            try:
+                record, look = await self._ask(max(period, left), look_too=look_too)
+            except NoAnswer:
+                return WaitEnd("patience")
             now = time.monotonic()
             if look is not None:
                 return WaitEnd("seen", look)
-            self.holder = record or self.holder
+            self._take_in(record)
             silence.look(now, record, period)
             if self._is_out_of_patience(silence.seconds, now - begun):
                 return WaitEnd("patience")
             self._report(begun)
 
+    async def _ask(
+        self, seconds: float, *, look_too: bool
+    ) -> tuple[HolderRecord | None, Look | None]:
+        return await self._services.on_cache(
+            self._look, look_too, lane="watch", seconds=seconds, budget=self._budget
+        )
+
     def _look(self, look_too: bool) -> tuple[HolderRecord | None, Look | None]:  # noqa: FBT001
-        record = self._services.leases.read_holder(self._key)
+        record = self._services.leases.read_holder(self._key, left=True)
         return record, self._glance() if look_too else None
+
+    def _take_in(self, record: HolderRecord | None) -> None:
+        if record is not None and not record.left:
+            self.holder = record
 
     def _is_out_of_patience(self, silent_seconds: float, waited_seconds: float) -> bool:
         settings = self._services.settings

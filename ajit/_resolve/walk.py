@@ -2,54 +2,51 @@
 
 All blocking work is in threads: file and lock calls in those of `Services`, waits for a lease in
 the lock layer's, compiles in the pool's. However the walk ends, the plan knows what is still held,
-and the runner releases it.
+and the runner releases it. A call on the cache that is not answered in time counts as a miss, as no
+lock, or as not published: the walk goes on without it. All such calls together take one patience,
+the budget of the request.
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+import msgspec
 
-import ajit
 from ajit._cache.entries.disk import Found, Missing, PublishFailed, Rejected
-from ajit._cache.leases.table import Busy, Lease
-from ajit._compile.recorder.states import (
-    Settled,
-    Unsettled,
-    missing_note,
-    settle,
-    states_today,
-)  # fmt: skip
+from ajit._cache.leases.table import Busy, Lease, Unavailable
+from ajit._compile.recorder.states import Settled
 from ajit._core import events
-from ajit._core.entry import Artifact
-from ajit._core.job import CompileJob, Seen
+from ajit._core.bundle import BundleArtifact
 from ajit._core.plan import Action, Happening, PlanError, start, step
-from ajit._core.reads import NOTHING_READ, key_of, unshared_key
+from ajit._resolve.compiling import Compiling
+from ajit._resolve.in_place import InPlace
 from ajit._resolve.request import Resolution, WaitedFor
 from ajit._resolve.waiting import LeaseWaiter, WaitEnd
-from ajit.errors import AjitError, CompileError
+from ajit._system.guarded_calls import NoAnswer
+from ajit.errors import CompileError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._cache.entries.disk import PublishResult
     from ajit._cache.leases.table import HolderRecord
-    from ajit._core.job import CompileOutput, CompilerName
-    from ajit._core.key import Key
-    from ajit._core.spec import Spec
+    from ajit._core.entry import Artifact
     from ajit._resolve.lookup import Look
     from ajit._resolve.request import Request
     from ajit._resolve.services import Services
+    from ajit.errors import AjitError
 
-__all__ = ["PlanRunner", "job_of"]
+__all__ = ["PlanRunner"]
 
 T = TypeVar("T")
+
+SLOWEST_BYTES_PER_SECOND = 8 * 1024 * 1024
+"""A cache that takes the files of a bundle more slowly than this counts as one that hangs."""
 
 RELEASE_SECONDS = 2.0
 """How long a result waits for the release of its lease, which mostly takes under a millisecond."""
@@ -62,23 +59,35 @@ _OUTCOMES = {
 """What `events.WaitEnded` calls the end of a wait; anything else is ``lease``."""
 
 
+CANNOT_KEEP = "trust is signed, and without a signing key nothing can be kept for others"
+"""Such a process waits for those who sign, and takes no lease: nothing would come of a wait for it,
+and processes like it would compile in turn what each of them has to compile for itself."""
+
+
 class PlanRunner:
     """One walk through the plan, for one key. Belongs to the task that runs it."""
 
     def __init__(self, services: Services, request: Request, begun: float) -> None:
         self._services = services
         self._request = request
+        self._store = services.store_for(request)
+        self._seeker = services.seeker_for(request)
         self._begun = begun
         self._first_look: Look | None = request.first_look
+        self._saw_layers = False
         self._has_credit = False
         self._lease: Lease | None = None
         self._waiter: LeaseWaiter | None = None
         self._holder: HolderRecord | None = None
         self._waited_seconds = 0.0
         self._artifact: Artifact | None = None
-        self._seen = Seen(blind="nothing was compiled")
-        self._reads: Settled | Unsettled | None = None
         self._error: AjitError | None = None
+        self._compiling: Compiling | InPlace
+        if request.perform is None:
+            self._compiling = Compiling(services, request, self._emit, lambda: self._lease)
+        else:
+            perform = request.perform
+            self._compiling = InPlace(services, request, perform, self._emit, lambda: self._lease)
         self._doers: dict[Action, Callable[[], Awaitable[Happening]]] = {
             Action.READ_ENTRY: self._read_entry,
             Action.TRY_LEASE: self._try_lease,
@@ -103,15 +112,11 @@ class PlanRunner:
         The compiler read its files at one moment of the walk, and a request that came later may
         have been made for the sake of an edit after that.
         """
-        if isinstance(self._reads, Settled):
-            reads, places = self._reads.list.reads, self._request.wanted.places
-            today = await self._in_thread(states_today, reads, places) if reads else ()
-            return today == self._reads.states
-        if isinstance(self._reads, Unsettled):
-            return self._is_vouched_for(self._reads)
+        if self._compiling.reads is not None:
+            return await self._compiling.holds_today()
         if self._artifact is None and not isinstance(self._error, CompileError):
             return True  # an error of the environment, which tells nothing about files
-        look = await self._in_thread(self._services.seeker.look, self._request.wanted)
+        look = await self._look()
         if isinstance(look, Found) and self._artifact is not None:
             return look.artifact.key == self._artifact.key
         return isinstance(look, CompileError) and self._artifact is None
@@ -140,7 +145,10 @@ class PlanRunner:
     async def _give_back(self, actions: tuple[Action, ...]) -> None:
         try:
             if Action.RECORD_FAILURE in actions and isinstance(self._error, CompileError):
-                await self._in_thread(self._record_failure, self._error)
+                self._note_published(yes=True)
+                with suppress(NoAnswer):
+                    record = self._compiling.record_failure
+                    await self._on_cache(record, self._error)
         finally:
             if Action.STOP_WAITING in actions:
                 await self._stop_waiting()
@@ -162,8 +170,20 @@ class PlanRunner:
     async def _read_entry(self) -> Happening:
         look, self._first_look = self._first_look, None
         if look is None:
-            look = await self._in_thread(self._services.seeker.look, self._request.wanted)
+            look = await self._look(layers=not self._saw_layers)
+        self._saw_layers = True
         return self._take(look)
+
+    async def _look(self, *, layers: bool = True) -> Look:
+        try:
+            return await self._on_cache(self._look_beating, self._lease, layers)
+        except NoAnswer as exc:
+            return Missing(str(exc))
+
+    def _look_beating(self, lease: Lease | None, layers: bool) -> Look:  # noqa: FBT001 - private
+        """Look, in a thread; another beats, for thousands of headers may take their time."""
+        with lease.looking() if lease is not None else nullcontext():
+            return self._seeker.look(self._request.wanted, layers=layers)
 
     def _take(self, look: Look) -> Happening:
         if self._request.recache and not isinstance(look, Missing):
@@ -180,7 +200,10 @@ class PlanRunner:
         return Happening.REJECTED
 
     async def _look_again(self) -> Happening:
-        look = await self._in_thread(self._services.store.read, self._made().key)
+        try:
+            look = await self._on_cache(self._store.read, self._made().key)
+        except NoAnswer:
+            return Happening.MISSING
         if isinstance(look, Missing):
             return Happening.MISSING
         replaceable = self._request.recache or isinstance(look, Rejected)
@@ -193,21 +216,37 @@ class PlanRunner:
         return await self._put(replace=True)
 
     async def _put(self, *, replace: bool) -> Happening:
-        result = await self._in_thread(self._put_beating, self._lease, replace)
+        self._note_published(yes=True)  # before: it may be there although we are cancelled
+        try:
+            result = await self._on_cache(
+                self._put_beating, self._lease, replace, more_seconds=self._writing_seconds()
+            )
+        except NoAnswer as exc:
+            result = PublishFailed(str(exc))
         if isinstance(result, PublishFailed):
+            self._note_published(yes=False)
             self._emit(events.CacheUnwritable, reason=result.reason)
             self._services.warn_unwritable(result.reason)
             return Happening.PUBLISH_FAILED
+        if isinstance(self._artifact, BundleArtifact):
+            # Its files are in the cache: what they took in the temporary directory is free again.
+            self._artifact = msgspec.structs.replace(self._artifact, pack=None)
         return Happening.PUBLISHED
+
+    def _note_published(self, *, yes: bool) -> None:
+        """Tell who follows on another node whether there is something to be seen, if not yet."""
+        if self._lease is not None:
+            self._lease.published = yes
 
     def _put_beating(self, lease: Lease | None, replace: bool) -> PublishResult:  # noqa: FBT001 - private
         """Publish, in a thread that may hang; another thread beats meanwhile."""
         with lease.publishing() if lease is not None else nullcontext():
-            result = self._services.store.publish(self._made(), replace=replace)
-            if isinstance(result, PublishFailed) or not isinstance(self._reads, Settled):
+            result = self._store.publish(self._made(), replace=replace)
+            reads = self._compiling.reads
+            if isinstance(result, PublishFailed) or not isinstance(reads, Settled):
                 return result
             # After the entry: a list is what leads to it.
-            failed = self._services.lists.publish(self._key, self._reads.list)
+            failed = self._services.lists.publish(self._key, reads.list)
             return PublishFailed(failed) if failed else result
 
     # --- the lease ---
@@ -218,7 +257,17 @@ class PlanRunner:
         compiler = str(self._request.toolchain.identity)
         name = self._request.spec.name
         take = partial(self._services.leases.try_acquire, self._key, compiler, name=name)
-        taken = await self._in_thread(take)
+        try:
+            taken = await self._on_cache(take, late=_release_late)
+        except NoAnswer as exc:
+            # The permit of the compile is a lock of the same kind.
+            self._services.permits.doubt()
+            taken = Unavailable(str(exc))
+        if isinstance(taken, Lease) and not self._services.trust.can_keep:
+            self._lease = taken
+            with anyio.CancelScope(shield=True):
+                await self._release()
+            taken = Unavailable(CANNOT_KEEP)
         if isinstance(taken, Lease):
             self._lease = taken
             return Happening.LEASE_TAKEN
@@ -238,16 +287,20 @@ class PlanRunner:
         lease, self._lease = self._lease, None
         if lease is not None:
             # A disk that hangs delays the release, too. Then the result is returned before it.
-            with anyio.move_on_after(RELEASE_SECONDS):
-                await self._services.in_thread(lease.release, abandon=True)
+            # It is called whatever the cache does: a lease that stays would hold up all others.
+            with suppress(NoAnswer):
+                most = min(RELEASE_SECONDS, self._request.budget.seconds)
+                seconds = 0.0 if self._services.guard.is_open else most
+                await self._services.in_thread(lease.release, seconds=seconds, lane="release")
 
     async def _wait_for_lease(self) -> Happening:
         self._request.urgency.on_wait()
-        compiler = str(self._request.toolchain.identity)
-        name = self._request.spec.name
-        wanted = self._request.wanted
-        waiter = self._waiter = LeaseWaiter(self._services, name, wanted, compiler, self._holder)
+        waiter = self._waiter = LeaseWaiter(self._services, self._request, self._holder)
         end = await waiter.wait(recache=self._request.recache)
+        if end.how == "lease" and not self._services.trust.can_keep:
+            with anyio.CancelScope(shield=True):
+                await self._stop_waiting()  # releases it
+            end = WaitEnd("unavailable", reason=CANNOT_KEEP)
         self._holder, self._waited_seconds = waiter.holder, waiter.seconds
         happening = self._wait_ended(waiter, end)
         outcome = _OUTCOMES.get(happening, "lease")
@@ -274,122 +327,41 @@ class PlanRunner:
         waiter.abandon()
         # The lease may have come in the same moment.
         if waiter.lease is not None:
-            await self._in_thread(waiter.lease.release)
+            self._lease, waiter.lease = waiter.lease, None
+            await self._release()
 
     def _waited_for(self) -> WaitedFor | None:
         if self._holder is None or not self._waited_seconds:
             return None
         return WaitedFor(host=self._holder.host, pid=self._holder.pid, seconds=self._waited_seconds)
 
-    # --- the compile ---
-
     async def _compile(self) -> Happening:
-        request = self._request
-        compiler = str(request.toolchain.identity)
-        self._emit(events.CompileStarted, compiler=compiler, arch=request.arch)
-        begun = time.monotonic()
-        try:
-            output = await self._services.pool.compile(
-                job_of(request.spec, self._key, request.compiler, request.arch),
-                on_beat=self._beat,
-                on_seen=self._note_seen,
-                toolchain=request.toolchain,
-                priority=request.urgency.priority,
-            )
-        except AjitError as exc:
-            return await self._failed(exc, time.monotonic() - begun)
-        self._reads = await self._in_thread(self._settle, self._lease, output.data)
-        key = self._new_key(self._reads)
-        self._artifact = self._make_artifact(output, key)
-        self._emit(
-            events.CompileFinished,
-            compiler=compiler,
-            arch=request.arch,
-            seconds=output.seconds,
-            size_bytes=len(output.data),
-        )
-        if isinstance(self._reads, Unsettled) and not self._is_vouched_for(self._reads):
-            return await self._keep_to_itself(self._reads)
-        return Happening.COMPILED
-
-    async def _failed(self, error: AjitError, seconds: float) -> Happening:
-        self._error = error
-        if isinstance(error, CompileError):
-            if note := missing_note(self._seen, error.log, self._request.spec.include_dirs):
-                error.add_note(note)
-            self._reads = await self._in_thread(self._settle, self._lease, b"")
-        self._emit(events.CompileFailed, error=str(error), seconds=seconds)
-        if not isinstance(error, CompileError):
-            return Happening.COMPILE_BROKE_OFF
-        # Of a header that was half saved, or is mended, the next compile says something else. A
-        # record without what was read would be believed whatever the headers are by then.
-        unsure = isinstance(self._reads, Unsettled) and not self._is_vouched_for(self._reads)
-        return Happening.COMPILE_BROKE_OFF if unsure else Happening.COMPILE_FAILED
-
-    def _record_failure(self, error: CompileError) -> None:
-        if isinstance(self._reads, Settled):
-            self._services.failures.record(error, self._reads.list.reads, self._reads.states)
-        else:
-            self._services.failures.record(error)
-
-    def _note_seen(self, seen: Seen) -> None:
-        """Called in a thread of the compile pool, when the compile has ended."""
-        self._seen = seen
-
-    def _settle(self, lease: Lease | None, data: bytes) -> Settled | Unsettled:
-        """Digest what was read, in a thread; another beats, for a slow disk may take its time."""
-        spec = self._request.spec
-        texts = (spec.source, *(text for _, text in spec.headers))
-        with lease.publishing() if lease is not None else nullcontext():
-            return settle(self._seen, self._request.wanted.places, data, texts)
-
-    def _new_key(self, reads: Settled | Unsettled) -> Key:
-        base = self._request.wanted.base
-        if isinstance(reads, Settled):
-            return key_of(base, reads.list, reads.states)
-        if self._is_vouched_for(reads):
-            return key_of(base, NOTHING_READ, ())
-        return unshared_key(base, os.urandom(16).hex())
-
-    def _is_vouched_for(self, reads: Unsettled) -> bool:
-        """Whether the spec's own digest stands for what could not be seen."""
-        return not reads.changed and self._request.spec.extra_digest is not None
-
-    async def _keep_to_itself(self, reads: Unsettled) -> Happening:
-        self._emit(events.NotPublished, reason=reads.reason)
-        if not reads.changed:
-            self._services.warn_unseen(reads.reason)
-        return Happening.COMPILED_UNSHARED
-
-    def _beat(self, phase: str) -> None:
-        """Called in a thread of the compile pool, once a second."""
-        lease = self._lease
-        if lease is not None:
-            lease.post_beat("queued" if phase == "queued" else "compiling")
-
-    def _make_artifact(self, output: CompileOutput, key: Key) -> Artifact:
-        spec, toolchain = self._request.spec, self._request.toolchain.identity
-        return Artifact(
-            key=key.hex,
-            base=self._key,
-            key_fields=key.fields,
-            name=spec.name,
-            kind=output.kind,
-            arch=self._request.arch,
-            compiler=toolchain.name,
-            compiler_version=toolchain.version,
-            entries=spec.entry_names,
-            lowered=output.lowered,
-            log=output.log,
-            command=output.command,
-            created=time.time(),
-            seconds=output.seconds,
-            host=platform.node(),
-            ajit_version=ajit.__version__,
-            data=output.data,
-        )
+        happening = await self._compiling.run()
+        self._artifact, self._error = self._compiling.artifact, self._compiling.error
+        return happening
 
     # --- helpers ---
+
+    async def _on_cache(
+        self,
+        function: Callable[..., T],
+        *args: object,
+        late: Callable[[T], object] | None = None,
+        more_seconds: float = 0.0,
+    ) -> T:
+        budget = self._request.budget
+        seconds = budget.seconds + more_seconds
+        return await self._services.on_cache(
+            function, *args, late=late, budget=budget, seconds=seconds
+        )
+
+    def _writing_seconds(self) -> float:
+        """What it may take to write a bundle, beyond a call that is answered."""
+        return self._made().size_bytes / SLOWEST_BYTES_PER_SECOND if self._is_bundle else 0.0
+
+    @property
+    def _is_bundle(self) -> bool:
+        return self._request.for_bundle
 
     def _made(self) -> Artifact:
         if self._artifact is None:
@@ -400,26 +372,13 @@ class PlanRunner:
     def _key(self) -> str:
         return self._request.wanted.base.hex
 
-    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await self._services.in_thread(function, *args)
-
     def _emit(self, event: type[events.Event], **facts: object) -> None:
         if self._services.emitter.listening:
             made = event(name=self._request.spec.name, key=self._key, **facts)
             self._services.emitter.emit(made)
 
 
-def job_of(spec: Spec, key: str, compiler: CompilerName, arch: str) -> CompileJob:
-    """Return the compile that a spec asks for, with the compiler and arch that were chosen."""
-    return CompileJob(
-        key=key,
-        name=spec.name,
-        source=spec.source,
-        entries=spec.entry_names,
-        compiler=compiler,
-        arch=arch,
-        options=spec.options,
-        defines=spec.defines,
-        include_dirs=spec.include_dirs,
-        headers=spec.headers,
-    )
+def _release_late(taken: Lease | Busy | Unavailable) -> None:
+    """Release a lease that came when it was not waited for any more. In a thread."""
+    if isinstance(taken, Lease):
+        taken.release()

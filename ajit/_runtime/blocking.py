@@ -21,12 +21,15 @@ from ajit._gpu.capturing import capturing
 from ajit._runtime.loop_thread import LoopThread
 from ajit._runtime.open import open_runtime
 from ajit._runtime.terms import check_timeout
+from ajit._system.patched import check_unpatched
 from ajit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from pathlib import Path
     from typing import Concatenate, ParamSpec, Unpack
 
+    from ajit._core.build import Build
     from ajit._core.entry import Artifact
     from ajit._core.spec import Spec
     from ajit._gpu.batch import Batch
@@ -37,9 +40,11 @@ if TYPE_CHECKING:
     from ajit._gpu.kernel import Kernel
     from ajit._gpu.memory import BufferSlice, DeviceBuffer
     from ajit._gpu.module import LoadedModule
+    from ajit._runtime.builds import Bundle
     from ajit._runtime.runtime import Runtime
     from ajit._runtime.statistics import RuntimeStatistics
     from ajit._runtime.warmup import WarmupReport
+    from ajit._runtime.work import Work
     from ajit.settings import SettingsOptions
 
     P = ParamSpec("P")
@@ -68,8 +73,10 @@ def run(
     Raises:
         UsageError: The calling thread runs an event loop already: use `open_runtime` there. Or
             there is no such backend. Nothing was started.
+        PatchedThreads: gevent or eventlet has replaced this process's threads; nothing was started.
         Exception: What `main` raised, or what `open_runtime` raised; then `main` was not called.
     """
+    check_unpatched()
     _check_backend(backend)
     _check_no_loop()
 
@@ -95,7 +102,9 @@ def open_blocking_runtime(
 
     Raises:
         UsageError: There is no such backend; nothing was started.
+        PatchedThreads: gevent or eventlet has replaced this process's threads; nothing was started.
     """
+    check_unpatched()
     _check_backend(backend)
     return _Opening(backend, settings)
 
@@ -174,7 +183,15 @@ class BlockingRuntime(metaclass=FactoryMade, factory="ajit.open_blocking_runtime
         """See `Runtime.compile`."""
         return self.call(self._runtime.compile, spec, arch=arch, recache=recache)
 
-    def warmup(self, specs: Iterable[Spec]) -> WarmupReport:
+    def build(self, build: Build, *, recache: bool = False, background: bool = False) -> Bundle:
+        """See `Runtime.build`; give the bundle to `materialize`."""
+        return self.call(self._runtime.build, build, recache=recache, background=background)
+
+    def materialize(self, bundle: Bundle) -> Path:
+        """See `Bundle.materialize`."""
+        return self.call(bundle.materialize)
+
+    def warmup(self, specs: Iterable[Spec | Work] | Work) -> WarmupReport:
         """See `Runtime.warmup`."""
         return self.call(self._runtime.warmup, specs)
 

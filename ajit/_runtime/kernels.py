@@ -10,6 +10,7 @@ Belongs to the runtime's event loop. The runtime itself checks whether it is ope
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +20,16 @@ from ajit._core.events import FallbackUsed
 from ajit._core.spec import is_cpu_arch, validate_arch
 from ajit._gpu.capturing import refuse_in_capture
 from ajit._gpu.inner import inner
+from ajit._resolve.late import caller_stack
 from ajit._resolve.request import Urgency
 from ajit._runtime.statistics import Counts, RuntimeStatistics
-from ajit._runtime.warmup import Ready
+from ajit._runtime.work import Ready
 from ajit.errors import AjitError, NoDevice, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
+    from ajit._core.build import Build
     from ajit._core.events import Tier
     from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.device import Device
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
     from ajit._resolve.request import Resolution
     from ajit._resolve.resolver import Resolver
     from ajit._resolve.services import Services
+    from ajit._runtime.builds import Builds
+    from ajit._runtime.recorder import Recorder
     from ajit._system.shared_tasks import SharedTasks
 
 __all__ = ["Kernels"]
@@ -65,11 +70,15 @@ class Kernels:
         tasks: Where the work runs.
         log_failed_behind: Called where a fallback serves and the wanted kernel failed: with its
             name, its key or "", the fallback's name, and the error.
+        recorder: Writes down what is used, if anything does.
 
     Attributes:
         counts: How requests ended.
         ready: By spec, the kernel of its one entry point, for `Runtime.kernel` to look at first.
+        builds: The builds of the same runtime; set by who opens it.
     """
+
+    builds: Builds
 
     def __init__(
         self,
@@ -77,7 +86,9 @@ class Kernels:
         device: Device | None,
         tasks: SharedTasks,
         log_failed_behind: Callable[[str, str, str, AjitError], None],
+        recorder: Recorder | None = None,
     ) -> None:
+        self.recorder = recorder
         self._resolver = resolver
         self._device = device
         self._tasks = tasks
@@ -93,6 +104,11 @@ class Kernels:
     def services(self) -> Services:
         """What specs are resolved with."""
         return self._resolver.services
+
+    @property
+    def arch(self) -> str:
+        """The device's; "" if there is none."""
+        return "" if self._device is None else self._device.arch
 
     @property
     def device(self) -> Device:
@@ -128,7 +144,7 @@ class Kernels:
         if loaded is not None and not recache:
             self.counts.memory += 1
             return loaded
-        return (await self._tasks.join(*self._loading(spec, Urgency(), recache=recache))).module
+        return (await self._tasks.join(*self._loading(spec, self._asked(), recache=recache))).module
 
     async def resolve(
         self, spec: Spec, arch: str | None, *, recache: bool = False, urgency: Urgency | None = None
@@ -146,7 +162,7 @@ class Kernels:
 
         Cancelling only leaves.
         """
-        urgency = urgency or Urgency()
+        urgency = urgency or self._asked()
         target_arch = self._arch_for(spec, arch)
         target = spec if spec.arch == target_arch else spec.with_(arch=target_arch)
         name = ("resolve", target, recache)
@@ -154,28 +170,51 @@ class Kernels:
         resolve = partial(self._resolve, target, recache=recache, urgency=urgency)
         return await self._tasks.join(name, resolve, urgency)
 
-    async def warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
-        """Make a spec ready in the background: loaded if there is a device, else compiled.
+    def note_use(self, spec: Spec, arch: str | None, begun: float) -> None:
+        """Let the record have a request that was answered just now, if anything is recorded.
+
+        Args:
+            spec: What was asked for.
+            arch: For which arch, if the request said so.
+            begun: When it came, by the monotonic clock.
+        """
+        if self.recorder is not None:
+            loaded = arch is None and self._modules.get(spec) is not None
+            waited = time.monotonic() - begun
+            self.recorder.used(spec, self._arch_for(spec, arch), waited, loaded=loaded)
+
+    def note_build(self, build: Build, peer: str, waited_seconds: float) -> None:
+        """Let the record have a build that was asked for, if anything is recorded."""
+        if self.recorder is not None:
+            self.recorder.used_build(build, peer, self.arch, waited_seconds)
+
+    async def warm(self, spec: Spec, on_wait: Callable[[], None], arch: str | None = None) -> Ready:
+        """Make a spec ready in the background: loaded if it is for the device, else compiled.
 
         Args:
             spec: What to make ready.
             on_wait: Called when it begins to wait for another compile of the same key.
+            arch: For which arch; None takes the spec's, else the device's.
         """
         urgency = Urgency(foreground=False, on_wait=on_wait)
-        if self._device is None:
-            resolution = await self.resolve(spec, None, urgency=urgency)
+        if self._device is None or arch not in (None, self._device.arch):
+            resolution = await self.resolve(spec, arch, urgency=urgency)
             return Ready(resolution.artifact.base, resolution.tier)
         if self.loaded(spec) is not None:
             return Ready(self._modules[spec].base, "memory")
         loaded = await self._tasks.join(*self._loading(spec, urgency))
         return Ready(loaded.base, loaded.tier)
 
+    def begin(self, name: Hashable, do: Callable[[], Awaitable[None]]) -> None:
+        """Start work that goes on in the runtime, whether or not anybody waits for it."""
+        self._tasks.begin(name, do)
+
     def stand_in(self, spec: Spec, fallback: Spec, entry: str | None) -> Kernel | None:
         """Return the fallback if only that is loaded, and start on the wanted kernel."""
         ready = self.loaded(fallback)
         if ready is None or self.loaded(spec) is not None:
             return None
-        name, load, urgency = self._loading(spec, Urgency())
+        name, load, urgency = self._loading(spec, self._asked())
         self._tasks.begin(name, partial(self._load_behind, load, spec, fallback.name), urgency)
         emitter = self.services.emitter
         if emitter.listening:
@@ -205,6 +244,10 @@ class Kernels:
         if waiting is not None:
             return f"waiting for {waiting.holder or 'another process'}"
         phase = services.pool.phase(key) if key else None
+        if phase == "queued" and services.pool.held_back == "permit":
+            record = services.permits.holder
+            held = f", of which {record.holder()} has one" if record else ""
+            return f"queued for a compile permit of this machine{held}"
         if phase == "queued":
             return "queued for a compile slot of this process"
         if phase == "compiling":
@@ -222,7 +265,11 @@ class Kernels:
             waited=counts.waited,
             in_progress=len(self._tasks),
             waiting=tuple(services.waits.values()),
+            layers=services.layers.statistics(),
+            late=services.freeze.late,
+            making_keys=tuple(services.making.values()),
             loaded_modules=self._loaded_count(),
+            cache_problem=services.guard.reason or services.store.directory.problem,
             disk=services.store.statistics(),
             pool=services.pool.statistics(),
             credits=services.credits.statistics(),
@@ -277,6 +324,7 @@ class Kernels:
         self, load: Callable[[], Awaitable[_Loaded]], spec: Spec, fallback: str
     ) -> _Loaded:
         """Load a spec while its fallback serves: an error reaches no caller, so it is logged."""
+        begun = time.monotonic()
         try:
             loaded = await load()
         except AjitError as exc:
@@ -284,6 +332,7 @@ class Kernels:
             self._log_failed_behind(spec.name, key, fallback, exc)
             raise
         self._failed_behind.pop(spec, None)
+        self.note_use(spec, None, begun)
         return loaded
 
     async def _load_artifact(
@@ -303,6 +352,11 @@ class Kernels:
         return module
 
     # --- helpers ---
+
+    def _asked(self) -> Urgency:
+        """The urgency of a request; with its origin, if a compile would be late."""
+        frozen = self.services.freeze.mode is not None
+        return Urgency(stack=caller_stack()) if frozen else Urgency()
 
     def _loaded_count(self) -> int:
         return sum(not module.unloaded for module in self._modules_by_key.values())

@@ -1,10 +1,12 @@
 """The runtime: everything that lives between ``open_runtime()`` and its end.
 
-It owns one task group. Every resolution and load is a task in that group and never in a caller's
-scope, so a cancelled caller only leaves. It also owns the compile pool and the device. Closing
-goes in this order: refuse new requests; cancel the tasks, which kills their compiles and releases
-their leases; end the compile workers; close the device, which first waits for the tickets in
-flight. After that no thread, process, lock or temporary file is left.
+A task of its own (`ajit._runtime.open`) opens and closes it (`ajit._runtime.opening`), so that any
+task may ask for that. It owns one task group. Every resolution and load is a task in that group and
+never in a caller's scope, so a cancelled caller only leaves. It also owns the compile pool and the
+device. Closing goes in this order: refuse new requests; cancel the tasks, which kills their
+compiles and releases their leases; end the compile workers; close the device, which first waits for
+the tickets in flight; end the idle threads. After that no thread, process, lock or temporary file
+is left.
 
 One runtime belongs to one event loop. If a process has several loops in several threads, each
 opens its own runtime. They share the flights, so a key is still compiled once.
@@ -12,66 +14,60 @@ opens its own runtime. They share the flights, so a key is still compiled once.
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 import time
 import weakref
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import anyio
 
-from ajit._cache.files.secret import load_secret
-from ajit._core.events import Emitter
 from ajit._core.factory import FactoryMade
-from ajit._core.spec import Spec, is_cpu_arch
-from ajit._resolve.flight import flights
-from ajit._resolve.resolver import Resolver
-from ajit._resolve.services import keep_cache_small, look_ahead, open_services, shielded
+from ajit._core.spec import Spec
+from ajit._runtime.builds import Builds
 from ajit._runtime.kernels import Kernels
-from ajit._runtime.log import LogLines
 from ajit._runtime.terms import (
+    check_build,
     check_fallback,
     check_spec,
     check_subscriber,
     check_timeout,
-    checked_specs,
-    checked_subscribers,
+    checked_work,
 )
-from ajit._runtime.warmup import run_warmup
+from ajit._runtime.warmer import Warmer
 from ajit._system.loop import LoopHandle
-from ajit._system.shared_tasks import SharedTasks
-from ajit._system.warn import warn_only
+from ajit._system.own_task import OwnTask
+from ajit._system.weakly import weakly
 from ajit.errors import (
     ForkedRuntime,
     RuntimeClosed,
+    UsageError,
     WouldBlock,
     WrongLoop,
 )
-from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
-    from anyio.abc import TaskGroup
-
+    from ajit._core.build import Build
     from ajit._core.entry import Artifact
     from ajit._core.events import Subscriber, WarmupProgress
     from ajit._gpu.device import Device
     from ajit._gpu.kernel import Kernel
     from ajit._gpu.module import LoadedModule
+    from ajit._resolve.late import FreezeMode
     from ajit._resolve.request import Resolution
-    from ajit._resolve.services import Services
+    from ajit._runtime.builds import Bundle
     from ajit._runtime.statistics import RuntimeStatistics
-    from ajit._runtime.warmup import Ready, WarmupReport
+    from ajit._runtime.warmup import WarmupReport
+    from ajit._runtime.work import Work
 
-__all__ = ["Runtime", "open_here"]
+__all__ = ["Runtime"]
 
 
 class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
-    """An open runtime. Get one from `ajit.open_runtime`.
+    """An open runtime. Get one from `ajit.open_runtime`, or from `ajit.start_runtime`.
 
     Its coroutines may be awaited by any task of the event loop that opened it. None of them blocks
     the loop. All raise `RuntimeClosed`, `ForkedRuntime` or `WrongLoop` where the runtime cannot be
@@ -81,15 +77,22 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         settings: The settings that are in force.
     """
 
-    def __init__(self, kernels: Kernels) -> None:
+    _own: OwnTask[Runtime]
+    """What holds it open; set by who opens it."""
+
+    def __init__(self, kernels: Kernels, builds: Builds) -> None:
         self.settings = kernels.services.settings
         self._kernels = kernels
+        self._builds = builds
+        builds.check_usable = weakly(self._check_usable)
         self._emitter = kernels.services.emitter
         self._loop = LoopHandle.current()
         self._state = "open"
         self._counts = kernels.counts
         # The hot path is one look into this dictionary, so closing and forking empty it.
         self._ready = kernels.ready
+        self._recorder = kernels.recorder
+        self._warmer = Warmer(kernels, weakly(self._check_usable))
         _runtimes.add(self)
 
     # --- what users call ---
@@ -147,6 +150,8 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
                 kernel = None
             if kernel is not None:
                 self._counts.memory += 1
+                if self._recorder is not None:
+                    self._recorder.again(spec)
                 return kernel
         # First of all: a forked child has no event loop that could set a deadline.
         self._check_usable()
@@ -182,7 +187,7 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         """Return a loaded module with all entry points of a spec. As `kernel` in all else."""
         self._check_usable()
         check_spec(spec)
-        return await self._kernels.module(spec, recache=recache)
+        return await self._module(spec, None, recache=recache)
 
     async def compile(
         self, spec: Spec, *, arch: str | None = None, recache: bool = False
@@ -203,39 +208,104 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         """
         return (await self.resolve(spec, arch=arch, recache=recache)).artifact
 
+    async def build(
+        self, build: Build, *, recache: bool = False, background: bool = False
+    ) -> Bundle:
+        """Return the files that a build makes, from the cache, another process, or by running it.
+
+        Args:
+            build: What to run, and what is kept of it.
+            recache: Run it again even if it is cached, and replace the entry.
+            background: Whether no request waits for it: then it starts after all that are waited
+                for, until a request asks for the same build without this.
+
+        Raises:
+            SpecError: The build is not well formed; nothing was started.
+            CompileError: The command failed, or the function raised; every waiter gets this error.
+            CompilerError: It could not be run to its end; trying again is safe.
+            CompileForbidden: It is not cached, and the runtime is frozen; nothing was run.
+
+        Cancelling only ends this wait: the build goes on and is cached, unless the setting
+        ``abandoned`` says otherwise.
+        """
+        self._check_usable()
+        check_build(build)
+        return await self._builds.build(build, recache=recache, background=background)
+
     async def resolve(
         self, spec: Spec, *, arch: str | None = None, recache: bool = False
     ) -> Resolution:
         """As `compile`; also returns the tier, the time taken and the process waited for."""
         self._check_usable()
         check_spec(spec)
-        return await self._kernels.resolve(spec, arch, recache=recache)
+        begun = time.monotonic()
+        resolution = await self._kernels.resolve(spec, arch, recache=recache)
+        self._kernels.note_use(spec, arch, begun)
+        return resolution
 
     async def warmup(
         self,
-        specs: Iterable[Spec],
+        specs: Iterable[Spec | Work] | Work,
         *,
         on_progress: Callable[[WarmupProgress], None] | None = None,
     ) -> WarmupReport:
-        """Make specs ready in the background of requests; return what was done.
+        """Make kernels ready in the background of requests; return what was done.
 
         With a device the kernels are loaded, without one they are compiled. Run it in a separate
-        task to serve requests meanwhile. A spec that fails is reported and does not stop the
+        task to serve requests meanwhile. A kernel that fails is reported and does not stop the
         others.
 
         Args:
-            specs: What to make ready.
-            on_progress: Called in the event loop after each spec; must not block.
+            specs: What to make ready: specs, records (`ajit.replay`), families (`ajit.families`).
+                If these are for several ranks, each rank does a share, waits for those of the
+                others, and then has everything; what a dead rank should have done, the others do.
+            on_progress: Called in the event loop after each kernel; must not block.
+
+        Raises:
+            RecordError: A record cannot be read; nothing was started.
+            SpecError: Something is neither of these; nothing was started.
 
         Cancelling stops the queue; what was made ready stays ready.
         """
         self._check_usable()
-        return await run_warmup(
-            checked_specs(specs),
-            self._warm,
-            at_once=max(1, self.settings.compile_slots),
-            on_progress=partial(self._progress, on_progress),
-        )
+        return await self._warmer.warm_up(checked_work(specs), on_progress)
+
+    def freeze(self, mode: FreezeMode = "warn") -> AbstractContextManager[None]:
+        """Say that everything is warm: from now on a compile is late, and is told or refused.
+
+        It holds for own kernels, and for those of the adapters in this process. With the setting
+        ``mode=frozen`` all of them are refused already, and ``warn`` does not loosen that.
+
+        Args:
+            mode: ``warn`` lets a late compile go on, with the event `events.CompiledLate` and a
+                line in the log: its name, the nearest cached kernel, what differs, and where it was
+                asked for. ``error`` refuses it: `CompileForbidden`, with the same fields.
+
+        Returns:
+            A context, for a block that is to be frozen: its end thaws the runtime. Without one, it
+            stays frozen until `thaw`.
+
+        Raises:
+            UsageError: There is no such mode; nothing was changed.
+        """
+        self._check_usable()
+        if mode not in ("warn", "error"):
+            raise UsageError(f"freeze takes 'warn' or 'error', got {mode!r:.80}")
+        self._kernels.services.freeze.set(mode)
+        return _Frozen(self)
+
+    def thaw(self) -> None:
+        """Let it compile again.
+
+        Raises:
+            UsageError: The setting ``mode=frozen`` freezes it for its whole life; it stays so.
+        """
+        if self._kernels.services.settings.mode == "frozen":
+            raise UsageError(
+                "the runtime cannot be thawed: the setting mode=frozen (AJIT_MODE) freezes it for "
+                "its whole life; use freeze() instead of that setting"
+            )
+        self._kernels.services.freeze.set(None)
 
     @property
     def device(self) -> Device:
@@ -269,27 +339,44 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         check_timeout(timeout)
         begun = time.monotonic()
         with anyio.move_on_after(timeout):
-            return await self._kernels.module(spec, recache=recache)
+            module = await self._kernels.module(spec, recache=recache)
+            self._kernels.note_use(spec, None, begun)
+            return module
         waited = time.monotonic() - begun
         raise TimeoutError(self._kernels.progress(spec, waited, recache=recache))
 
-    # --- warm-up ---
-
-    async def _warm(self, spec: Spec, on_wait: Callable[[], None]) -> Ready:
-        self._check_usable()
-        return await self._kernels.warm(spec, on_wait)
-
-    def _progress(
-        self, on_progress: Callable[[WarmupProgress], None] | None, event: WarmupProgress
-    ) -> None:
-        if on_progress is not None:
-            try:
-                on_progress(event)
-            except Exception as exc:  # noqa: BLE001  # as for a subscriber
-                _report_subscriber(on_progress, exc)
-        self._emitter.emit(event)
-
     # --- life ---
+
+    async def aclose(self) -> None:
+        """Close the runtime. Any task of its event loop may, as often as it likes.
+
+        New requests get `RuntimeClosed` from now on, and so do tasks that wait for unfinished ones.
+        Compiles and compilers are ended, leases released; work of the device that was submitted
+        before is waited for, and the CUDA thread ends. Later and simultaneous calls wait for the
+        same end, and return.
+
+        In a forked child this does nothing: everything is the parent's.
+
+        Raises:
+            WrongLoop: The runtime was opened in another event loop; nothing was done.
+            Exception: Closing failed. The runtime is closed as far as possible.
+
+        Cancelling only ends this wait: the runtime goes on closing in a task of its own.
+        """
+        if self._closes_here():
+            await self._own.aclose()
+
+    async def _close_completely(self) -> None:
+        """As `aclose`, but a cancellation waits until everything is closed."""
+        if self._closes_here():
+            await self._own.aclose_uncancelled()
+
+    def _closes_here(self) -> bool:
+        if self._state == "forked":
+            return False
+        self._check_loop()
+        self._refuse_requests()
+        return True
 
     def _refuse_requests(self) -> None:
         self._state = "closed"
@@ -300,10 +387,13 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
             raise ForkedRuntime(
                 "this runtime was opened before a fork; open one in the child process"
             )
-        if self._loop.thread_id != threading.get_ident() or not self._in_its_loop():
-            raise WrongLoop("this runtime was opened in another event loop; open one in each loop")
+        self._check_loop()
         if self._state != "open":
             raise RuntimeClosed(f"this runtime is {self._state}")
+
+    def _check_loop(self) -> None:
+        if self._loop.thread_id != threading.get_ident() or not self._in_its_loop():
+            raise WrongLoop("this runtime was opened in another event loop; open one in each loop")
 
     def _in_its_loop(self) -> bool:
         try:
@@ -316,83 +406,14 @@ class Runtime(metaclass=FactoryMade, factory="ajit.open_runtime()"):
         self._ready = {}
 
 
-@asynccontextmanager
-async def open_here(
-    settings: Settings | None,
-    subscribers: Iterable[Subscriber],
-    arguments: dict[str, Any],
-    limiter: anyio.CapacityLimiter,
-) -> AsyncIterator[Runtime]:
-    """Implement `ajit.open_runtime`; blocking calls run in threads under the limiter."""
-    if settings is not None and arguments:
-        raise TypeError("give settings or arguments, not both")
-    first = checked_subscribers(subscribers)
-    read = partial(_read_settings, settings, arguments)
-    in_force, secret = await anyio.to_thread.run_sync(read, limiter=limiter)
-    emitter = Emitter(_report_subscriber)
-    for subscriber in first:
-        emitter.subscribe(subscriber)
-    raised: BaseException | None = None
-    try:
-        async with AsyncExitStack() as stack:
-            lines = LogLines(limiter)
-            emitter.subscribe(lines)
-            stack.push_async_callback(shielded, lines.aclose)
-            device = await _open_device(stack, in_force, limiter)
-            services = await open_services(stack, in_force, secret, emitter, limiter)
-            group = await stack.enter_async_context(anyio.create_task_group())
-            runtime = _runtime_of(services, device, group, lines)
-            try:
-                yield runtime
-            except anyio.get_cancelled_exc_class():
-                raise
-            except BaseException as exc:  # noqa: BLE001  # raised below
-                # Raised below, outside of the task groups, which would wrap it in an
-                # ExceptionGroup that callers do not expect.
-                raised = exc
-            finally:
-                runtime._refuse_requests()  # noqa: SLF001  # its other half
-                group.cancel_scope.cancel()
-    except Exception as exc:
-        if raised is None:
-            raise
-        raised.add_note(f"closing the runtime failed as well: {type(exc).__name__}: {exc}")
-    if raised is not None:
-        raise raised
+class _Frozen(AbstractContextManager[None]):
+    """The block of a frozen runtime."""
 
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
 
-def _runtime_of(
-    services: Services, device: Device | None, group: TaskGroup, lines: LogLines
-) -> Runtime:
-    """Start what goes on beside requests, and return the runtime over it all."""
-    group.start_soon(keep_cache_small, services)
-    if device is None or not is_cpu_arch(device.arch):
-        group.start_soon(look_ahead, services)
-    tasks = SharedTasks(group, cancel_abandoned=services.settings.abandoned == "cancel")
-    resolver = Resolver(services, flights, tasks)
-    return Runtime.make(Kernels(resolver, device, tasks, lines.failed_behind))
-
-
-def _read_settings(
-    settings: Settings | None, arguments: dict[str, Any]
-) -> tuple[Settings, bytes | None]:
-    """Return the settings and their secret. Reads files: the secret's, and limits of cgroups."""
-    if settings is None:
-        settings = Settings(**arguments)
-    return settings, load_secret(settings)
-
-
-async def _open_device(
-    stack: AsyncExitStack, settings: Settings, limiter: anyio.CapacityLimiter
-) -> Device | None:
-    if settings.device == "none":
-        return None
-    # Imported here, so that a process that only compiles (`ajit compile`) never loads the driver
-    # layer; and in a thread, because loading takes tens of milliseconds.
-    load = partial(importlib.import_module, "ajit._gpu.device")
-    layer = await anyio.to_thread.run_sync(load, limiter=limiter)
-    device: Device = await stack.enter_async_context(layer.open_device(settings))
-    return device
+    def __exit__(self, *_: object) -> None:
+        self._runtime._kernels.services.freeze.set(None)  # noqa: SLF001  # its other half
 
 
 _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
@@ -401,10 +422,6 @@ _runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
 def _poison_after_fork() -> None:
     for runtime in list(_runtimes):
         runtime._poison()  # noqa: SLF001  # its other half
-
-
-def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:
-    warn_only(f"subscriber {subscriber!r} raised {type(error).__name__}: {error}", stacklevel=2)
 
 
 os.register_at_fork(after_in_child=_poison_after_fork)

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
     from ajit._cache.entries.disk import DiskStatistics
     from ajit._compile.pool.pool import PoolStatistics
-    from ajit._core.events import Waiting
+    from ajit._core.events import MakingKey, Waiting
     from ajit._gpu.statistics import ThreadStatistics
     from ajit._resolve.credits import CreditStatistics
+    from ajit._resolve.layers import LayerStatistics
 
 __all__ = ["Counts", "RuntimeStatistics"]
 
@@ -32,18 +33,30 @@ class Counts:
 class RuntimeStatistics:
     """What a runtime has done and is doing. `print` shows it in several lines.
 
+    A number is a count since the runtime was opened, where nothing else is said. A *resolution* is
+    the work for one kernel that is not loaded: requests for it at the same time share it.
+
     Attributes:
-        from_memory: Requests for kernels and modules that were loaded already.
-        from_disk: Resolutions that found the entry on disk, verified.
-        compiled: Resolutions that ended with a compile, of this runtime or one of this process.
+        from_memory: Requests that found their kernel or module loaded.
+        from_disk: Resolutions that found a good entry in the cache or in a layer.
+        compiled: Resolutions that ended with a compile, by this runtime or by another one of this
+            process.
         failed: Resolutions that ended with an error.
-        waited: Resolutions that waited for another process.
-        in_progress: Specs that are being resolved or loaded now.
-        waiting: The processes that resolutions wait for now: holder, phase, age.
-        loaded_modules: Modules on the device.
-        disk: The cache's own counts.
-        pool: The compile pool.
-        credits: Lease credits: resolutions that may take a lease, and those that wait for a credit.
+        waited: Resolutions that waited for another process to compile.
+        in_progress: Kernels that are being looked for, compiled or loaded now.
+        late: Compiles and builds that were asked for while the runtime was frozen: of its own, and
+            of the adapters in its process; those that were refused among them.
+        waiting: What resolutions wait for now: one event for each, with the process that compiles,
+            its phase and age, and the seconds of the wait.
+        making_keys: Requests whose key is not made after half a second: one event for each, with
+            what it is at, and the seconds since the request.
+        layers: One for each read-only cache below the cache: its path, problem and reads.
+        loaded_modules: Modules on the device now.
+        cache_problem: Why the cache is not looked at, or nothing is kept in it: it does not answer,
+            or cannot be written; "" if it is used.
+        disk: Reads and writes of the cache's entries.
+        pool: The compile pool: jobs and worker processes.
+        credits: Leases that this runtime may try to take at once, so that processes share work.
         device: The device and its CUDA thread; None without one.
     """
 
@@ -53,8 +66,12 @@ class RuntimeStatistics:
     failed: int
     waited: int
     in_progress: int
+    late: int = 0
     waiting: tuple[Waiting, ...]
+    making_keys: tuple[MakingKey, ...] = ()
+    layers: tuple[LayerStatistics, ...] = ()
     loaded_modules: int
+    cache_problem: str
     disk: DiskStatistics
     pool: PoolStatistics
     credits: CreditStatistics
@@ -63,12 +80,20 @@ class RuntimeStatistics:
     def __str__(self) -> str:
         """Return several lines for people: the requests, each wait, and what each part counts."""
         counts = [(name, getattr(self, name)) for name in (*_REPR_FIELDS, "loaded_modules")]
-        parts = [("disk", self.disk), ("pool", self.pool), ("credits", self.credits)]
+        counts += [("late", self.late)] if self.late else []
+        parts: list[tuple[str, object]] = [
+            ("disk", self.disk),
+            ("pool", self.pool),
+            ("credits", self.credits),
+        ]
+        parts += [(f"layer {layer.path}", layer.disk) for layer in self.layers]
         if self.device is not None:
             parts.append(("device", self.device))
         return "\n".join([
             _line("runtime", counts),
+            *([f"  cache: {self.cache_problem}"] if self.cache_problem else []),
             *(_line_of_wait(waiting) for waiting in self.waiting),
+            *(_line_of_key(making) for making in self.making_keys),
             *(_line(f"  {name}", _counts(part)) for name, part in parts),
         ])  # fmt: skip
 
@@ -89,6 +114,10 @@ def _line_of_wait(waiting: Waiting) -> str:
     holder = waiting.holder or "another process"
     seconds = f"{waiting.waited_seconds:.1f} s"
     return f"  waiting: {waiting.name} ({waiting.key[:16]}) for {seconds}, for {holder}"
+
+
+def _line_of_key(making: MakingKey) -> str:
+    return f"  making the key: {making.name} for {making.waited_seconds:.1f} s, at {making.doing}"
 
 
 def _counts(part: object) -> list[tuple[str, object]]:

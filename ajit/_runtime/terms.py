@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from ajit._core.build import Build
 from ajit._core.params import parse_ctype
 from ajit._core.spec import Spec
+from ajit._runtime.work import Work
 from ajit.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
@@ -16,12 +18,13 @@ if TYPE_CHECKING:
     from ajit._core.spec import EntryPoint
 
 __all__ = [
+    "check_build",
     "check_fallback",
     "check_spec",
     "check_subscriber",
     "check_timeout",
-    "checked_specs",
     "checked_subscribers",
+    "checked_work",
 ]
 
 
@@ -37,15 +40,24 @@ def check_spec(spec: object, what: str = "") -> None:
         raise SpecError(f"{begin} an ajit.Spec, got {type(spec).__name__}")
 
 
-def checked_specs(specs: object) -> list[Spec]:
-    """Return the specs of a warm-up as a list."""
-    if isinstance(specs, Spec):
+def check_build(build: object) -> None:
+    """Refuse what is no build."""
+    if not isinstance(build, Build):
+        raise SpecError(f"expected an ajit.Build, got {type(build).__name__}")
+
+
+def checked_work(work: object) -> list[Spec | Work]:
+    """Return what a warm-up is to make ready as a list."""
+    if isinstance(work, Work):
+        return [work]
+    if isinstance(work, Spec):
         raise SpecError("warmup takes several specs, got one ajit.Spec: write warmup([spec])")
-    listed = _listed(specs)
+    listed = _listed(work)
     if listed is None:
-        raise SpecError(f"warmup takes an iterable of ajit.Spec, got {type(specs).__name__}")
-    for spec in listed:
-        check_spec(spec)
+        raise SpecError(f"warmup takes an iterable of ajit.Spec, got {type(work).__name__}")
+    for each in listed:
+        if not isinstance(each, Work):
+            check_spec(each)
     return listed
 
 

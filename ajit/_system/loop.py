@@ -1,24 +1,31 @@
-"""The way from a thread into an event loop.
+"""The bridge to an event loop: into it from a thread, and to a task of it that no other task owns.
 
 ajit's own threads (lock waits, compile slots, the CUDA thread) finish things that tasks wait for.
-This module is the only place that knows how to wake an event loop from another thread, on asyncio,
-uvloop and trio alike, without importing any of them: anyio hands out the running loop as a token,
-and both kinds of loop have one thread-safe method to run a callback.
+This module is the only place that knows how to wake an event loop from another thread, and how to
+start a task beside all others, on asyncio, uvloop and trio alike, without importing any of them:
+anyio hands out the running loop as a token, and both kinds of loop have one thread-safe method to
+run a callback. What starts a task is a method of the one and a function of the other's module.
 
 Guarantees: nothing here blocks; a callback for a loop that has ended is dropped, and the caller is
-told; a `Promise` is resolved at most once, from any thread.
+told; a `Promise` is resolved at most once, from any thread; nothing that a task of `start_task`
+raises gets out of it.
 """
 
 from __future__ import annotations
 
+import contextvars
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import current_token
 
+from ajit._system.uncancelled import wait_uncancelled
+from ajit._system.warn import warn_only
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from types import TracebackType
 
 __all__ = ["LoopHandle", "Promise"]
@@ -66,6 +73,42 @@ class LoopHandle:
             return False
         return True
 
+    def start_task(
+        self,
+        function: Callable[[], Coroutine[Any, Any, None]],
+        *,
+        name: str,
+        ended: Callable[[], None],
+    ) -> None:
+        """Start a task that belongs to no other task. In the loop's own thread only.
+
+        It lives until it returns, or until the loop ends: asyncio then cancels it together with all
+        other tasks, which may happen before it has begun; trio does when the main task has ended.
+        It has a copy of the caller's context variables. What it raises is an `AjitWarning`: on trio
+        an exception of such a task would end the program.
+
+        Args:
+            function: The task.
+            name: Of the task, for those who list tasks.
+            ended: Called in the loop once the task is over, in every case; must not raise.
+        """
+        if hasattr(self.native, "create_task"):
+            task = self.native.create_task(_guarded(function, name), name=name)
+            _tasks.add(task)  # the loop itself refers to its tasks weakly
+            task.add_done_callback(_tasks.discard)
+            task.add_done_callback(lambda _: ended())
+            return
+
+        async def with_end() -> None:
+            try:
+                await _guarded(function, name)
+            finally:
+                ended()
+
+        # The token is trio's, so trio has been imported.
+        context = contextvars.copy_context()
+        sys.modules["trio"].lowlevel.spawn_system_task(with_end, name=name, context=context)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LoopHandle) and other.native is self.native
 
@@ -106,6 +149,14 @@ class Promise(Generic[T]):
     async def wait(self) -> T:
         """Wait for the value and return it, or raise the exception. Cancelling only leaves."""
         await self._event.wait()
+        return self._outcome()
+
+    async def wait_uncancelled(self) -> T:
+        """The same, but a cancellation is raised when it has been settled, and not before."""
+        await wait_uncancelled(self._event)
+        return self._outcome()
+
+    def _outcome(self) -> T:
         if self._error is not None:
             # Each raise adds to the traceback of the one error: start from the original one.
             raise self._error.with_traceback(self._traceback)
@@ -118,3 +169,16 @@ class Promise(Generic[T]):
             self._settled, self._value, self._error = True, value, error
             self._traceback = error.__traceback__ if error is not None else None
         return self._loop.call_soon(self._event.set)
+
+
+_tasks: set[object] = set()
+"""Tasks of asyncio loops that `LoopHandle.start_task` has started and that have not ended."""
+
+
+async def _guarded(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    try:
+        await function()
+    except anyio.get_cancelled_exc_class():
+        return  # the loop ends; there is nothing behind this task that could be cancelled
+    except BaseException as exc:  # noqa: BLE001  # see `start_task`
+        warn_only(f"the task {name!r} failed: {type(exc).__name__}: {exc}")

@@ -14,11 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessId", "start_ticks_of", "this_process"]
+__all__ = ["ProcessId", "is_gone", "start_ticks_of", "this_process"]
 
 _NOT_IN_A_FILE_NAME = re.compile(r"[^A-Za-z0-9-]+")
 _HOST_CHARACTERS = 64
 _START_TIME_FIELD = 22 - 3
+_THREADS_FIELD = 20 - 3
 """Field 22 of /proc/<pid>/stat; the fields after the command's closing parenthesis begin at 3."""
 
 
@@ -54,22 +55,36 @@ class ProcessId:
             return False
         if namespace == 0 or namespace != self.namespace:
             return False
-        return start_ticks_of(pid) != start
+        return is_gone(pid, start)
+
+
+def is_gone(pid: int, start_ticks: int) -> bool:
+    """Whether a process of this pid namespace is certainly gone.
+
+    Args:
+        pid: Its id.
+        start_ticks: When it started; 0 if unknown: then any process of that id may be it.
+    """
+    now = start_ticks_of(pid)
+    return now is None or (now != start_ticks and 0 not in (now, start_ticks))
 
 
 def start_ticks_of(pid: int) -> int | None:
-    """Return when a process of this pid namespace started, or None if there is none.
+    """Return when a process of this pid namespace started, or None if there is none that runs.
 
-    0 means that it exists, but its start time cannot be read.
+    0 means that it exists, but its start time cannot be read: ``/proc`` is not mounted, or hides
+    the processes of other users (``hidepid``).
     """
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes()
-    except FileNotFoundError:
-        return None
+    except (FileNotFoundError, ProcessLookupError):
+        return 0 if _exists(pid) else None
     except OSError:
         return 0
     # The command's name may hold spaces and parentheses, so count from the last one.
     fields = text[text.rindex(b")") + 2 :].split()
+    if fields[0] in (b"Z", b"X") and int(fields[_THREADS_FIELD]) <= 1:
+        return None  # it has ended, and was not waited for: it holds nothing any more
     return int(fields[_START_TIME_FIELD])
 
 
@@ -79,6 +94,19 @@ def this_process() -> ProcessId:
         _remember(_identify())
     assert _known is not None  # for the type checker: `_remember` has set it
     return _known
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, by the kernel's word and not by ``/proc``."""
+    if pid <= 0:
+        return False  # for kill() it would be a group
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # EPERM: another user's
+    return True
 
 
 _known: ProcessId | None = None

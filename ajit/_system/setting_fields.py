@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ __all__ = [
     "Origins",
     "absolute_directory",
     "byte_count",
+    "joined_paths",
     "number",
     "one_of",
     "setting",
@@ -90,6 +91,19 @@ def absolute_directory(path: Any) -> Path:
         raise ValueError(path) from exc
 
 
+def joined_paths(paths: Sequence[Any]) -> str:
+    """Return several paths as one text, as ``PATH`` has them.
+
+    Raises:
+        ValueError: One of them has the separator in it.
+        TypeError: One of them is no path.
+    """
+    texts = [os.fspath(path) for path in paths]
+    if any(os.pathsep in text for text in texts):
+        raise ValueError(paths)
+    return os.pathsep.join(texts)
+
+
 def usable_text(text: str) -> bool:
     """Whether a text can be passed to the system and written to a log: UTF-8, without NUL."""
     try:
@@ -110,6 +124,7 @@ def setting(
     parse: Callable[[str], Any] = str,
     holds: Callable[[Any], bool] = _anything,
     secret: bool = False,
+    many: bool = False,
 ) -> Any:
     """Make a field.
 
@@ -120,9 +135,11 @@ def setting(
         parse: Makes a value from a variable's text; raises ValueError or TypeError.
         holds: Whether a value is allowed.
         secret: Whether the value must not be shown.
+        many: Whether an argument may be several paths.
     """
     about = {
-        "doc": doc, "expected": expected, "parse": parse, "holds": holds, "secret": secret
+        "doc": doc, "expected": expected, "parse": parse, "holds": holds, "secret": secret,
+        "many": many,
     }  # fmt: skip
     return field(default=default, repr=not secret, metadata=about)
 

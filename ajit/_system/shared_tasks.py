@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import anyio
 
 from ajit._system.exceptions import copy_of
+from ajit._system.scarce import named
 from ajit.errors import RuntimeClosed
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class SharedTasks:
             with task.scope:
                 task.value, task.error = await do(), None
         except Exception as exc:  # noqa: BLE001  # the callers raise it, defects of ajit included
-            task.error = exc
+            task.error = named(exc)
         finally:
             self._forget(name, task)
             task.done.set()

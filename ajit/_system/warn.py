@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from contextlib import suppress
 
+from ajit._printable import printable
 from ajit.errors import AjitWarning
 
 __all__ = ["warn_only"]
@@ -18,4 +19,4 @@ def warn_only(message: str, *, stacklevel: int = 2) -> None:
         stacklevel: Of `warnings.warn`, counted from the caller.
     """
     with suppress(AjitWarning):
-        warnings.warn(message, AjitWarning, stacklevel=stacklevel + 1)
+        warnings.warn(printable(message), AjitWarning, stacklevel=stacklevel + 1)

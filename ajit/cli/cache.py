@@ -1,17 +1,20 @@
 """``ajit cache``: look at the kernel cache, verify it, remove from it.
 
 Entries are found by their key, or by its first digits if those are unique. A command that only
-reads never creates a cache directory: without one, there are no entries.
+reads never creates a cache directory; without one, it says so. None waits for a file system that
+does not answer.
 """
 
 from __future__ import annotations
 
 import click
 
-from ajit.cli import cache_verified, exits
+from ajit.cli import cache_archive, cache_export, cache_extract, cache_verified, exits
 from ajit.cli import cache_views as views
-from ajit.cli.cache_finder import Cache
+from ajit.cli.answering import if_cache_answers, if_layers_answer
+from ajit.cli.cache_finder import Cache, NoSuchEntry, NotRemoved, key_text
 from ajit.cli.cache_prune import prune
+from ajit.cli.cache_stack import Caches, several
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import Output, json_option
 from ajit.settings import Settings
@@ -28,7 +31,14 @@ def command() -> None:
     """
 
 
-command.add_command(prune)
+for _command in (
+    prune,
+    cache_export.export,
+    cache_archive.import_,
+    cache_archive.check,
+    cache_extract.extract,
+):
+    command.add_command(_command)
 
 
 @command.command("path", short_help="Where the cache is.")
@@ -44,25 +54,34 @@ def path_(*, cache_dir: str | None, as_json: bool) -> None:
 @command.command("ls", short_help="List the entries.")
 @cache_dir_option
 @json_option
+@if_layers_answer
 def ls(*, cache_dir: str | None, as_json: bool) -> None:
-    """List the entries of the cache with what they hold, the newest last."""
-    cache = Cache(cache_dir)
-    rows = sorted((views.row(cache.store, info) for info in cache.entries()), key=views.by_age)
-    payload = {"cache_dir": cache.path, "entries": rows}
-    Output(as_json=as_json).result(payload, lambda: views.draw_list(rows, cache.path))
+    """List the entries of the cache and of its layers with what they hold, the newest last.
+
+    Of an entry that several of them have, the first is used: the cache's own, then each layer's.
+    AJIT_CACHE_LAYERS= before the command leaves the layers out.
+    """
+    caches = Caches(cache_dir)
+    found = (views.row(cache, info) for cache in caches for info in cache.entries())
+    rows = sorted(found, key=views.by_age)
+    payload = {"cache_dir": caches.path, "layers": caches.layers, "entries": rows}
+    Output(as_json=as_json).result(
+        payload, lambda: views.draw_list(rows, caches.path, caches.layers)
+    )
 
 
 @command.command("stats", short_help="Count entries and bytes.")
 @cache_dir_option
 @json_option
+@if_cache_answers
 def stats(*, cache_dir: str | None, as_json: bool) -> None:
     """Count entries, bytes and compile time, for each compiler and architecture.
 
     Also counts reading lists, which say what a compile has read, and the digests of files that each
-    node keeps.
+    node keeps. Layers are not counted: name one with --cache-dir.
     """
     cache = Cache(cache_dir)
-    rows = [views.row(cache.store, info) for info in cache.entries()]
+    rows = [views.row(cache, info) for info in cache.entries()]
     payload = views.summarise(cache.path, rows, cache.lists(), cache.digests())
     Output(as_json=as_json).result(payload, lambda: views.draw_summary(payload))
 
@@ -70,37 +89,45 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
 @command.command("verify", short_help="Check every entry.")
 @cache_dir_option
 @json_option
+@if_cache_answers
 def verify(*, cache_dir: str | None, as_json: bool) -> int:
     """Read every entry and check its checksum, its key, and whether its compiled bytes are whole.
 
     An entry with a bad checksum or key does no harm: it counts as a miss and is compiled again. One
     whose bytes are cut short was published so: remove it. Reading lists and digests of files are
-    checked, too; a bad one counts as not there. Exits with 1 if anything is bad.
+    checked, too; a bad one counts as not there. A directory that is a link, or that another user
+    could put files into, is not used, and should be removed. Exits with 1 if anything is bad.
+
+    Layers are not checked: name one with --cache-dir.
     """
     cache = Cache(cache_dir)
     checked = [cache_verified.check(key, lookup) for key, lookup in cache.verify()]
-    payload = cache_verified.verified(cache.path, checked, cache.lists(), cache.digests())
+    payload = cache_verified.verified(
+        cache.path, checked, cache.lists(), cache.digests(), cache.unsafe()
+    )
     Output(as_json=as_json).result(payload, lambda: cache_verified.draw_verified(payload))
     return exits.PROBLEM if cache_verified.is_bad(payload) else exits.FINE
 
 
 @command.command("inspect", short_help="Show one entry.")
-@click.argument("key")
+@click.argument("key", type=key_text)
 @click.option("--log", "show_log", is_flag=True, help="Print the compiler's log as well.")
 @cache_dir_option
 @json_option
+@if_layers_answer
 def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -> None:
-    """Show everything about one entry except its compiled bytes."""
-    cache = Cache(cache_dir)
-    payload = views.inspection(*cache.manifest(key))
+    """Show everything about one entry, of the cache or a layer, except its compiled bytes."""
+    cache, entry = Caches(cache_dir).manifest(key)
+    payload = views.inspection(entry, cache.layer)
     Output(as_json=as_json).result(payload, lambda: views.draw_inspection(payload, log=show_log))
 
 
 @command.command("why", short_help="Show how two keys differ.")
-@click.argument("a", metavar="KEY_A")
-@click.argument("b", metavar="KEY_B")
+@click.argument("a", metavar="KEY_A", type=key_text)
+@click.argument("b", metavar="KEY_B", type=key_text)
 @cache_dir_option
 @json_option
+@if_layers_answer
 def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
     """Show the parts in which two keys differ: the reason why the second kernel was compiled.
 
@@ -109,8 +136,8 @@ def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
     """
     from ajit._core.key import explain  # noqa: PLC0415  # command-line start-up
 
-    cache = Cache(cache_dir)
-    first, second = cache.manifest(a)[0], cache.manifest(b)[0]
+    caches = Caches(cache_dir)
+    first, second = caches.manifest(a)[1].manifest, caches.manifest(b)[1].manifest
     differences = explain(first.key_fields, second.key_fields)
     payload = {"a": first.key, "b": second.key, "differences": differences}
     Output(as_json=as_json).result(
@@ -119,10 +146,11 @@ def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
 
 
 @command.command("rm", short_help="Remove entries.")
-@click.argument("keys", metavar="KEY...", nargs=-1)
+@click.argument("keys", metavar="KEY...", nargs=-1, type=key_text)
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
 @cache_dir_option
 @json_option
+@if_cache_answers
 def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_json: bool) -> int:
     """Remove entries by key, or all of them, and the reading lists that lead only to them.
 
@@ -134,7 +162,7 @@ def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_jso
         raise click.UsageError("name the keys to remove, or give --all")
     output = Output(as_json=as_json)
     cache = Cache(cache_dir)
-    found, missing = (cache.keys, []) if everything else cache.find(keys)
+    found, missing = (cache.keys, []) if everything else _found(cache, keys)
     removed, stuck, lists = cache.remove(found)
     failed = missing + stuck
     for problem in failed:
@@ -149,3 +177,17 @@ def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_jso
     if not failed:
         return exits.FINE
     return exits.PARTLY if removed else exits.PROBLEM
+
+
+def _found(cache: Cache, texts: tuple[str, ...]) -> tuple[list[str], list[NotRemoved]]:
+    """The keys that begin with these texts, and the texts that no entry's key begins with."""
+    found: list[str] = []
+    missing: list[NotRemoved] = []
+    for text in texts:
+        keys = cache.all_of(text)
+        if len(keys) > 1:
+            raise several(text, dict.fromkeys(keys, cache))
+        if not keys:
+            missing.append({"key": text, "reason": str(NoSuchEntry(key=text, path=cache.path))})
+        found += keys
+    return found, missing

@@ -10,26 +10,26 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
 from ajit._core.reads import BASE_DIGITS
-from ajit.cli.output import short_keys
+from ajit._core.seal import NO_TRUST
+from ajit.cli.cache_presence import must_be_cache
 from ajit.errors import AjitError, CacheError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-    from ajit._cache.entries.disk import DiskStore, EntryInfo, Lookup
+    from ajit._cache.entries.disk import Described, DiskStore, EntryInfo, Lookup
     from ajit._cache.entries.lists import ListInfo
     from ajit._cache.entries.node_digests import DigestInfo
     from ajit._cache.files.directory import CacheDirectory
-    from ajit._core.entry import Manifest
 
-__all__ = ["BadEntry", "Cache", "NoKey", "NoSuchEntry", "NotRemoved"]
+__all__ = ["BadEntry", "Cache", "NoKey", "NoSuchEntry", "NotRemoved", "key_text"]
 
 MINIMUM_PREFIX = 4
 """Digits of a key that name an entry. Pretty arbitrary: fewer are more likely a typing error."""
@@ -39,7 +39,6 @@ NotRemoved: TypeAlias = dict[str, str]
 
 KEY_DIGITS = 64
 HEX_DIGITS = frozenset("0123456789abcdef")
-SHOWN_VALUE = 23  # "sha256:" and 16 digits
 
 
 class NoKey(click.UsageError):
@@ -53,9 +52,10 @@ class NoSuchEntry(AjitError):
         key: What was asked for.
     """
 
-    def __init__(self, *, key: str, path: Path) -> None:
+    def __init__(self, *, key: str, path: Path, layers: int = 0) -> None:
         self.key = key
-        super().__init__(f"no entry {key!r} in {path} (see: ajit cache ls)")
+        where = f"{path} and its {layers} layers" if layers > 1 else f"{path} and its layer"
+        super().__init__(f"no entry {key!r} in {where if layers else path} (see: ajit cache ls)")
 
 
 class BadEntry(AjitError):
@@ -72,72 +72,82 @@ class BadEntry(AjitError):
 
 
 class Cache:
-    """The cache of one command; without entries if there is no directory yet."""
+    """One cache, or one layer, of a command.
 
-    def __init__(self, cache_dir: str | None) -> None:
-        settings = Settings(cache_dir=cache_dir)
+    Args:
+        path: Where it is; of a cache None for the one that settings name.
+        make: Whether it is made if there is none. A command that only reads must not.
+        layer: Whether it is a layer: nothing is made in it.
+
+    Attributes:
+        path: Where it is.
+        layer: The same of a layer, else "".
+        store: Its entries.
+        trust: Which seals are asked for.
+
+    Raises:
+        CacheError: It cannot be used, or there is none.
+    """
+
+    def __init__(self, path: str | None, *, make: bool = False, layer: bool = False) -> None:
+        settings = Settings(cache_dir=path)
         self.path: Path = settings.cache_dir
-        self._secret: bytes | None = None
-        # Opening would create the directory; a command that only reads must not.
-        self.store = self._open(settings) if self.path.exists() else None
+        self.layer = str(self.path) if layer else ""
+        if not (make or layer):
+            must_be_cache(self.path)
+        self.trust = NO_TRUST
+        self.store = self._open(settings)
 
     def entries(self) -> list[EntryInfo]:
         """The files of all entries."""
-        return [] if self.store is None else list(self.store.entries())
+        return list(self.store.entries())
 
     def verify(self) -> list[tuple[str, Lookup]]:
         """The result of reading each entry."""
-        return [] if self.store is None else list(self.store.verify())
+        return list(self.store.verify())
 
     def lists(self) -> list[ListInfo]:
         """All reading lists, verified."""
-        if self.store is None:
-            return []
         from ajit._cache.entries.lists import ListStore  # noqa: PLC0415  # start-up
 
         return list(ListStore(self.store.directory).files())
 
     def digests(self) -> list[DigestInfo]:
         """The digests that each node keeps, verified."""
-        if self.store is None:
-            return []
         from ajit._cache.entries.node_digests import digest_files  # noqa: PLC0415  # start-up
 
-        return list(digest_files(self.store.directory, self._secret))
+        return list(digest_files(self.store.directory, self.trust))
+
+    def unsafe(self) -> list[tuple[str, str]]:
+        """The directories that are not used, because another user could put code there; and why."""
+        from ajit._cache.files.fs import unsafe_folders  # noqa: PLC0415  # start-up
+
+        return list(unsafe_folders(self.store.directory))
 
     @cached_property
     def keys(self) -> list[str]:
         """The keys of all entries, listed at the first call."""
         return [info.key for info in self.entries()]
 
-    def key(self, text: str) -> str:
-        """The one key that begins with a text, or whose base key does."""
+    def all_of(self, text: str) -> list[str]:
+        """The keys of all entries that begin with a text, or whose base key does."""
         wanted = _digits(text)
         found = [key for key in self.keys if key.startswith(wanted)]
         if not found and len(wanted) > BASE_DIGITS:
             alike = [key for key in self.keys if key.startswith(wanted[:BASE_DIGITS])]
             found = [key for key in alike if self._base(key).startswith(wanted)]
-        if not found:
-            raise NoSuchEntry(key=text, path=self.path)
-        if len(found) > 1:
-            many = f"{len(found)} entries begin with {text!r}: give more digits"
-            raise NoKey("\n".join([many, *self._told_apart(found)]))
-        return found[0]
+        return found
 
-    def find(self, texts: Sequence[str]) -> tuple[list[str], list[NotRemoved]]:
-        """The keys that begin with these texts, and the texts that no entry's key begins with."""
-        found, missing = [], []
-        for text in texts:
-            try:
-                found.append(self.key(text))
-            except NoSuchEntry as exc:
-                missing.append({"key": text, "reason": str(exc)})
-        return found, missing
+    def is_good(self, key: str) -> bool:
+        """Whether an entry verifies, with all of its files if it is a bundle."""
+        from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
 
-    def manifest(self, text: str) -> tuple[Manifest, int]:
-        """The verified manifest of an entry and the size of its compiled bytes."""
-        key = self.key(text)
-        assert self.store is not None  # or it had no such key
+        bundles = self.store.bundles
+        held = bundles.verify(key) if bundles.has(key) else self.store.read(key)
+        return isinstance(held, Found)
+
+    def manifest(self, key: str) -> Described:
+        """What an entry says of itself, verified."""
         found = self.store.manifest(key)
         if isinstance(found, tuple):
             return found
@@ -152,7 +162,6 @@ class Cache:
         removed, failed = [], []
         led_by = self._lists_in_doubt(keys)
         for key in keys:
-            assert self.store is not None  # or it had no such key
             try:
                 if self.store.remove(key):
                     removed.append(key)
@@ -185,60 +194,51 @@ class Cache:
         from ajit._cache.entries.lists import base_folders  # noqa: PLC0415  # start-up
         from ajit._cache.files.fs import list_names  # noqa: PLC0415  # start-up
 
-        assert self.store is not None  # it had entries
-        for folder in base_folders(self.store.directory.fd, base):
-            for name in list_names(self.store.directory.fd, folder):
+        for folder in base_folders(self.store.directory, base):
+            for name in list_names(self.store.directory, folder):
                 yield f"{folder}/{name}"
 
     def _remove_list(self, name: str) -> bool:
         from ajit._cache.entries.lists import remove_list  # noqa: PLC0415  # start-up
 
-        assert self.store is not None  # it has a list
         with suppress(OSError):  # it leads nowhere, and is evicted later
-            remove_list(self.store.directory.fd, name)
+            remove_list(self.store.directory, name)
             return True
         return False
 
     def _list_of(self, key: str) -> str | None:
         """The first digits of the list that led to an entry, "none", or None if it is unknown."""
-        fields = self._fields(key)
+        fields = self.fields(key)
         return fields["reads"].partition(" ")[0] if "reads" in fields else None
 
     def _base(self, key: str) -> str:
-        assert self.store is not None  # it has a key
         found = self.store.manifest(key)
         return found[0].base if isinstance(found, tuple) else ""
 
-    def _fields(self, key: str) -> dict[str, str]:
-        assert self.store is not None  # it has a key
+    def fields(self, key: str) -> dict[str, str]:
+        """What the key of an entry was made of; nothing if it is not good."""
         found = self.store.manifest(key)
         return dict(found[0].key_fields) if isinstance(found, tuple) else {}
 
-    def _told_apart(self, keys: Sequence[str]) -> list[str]:
-        """A line for each entry of one base, with what it has and the others have not."""
-        if len({key[:BASE_DIGITS] for key in keys}) > 1:
-            return []
-        fields = {key: self._fields(key) for key in keys}
-        labels = dict.fromkeys(label for known in fields.values() for label in known)
-        differing = [x for x in labels if len({known.get(x) for known in fields.values()}) > 1]
-        files = [label for label in differing if label.startswith("file ")] or differing
-        short = short_keys(keys)
-        return [
-            f"  {short[key]}  " + ", ".join(_shown(label, fields[key]) for label in files)
-            for key in keys
-        ]
-
     def _open(self, settings: Settings) -> DiskStore:
-        from ajit._cache.entries.disk import DiskStore  # noqa: PLC0415  # start-up
+        from ajit._cache.entries.disk import (  # noqa: PLC0415  # start-up
+            MAX_CODE_BYTES,
+            DiskStore,
+        )
         from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
-        from ajit._cache.files.secret import load_secret  # noqa: PLC0415  # start-up
+        from ajit._cache.files.layers import open_layer  # noqa: PLC0415  # start-up
+        from ajit._cache.files.trust import load_trust  # noqa: PLC0415  # start-up
 
-        directory: CacheDirectory = open_configured_cache(settings)
+        directory: CacheDirectory = (
+            open_layer(self.layer, settings) if self.layer else open_configured_cache(settings)
+        )
         if directory.access == "none":
             # A server goes on without its cache; a command that works on the cache cannot.
-            raise CacheError(path=directory.path, reason=directory.problem)
-        self._secret = load_secret(settings)
-        return DiskStore(directory, self._secret)
+            layer = bool(self.layer)
+            raise CacheError(path=directory.path, reason=directory.problem, layer=layer)
+        self.trust = load_trust(settings)
+        limit = max(MAX_CODE_BYTES, settings.compile_output_limit_bytes)
+        return DiskStore(directory, self.trust, limit)
 
 
 def _is_needed(digest: str, ours: set[str | None], theirs: set[str | None]) -> bool:
@@ -246,9 +246,14 @@ def _is_needed(digest: str, ours: set[str | None], theirs: set[str | None]) -> b
     return bool(theirs) and (digest not in ours or digest in theirs or None in theirs)
 
 
-def _shown(label: str, fields: dict[str, str]) -> str:
-    value = fields.get(label, "(not read)")
-    return f"{label}: {value[:SHOWN_VALUE]}"
+def key_text(text: str) -> str:
+    """Return an argument that is to be a key or its first digits, as it is.
+
+    Raises:
+        NoKey: It is none. A usage error is told before the cache is opened.
+    """
+    _digits(text)
+    return text
 
 
 def _digits(text: str) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ajit.cli import exits
+from ajit.cli.answering import if_cache_answers
+from ajit.cli.cache_presence import must_be_cache
 from ajit.cli.options import byte_size, cache_dir_option, duration
 from ajit.cli.output import (
     SHORT_KEY,
@@ -53,6 +55,7 @@ class PruneBusy(CacheError):
 )
 @cache_dir_option
 @json_option
+@if_cache_answers
 def prune(
     *,
     dry_run: bool,
@@ -73,8 +76,8 @@ def prune(
         cache_limit_bytes=max_bytes,
         cache_max_age_seconds=max_age,
     )
-    collector = _collector(settings) if settings.cache_dir.exists() else None
-    plan, done = _prune(collector, settings, dry_run=dry_run)
+    must_be_cache(settings.cache_dir)
+    plan, done = _prune(_collector(settings), settings, dry_run=dry_run)
     payload = _payload(settings, plan, done)
     output = Output(as_json=as_json)
     for skipped in payload["skipped"]:
@@ -84,14 +87,9 @@ def prune(
 
 
 def _prune(
-    collector: Collector | None, settings: Settings, *, dry_run: bool
+    collector: Collector, settings: Settings, *, dry_run: bool
 ) -> tuple[Eviction, Collected | None]:
     """Return the plan, and what was done of it."""
-    from ajit._cache.entries.collector import Collected  # noqa: PLC0415  # command-line start-up
-    from ajit._cache.entries.eviction import Eviction  # noqa: PLC0415  # command-line start-up
-
-    if collector is None:
-        return Eviction(), None if dry_run else Collected()
     plan = collector.plan()
     if dry_run:
         return plan, None
@@ -105,6 +103,7 @@ def _prune(
 def _collector(settings: Settings) -> Collector:
     from ajit._cache.entries.collector import Collector, Limits  # noqa: PLC0415  # start-up
     from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
+    from ajit._cache.files.trust import load_trust  # noqa: PLC0415  # start-up
 
     directory = open_configured_cache(settings)
     if directory.access == "none":
@@ -114,7 +113,7 @@ def _collector(settings: Settings) -> Collector:
         max_age_seconds=settings.cache_max_age_seconds,
         failure_seconds=settings.failure_seconds,
     )
-    return Collector(directory, limits)
+    return Collector(directory, limits, load_trust(settings))
 
 
 def _payload(settings: Settings, plan: Eviction, done: Collected | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ajit.cli.output import (
     format_age,
     format_bytes,
     format_seconds,
+    format_time,
     short_keys,
     table,
 )
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from ajit._cache.entries.disk import DiskStore, EntryInfo
+    from ajit._cache.entries.disk import Described, EntryInfo
     from ajit._cache.entries.lists import ListInfo
     from ajit._cache.entries.node_digests import DigestInfo
-    from ajit._core.entry import Manifest
     from ajit._core.key import Difference
+    from ajit.cli.cache_finder import Cache
 
 __all__ = [
     "Row",
@@ -61,6 +62,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         created: Unix time in seconds.
         host: The machine that compiled.
         problem: Why the entry cannot be used, or "".
+        layer: Path of the layer that has it; "" for the cache itself.
     """
 
     key: str
@@ -75,20 +77,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     created: float = 0.0
     host: str = ""
     problem: str = ""
+    layer: str = ""
 
 
-def row(store: DiskStore | None, info: EntryInfo) -> Row:
+def row(cache: Cache, info: EntryInfo) -> Row:
     """Describe one entry, verified."""
-    assert store is not None  # what has entries has a store
-    found = store.manifest(info.key)
+    found = cache.store.manifest(info.key)
     if not isinstance(found, tuple):
         return Row(
             key=info.key,
             file_bytes=info.size_bytes,
             created=info.modified,
             problem=found.reason or "removed meanwhile",
+            layer=cache.layer,
         )
-    manifest, size_bytes = found
+    manifest, size_bytes, _ = found
     return Row(
         key=info.key,
         file_bytes=info.size_bytes,
@@ -101,6 +104,7 @@ def row(store: DiskStore | None, info: EntryInfo) -> Row:
         compile_seconds=manifest.seconds,
         created=manifest.created,
         host=manifest.host,
+        layer=cache.layer,
     )
 
 
@@ -109,25 +113,28 @@ def by_age(item: Row) -> float:
     return item.created
 
 
-def draw_list(rows: Sequence[Row], path: Path) -> RenderableType:
+def draw_list(rows: Sequence[Row], path: Path, layers: Sequence[str]) -> RenderableType:
     """Draw the entries, one a line."""
     if not rows:
-        return f"no entries in {path}"
+        return f"no entries in {', '.join([str(path), *layers])}"
     drawn = table(
-        "key", "kernel", "arch", "compiler", "size", "compile", "age",
+        "key", "kernel", "label", "arch", "compiler", "size", "compile", "age",
+        *(["layer"] if layers else []),
         numbers=("size", "compile", "age"), whole=("key", "arch", "compiler"),
     )  # fmt: skip
     short = short_keys(item.key for item in rows)
     for item in rows:
-        what = ", ".join(item.entries) or f"unusable: {item.problem}"
+        what = f"unusable: {item.problem}" if item.problem else ", ".join(item.entries)
         known = (format_bytes(item.size_bytes), format_seconds(item.compile_seconds))
         drawn.add_row(
             short[item.key],
             what,
+            item.name,
             item.arch,
             item.compiler,
             *(("", "") if item.problem else known),
             format_age(time.time() - item.created),
+            *([item.layer] if layers else []),
         )
     return drawn
 
@@ -199,10 +206,13 @@ def draw_summary(summary: dict[str, Any]) -> Table:
     return drawn
 
 
-def inspection(manifest: Manifest, size_bytes: int) -> dict[str, Any]:
-    """Everything about an entry except its bytes."""
+def inspection(entry: Described, layer: str) -> dict[str, Any]:
+    """Everything about an entry except its bytes; and the layer that has it, or ""."""
+    manifest, size_bytes, seal = entry
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
-    return fields | {"key_fields": dict(manifest.key_fields), "size_bytes": size_bytes}
+    key_fields = dict(manifest.key_fields)
+    more = {"key_fields": key_fields, "size_bytes": size_bytes, "seal": seal, "layer": layer}
+    return fields | more
 
 
 def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
@@ -210,20 +220,23 @@ def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
     from rich.console import Group  # noqa: PLC0415  # command-line start-up
     from rich.text import Text  # noqa: PLC0415  # command-line start-up
 
-    created = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["created"]))
+    created = format_time(entry["created"])
     lowered = (f"{name} → {symbol}" for name, symbol in entry["lowered"].items())
+    files = (f"{f.path}  {format_bytes(f.size_bytes)}" for f in entry.get("files", ()))
     head = facts(
         [
             ("key", entry["key"]),
             ("base", entry["base"]),
             ("name", entry["name"]),
-            ("entry points", "\n".join(lowered)),
+            ("files" if "files" in entry else "entry points", "\n".join((*lowered, *files))),
             ("kind", f"{entry['kind']}, {format_bytes(entry['size_bytes'])}"),
             ("arch", entry["arch"]),
             ("compiler", f"{entry['compiler']} {entry['compiler_version']}"),
             ("command", " ".join(entry["command"])),
             ("compiled", f"{created} on {entry['host']}, in {format_seconds(entry['seconds'])}"),
             ("ajit", entry["ajit_version"]),
+            ("seal", str(entry["seal"] or "none")),
+            *([("layer", entry["layer"])] if entry["layer"] else []),
         ]
     )
     key_parts = table("part of the key", "value")

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import platform
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ajit
 from ajit._compile.toolchains.toolchains import Toolchains
+from ajit._compile.worker import landlock
+from ajit.cli.answering import while_cache_answers
 from ajit.cli.cache_checks import check_cache
 from ajit.cli.device_checks import check_devices
 from ajit.cli.findings import Check, Status
-from ajit.errors import CompilerNotFound
+from ajit.cli.layer_checks import check_layers
+from ajit.cli.trust_check import check_trust
+from ajit.errors import CacheError, CompilerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +33,33 @@ _PURPOSES: tuple[tuple[CompilerName, str], ...] = (
 )
 
 
-def run_checks(settings: Settings) -> list[Check]:
-    """Run every check, in the order in which a kernel needs the things that are checked."""
+def run_checks(settings: Settings, *, with_peer: bool = False) -> list[Check]:
+    """Run every check, in the order in which a kernel needs the things that are checked.
+
+    Args:
+        settings: Of the installation.
+        with_peer: Whether to race what excludes with another node.
+    """
     return [
         _check_versions(),
+        *_check_proc(),
         *_check_compilers(Toolchains(settings)),
+        _check_sandbox(settings),
         *check_devices(settings),
-        *check_cache(settings),
+        *_check_cache(settings, with_peer=with_peer),
+        *check_layers(settings),
+        check_trust(settings),
     ]
+
+
+def _check_cache(settings: Settings, *, with_peer: bool) -> list[Check]:
+    def checked() -> list[Check]:
+        return list(check_cache(settings, with_peer=with_peer))
+
+    try:
+        return while_cache_answers(settings, checked)
+    except CacheError as exc:
+        return [Check("cache", "problem", str(settings.cache_dir), f"{exc.reason}; {exc.hint}")]
 
 
 def _check_versions() -> Check:
@@ -44,6 +68,16 @@ def _check_versions() -> Check:
     if sys.platform != "linux":
         return Check("ajit", "problem", found, "ajit runs on Linux only")
     return Check("ajit", "ok", found)
+
+
+def _check_proc() -> Iterator[Check]:
+    if not Path("/proc/self/fd").exists():
+        advice = (
+            "mount it: without, the CPU driver cannot load a kernel, what nvcc and host compilers "
+            "read cannot be recorded, so that their kernels are not kept, and compilers are not "
+            "held to a memory limit"
+        )
+        yield Check("/proc", "problem", "not there", advice)
 
 
 def _check_compilers(toolchains: Toolchains) -> Iterator[Check]:
@@ -60,6 +94,14 @@ def _check_compilers(toolchains: Toolchains) -> Iterator[Check]:
         yield Check(kind, "ok", f"{toolchain.version}, {toolchain.path}", purpose)
         if kind == "nvrtc":
             yield _check_headers(toolchain.include_dirs)
+
+
+def _check_sandbox(settings: Settings) -> Check:
+    why, wanted = landlock.missing(), settings.sandbox != "off"
+    if why:
+        return Check("sandbox", "problem" if wanted else "absent", "cannot be made", why)
+    advice = "for compiles of other people's sources: AJIT_SANDBOX=landlock"
+    return Check("sandbox", "ok", "in use" if wanted else "could be used", "" if wanted else advice)
 
 
 def _check_headers(include_dirs: tuple[str, ...]) -> Check:

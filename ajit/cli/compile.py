@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ajit._printable import difference_texts
 from ajit.cli import exits
 from ajit.cli.output import Output, facts, format_bytes, format_seconds, json_option
 from ajit.settings import Settings
@@ -44,6 +45,15 @@ REPEAT_SECONDS = 10.0
 )  # fmt: skip
 @click.option("-D", "defines", metavar="NAME[=VALUE]", multiple=True, help="Macro. Repeatable.")
 @click.option("--option", "options", multiple=True, help="Flag for the compiler. Repeatable.")
+@click.option(
+    "--explain", is_flag=True,
+    help="If it is compiled, say which cached kernel is nearest and in what it differs: macros, "
+    "options, the compiler, or files that changed, appeared, vanished or moved.",
+)  # fmt: skip
+@click.option(
+    "--std-headers", is_flag=True,
+    help="Give NVRTC the C++ standard library, as far as libcu++ has it.",
+)  # fmt: skip
 @click.option("--cache-dir", type=click.Path(), help="Default: AJIT_CACHE_DIR, else ~/.cache/ajit.")
 @json_option
 def command(  # one parameter per option
@@ -55,6 +65,8 @@ def command(  # one parameter per option
     include_dirs: tuple[str, ...],
     defines: tuple[str, ...],
     options: tuple[str, ...],
+    explain: bool,
+    std_headers: bool,
     cache_dir: str | None,
     as_json: bool,
 ) -> int:
@@ -70,12 +82,15 @@ def command(  # one parameter per option
     """
     import anyio  # noqa: PLC0415  # command-line start-up
 
+    from ajit._core import std_headers as std  # noqa: PLC0415  # command-line start-up
     from ajit._core.spec import Spec  # noqa: PLC0415  # command-line start-up
 
     if arch is None and compiler == "host":
         arch = platform.machine()
     # With --arch no device is needed, and none is opened.
-    settings = Settings(cache_dir=cache_dir, device="none" if arch else None)
+    settings = Settings(
+        cache_dir=cache_dir, device="none" if arch else None, explain=explain or None
+    )
     spec = Spec.from_file(
         file,
         entries,
@@ -85,6 +100,7 @@ def command(  # one parameter per option
         options=options,
         defines=[_macro(define) for define in defines],
         include_dirs=include_dirs,
+        headers=std.std_headers() if std_headers else {},
     )
     output = Output(as_json=as_json)
     watcher = _Watcher(output)
@@ -94,6 +110,9 @@ def command(  # one parameter per option
     resolution = anyio.run(_resolve, settings, spec, watcher)
     watcher.warn_of_locks()
     payload = _payload(spec, resolution, settings, not_stored=watcher.not_stored)
+    if settings.explain:
+        payload |= watcher.explained
+        payload["dirs"] = {f"i{n}": path for n, path in enumerate(spec.include_dirs)}
     output.result(payload, lambda: _draw(payload))
     return exits.PARTLY if watcher.not_stored else exits.FINE
 
@@ -107,7 +126,10 @@ async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolut
             return await runtime.resolve(spec)
     except NoDevice as exc:
         # The error itself says how to run without a GPU, which is of no use to a compile.
-        detail = "there is no GPU here to take it from; give one, such as --arch sm_90a"
+        detail = (
+            "there is no GPU here to take it from; give one, such as --arch sm_90a, or for the CPU "
+            f"driver --arch {platform.machine()}, which AJIT_DEVICE=cpu stands for"
+        )
         raise NoDevice(
             operation="find the arch to compile for",
             code=exc.code,
@@ -129,11 +151,14 @@ class _Watcher:
         self._told_bad_entry = False
         self._no_lease = ""
         self.not_stored = ""
+        self.explained: dict[str, Any] = {"nearest": "", "differences": ()}
 
     def __call__(self, event: Event) -> None:
         from ajit._core import events  # noqa: PLC0415  # command-line start-up
 
         match event:
+            case events.CompileStarted():
+                self.explained = {"nearest": event.nearest, "differences": event.differences}
             case events.CacheUnwritable():
                 self.not_stored = "the cache cannot be written"
             case events.NotPublished():
@@ -212,6 +237,8 @@ def _draw(result: dict[str, Any]) -> Table:
         ("result", f"{result['kind']}, {format_bytes(result['size_bytes'])}"),
         ("tier", f"{result['tier']}, in {format_seconds(result['seconds'])}"),
     ]
+    if "nearest" in result and result["tier"] == "compiled":
+        pairs.append(("compiled because", _why(result)))
     holder = result["waited_for"]
     if holder is not None:
         waited = format_seconds(holder.seconds)
@@ -221,3 +248,21 @@ def _draw(result: dict[str, Any]) -> Table:
     if result["log"].strip():
         pairs.append(("compiler said", result["log"].strip()))
     return facts(pairs)
+
+
+def _why(result: dict[str, Any]) -> str:
+    if not result["nearest"]:
+        return "no similar kernel is cached"
+    lines = [f"the nearest cached kernel, {result['nearest'][:32]}, differs in"]
+    told = [
+        (_located(part, result["dirs"]), there, here) for part, there, here in result["differences"]
+    ]
+    lines += [f"  {text}" for text in difference_texts(told)]
+    return "\n".join(lines)
+
+
+def _located(part: str, dirs: dict[str, str]) -> str:
+    """The part of a key that is a file, with the path of the directory that it is in."""
+    place, slash, name = part.removeprefix("file ").partition("/")
+    known = part.startswith("file ") and slash and place in dirs
+    return f"file {Path(dirs[place], name)}" if known else part

@@ -8,10 +8,13 @@ of a command that succeeded has no field ``error``.
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ajit._printable import printable
+from ajit._system.scarce import limit_of
 from ajit.cli import exits
 from ajit.errors import AjitError
 
@@ -33,17 +36,20 @@ def tell(error: BaseException, *, as_json: bool) -> int | None:
     Returns:
         The exit code; or None if the error is a defect of ajit, and then nothing was printed.
     """
+    error = limit_of(error) or error
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code  # `--help` has printed everything
     if isinstance(error, click.ClickException):
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable(shown.getvalue()), err=True, nl=False)
         payload, code = {"message": error.format_message()}, exits.USAGE
     elif isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("ajit: interrupted", err=True)
         error = KeyboardInterrupt()  # click raises Abort for both
         payload, code = {"message": "interrupted"}, exits.INTERRUPTED
     elif isinstance(error, AjitError):
-        click.echo(f"ajit: {_in_words(error)}", err=True)
+        click.echo(printable(f"ajit: {_in_words(error)}"), err=True)
         payload, code = _fields(error), exits.exit_code_of(error)
     else:
         return None

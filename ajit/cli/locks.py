@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ajit.cli.answering import if_cache_answers
+from ajit.cli.cache_presence import must_be_cache
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import SHORT_KEY, Output, format_age, json_option, table
 from ajit.errors import CacheError
@@ -24,16 +26,22 @@ __all__ = ["command"]
 @click.command("locks", short_help="Show running compiles and their waiters.")
 @cache_dir_option
 @json_option
+@if_cache_answers
 def command(*, cache_dir: str | None, as_json: bool) -> None:
     """List every lease that is held in the cache, and this machine's compile permits.
 
+    For each holder: AGE is since when it has the lease, CPU the time that its compiler has used
+    (if it stands still, the compiler is stopped or waits), SILENT how long ago its last beat was,
+    WAITERS how many processes wait for it.
+
     A holder writes a beat every second. A holder that has been silent for long was stopped, or its
-    disk hangs: its waiters compile for themselves when AJIT_PATIENCE_SECONDS have passed. Only the
-    waiters on this machine are counted.
+    disk hangs: its waiters compile for themselves when AJIT_PATIENCE_SECONDS have passed. So does a
+    holder whose record is not authentic, where AJIT_TRUST asks for that. Only the waiters on this
+    machine are counted.
     """
     settings = Settings(cache_dir=cache_dir)
-    held = _held(settings) if settings.cache_dir.exists() else []
-    rows = [_row(lease) for lease in held]
+    must_be_cache(settings.cache_dir)
+    rows = [_row(lease) for lease in _held(settings)]
     payload = {
         "cache_dir": settings.cache_dir,
         "leases": [row for row in rows if row["kind"] == "kernel"],
@@ -45,11 +53,12 @@ def command(*, cache_dir: str | None, as_json: bool) -> None:
 def _held(settings: Settings) -> list[HeldLease]:
     from ajit._cache.entries.holders import held_leases  # noqa: PLC0415  # start-up
     from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
+    from ajit._cache.files.trust import load_trust  # noqa: PLC0415  # start-up
 
     directory = open_configured_cache(settings)
     if directory.access == "none":
         raise CacheError(path=directory.path, reason=directory.problem)
-    return list(held_leases(directory))
+    return list(held_leases(directory, load_trust(settings)))
 
 
 def _row(lease: HeldLease) -> dict[str, Any]:
@@ -63,8 +72,10 @@ def _row(lease: HeldLease) -> dict[str, Any]:
         "phase": record.phase,
         "compiler": record.compiler,
         "age_seconds": lease.age_seconds,
+        "cpu_seconds": record.cpu_seconds,
         "silent_seconds": lease.silent_seconds,
         "waiters": lease.waiters,
+        "authentic": lease.authentic,
     }
 
 
@@ -80,8 +91,8 @@ def _draw(payload: dict[str, Any]) -> RenderableType:
 
 def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> RenderableType:
     drawn = table(
-        heading, "kernel", "host", "pid", "phase", "compiler", "age", "silent", "waiters",
-        numbers=("pid", "age", "silent", "waiters"), whole=(heading,),
+        heading, "kernel", "host", "pid", "phase", "compiler", "age", "CPU", "silent", "waiters",
+        numbers=("pid", "age", "CPU", "silent", "waiters"), whole=(heading,),
     )  # fmt: skip
     for row in rows:
         key = row["key"]
@@ -90,9 +101,10 @@ def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> RenderableType:
             row["name"],
             row["host"],
             str(row["pid"]),
-            row["phase"],
+            row["phase"] if row["authentic"] else "not authentic",
             row["compiler"],
             format_age(row["age_seconds"]),
+            format_age(row["cpu_seconds"]),
             format_age(row["silent_seconds"]),
             str(row["waiters"]),
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from ajit import __version__
+from ajit._printable import printable
 from ajit.cli import exits, failures
 from ajit.errors import AjitWarning
 
@@ -24,8 +25,12 @@ __all__ = ["run"]
 _COMMANDS = {
     "demo": "Serve, compile on demand, verify, and show what happened.",
     "compile": "Compile a kernel into the cache, or find it there.",
+    "cc": "Run a compiler through the cache.",
     "cache": "Look at the kernel cache, verify it, remove from it.",
+    "record": "Look at a record of used kernels, merge records.",
+    "kv": "Serve a KV cache to the engines of this machine.",
     "locks": "Show running compiles and their waiters.",
+    "keygen": "Make a key that vouches for what is in a cache.",
     "doctor": "Check compilers, devices, cache and locks.",
     "config": "Print every setting, its value and where it came from.",
 }
@@ -75,7 +80,7 @@ def run(args: Sequence[str] | None = None) -> int:
         # The result must be printed even if the locale cannot encode µ or a table's lines.
         sys.stdout.reconfigure(errors="replace")
     # Build systems end a command with SIGTERM: it cleans up as after Control-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
@@ -87,6 +92,13 @@ def run(args: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return exits.PROBLEM
     return code
+
+
+def _interrupt(*_: object) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell starts background jobs so: that is about Control-C, and not about SIGTERM.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _perform(args: Sequence[str]) -> int:
@@ -119,7 +131,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, AjitWarning):
-        click.secho(f"warning: {message}", err=True, fg="yellow")
+        click.secho(f"warning: {printable(str(message))}", err=True, fg="yellow")
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
         (file or sys.stderr).write(text)

@@ -3,21 +3,30 @@
 With ``--json`` the result is one JSON object, in the same fields that the table shows, and in plain
 units: seconds and bytes. rich is imported when something is drawn, so that ``--help`` does not wait
 for it.
+
+Entries, records and logs hold text from outside. Everything that is printed passes
+`ajit._printable` here, whatever was cleaned before: a terminal only ever gets this program's own
+escape sequences.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
+from ajit._printable import SHAPELESS, printable
+
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterable
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
 __all__ = [
@@ -28,10 +37,13 @@ __all__ = [
     "format_age",
     "format_bytes",
     "format_seconds",
+    "format_time",
     "json_option",
     "print_json",
     "short_keys",
     "table",
+    "tell",
+    "tell_warning",
 ]
 
 SHORT_KEY = 12
@@ -67,24 +79,39 @@ class Output:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         console = Console(width=width, highlight=False, emoji=False, markup=False)
         with console.capture() as drawn:
-            console.print(draw())
+            console.print(_cleaned(draw()))
         # rich pads every line to the full width; a pipe or a log needs no such blanks.
         lines = [line.rstrip() for line in drawn.get().strip("\n").splitlines()]
         sys.stdout.write("\n".join(lines) + "\n")
 
     def note(self, text: str) -> None:
         """Print a note on standard error."""
-        click.echo(text, err=True)
+        tell(text)
 
     def warn(self, text: str) -> None:
         """Print a warning on standard error; the result is valid nevertheless."""
-        click.secho(f"warning: {text}", err=True, fg="yellow")
+        tell_warning(text)
+
+
+def tell(text: str) -> None:
+    """Print a text on standard error."""
+    click.echo(printable(text), err=True)
+
+
+def tell_warning(text: str) -> None:
+    """Print a warning on standard error."""
+    click.secho(f"warning: {printable(text)}", err=True, fg="yellow")
 
 
 def print_json(payload: object) -> None:
-    """Print one JSON object on standard output."""
-    text = msgspec.json.format(msgspec.json.encode(payload, enc_hook=_plain), indent=2)
-    sys.stdout.write(text.decode() + "\n")
+    """Print one JSON object on standard output: the same values, each unprintable one escaped."""
+    try:
+        data = msgspec.json.encode(payload, enc_hook=_plain)
+    except UnicodeEncodeError:  # the name of a file that is no UTF-8
+        data = msgspec.json.encode(_encodable(msgspec.to_builtins(payload, enc_hook=_plain)))
+    text = msgspec.json.format(data, indent=2).decode()
+    # Such a character can only be inside of a string.
+    sys.stdout.write(SHAPELESS.sub(_json_escape, text) + "\n")
 
 
 def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
@@ -176,6 +203,41 @@ def format_age(seconds: float) -> str:
         if seconds >= 2 * unit_seconds:
             return f"{seconds // unit_seconds:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def format_time(seconds: float) -> str:
+    """``2026-11-29 20:18:03``: a Unix time for a reader; of a time that is none, the number."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return f"at {seconds:g}"
+
+
+def _cleaned(drawn: RenderableType) -> RenderableType:
+    """Wrap what is drawn, so that each of its pieces is cleaned after the layout."""
+    from rich.segment import Segments  # noqa: PLC0415  # see the module's docstring
+
+    class Cleaned:
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            pieces = console.render(drawn, options)
+            yield Segments(
+                piece if piece.control else piece._replace(text=printable(piece.text))
+                for piece in pieces
+            )
+
+    return Cleaned()
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1] if found[0] != "\x7f" else "\\u007f"
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: object) -> object:

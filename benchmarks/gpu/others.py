@@ -48,9 +48,9 @@ def _tests(part: Part) -> dict[str, Any]:
     if missing:
         raise Skip(f"the tests need {', '.join(missing)}")
     report = part.folder / "tests.xml"
-    where = "tests/gpu/test_batch.py" if part.quick else "tests/gpu"
+    where = ["tests/gpu/test_batch.py"] if part.quick else ["tests/gpu", "tests/kv"]
     which = "gpu or both" if part.driver == "cuda" else "both"
-    command = [sys.executable, "-m", "pytest", where, "-m", which, "-q", f"--junitxml={report}"]
+    command = [sys.executable, "-m", "pytest", *where, "-m", which, "-q", f"--junitxml={report}"]
     environ = os.environ | {"AJIT_TEST_DEVICE": part.driver}
     subprocess.run(
         command, cwd=ROOT, env=environ, stdout=sys.stderr, check=False, timeout=TESTS_SECONDS

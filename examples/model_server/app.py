@@ -3,21 +3,28 @@
 Every worker process has its own runtime; all of them share one kernel cache on disk. The
 event loop never waits for a compiler or the device: while a kernel compiles, ``/healthz`` and the
 requests whose kernels are there go on.
+
+A deployment that wants no compile while it serves sets two variables: ``AJIT_RECORD``, where the
+kernels that are used are written down, to be ready at the next start; and ``MODELS``, such as
+``256x320xfloat16``, for those that it knows beforehand. ``/readyz`` is 200 when all are ready; from
+then on a compile is a warning in the log.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import anyio
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import ajit
 from examples.model_server import wire
+from examples.model_server.kernels import FAMILIES
 from examples.model_server.pipeline import Pipeline, TooManyModels
 from examples.model_server.record import KernelRecord
 
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
 __all__ = ["app"]
 
@@ -41,7 +49,36 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.record = KernelRecord()
         runtime.subscribe(app.state.record)
         app.state.pipeline = Pipeline(runtime)
-        yield
+        app.state.readiness = ajit.ready(runtime, wanted(runtime.settings))
+        async with AsyncExitStack() as stack:
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(freeze_when_ready, runtime, app.state.readiness)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+def wanted(settings: ajit.Settings) -> list[ajit.Replay | ajit.FamilyWork]:
+    """What is to be ready before the first request: what was used before, and what is known."""
+    models = [
+        (int(hidden), int(features), dtype)
+        for model in filter(None, os.environ.get("MODELS", "").split(","))
+        for hidden, features, dtype in [model.split("x")]
+    ]
+    work: list[ajit.Replay | ajit.FamilyWork] = [ajit.families(FAMILIES, config=models)]
+    if settings.record:
+        work.append(ajit.replay(settings.record))
+    return work
+
+
+async def freeze_when_ready(runtime: ajit.Runtime, readiness: ajit.Readiness) -> None:
+    """From when it is warm, a compile is a warning; a server with nothing to warm compiles on."""
+    try:
+        report = await readiness.wait()
+    except ajit.AjitError as error:
+        logger.error("not ready: %s", error)  # noqa: TRY400  # the endpoint says so, too
+        return
+    if report.total:
+        runtime.freeze("warn")
 
 
 async def infer(request: Request) -> Response:
@@ -57,6 +94,14 @@ async def infer(request: Request) -> Response:
 async def healthz(_request: Request) -> Response:
     """``GET /healthz``: whether this worker's event loop turns."""
     return JSONResponse({"status": "ok"}, headers=WORKER)
+
+
+class Readyz:
+    """``GET /readyz``: 200 when the kernels are ready; until then 503, and who is missing."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask the readiness of this worker's runtime, an ASGI application like any other."""
+        await scope["app"].state.readiness(scope, receive, send)
 
 
 async def stats(request: Request) -> Response:
@@ -103,6 +148,7 @@ app = Starlette(
         Route("/v1/infer", infer, methods=["POST"]),
         Route("/v1/stats", stats),
         Route("/healthz", healthz),
+        Route("/readyz", Readyz()),
     ],
     exception_handlers={
         wire.BadRequest: refuse,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 
-from ajit._core.entry import Artifact
+import msgspec
+
+from ajit._core.entry import FORMAT_VERSION, MAGIC, Artifact
 from ajit._core.job import CompileJob
 
 
@@ -50,3 +53,15 @@ def a_job() -> CompileJob:
         include_dirs=(),
         headers=(),
     )
+
+
+def forged(artifact: Artifact, **fields: object) -> bytes:
+    """The bytes of an entry as any program could write them: nothing in it was cleaned."""
+    names = artifact.__struct_fields__
+    manifest = {name: getattr(artifact, name) for name in names if name != "data"} | fields
+    manifest["sections"] = [["code", len(artifact.data)]]
+    packed = msgspec.msgpack.encode(manifest)
+    header = struct.pack("<8sIIQ", MAGIC, FORMAT_VERSION, len(packed), 0)[:16]
+    total = len(header) + 8 + len(packed) + len(artifact.data) + 32
+    body = header + total.to_bytes(8, "little") + packed + artifact.data
+    return body + hashlib.sha256(body).digest()

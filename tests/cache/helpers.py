@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import stat
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -67,10 +69,33 @@ def temporaries(store: DiskStore) -> list[Path]:
     return list((Path(store.directory.path) / "tmp").iterdir())
 
 
-def open_descriptors() -> list[str]:
-    """Descriptors of this process; one of them reads the list."""
-    gc.collect()  # what earlier tests left closes its descriptors now, and not in between
-    return sorted(fd.name for fd in Path("/proc/self/fd").iterdir())
+def open_descriptors(path: Path) -> dict[int, str]:
+    """Descriptors of this process for what lies in `path`, with what they are open on.
+
+    Only those: what earlier tests left may close its own at any moment.
+    """
+    gc.collect()
+    found = {}
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that read the list
+            name = str(fd.readlink())
+            if f"{name}/".startswith(f"{path}/"):
+                found[int(fd.name)] = name
+    return found
+
+
+def open_files(path: Path) -> list[str]:
+    """What this process has open there, but for directories, some of which a cache keeps."""
+    return sorted(
+        name
+        for fd, name in open_descriptors(path).items()
+        if not stat.S_ISDIR(os.fstat(fd).st_mode)
+    )
+
+
+def open_lock_files(path: Path) -> list[str]:
+    """Lock files that this process has open there."""
+    return [name for name in open_files(path) if name.endswith(".lock")]
 
 
 def is_locked_for_others(path: Path, key: str = a_key()) -> bool:

@@ -17,7 +17,7 @@ import anyio
 
 from ajit._cache.entries.disk import DiskStore, Found
 from ajit._cache.files.directory import open_cache_directory
-from ajit._cache.leases import lock_waiters
+from ajit._cache.leases import lock_waiters, posix
 from ajit._cache.leases.permits import CompilePermit, CompilePermits
 from ajit._cache.leases.table import Busy, Glance, Lease, LeaseTable
 from tests.cache.artifacts import a_job, an_artifact
@@ -42,6 +42,16 @@ class Peer:
         self.table = LeaseTable(self.directory)
         self.leases: dict[str, Lease] = {}
         self.granted: list[CompilePermit] = []
+
+    def claims(self, patience: str) -> None:
+        """Hold leases by claims from now on, and have locks that keep no other process out.
+
+        So it is with the locks of a file system that stay on one node: this process is on another.
+        """
+        self.directory.lease_kind = "directory"
+        self.directory.patience_seconds = float(patience)
+        posix.take = posix.take_now = lambda _fd, _kind: True
+        answer(did="claims")
 
     def acquire(self, key: str) -> None:
         """Try for a lease."""
@@ -92,6 +102,11 @@ class Peer:
         """Beat."""
         self.leases[key].beat(phase)
         answer(did="beat")
+
+    def published(self, key: str) -> None:
+        """Tell that something was published."""
+        self.leases[key].published = True
+        answer(did="published")
 
     def release(self, key: str) -> None:
         """Release a lease."""

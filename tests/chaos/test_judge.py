@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.chaos_causes import HOSTILE, HUNG
 from benchmarks.chaos_journal import Record
-from benchmarks.chaos_judge import PATIENCE, UNEXPLAINED, judge
+from benchmarks.chaos_judge import PATIENCE, UNEXPLAINED, Limits, judge
 
 KEY = "ab" * 32
+LIMITS = Limits(hang_seconds=30, close_seconds=3, patience_seconds=3, failure_seconds=5)
 DRIVER, ONE, OTHER = 1, 100, 200
 
 
@@ -34,7 +36,7 @@ def compile_of(pid, begun, *, answered=True):
 def judged(*records):
     """The verdict on some records."""
     ordered = sorted(records, key=lambda record: record.time)
-    return judge(ordered, hang_seconds=30, failure_seconds=5)
+    return judge(ordered, LIMITS)
 
 
 CAUSES = {
@@ -56,6 +58,17 @@ CAUSES = {
         record(5, DRIVER, "stopped", server=ONE, begun=4.9),
         record(9.5, DRIVER, "continued", server=ONE),
         event(9, OTHER, "WaitEnded", outcome="patience"),
+    ],
+    HOSTILE: [
+        *compile_of(ONE, 1),
+        record(6, DRIVER, "hostile_took", name=KEY, begun=5.9),
+        event(9.5, OTHER, "WaitEnded", outcome="patience"),
+        record(11, DRIVER, "hostile_left", name=KEY),
+    ],
+    HUNG: [
+        *compile_of(ONE, 1),
+        record(9, DRIVER, "disk_hung", begun=8.9),
+        record(14, DRIVER, "disk_back"),
     ],
     "who compiled was killed": [
         event(1, ONE, "CompileStarted"),
@@ -97,6 +110,13 @@ def test_second_compile_with_a_cause_is_explained(cause):
         [record(4, DRIVER, "temporary_damaged", server=ONE, begun=4)],
         [record(4, DRIVER, "record_damaged", file=KEY, begun=4)],
         [event(9, OTHER, "WaitEnded", outcome="patience")],
+        [record(0.4, DRIVER, "disk_hung", begun=0.3), record(0.9, DRIVER, "disk_back")],
+        [record(4, 300, "CacheUnresponsive"), record(5, 300, "CacheResponsive")],
+        [
+            record(6, DRIVER, "hostile_took", name="cd" * 32, begun=5.9),
+            record(9, OTHER, "WaitEnded", outcome="patience", name="7", key=KEY),
+            record(11, DRIVER, "hostile_left", name="cd" * 32),
+        ],
     ],
     ids=[
         "nothing",
@@ -108,7 +128,10 @@ def test_second_compile_with_a_cause_is_explained(cause):
         "another's file",
         "file of another compile",
         "holder record",
-        "patience with nobody",
+        "patience without a holder",
+        "the disk hung before both",
+        "the disk hung for another process",
+        "a hostile member had another lease",
     ],
 )
 def test_second_compile_without_a_cause_is_found(innocent):
@@ -141,6 +164,22 @@ def test_time_in_which_a_process_was_stopped_is_no_hang():
     assert verdict.served == 1
 
 
+def test_a_close_that_takes_long_is_found():
+    """Whatever the file system does; the time in which the process was stopped does not count."""
+    quick = judged(record(1, ONE, "closing"), record(3, ONE, "closed"))
+    slow = judged(record(1, ONE, "closing"), record(5, ONE, "closed"))
+    stopped = judged(
+        record(1, ONE, "closing"),
+        record(1.5, DRIVER, "stopped", server=ONE, begun=1.5),
+        record(9.5, DRIVER, "continued", server=ONE),
+        record(10, ONE, "closed"),
+    )
+
+    assert (quick.slow_closes, stopped.slow_closes) == ([], [])
+    assert len(slow.slow_closes) == 1
+    assert slow.longest_close_seconds == 4
+
+
 def test_request_that_is_never_answered_is_a_hang():
     """It counts up to the end of the run, or to the death of its process."""
     asked = record(1, ONE, "asked", request=0, kernel=7)
@@ -149,6 +188,18 @@ def test_request_that_is_never_answered_is_a_hang():
 
     assert len(judged(asked, ended).hangs) == 1
     assert judged(asked, killed, ended).hangs == []
+
+
+@pytest.mark.parametrize(("server", "asked", "errors"), [(ONE, 1, 0), (ONE, 20, 1), (OTHER, 1, 1)])
+def test_stall_of_a_compiler_is_no_error_where_it_was_stopped(server, asked, errors):
+    """It is told to who asked until the patience has passed."""
+    verdict = judged(
+        record(2.1, DRIVER, "compiler_stopped", server=server, begun=2.0),
+        record(asked, ONE, "asked", request=0, kernel=7),
+        record(asked + 5, ONE, "answered", request=0, kernel=7, outcome="error: CompilerStalled: "),
+    )
+
+    assert len(verdict.errors) == errors
 
 
 @pytest.mark.parametrize(("server", "errors"), [(ONE, 0), (OTHER, 1)])

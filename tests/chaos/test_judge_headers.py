@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.chaos_headers import GONE, HALF, THERE
 from benchmarks.chaos_journal import Record
-from benchmarks.chaos_judge import UNEXPLAINED, judge
+from benchmarks.chaos_judge import UNEXPLAINED, Limits, judge
 from benchmarks.chaos_kernels import headers_of
 
 BASE = "ab" * 32
@@ -15,6 +15,8 @@ QUICK, REAL = 8, 0
 """Kernels whose headers are in the same directory; the second one looks for the optional one."""
 
 EDITED = "its headers were edited"
+
+LIMITS = Limits(hang_seconds=30, close_seconds=3, patience_seconds=3, failure_seconds=5)
 
 
 def record(time, pid, what, **facts):
@@ -66,7 +68,7 @@ def judged(*records):
     """The verdict on some records, beside the first contents of the headers."""
     first = [edit(-10, "0"), edit(-9, GONE, "0/optional.h")]
     ordered = sorted([*first, *records], key=lambda record: record.time)
-    return judge(ordered, hang_seconds=30, failure_seconds=5)
+    return judge(ordered, LIMITS)
 
 
 def test_kernels_of_these_tests_read_what_the_tests_say():

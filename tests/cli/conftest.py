@@ -46,10 +46,12 @@ class CommandLine:
             "PYTHONPATH": os.pathsep.join(path),
         }
 
-    def start(self, *args: object, **environ: str) -> subprocess.Popen[str]:
-        """Start a command in the test's folder."""
+    def start(
+        self, *args: object, through: tuple[str, ...] = (), **environ: str
+    ) -> subprocess.Popen[str]:
+        """Start a command in the test's folder, perhaps through another program."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "ajit", *map(str, args)],
+            [*through, sys.executable, "-m", "ajit", *map(str, args)],
             cwd=self.folder,
             env=self.environ | environ,
             stdin=subprocess.DEVNULL,
@@ -77,9 +79,9 @@ class CommandLine:
             pytest.fail(f"the command did not end; it said: {out}{err}")
         return Ended(process.returncode, out, err)
 
-    def __call__(self, *args: object, **environ: str) -> Ended:
+    def __call__(self, *args: object, through: tuple[str, ...] = (), **environ: str) -> Ended:
         """Run a command to its end."""
-        return self.end(self.start(*args, **environ))
+        return self.end(self.start(*args, through=through, **environ))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from ajit._cache.entries.disk import DiskStore
 from ajit._cache.files.directory import open_cache_directory
+from ajit._core.bundle import BundleArtifact, BundleFile
 from ajit._core.entry import Artifact
 from ajit.cli import exits
 from tests.images import a_cubin
@@ -58,15 +59,6 @@ def test_path_prints_where_the_cache_is_and_makes_nothing(ajit):
     ended = ajit("cache", "path")
 
     assert f"{ajit.cache_dir}\n" == ended.out
-    assert not ajit.cache_dir.exists()
-
-
-@pytest.mark.parametrize("command", ["ls", "stats", "verify"])
-def test_looking_at_a_cache_that_is_not_there_finds_nothing_and_makes_nothing(ajit, command):
-    """No directory is made by looking."""
-    ended = ajit("cache", command)
-
-    assert exits.FINE == ended.code
     assert not ajit.cache_dir.exists()
 
 
@@ -276,3 +268,70 @@ def test_an_entry_of_another_version_is_counted_and_not_called_bad(ajit, store):
     assert exits.FINE == ended.code
     assert "1 of other versions of ajit" in ended.out
     assert (1, []) == (payload["other_versions"], payload["bad"])
+
+
+class Texts:
+    """The bytes of a bundle's files."""
+
+    def __init__(self, data):
+        self._data = data
+
+    def read(self, offset, count):
+        """As `Content.read`."""
+        return self._data[offset : offset + count]
+
+
+def put_bundle(store):
+    """Publish a bundle of two files, and return its key."""
+    key = hashlib.sha256(b"bundle").hexdigest()
+    digest = hashlib.sha256(b"text").hexdigest()
+    bundle = BundleArtifact(
+        key=key,
+        base=key,
+        key_fields=(("schema", "build 1.1"),),
+        name="silu",
+        kind="bundle",
+        arch="",
+        compiler="build",
+        compiler_version="ninja",
+        entries=(),
+        lowered={},
+        log="",
+        command=("ninja",),
+        created=time.time() - 150,
+        seconds=12.5,
+        host="elsewhere",
+        ajit_version="0.1.0",
+        files=(BundleFile("a/silu.so", 4, digest), BundleFile("b.json", 4, digest)),
+        pack=Texts(b"texttext"),
+    )
+    store.bundles.publish(bundle)
+    return key
+
+
+def test_bundle_is_listed_inspected_and_verified(ajit, store):
+    """With its name and files; a file of it that changed is told."""
+    key = put_bundle(store)
+    listed, inspected = ajit("cache", "ls"), ajit("cache", "inspect", key)
+    whole = ajit("cache", "verify")
+    path = entry_file(ajit, key)
+    path.write_bytes(path.read_bytes().replace(b"texttext", b"texttesT"))
+    damaged = ajit("cache", "verify")
+
+    assert "silu" in listed.out
+    assert "unusable" not in listed.out
+    assert "a/silu.so" in inspected.out
+    assert "all good" in whole.out
+    assert exits.FINE == whole.code
+    assert "b.json in it is not what it was" in damaged.out
+    assert exits.PROBLEM == damaged.code
+
+
+def test_bundle_above_the_size_of_a_kernel_is_no_problem(ajit, store, monkeypatch):
+    """It is never read as a whole."""
+    key = put_bundle(store)
+    monkeypatch.setenv("AJIT_COMPILE_OUTPUT_LIMIT_BYTES", "1")
+    monkeypatch.setattr("ajit._cache.entries.disk.OVERHEAD_BYTES", 1)
+
+    assert "all good" in ajit("cache", "verify").out
+    assert "silu" in ajit("cache", "inspect", key).out

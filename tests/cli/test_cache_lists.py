@@ -13,6 +13,7 @@ from ajit._cache.files.directory import open_cache_directory
 from ajit._core.entry import Artifact
 from ajit._core.key import Key
 from ajit._core.reads import Read, ReadingList, key_of
+from ajit._core.seal import NO_TRUST, HmacKey, Trust
 from ajit.cli import exits
 from ajit.cli.output import SHORT_KEY, short_keys
 from tests.cache.artifacts import a_key
@@ -248,13 +249,13 @@ def test_verify_names_bad_digests(ajit, directory):
 def test_verify_asks_digests_for_the_secret(ajit, directory):
     """A file that is not authentic is not used by servers that have one."""
     _keep_digests(directory)
-    _keep_digests(directory, b"sixteen bytes it has")
+    _keep_digests(directory, Trust("hmac", [HmacKey(b"sixteen bytes it has")]))
 
     ended = ajit("cache", "verify", "--json", AJIT_HMAC_KEY="sixteen bytes it has")
 
     assert exits.PROBLEM == ended.code
     assert 2 == ended.json()["digests"]["checked"]
-    assert ["it is not authenticated with this secret"] == [
+    assert ["it is not authenticated, and an HMAC is required"] == [
         bad["reason"] for bad in ended.json()["digests"]["bad"]
     ]
     assert exits.FINE == ajit("cache", "verify").code
@@ -279,8 +280,37 @@ def _list(header):
     return ReadingList((Read("i0", header, "file"),))
 
 
-def _keep_digests(directory, secret=None):
-    node = NodeDigests(directory, secret)
+def _keep_digests(directory, trust=NO_TRUST):
+    node = NodeDigests(directory, trust)
     node.learned({(1, 2, 3, 4, 5): a_key()})
     node.close()
     return node.name
+
+
+@pytest.mark.parametrize("top", ["entries", "reads", "locks", "failures"])
+def test_verify_names_directories_that_are_not_used(ajit, directory, top):
+    """A link in a directory's place, or one that all may write to: what it holds is not used."""
+    put(directory)
+    shard = ajit.cache_dir / top / "ab"
+    shard.mkdir(mode=0o700, exist_ok=True)
+    shard.chmod(0o777)
+
+    ended = ajit("cache", "verify", "--json")
+
+    assert exits.PROBLEM == ended.code
+    [bad] = ended.json()["unsafe"]
+    assert f"{top}/ab" == bad["name"]
+    assert "remove it" in bad["reason"]
+    assert "1 directory is not used until removed" in " ".join(ajit("cache", "verify").out.split())
+
+
+def test_a_command_on_a_directory_of_something_else_changes_nothing(ajit):
+    """Not even a marker is put into it; the error names the way out."""
+    ajit.cache_dir.mkdir(mode=0o700)
+    (ajit.cache_dir / "mine").touch()
+
+    for command in ("ls", "verify", "prune", "stats"):
+        ended = ajit("cache", command)
+        assert exits.ENVIRONMENT == ended.code
+        assert "no cache of ajit" in " ".join(ended.err.split())
+    assert ["mine"] == [path.name for path in ajit.cache_dir.iterdir()]

@@ -308,10 +308,62 @@ def test_table_says_the_same_for_a_reader(ajit, saxpy):
     assert "" == ended.err
 
 
-def test_compile_without_a_gpu_asks_for_an_arch_and_nothing_else(ajit, saxpy):
-    """Opening the CPU driver, the way out for a server, would not help here."""
+def test_compile_without_a_gpu_asks_for_an_arch(ajit, saxpy):
+    """A GPU's, or the CPU driver's."""
     ended = ajit("compile", saxpy, "--entry", "saxpy", AJIT_DEVICE="cuda", CUDA_VISIBLE_DEVICES="")
 
     assert ended.code == exits.ENVIRONMENT
     assert "give one, such as --arch sm_90a" in ended.err
-    assert "cpu" not in ended.err
+    assert f"--arch {platform.machine()}, which AJIT_DEVICE=cpu stands for" in ended.err
+
+
+def test_explain_says_why_it_was_not_found(ajit, saxpy):
+    """The nearest cached kernel and the parts that differ; nothing where it is cached."""
+    options = ("compile", saxpy, "--entry", "saxpy", *FOR_CPU, "--explain")
+    first = ajit(*options, "-D", "N=1", "--json").json()
+    second = ajit(*options, "-D", "N=2")
+    third = ajit(*options, "-D", "N=2", "--json").json()
+
+    assert (first["nearest"], first["differences"]) == ("", [])
+    assert first["key"][:32] in second.out
+    assert "define N: '=1' there, '=2' here" in second.out
+    assert (third["tier"], third["nearest"]) == ("disk", "")
+
+
+def test_explain_names_the_file_that_made_the_difference(ajit, tmp_path):
+    """By its path; with --json, by include directory, of which the paths are told as well."""
+    source, near, far = tmp_path / "k.cu", tmp_path / "near", tmp_path / "far"
+    source.write_text(SCALE)
+    for directory in (near, far):
+        directory.mkdir()
+    (far / "factor.h").write_text("#define FACTOR 2\n")
+    options = ("compile", source, "--entry", "scale<float>", *FOR_GPU, "-D", "TIMES=1")
+    options = (*options, "-I", near, "-I", far, "--explain")
+    first = ajit(*options, "--json").json()
+    (near / "factor.h").write_text("#define FACTOR 3\n")
+    second = ajit(*options)
+    (near / "factor.h").unlink()
+    third = ajit(*options, "--json").json()
+    (far / "factor.h").write_text("#define FACTOR 4\n")
+    fourth = ajit(*options, "--json").json()
+
+    assert first["key"][:32] in second.out
+    assert "factor.h: 'absent' there" in second.out
+    assert f"{near}/factor.h" in "".join(line.strip() for line in second.out.splitlines())
+    assert (third["tier"], third["key"]) == ("disk", first["key"])
+    assert fourth["nearest"] == first["key"]
+    assert ["file i2/factor.h"] == [part for part, _, _ in fourth["differences"]]
+    assert str(far) == fourth["dirs"]["i2"]
+
+
+def test_the_standard_library_is_given_to_nvrtc(ajit, tmp_path):
+    """Where it is asked for; else the error says how."""
+    file = tmp_path / "k.cu"
+    file.write_text('#include <cstdint>\nextern "C" __global__ void k(std::uint8_t* x) { *x = 1; }')
+    given = ("compile", str(file), "--entry", "k", *FOR_GPU)
+
+    assert ajit(*given, "--std-headers").code == exits.FINE
+    refused = ajit(*given)
+    assert refused.code == exits.PROBLEM
+    assert "ajit.std_headers()" in refused.err
+    assert "--std-headers" in refused.err

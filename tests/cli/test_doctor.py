@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import platform
+from concurrent.futures import ThreadPoolExecutor
 
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.peer_probe import Raced
+from ajit._compile.worker import landlock
 from ajit.cli import exits
+from ajit.cli.cache_checks import _check_raced
+from tests.cli.test_cache_lists import put
 
 
 def checks_of(ended):
@@ -18,8 +24,10 @@ def test_locks_of_the_cache_are_tried_by_another_process_and_nothing_is_left(aji
 
     checks = checks_of(ended)
     assert checks["cache"]["found"] == str(ajit.cache_dir)
-    assert checks["cache locks"]["found"] == "exclude another process"
-    assert [] == [path for path in ajit.cache_dir.rglob("*") if path.is_file()]
+    assert checks["cache locks"]["found"] == "exclude another process of this machine"
+    assert checks["cache leases"]["found"] == "by locks"
+    left = [path.name for path in ajit.cache_dir.rglob("*") if path.is_file()]
+    assert ["CACHEDIR.TAG"] == left
 
 
 def test_compilers_are_named_with_version_and_path(ajit):
@@ -42,6 +50,16 @@ def test_compiler_that_is_missing_says_what_to_install(ajit):
     assert checks["nvcc"]["status"] == "absent"
 
 
+def test_whether_a_sandbox_can_be_made_is_told(ajit):
+    """That it cannot is a problem only where one is asked for."""
+    check = checks_of(ajit("doctor", "--json"))["sandbox"]
+    wanted = checks_of(ajit("doctor", "--json", AJIT_SANDBOX="landlock"))["sandbox"]
+    possible = not landlock.missing()
+
+    assert check["status"] == ("ok" if possible else "absent")
+    assert wanted["status"] == ("ok" if possible else "problem")
+
+
 def test_cache_that_others_may_write_to_is_a_problem_with_a_way_out(ajit):
     """The reason and the remedy stand beside the check."""
     ajit.cache_dir.mkdir()
@@ -51,7 +69,7 @@ def test_cache_that_others_may_write_to_is_a_problem_with_a_way_out(ajit):
 
     assert exits.PROBLEM == ended.code
     assert "✗" in ended.out
-    assert "chmod go-w" in ended.out
+    assert "remove it" in ended.out
 
 
 def test_devices_are_opened_as_a_runtime_would_and_absence_of_a_gpu_is_no_problem(ajit):
@@ -62,3 +80,78 @@ def test_devices_are_opened_as_a_runtime_would_and_absence_of_a_gpu_is_no_proble
     assert platform.machine() in checks["CPU driver"]["found"]
     assert checks["GPU"]["status"] in ("ok", "absent")
     assert ("sm_" in checks["GPU"]["found"]) == (checks["GPU"]["status"] == "ok")
+
+
+def test_leases_by_directory_say_what_they_rest_on_and_what_would_tell(ajit):
+    """No more than is known: nothing was tried with another node."""
+    checks = checks_of(ajit("doctor", "--json", AJIT_LEASE="directory"))
+
+    assert checks["cache leases"]["found"] == "by directory"
+    assert "mkdir" in checks["cache leases"]["advice"]
+    assert "--with-peer" in checks["cache leases"]["advice"]
+
+
+def test_two_doctors_race_what_excludes(ajit):
+    """On one machine and one local disk all of it does; each says what leases rest on."""
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: ajit("doctor", "--with-peer", "--json"), range(2)))
+
+    for ended in both:
+        checks = checks_of(ended)
+        assert checks["peer"]["found"]
+        assert "20 of 20" in checks["peer: mkdir"]["found"]
+        assert "leases rest on it" in checks["peer: fcntl"]["advice"]
+        assert "ok" == checks["peer: rename away"]["status"]
+
+
+def test_what_leases_rest_on_and_does_not_exclude_is_a_problem_with_the_way_out():
+    """The same primitive is nothing to worry about where leases rest on another."""
+    lets_both = Raced("fcntl", 3, 3)
+    problem = _check_raced(lets_both, "fcntl", {"mkdir"})
+    absent = _check_raced(lets_both, "mkdir", {"mkdir"})
+    missing = _check_raced(Raced("flock", 3, 0, "ENOLCK"), "mkdir", set())
+
+    assert ("problem", "absent", "absent") == (problem.status, absent.status, missing.status)
+    assert "AJIT_LEASE=directory would do" in problem.advice
+    assert "both at once in 3 of 3" in problem.found
+    assert "ENOLCK" in missing.found
+
+
+def layer_checks(ended):
+    """What was found of each layer, in their order: status and the whole line."""
+    checks = [check for check in ended.json()["checks"] if check["name"] == "cache layer"]
+    return [(check["status"], f"{check['found']} {check['advice']}") for check in checks]
+
+
+def test_each_layer_is_checked(ajit, tmp_path):
+    """Whether it is a cache that can be read and trusted, how many entries, which file system."""
+    good, unsafe, other = (tmp_path / name for name in ("good", "unsafe", "other"))
+    put(open_cache_directory(good))
+    open_cache_directory(unsafe)
+    unsafe.chmod(0o777)
+    other.mkdir()
+    (other / "passwd").touch()
+    layers = [good, tmp_path / "missing", unsafe, other]
+
+    ended = ajit("doctor", "--json", AJIT_CACHE_LAYERS=":".join(map(str, layers)))
+    checked = layer_checks(ended)
+    cache = checks_of(ended)["cache"]
+
+    assert exits.PROBLEM == ended.code
+    assert ["ok", "problem", "problem", "problem"] == [status for status, _ in checked]
+    for path, (_, text) in zip(layers, checked, strict=True):
+        assert str(path) in text
+    assert "1 entry, " in checked[0][1]
+    assert "No such file" in checked[1][1]
+    assert "other users may write to it" in checked[2][1]
+    assert "it has passwd" in checked[3][1]
+    assert all("AJIT_CACHE_LAYERS" in text for _, text in checked[1:])
+    assert "what no layer has" in cache["advice"]
+
+
+def test_a_cache_without_layers_says_nothing_of_them(ajit):
+    """Nothing is to be known."""
+    ended = ajit("doctor", "--json")
+
+    assert [] == layer_checks(ended)
+    assert "" == checks_of(ended)["cache"]["advice"]

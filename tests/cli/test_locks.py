@@ -16,7 +16,7 @@ from ajit._cache.leases.permits import CompilePermits
 from ajit._cache.leases.table import LeaseTable
 from ajit.cli import exits
 from tests.cache.artifacts import a_job, a_key
-from tests.cache.helpers import is_waited_for, lock_file, poll
+from tests.cache.helpers import age, is_waited_for, lock_file, poll
 
 KEY = a_key()
 WAIT = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX)"
@@ -77,6 +77,25 @@ def test_a_record_without_its_lock_names_no_holder(ajit, table):
     assert "no lease is held" in ended.out
 
 
+def test_a_lease_by_directory_is_listed_as_well(ajit, table):
+    """Its record is in its claim; how long it is silent is told by that, too."""
+    table.directory.lease_kind = "directory"
+    table.try_acquire(a_key("free"), "nvcc 13.0").release()
+    with table.try_acquire(KEY, "nvcc 13.0") as lease:
+        age(claims(ajit.cache_dir) / "00000001" / "record", 30)
+        listed = ajit("locks", "--json", AJIT_LEASE="directory").json()
+
+    [row] = listed["leases"]
+    assert (KEY, lease.record.pid) == (row["key"], row["pid"])
+    assert 29 < row["silent_seconds"] < 60
+    assert [] == listed["others"]
+
+
+def claims(cache_dir):
+    """Where the claims of the key are."""
+    return cache_dir / "locks" / KEY[:2] / f"{KEY}.claims"
+
+
 def test_waiters_are_counted(ajit, table):
     """Another process blocks in the lock."""
     with table.try_acquire(KEY, "nvcc") as lease:
@@ -100,11 +119,3 @@ def test_permits_and_the_evictor_are_listed_apart(ajit, table):
     assert [] == listed["leases"]
     assert {"permit", "eviction"} == {row["kind"] for row in listed["others"]}
     assert "permit 0" in shown
-
-
-def test_looking_at_a_cache_that_is_not_there_makes_nothing(ajit):
-    """There is no holder."""
-    ended = ajit("locks")
-
-    assert exits.FINE == ended.code
-    assert not ajit.cache_dir.exists()

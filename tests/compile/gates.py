@@ -59,5 +59,5 @@ async def eventually(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.005)
 
 
-def ignore(_phase: str) -> None:
+def ignore(_phase: str, _cpu_seconds: float) -> None:
     """A beat without a listener."""

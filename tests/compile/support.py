@@ -66,10 +66,13 @@ class Bench:
         self.settings = settings(**arguments)
         self.slot = WorkerSlot(self.settings, Toolchains(self.settings))
 
-    def task(self, given: CompileJob, on_beat: Callable[[Any], None] | None = None) -> Task:
+    def task(self, given: CompileJob, on_beat: Callable[[Any, float], None] | None = None) -> Task:
         """The task of a job; its promise is not awaited."""
         return Task(
-            given, None, on_beat or (lambda _phase: None), cast("Promise[CompileOutput]", None)
+            given,
+            None,
+            on_beat or (lambda _phase, _cpu: None),
+            cast("Promise[CompileOutput]", None),
         )
 
     def compile(self, given: CompileJob) -> CompileOutput:

@@ -266,7 +266,16 @@ def _publish(process: Process, action: Action, disk: Disk) -> Iterator[Move]:
         raise Violation("publishes what it did not compile")
     what = performer.publishes[process.put]
     put = _put_entry if what == "entry" else _put_list
-    move = put(process, action, disk)
+    moves = [put(process, action, disk)]
+    if what == "entry" and action is Action.PUBLISH and performer.links_twice():
+        assert process.key is not None
+        unseen = disk.with_entry(process.key, NONE)  # the name is not seen here yet
+        moves.append(put(process, action, unseen))
+    for move in moves:
+        yield from _has_put(process, move, disk)
+
+
+def _has_put(process: Process, move: Move, disk: Disk) -> Iterator[Move]:
     after = move.after._replace(put=move.after.put + 1)
     if after.put >= len(performer.publishes):
         after = _told(after, Happening.PUBLISHED, put=0)

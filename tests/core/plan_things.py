@@ -181,6 +181,10 @@ class Performer:
         """The same, for a source that was rejected."""
         return self.is_sure(process, disk)
 
+    def links_twice(self) -> bool:
+        """Whether ``link`` may have two winners, as between two mounts of a network file system."""
+        return False
+
     def lists_what_is_there(self) -> bool:
         """Whether it puts the list although the entry was there."""
         return True

@@ -10,16 +10,20 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from ajit._core import manifest
 from ajit._core.entry import (
     FORMAT_VERSION,
     Artifact,
+    CannotEncode,
     EntryInvalid,
     Manifest,
     decode,
     decode_manifest,
     encode,
 )
+from ajit._printable import printable, printable_line
 
 KEY = "9478101f" * 8
 BASE = KEY[:16] + "c" * 48
@@ -125,7 +129,7 @@ def test_layout():
     entry = encode(artifact)
     magic, version, manifest_bytes, total = HEADER.unpack_from(entry)
 
-    assert (magic, version, total) == (MAGIC, 2, len(entry))
+    assert (magic, version, total) == (MAGIC, 3, len(entry))
     assert entry[HEADER.size + manifest_bytes : -32] == artifact.data
     assert entry[-32:] == hashlib.sha256(entry[:-32]).digest()
     assert encode(artifact) == entry, "the same bytes each time"
@@ -149,18 +153,41 @@ ARTIFACTS = st.builds(
     lowered=st.dictionaries(ANY_TEXT, ANY_TEXT, max_size=4),
     log=ANY_TEXT,
     command=st.lists(ANY_TEXT, max_size=4).map(tuple),
-    created=st.floats(allow_nan=False),
-    seconds=st.floats(allow_nan=False),
+    created=st.floats(0, 2.5e11),
+    seconds=st.floats(0, 9e8),
     host=ANY_TEXT,
     ajit_version=ANY_TEXT,
     data=st.binary(max_size=200),
 )
 
 
+FOR_PEOPLE = ("name", "arch", "compiler", "compiler_version", "host", "ajit_version")
+
+
+def cleaned(artifact: Artifact) -> Artifact:
+    """The artifact with what is only for people made fit for a terminal."""
+    shown = {name: printable_line(getattr(artifact, name)) for name in FOR_PEOPLE}
+    command = tuple(map(printable_line, artifact.command))
+    return replace(artifact, **shown, log=printable(artifact.log), command=command)
+
+
 @given(ARTIFACTS)
 def test_any_artifact_comes_back(artifact):
-    """Whatever texts and bytes it has."""
-    assert decode(encode(artifact), KEY) == artifact
+    """Whatever texts and bytes it has, but for what would act on a terminal."""
+    assert decode(encode(artifact), KEY) == cleaned(artifact)
+
+
+@given(ARTIFACTS)
+def test_what_another_program_wrote_is_cleaned_as_well(artifact):
+    """A forged manifest reaches terminals like any other; what is looked up stays as it is."""
+    names = (*FOR_PEOPLE, "command", "log")
+    raw = {name: getattr(artifact, name) for name in names}
+    entry = with_manifest(
+        artifact.data, **manifest_of(artifact) | raw | {"sections": [["code", artifact.size_bytes]]}
+    )
+
+    assert decode(entry, KEY) == cleaned(artifact)
+    assert decode_manifest(entry)[0].entries == artifact.entries
 
 
 # --- what is not the entry that it should be ---
@@ -226,7 +253,7 @@ FOREIGN_FILES = {
     "text": (b"#pragma once\n" * 100, "magic"),
     "other magic": (sealed(b"", magic=b"AJITENT1"), "magic"),
     "older format": (sealed(b"", version=1), "version 1"),
-    "newer format": (sealed(b"", version=3), "version 3"),
+    "newer format": (sealed(b"", version=4), "version 4"),
     "no manifest": (sealed(b""), "manifest"),
     "manifest is text": (sealed(b"key: 00"), "manifest"),
     "manifest is a number": (sealed(b"\x01"), "manifest"),
@@ -271,6 +298,45 @@ WRONG_FIELDS = [
 def test_manifest_with_a_field_missing_or_of_wrong_type(field, value):
     """A right checksum does not make the right program: types are checked, or nothing is read."""
     refused(with_manifest(**{field: value}), "manifest does not decode")
+
+
+ODD_TIMES = [float("inf"), float("-inf"), float("nan"), 1e300, -1.0, 2.6e11]
+
+
+@pytest.mark.parametrize("odd", ODD_TIMES, ids=repr)
+@pytest.mark.parametrize("field", ["created", "seconds"])
+def test_a_time_that_is_none_is_refused(field, odd):
+    """No clock says so, and no calendar has it."""
+    refused(with_manifest(**{field: odd}), "no such time")
+
+
+def test_limits_of_a_manifest():
+    """In size, in counts and in lengths; what is as large as it may be is taken."""
+    most = {
+        "key_fields": [["", ""]] * manifest.MAX_KEY_FIELDS,
+        "entries": [""] * manifest.MAX_NAMES,
+        "command": [""] * manifest.MAX_NAMES,
+        "log": "x" * manifest.MAX_LOG_CHARACTERS,
+        "host": "x" * manifest.MAX_LINE_CHARACTERS,
+    }
+    assert decode(with_manifest(**most), KEY).host == most["host"]
+    for field, value in most.items():
+        refused(with_manifest(**{field: value + value[:1]}), "manifest does not decode")
+    refused(with_manifest(sections=[["a", 0]] * 17), "manifest does not decode")
+    refused(
+        with_manifest(more="x" * manifest.MAX_MANIFEST_BYTES), r"manifest of \d+ bytes, at most"
+    )
+
+
+def test_what_no_reader_would_take_is_not_written():
+    """Else it would be compiled again by each process. What is only for people is cut instead."""
+    with pytest.raises(CannotEncode, match="key_fields"):
+        encode(an_artifact(key_fields=(("", ""),) * (manifest.MAX_KEY_FIELDS + 1)))
+    with pytest.raises(CannotEncode, match="no such time"):
+        encode(an_artifact(created=float("nan")))
+    long = decode(encode(an_artifact(name="n" * 10_000, log="l" * 3_000_000)), KEY)
+
+    assert (len(long.name), len(long.log)) == (4096, 2 * 1024 * 1024)
 
 
 BAD_SECTIONS = {

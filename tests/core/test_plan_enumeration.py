@@ -17,8 +17,8 @@ import pytest
 from ajit._core import plan
 from ajit._core.plan import Action, Happening, State
 from tests.core.plan_check import broken, check, found_broken
-from tests.core.plan_model import SHARED
-from tests.core.plan_things import BAD, GOOD, NONE
+from tests.core.plan_model import SHARED, moves_of
+from tests.core.plan_things import BAD, GOOD, NONE, performer
 from tests.core.plan_worlds import ORPHAN, Exploration
 
 PROCESSES = 3
@@ -39,6 +39,20 @@ def test_every_interleaving_of_three_processes(disk, capsys):
             f"{len(exploration.origins):,} states, {steps:,} fair steps\n"
         )
     assert len(exploration.origins) > (1_000 if disk == GOOD else 10_000)
+
+
+@pytest.mark.parametrize(("disk", "edits"), [(NONE, 0), (NONE, 1), (BAD, 0), (BAD, 1), (ORPHAN, 0)])
+def test_publishing_that_has_two_winners_harms_no_reader(disk, edits, monkeypatch):
+    """On a network file system a second ``link`` may succeed: every promise holds all the same."""
+    without_it = Exploration(disk, 2, edits=edits)
+    check(without_it)
+    moves_of.cache_clear()
+    monkeypatch.setattr(performer, "links_twice", lambda: True)
+    exploration = Exploration(disk, 2, edits=edits)
+
+    check(exploration)
+    moves = [sum(map(len, one.fair_steps.values())) for one in (without_it, exploration)]
+    assert moves[1] > moves[0]
 
 
 def test_model_reaches_what_it_is_for():

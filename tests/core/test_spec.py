@@ -47,6 +47,27 @@ def a_spec(**changes: object) -> Spec:
 # --- what one may write ---
 
 
+def test_a_name_may_hold_characters_that_cannot_be_taken_for_marks() -> None:
+    """Of others, the number does; the error says so."""
+    source = "template <char C> __global__ void k(int *x) {}"
+    spec = Spec(source, "k< 'a' >")
+
+    assert spec.entry_names == ("k<'a'>",)
+    assert spec.entries[0].params == ("int*",)
+    for character in ("','", "'\\n'", "';'", "'ab'", "'"):
+        with pytest.raises(SpecError, match="write the number"):
+            Spec(source, f"k<{character}>")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_source() -> None:
+    """Neither of the text nor of the bytes, nor of a virtual header."""
+    source = "__global__ void k() {}\n"
+    plain = Spec(source, "k", headers={"a.h": "// two\n"})
+
+    assert Spec("\ufeff" + source, "k", headers={"a.h": "\ufeff// two\n"}) == plain
+    assert Spec(b"\xef\xbb\xbf" + source.encode(), "k", headers={"a.h": "// two\n"}) == plain
+
+
 def test_source_and_entry_are_enough():
     """Everything else has a default."""
     spec = Spec(SOURCE, "saxpy")
@@ -531,6 +552,12 @@ def test_file_that_cannot_be_read_is_named(tmp_path, monkeypatch, path, complain
 
     with pytest.raises(SpecError, match=complaint):
         Spec.from_file(path, "k")
+
+
+def test_file_without_an_end_is_refused():
+    """It is read up to the limit, and no further."""
+    with pytest.raises(SpecError, match=f"'/dev/zero' has more than {MAX_SOURCE_BYTES} bytes"):
+        Spec.from_file("/dev/zero", "k")
 
 
 def test_file_that_is_not_a_path_or_not_utf8_is_refused(tmp_path):

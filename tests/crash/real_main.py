@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from ajit._cache.files import fs
-from ajit._runtime import runtime as _runtime
+from ajit._runtime import opening as _opening
 from ajit._system import process
 from ajit.cli import main as command_line
 
@@ -48,7 +48,7 @@ def main() -> None:
     us = process.this_process()
     process._remember(dataclasses.replace(us, file_prefix=_own_prefix()))
     fs.secrets = SimpleNamespace(token_hex=lambda _size: RANDOM)  # type: ignore[assignment]
-    _runtime.look_ahead = look_nowhere
+    _opening.look_ahead = look_nowhere
     sys.exit(command_line.run(sys.argv[1:]))
 
 

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import hashlib
 import io
 import json
 import os
 import platform
+import queue
 import select
 import signal
 import socket
@@ -35,7 +37,6 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 
 import ajit
 from ajit._cache.leases.lease import lock_threads
@@ -46,7 +47,9 @@ from ajit._core.job import CompileOutput, Seen, SeenRead
 from ajit._core.key import ToolchainId
 from ajit._resolve import services as _services
 from ajit._resolve import waiting as _waiting
-from ajit._runtime import runtime as _runtime
+from ajit._runtime import opening as _opening
+from ajit._system import lanes as _lanes
+from ajit._system.in_thread import run_in_thread
 from ajit.cli import main as command_line
 from ajit.errors import CompileError
 from tests.crash.sources import HEADER_NAME, HEADERS, LOG, compiled_bytes, is_broken
@@ -54,6 +57,7 @@ from tests.crash.sources import HEADER_NAME, HEADERS, LOG, compiled_bytes, is_br
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ajit._compile.pool.pack import Pack
     from ajit._core.job import CompileJob
     from ajit._resolve.request import Resolution
 
@@ -84,6 +88,9 @@ class StandInToolchains:
         assert kind == "host"
         return TOOLCHAIN
 
+    def close(self) -> None:
+        """Nothing is asked, so there is nothing to end."""
+
 
 class StandInPool:
     """Compiles at once, with one beat before, in a thread, as the pool does it."""
@@ -97,14 +104,16 @@ class StandInPool:
         self,
         job: CompileJob,
         *,
-        on_beat: Callable[[str], None],
+        on_beat: Callable[[str, float], None],
         on_seen: Callable[[Seen], None],
+        on_pack: Callable[[Pack], None],
         toolchain: Toolchain,
         priority: str,
     ) -> CompileOutput:
         """Return the bytes that the source and its header stand for."""
+        del on_pack  # no kernel has files
         assert priority == "foreground"
-        await anyio.to_thread.run_sync(on_beat, "compiling")
+        await run_in_thread(on_beat, "compiling", 0.0, limiter=anyio.CapacityLimiter(1))
         on_seen(seen_of(job))
         if is_broken(job.source):
             raise CompileError(name=job.name, key=job.key, compiler="stand-in", log=LOG)
@@ -117,8 +126,35 @@ class StandInPool:
             seconds=0.0,
         )
 
-    async def aclose(self) -> None:
+    async def aclose(self, seconds: float) -> None:
         """There is nothing to end."""
+        del seconds
+
+
+class OneThread:
+    """Makes all guarded calls, those within others as well, in one order."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self.known: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[..., object], *args: object) -> None:
+        """Make a call: now, if this is within another one."""
+        if threading.current_thread() is self._thread:
+            function(*args)
+        else:
+            self._calls.put(functools.partial(function, *args))
+
+    def run_and_tell(self, function: Callable[..., Callable[[], object]], *args: object) -> None:
+        """The same, for a function that returns what tells its outcome."""
+        self.run(lambda: function(*args)())  # noqa: PLW0108  # called in the thread, not here
+
+    def _serve(self) -> None:
+        self.known.put(threading.get_native_id())
+        while True:
+            self._calls.get()()
 
 
 def seen_of(job: CompileJob) -> Seen:
@@ -156,7 +192,9 @@ class Talk:
 
 async def resolve(talk: Talk) -> None:
     """Say which threads to trace, then open a runtime and resolve a kernel as told."""
-    worker = await anyio.to_thread.run_sync(threading.get_native_id)
+    calls = OneThread()
+    _lanes._threads = calls  # type: ignore[assignment]
+    worker = calls.known.get()
     talk.say(pid=os.getpid(), threads={"worker": worker, "helper": helper_thread()})
     # Blocks the event loop, on purpose: nothing else is to happen meanwhile.
     order = talk.hear()
@@ -235,7 +273,7 @@ def main(path: str) -> None:
     warnings.simplefilter("ignore", ajit.AjitWarning)
     _services.CompilePool = StandInPool  # type: ignore[assignment,misc]
     _services.Toolchains = StandInToolchains  # type: ignore[assignment,misc]
-    _runtime.look_ahead = look_nowhere
+    _opening.look_ahead = look_nowhere
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     anyio.run(anyio.sleep, 0)  # loads the event loop, once and not in each child
     with socket.socket(socket.AF_UNIX) as listener:

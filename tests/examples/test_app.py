@@ -207,3 +207,45 @@ async def test_healthz_answers_while_kernels_compile(tmp_path: Path, monkeypatch
 
     assert {200} == set(probes)
     assert len(probes) >= 5
+
+
+@pytest.mark.allow_blocking("Starlette opens the record's folder")
+async def test_a_server_that_knows_its_models_is_ready_before_the_first_request(
+    monkeypatch, tmp_path
+):
+    """And at the next start it knows those that requests brought."""
+    monkeypatch.setenv("MODELS", f"{HIDDEN}x{FEATURES}xfloat32")
+    monkeypatch.setenv("AJIT_RECORD", str(tmp_path / "used.ajit"))
+    async with running_server() as client:
+        await until_ready(client)
+        compiled = await compiles(client)
+        answer = await client.post(
+            f"/v1/infer?features={FEATURES}",
+            content=_tokens(3).tobytes(),
+            headers={"x-shape": f"3,{HIDDEN}", "x-dtype": "float32"},
+        )
+        assert answer.status_code == 200
+        assert await compiles(client) == compiled
+
+    monkeypatch.delenv("MODELS")
+    async with running_server() as client:
+        await until_ready(client)
+        kernels = (await client.get("/v1/stats")).json()["kernels"]
+
+    assert sorted(line["name"].split()[0] for line in kernels.values()) == [
+        "bias_gelu", "matmul", "rms_norm", "softmax",
+    ]  # fmt: skip
+    assert {line["tier"] for line in kernels.values()} == {"disk"}
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Ask as an orchestrator does."""
+    with anyio.fail_after(60):
+        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  # over HTTP
+            await anyio.sleep(0.02)
+
+
+async def compiles(client: httpx.AsyncClient) -> int:
+    """How many compiles this worker has started."""
+    kernels = (await client.get("/v1/stats")).json()["kernels"]
+    return sum(line["compiles"] for line in kernels.values())

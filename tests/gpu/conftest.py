@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 
 BOTH = frozenset(
-    ["test_batch", "test_completion", "test_graph", "test_launch", "test_looking", "test_memory",
-     "test_pressure", "test_staging", "test_steps", "test_stream", "test_thread"]
+    ["test_batch", "test_completion", "test_copy_ranges", "test_graph", "test_launch",
+     "test_looking", "test_memory", "test_pages", "test_pressure", "test_registered",
+     "test_staging", "test_steps", "test_stream", "test_thread"]
 )  # fmt: skip
 """Files of tests that hold on a GPU as well, but for those below."""
 ONLY_CPU = frozenset(["faults", "cpu", "driver_library", "monkeypatch"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ajit import _gpu
+from ajit._compile.worker.host_flags import COMPILE_FLAGS, FAMILY_FLAGS, LINK_FLAGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,22 +24,14 @@ DRIVER_FLAGS = [
     *("-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
     *("-fPIC", "-fvisibility=hidden", "-shared"),
 ]
-# The recipe stands in cuda_cxx/kernel.hpp.
-KERNEL_FLAGS = [
-    *("-std=c++17", "-x", "c++", "-O2", "-fPIC", "-shared", "-include", "cuda_cxx/kernel.hpp"),
-    *("-fno-exceptions", "-fno-rtti", "-fno-asynchronous-unwind-tables", "-fno-strict-aliasing"),
-    *("-fno-semantic-interposition", "-fno-threadsafe-statics", "-ffp-contract=off", "-w"),
-]
-LINK_FLAGS = ["-Wl,-Bsymbolic", "-Wl,-z,undefs", "-Wl,--as-needed", "-s", "-lm"]
-GNU_FLAGS = ["-fno-gnu-unique", "-fno-extern-tls-init"]
-ZIG_FLAGS = ["-mcpu=baseline", "-fno-sanitize=undefined"]
+ZIG_FLAGS = FAMILY_FLAGS["zig"]
 ZIG = [sys.executable, "-m", "ziglang"]
 
 
 def cxx() -> list[str]:
     """The system's C++ compiler with its own flags, or zig where there is none."""
     if found := shutil.which("g++"):
-        return [found, *GNU_FLAGS]
+        return [found, *FAMILY_FLAGS["gcc"]]
     return [*ZIG, "c++", *ZIG_FLAGS]
 
 
@@ -64,7 +57,8 @@ def compile_kernels(
     )
     includes = [f"-I{NATIVE}", f"-I{NATIVE / 'cuda_cxx/include'}"]
     output = ["-o", str(folder / "image.so")]
-    command = [*(compiler or cxx()), *KERNEL_FLAGS, *includes, str(unit), *output, *LINK_FLAGS]
+    flags = [*COMPILE_FLAGS, "-std=c++17", "-include", "cuda_cxx/kernel.hpp"]
+    command = [*(compiler or cxx()), *flags, *includes, str(unit), *output, *LINK_FLAGS]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 

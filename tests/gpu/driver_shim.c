@@ -81,7 +81,8 @@ __attribute__((used)) void shim_check(const char *name) {
     DO(cuMemcpyBatchAsync_v2) DO(cuGraphInstantiateWithFlags) DO(cuGraphLaunch)                 \
     DO(cuGraphExecDestroy) DO(cuLaunchKernelEx) DO(cuMemPoolCreate) DO(cuMemPoolDestroy)        \
     DO(cuMemPoolTrimTo) DO(cuMemPoolSetAttribute) DO(cuMemPoolGetAttribute)                     \
-    DO(cuMemAllocFromPoolAsync) DO(cuMemFreeAsync)
+    DO(cuMemAllocFromPoolAsync) DO(cuMemFreeAsync) DO(cuMemHostRegister_v2)                     \
+    DO(cuMemHostUnregister)
 // clang-format on
 
 ALL(STUB)

@@ -36,7 +36,7 @@ static void *serve(void *argument) {
 /* Several operations, in a stream of ajit's own or, with NULL, the executor's. */
 static uint64_t submit_all(struct ajit_port *port, const struct ajit_resource *stream,
                            const void *operations, uint32_t count, uint32_t bytes) {
-    alignas(16) char buffer[1024];
+    alignas(16) char buffer[2048];
     struct ajit_submission header = {.port = (uintptr_t)port, .count = count, .bytes = bytes};
     header.number = atomic_fetch_add(&numbers, 1);
     if (stream) {
@@ -115,11 +115,19 @@ static int stress(int count, char **arguments, void *(*work)(void *)) {
     for (int i = 0; i < THREADS; i++) pthread_join(workers[i], NULL);
     struct ajit_port *port = ajit_port_create(executor, 0, 0);
     settle_down(port);
+    struct ajit_resource *late[2];
+    for (int i = 0; i < 2; i++) {
+        int open = 1;
+        submit_simple(port, AJIT_ALLOC, 64);
+        late[i] = finish(port, &open, 0);
+    }
     submit_simple(port, AJIT_STOP, 0);
     ajit_port_release(port);
     pthread_join(server, NULL);
     uint64_t live = executor->counters.live_resources;
+    /* Finalizers run in any order: what refers to the executor may go after it. */
     ajit_executor_destroy(executor);
+    for (int i = 0; i < 2; i++) ajit_post(executor, late[i], ~(uint64_t)0);
     printf("failures %d, left %d, live %d\n", (int)failures, left, (int)live);
     return failures || left || live;
 }

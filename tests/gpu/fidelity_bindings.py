@@ -49,6 +49,9 @@ def errors(device, image) -> None:
     error = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
     assert driver.cuMemAlloc(1 << 60)[0] == error
     assert ok(driver.cuGetErrorName(error)) == b"CUDA_ERROR_OUT_OF_MEMORY"
+    for code in driver.CUresult:
+        assert ok(driver.cuGetErrorName(code)).decode() == code.name
+        assert ok(driver.cuGetErrorString(code))
 
 
 def memory(device, image) -> None:

@@ -6,7 +6,6 @@ import atexit
 import ctypes
 import functools
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ import anyio
 import pytest
 
 import ajit
+from ajit._compile.worker.host_flags import COMPILE_FLAGS, FAMILY_FLAGS, LINK_FLAGS
 from ajit._core.entry import Artifact
 from ajit._core.spec import EntryPoint
 from ajit._gpu.device import Device, open_device
@@ -35,13 +35,6 @@ GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.005
 MANY, UNTIL_RELEASED = 1 << 30, 0xFFFFFFFF
 """More calls than a test makes, and the delay that lasts until they are released (cpu_fault.h)."""
-
-# The recipe stands in cuda_cxx/kernel.hpp.
-RECIPE = shlex.split(
-    "-std=c++17 -O1 -fPIC -shared -x c++ -fno-exceptions -fno-rtti -fno-strict-aliasing "
-    "-fno-semantic-interposition -fno-threadsafe-statics -fno-asynchronous-unwind-tables "
-    "-ffp-contract=off -w -Wl,-Bsymbolic -Wl,--as-needed -Wl,-z,undefs"
-)
 
 SOURCE = """
 extern "C" __global__ void nothing() {}
@@ -90,8 +83,11 @@ def compiled(source: str = SOURCE, entries: tuple[EntryPoint, ...] = ENTRIES) ->
         kernels = ", ".join(f'AJIT_CPU_KERNEL("{e.name}", {e.name})' for e in entries)
         unit.write_text(f'#include "cuda_cxx/kernel.hpp"\n{source}\nAJIT_CPU_MODULE({kernels})\n')
         compiler = shutil.which("c++") or pytest.skip("no C++ compiler on PATH")
+        version = subprocess.check_output([compiler, "--version"], text=True)
+        family = FAMILY_FLAGS["clang" if "clang" in version else "gcc"]
         includes = [f"-I{NATIVE}", f"-I{NATIVE}/cuda_cxx/include"]
-        command = [compiler, *RECIPE, *includes, unit, "-o", image, "-lm"]
+        flags = [*COMPILE_FLAGS, *family, "-std=c++17"]
+        command = [compiler, *flags, *includes, unit, "-o", image, *LINK_FLAGS]
         subprocess.run(command, check=True, timeout=60)
         return artifact(image.read_bytes(), entries)
 

@@ -110,6 +110,20 @@ def test_a_pool_has_its_own_limit(cpu: Cpu) -> None:
     cpu.ok("cuMemFreeAsync", pointer, stream)
 
 
+def test_no_bytes_of_a_pool_are_the_null_pointer(cpu: Cpu) -> None:
+    """No error, as it is for memory that comes from no pool; it is freed as any other is."""
+    pool, stream = pool_of(cpu), cpu.stream()
+    none = cpu.get("cuMemAllocFromPoolAsync", ctypes.c_uint64, SIZE(0), pool, stream)
+    of_device = cpu.get("cuMemAllocAsync", ctypes.c_uint64, SIZE(0), stream)
+    used = ask(cpu, pool, USED)
+    cpu.ok("cuMemFreeAsync", none, stream)
+    cpu.ok("cuStreamSynchronize", stream)
+
+    assert (none.value, of_device.value, used) == (0, 0, 0)
+    assert cpu.try_("cuMemAlloc_v2", ctypes.byref(none), SIZE(0)) == INVALID_VALUE
+    cpu.ok("cuMemPoolDestroy", pool)
+
+
 def test_a_device_allocates_from_its_current_pool(cpu: Cpu) -> None:
     """Which is the default one until another is set, and again when that is destroyed."""
     default = cpu.get("cuDeviceGetDefaultMemPool", ctypes.c_void_p, 0)

@@ -61,6 +61,13 @@ namespace deep { __global__ void names(int *out) {
     __syncthreads();
     if (threadIdx.x == 1) out[blockIdx.x] = numbers[0] == 1.0f && (size_t)raw % 16 == 0;
 } }
+template <class T> __global__ void dynamic(T *out) {
+    extern __shared__ unsigned char bytes[];
+    T *tile = reinterpret_cast<T *>(bytes);
+    tile[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = tile[blockDim.x - 1 - threadIdx.x];
+}
 __global__ void atomics(int *i, unsigned *u, unsigned long long *l, float *f, double *d) {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     atomicAdd(&i[0], 1); atomicMax(&i[1], t); atomicMin(&i[2], -t); atomicSub(&i[3], 2);
@@ -105,6 +112,8 @@ ENTRIES = [
     *("handshake", "matmul"),
     "reverse<float, 64>",
     "&reverse<int, 32>",
+    "dynamic<int>",
+    "dynamic<double>",
 ]
 
 
@@ -198,6 +207,19 @@ def test_names_of_dynamic_shared_memory_alias(cpu: Cpu, image: bytes) -> None:
     cpu.launch(function, (20, 1, 1), (33, 1, 1), out, shared=64)
 
     assert cpu.download(out, zeros(20)).all()
+
+
+@pytest.mark.parametrize(("kind", "type_"), [("int", np.int32), ("double", np.float64)])
+def test_a_template_has_dynamic_shared_memory(
+    cpu: Cpu, image: bytes, kind: str, type_: type
+) -> None:
+    """In a template a C++ compiler may ask an initialiser that is nowhere for such memory."""
+    expected = np.arange(33, dtype=type_)[::-1]
+    out = cpu.upload(np.zeros(33, type_))
+    function = cpu.function(cpu.load(image), f"dynamic<{kind}>")
+    cpu.launch(function, (1, 1, 1), (33, 1, 1), out, shared=33 * expected.itemsize)
+
+    assert (cpu.download(out, expected) == expected).all()
 
 
 def test_atomics_lose_nothing(cpu: Cpu, image: bytes) -> None:

@@ -367,3 +367,57 @@ async def test_memory_of_the_pool_is_free_again_after_the_device_was_lost(faults
         actual = await device.run(free_bytes)
 
     assert actual == expected
+
+
+async def test_one_wait_for_the_device_frees_all_memory_that_others_know(faults, journal):
+    """Each wait stops the thread that launches, so it counts for whatever was given back before."""
+    async with cpu_device() as device:
+        shared = [await device.alloc(64) for _ in range(100)]
+        assert all(buffer.pointer for buffer in shared)
+        began = len(journal)
+        with faults.held():
+            ticket = device.mark()
+            for buffer in shared:
+                buffer.free()
+            await until(lambda: device.statistics().deferred_frees == 100)
+        await ticket
+        await all_freed(device)
+
+        assert journal.since(began).count("cuMemAlloc_v2") == 1
+
+
+async def test_memory_that_others_know_does_not_pile_up_under_load(faults, journal):
+    """Where a sixteenth of the memory waits to be freed, it waits no longer for a pause."""
+    async with cpu_device(device_memory_limit_bytes=16 << 20, ring_capacity=1024) as device:
+        peak, tickets = 0, []
+        for _ in range(400):
+            buffer = await device.alloc(1 << 18)
+            assert buffer.pointer
+            tickets.append(device.fill(buffer, 1))
+            buffer.free()
+            peak = max(peak, device.statistics().live_memory_bytes)
+            if len(tickets) > 2:  # never idle: the next is submitted before this one is done
+                await tickets.pop(0)
+
+        assert peak <= 4 << 20
+        for ticket in tickets:
+            await ticket
+
+
+async def test_memory_that_others_know_holds_back_no_other(faults):
+    """Memory that needs no wait is freed at once, however much was given back before it."""
+    async with cpu_device() as device:
+        slow = await device.create_stream()
+        busy, own = await device.alloc(64), await device.alloc(4096)
+        shared = [await device.alloc(64) for _ in range(200)]
+        assert all(buffer.pointer for buffer in shared)
+        with faults.held():
+            ticket = device.fill(busy, 1, stream=slow)
+            for buffer in shared:
+                buffer.free()
+            await until(lambda: device.statistics().deferred_frees == 200)
+            own.free()
+            await until(lambda: device.statistics().live_memory_bytes == 64 + 200 * 64)
+
+            assert not ticket.done
+        await ticket

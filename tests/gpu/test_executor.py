@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import re
 import shutil
 import subprocess
@@ -130,6 +131,8 @@ async def test_the_driver_is_never_entered_with_the_gil(journal):
         await device.copy(await device.alloc(400), buffer)
         await device.download(buffer)
         (await device.alloc_pinned(10)).free()
+        memory = mmap.mmap(-1, mmap.PAGESIZE)
+        await (await device.register_host(memory)).aclose()
         clustered = get("add_one").with_attributes(cluster=2)
         await clustered.launch(2, 50, buffer, 100, timed=True)
         await _use_streams_and_graphs(device, buffer)
@@ -140,6 +143,7 @@ async def test_the_driver_is_never_entered_with_the_gil(journal):
     assert len(calls) > 100
     assert {"cuLaunchKernelEx", "cuMemAllocFromPoolAsync", "cuMemFreeAsync"} <= set(calls)
     assert {"cuEventElapsedTime_v2", "cuMemPoolDestroy"} <= set(calls)
+    assert {"cuMemHostRegister_v2", "cuMemHostUnregister"} <= set(calls)
     assert journal.violations() == 0
 
 

@@ -46,6 +46,18 @@ def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_nvrtc_compiles_beside_the_driver(libcuda: Path) -> None:
+    """It looks for the driver by its name, and takes functions of it without a look."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", HERE / "fidelity_nvrtc.py"],
+        env=os.environ | {"LD_LIBRARY_PATH": str(libcuda)},
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["table", "kernel"]
+
+
 @pytest.mark.parametrize("program", STEPS)
 def test_an_unmodified_program_runs(libcuda: Path, tmp_path: Path, program: str) -> None:
     """In a separate process, which finds our library first; any warning is an error."""

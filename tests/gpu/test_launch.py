@@ -154,6 +154,70 @@ async def test_structs_and_bools_are_checked():
             scalars.launch(1, 1, no_bool, 1, 1, 1, 1, 1.0, bytes(8), None)
 
 
+SCALARS = (True, 1, 2, 3, 4, 5.0, struct.pack("ihxx", 6, 7))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0, np.bool_(1)),
+        (0, np.ones((), bool)),
+        (0, np.int64(1)),
+        (3, np.array(3)),
+        (3, np.int8(3)),
+        (4, np.array(4, np.uint8)),
+        (5, np.array(5.0)),
+        (5, np.float16(5)),
+        (6, np.frombuffer(SCALARS[-1], "i4,i2,i2")[0]),
+        (6, np.frombuffer(SCALARS[-1], np.uint64)),
+        (6, np.frombuffer(SCALARS[-1], np.uint64)[0]),
+    ],
+    ids=repr,
+)
+async def test_scalars_of_numpy_are_taken_as_scalars(index, value):
+    """Its bool, and arrays without axes; a struct has the bytes of what is given, never zeros."""
+    async with cpu_device() as device:
+        scalars, out = (await kernels(device))("scalars"), await device.alloc(8, np.float32)
+        arguments = [value if i == index else plain for i, plain in enumerate(SCALARS)]
+        await scalars.launch(1, 1, *arguments, out)
+        actual = (await device.download(out)).tolist()
+
+    assert actual == [1, 1, 2, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("index", "value"),
+    [
+        (0, np.float32(1)),
+        (0, np.array(1.0)),
+        (0, np.array(2)),
+        (0, np.array([True])),
+        (3, np.float32(3)),
+        (3, np.array(3.0)),
+        (3, np.array([3, 4])),
+        (3, np.datetime64(3, "s")),
+        (4, np.array(4, "M8[s]")),
+        (5, np.array([5.0, 6.0])),
+        (5, np.array("five")),
+        (5, np.array(None)),
+        (6, np.array(6, np.int32)),
+        (6, np.array(6, "M8[s]")),
+    ],
+    ids=repr,
+)
+async def test_other_values_of_numpy_are_refused_as_arguments(index, value):
+    """Always the same error, with the argument's number."""
+    async with cpu_device() as device:
+        scalars = (await kernels(device))("scalars")
+        arguments = [value if i == index else plain for i, plain in enumerate(SCALARS)]
+        with pytest.raises(ArgumentError, match=f"argument {index} ") as caught:
+            scalars.launch(1, 1, *arguments, None)
+
+    assert caught.value.index == index
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("grid", "block", "reason"),

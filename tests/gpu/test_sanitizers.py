@@ -75,7 +75,9 @@ def test_threads_that_drive_the_cpu_driver_at_once(sanitizer: str, tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("source", ["executor_stress.c", "executor_stress_streams.c"])
+@pytest.mark.parametrize(
+    "source", ["executor_stress.c", "executor_stress_streams.c", "executor_stress_pages.c"]
+)
 def test_threads_that_submit_to_the_executor_on_an_instrumented_driver(
     sanitizer: str, source: str, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ async def test_operations_of_a_batch_can_be_awaited_one_by_one(faults):
             ticket = batch.submit()
             steps = [ticket.at(index) for index in range(3)]
             assert not any(step.done for step in steps)
+            assert steps[0].seconds is None
             with anyio.move_on_after(0.02):
                 await steps[0]
         async with anyio.create_task_group() as tasks:
@@ -86,6 +87,7 @@ async def test_operations_of_a_batch_can_be_awaited_one_by_one(faults):
         await ticket
 
         assert all(step.done for step in steps)
+        assert 0 < steps[0].seconds <= steps[1].seconds <= steps[2].seconds <= ticket.seconds
         with pytest.raises(IndexError):
             ticket.at(3)
         with pytest.raises(IndexError, match="steps=True"):

@@ -125,7 +125,7 @@ async def test_events_tell_how_long_the_device_took():
         assert 0.0 <= await start.seconds_until(end) < GRACE_SECONDS
         with pytest.raises(ArgumentError, match="without timing"):
             await start.seconds_until(plain)
-        with pytest.raises(DeviceError):
+        with pytest.raises(DeviceError, match="both events have to be recorded"):
             await start.seconds_until(await device.create_event())
 
 

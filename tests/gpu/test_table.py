@@ -29,7 +29,7 @@ CODES = range(1001)
 
 # A change in a copy of the table, and the first fact that then differs.
 CHANGES = {
-    "opcode": ("OPCODE(MARK, 6,", "OPCODE(MARK, 13,", "opcode MARK"),
+    "opcode": ("OPCODE(MARK, 6,", "OPCODE(MARK, 14,", "opcode MARK"),
     "refusal": ("REFUSAL(FULL, 1)", "REFUSAL(FULL, 9)", "refusal FULL"),
     "flag": ("FLAG(EXPIRED, 8)", "FLAG(EXPIRED, 64)", "flag EXPIRED"),
     "constant": ("CONSTANT(RECORDS, 256)", "CONSTANT(RECORDS, 128)", "constant RECORDS"),
@@ -165,16 +165,16 @@ def test_the_executor_calls_the_tables_codes_sticky(tmp_path: Path) -> None:
 
 
 def test_the_cpu_driver_names_errors_as_python_does() -> None:
-    """Those that it can return; it knows no others."""
+    """All of them; a program may ask for those that only other drivers return."""
     driver = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
     name = ctypes.c_char_p()
     named = {
         code: name.value for code in CODES if not driver.cuGetErrorName(code, ctypes.byref(name))
     }
-    expected = {code: code_name(code).encode() for code in named if code}
+    expected = {code: code_name(code).encode() for code in CODES if code_name(code)}
 
     assert expected == {code: text for code, text in named.items() if code}
-    assert len(expected) > 30
+    assert len(expected) > 100
 
 
 PROGRAM = """
@@ -202,7 +202,7 @@ def test_a_package_with_another_table_works(tmp_path: Path) -> None:
     native = tmp_path / "ajit/_gpu/native"
     text = (native / "table.def").read_text()
     for old, new in {
-        "OPCODE(MARK, 6,": "OPCODE(MARK, 13,",
+        "OPCODE(MARK, 6,": "OPCODE(MARK, 14,",
         "OPCODE(LAUNCH, 1,": "OPCODE(LAUNCH, 15,",
         "FLAG(SETTLED, 1)": "FLAG(SETTLED, 64)",
         "FIELD(counters, atomic_u64, dispatched)\n": "",
@@ -223,4 +223,4 @@ def test_a_package_with_another_table_works(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert ran.stderr == ""
-    assert ran.stdout == "0100000001010101 13 15 64\n1 0 settled\n"
+    assert ran.stdout == "0100000001010101 14 15 64\n1 0 settled\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from ajit._gpu import membership
 from ajit._gpu.completion.thread import running_threads
 from ajit._gpu.device import open_device
-from ajit._gpu.driver import driver_choices
+from ajit._gpu.driver import CPU_LIBRARY, driver_choices
+from ajit._gpu.wire import NATIVE
 from ajit.errors import DeviceError, ForkedRuntime, NoDevice, RuntimeClosed
 from ajit.settings import Settings
 from tests.gpu.support import cpu_device, kernels, until
@@ -75,6 +77,8 @@ async def test_closing_abandons_what_the_device_never_finishes(faults, monkeypat
     await until(lambda: not thread.alive)
     assert thread.abandoned == 1
     faults.let_go()
+    # The thread has kept its context, which a lost device would leave to the tests after this one.
+    assert ctypes.CDLL(str(NATIVE / CPU_LIBRARY)).cuDevicePrimaryCtxRelease_v2(0) == 0
 
 
 async def test_closing_while_being_cancelled_is_complete():

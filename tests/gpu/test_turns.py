@@ -22,7 +22,7 @@ WORK = "cuLaunchHostFunc"
 """The call by which a piece of work is known: a mark has no other."""
 PIECES = 300
 TURN_SECONDS, WORK_SHARE, LONGEST_PAUSE_SECONDS = 0.001, 4, 0.1
-"""TURN_NS, WORK_SHARE and LONGEST_TURN_NS of serve.c."""
+"""TURN_NS, WORK_SHARE and LONGEST_TURN_NS of second_lane.c."""
 
 
 @asynccontextmanager

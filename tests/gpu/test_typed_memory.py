@@ -132,6 +132,8 @@ async def test_shapes_that_no_memory_can_have_are_refused(asked, reason):
         (np.zeros(3, ml_dtypes.int4), "int4"),
         (Strided(np.zeros(3, BFLOAT16)), "V2"),
         (np.array([None]), "Python objects"),
+        (np.zeros(3, "i4,O"), "Python objects"),
+        (np.zeros(3, "M8[us],O"), "Python objects"),
         ("text", "no usable buffer"),
         (5, "no array.*np.asarray"),
         ([1.0, 2.0], "no array.*np.asarray"),

@@ -40,12 +40,13 @@ class Checked:
     unreached: tuple[str, ...]
 
 
-def check_model(folder: Path, search: Search, **defines: object) -> Checked:
+def check_model(folder: Path, search: Search, model: Path = MODEL, **defines: object) -> Checked:
     """Check the model; a define without a value is given as None.
 
     Args:
         folder: For the checker; to be made.
         search: What to look for.
+        model: Its file.
         **defines: Macros of the model.
     """
     folder.mkdir()
@@ -55,15 +56,15 @@ def check_model(folder: Path, search: Search, **defines: object) -> Checked:
         f"-D{name}" if value is None else f"-D{name}={value}" for name, value in defines.items()
     ]
     # -P: spin preprocesses with gcc unless it is told.
-    _run(folder, "spin", f"-P{compiler} -E -x c", *words, "-a", str(MODEL))
+    _run(folder, "spin", f"-P{compiler} -E -x c", *words, "-a", str(model))
     kind = "-DSAFETY" if search == "ends" else "-DNP"
     # Not optimised: compiling would take longer, running not much less.
     _run(folder, compiler, "-O0", "-w", kind, f"-DMEMLIM={MEMORY_MEGABYTES}", "-o", "pan", "pan.c")
     text = _run(folder, "./pan", f"-m{DEPTH}", *(["-l"] if search == "cycles" else []))
-    return _read(text)
+    return _read(text, model.name)
 
 
-def _read(text: str) -> Checked:
+def _read(text: str, name: str) -> Checked:
     errors = re.search(r"errors: (\d+)", text)
     states = re.search(r"(\d+) states, stored", text)
     assert errors, text
@@ -74,7 +75,7 @@ def _read(text: str) -> Checked:
     found = complaint[1] if complaint else ""
     # "Search not completed" after an error is right; without one it was cut short.
     assert found or "Search not completed" not in text, text
-    unreached = re.findall(r"resolve\.pml:\d+, state \d+, .*", text)
+    unreached = re.findall(rf"{re.escape(name)}:\d+, state \d+, .*", text)
     return Checked(int(errors[1]), found, int(states[1]), tuple(unreached))
 
 

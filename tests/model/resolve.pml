@@ -5,6 +5,9 @@ of them is not in the other. A process is one proctype whose loop takes any step
 now, as its threads do: its plan, and the helper thread that waits for the lock. Reading, publishing
 and each lock call are atomic, as the file system and the kernel make them.
 
+With TWO_WINNERS, linking a name that another has just linked may succeed, as it does between two
+mounts of some network file systems.
+
 The helper first waits for a shared lock, which all helpers have at once when the holder is gone,
 takes a look at the entry under it and gives it back; only a helper that found nothing goes on to the
 exclusive one, which is the lease.
@@ -381,6 +384,10 @@ inline publish() {
         assert(entry[key] != GOOD || (confirmed && excused));
         put_entry()
     :: !replacing && entry[key] == NONE -> put_entry()
+#ifdef TWO_WINNERS
+    /* On another node the name is not seen yet: link succeeds, one file takes the other's place. */
+    :: !replacing && entry[key] != NONE -> put_entry()
+#endif
     :: !replacing && entry[key] != NONE ->                      /* create-only: it stays */
 #ifdef NO_LIST_IF_THERE
         return_compiled();

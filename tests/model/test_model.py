@@ -63,6 +63,17 @@ def test_header_may_be_edited_and_put_back_at_any_time(start, tmp_path):
     assert not checked.unreached  # everything in the model happens
 
 
+@pytest.mark.parametrize(("start", "edits"), [("NONE", 1), ("BAD", 0)])
+def test_publishing_that_has_two_winners_harms_no_reader(start, edits, tmp_path):
+    """One good entry of a key takes the place of another one, whole; no promise needs more."""
+    checked = check_model(
+        tmp_path / "ends", "ends", START=start, PROCESSES=2, EDITS=edits, TWO_WINNERS=None
+    )
+
+    assert (0, "") == (checked.errors, checked.complaint)
+    assert checked.states > 10_000
+
+
 @pytest.mark.slow
 def test_no_run_goes_on_for_ever_while_a_header_is_edited(tmp_path):
     """There is no cycle with an edit either."""

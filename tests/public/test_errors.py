@@ -35,8 +35,15 @@ ERRORS = {
     ),
     "CompileError": ((), {**ABOUT_A_KERNEL, "log": LOG}, ["scale", KEY[:16], "nvrtc 13.0.88", LOG]),
     "UnknownEntryPoint": (
-        (), {"entry": "scale<half>", **ABOUT_A_KERNEL, "log": LOG},
-        ["'scale<half>'", "scale", KEY[:16], "name expression", LOG],
+        (),
+        {
+            "entry": "scal<half>", "kernels": ("add", "scale", *map(str, range(9))),
+            "nearest": "scale", **ABOUT_A_KERNEL, "log": LOG,
+        },
+        [
+            "'scal<half>'", "did you mean 'scale'?", "its kernels: 0, 1, 2", "and 3 more",
+            KEY[:16], "name expression", LOG,
+        ],
     ),
     "CompilerNotFound": (
         (), {"compiler": "nvcc", "searched": ("/usr/bin", "$CUDA_HOME"), "install": "install it"},
@@ -45,6 +52,10 @@ ERRORS = {
     "CompilerCrashed": (
         (), {**ABOUT_A_KERNEL, "signal": "SIGSEGV", "exit_code": None, "log": LOG},
         ["scale", KEY[:16], "nvrtc 13.0.88", "SIGSEGV", "again", LOG],
+    ),
+    "CompilerStalled": (
+        (), {**ABOUT_A_KERNEL, "reason": "was stopped for 11 s", "cpu_seconds": 2.5},
+        ["scale", KEY[:16], "nvrtc 13.0.88", "stopped for 11 s", "2.5 s of CPU", "again"],
     ),
     "CompileTimeout": (
         (), {**ABOUT_A_KERNEL, "limit_seconds": 1800.0},
@@ -64,6 +75,10 @@ ERRORS = {
          "differences": (("define N", "=1", "=2"),)},
         ["scale", KEY[:16], "frozen", "cdcdcdcdcdcdcdcd", "define N: '=1' there, '=2' here"],
     ),
+    "LimitReached": (
+        (), {"what": "open files", "limit": 10, "option": "ulimit -n"},
+        ["no more open files", "ulimit -n is 10", "raise it"],
+    ),
     "CacheError": (
         (), {"path": "/cache", "reason": "is a file", "hint": "set AJIT_CACHE_DIR"},
         ["/cache", "is a file", "set AJIT_CACHE_DIR"],
@@ -71,6 +86,18 @@ ERRORS = {
     "UnsafeCacheDirectory": (
         (), {"path": "/cache", "reason": "others may write", "hint": "allow_unsafe_cache"},
         ["/cache", "others may write", "allow_unsafe_cache"],
+    ),
+    "KvError": (
+        (), {"path": "/run/kv.sock", "reason": "others can write there", "hint": "use mode 0700"},
+        ["/run/kv.sock", "others can write there", "use mode 0700"],
+    ),
+    "RanksNotReady": (
+        (), {"rank": 0, "ranks": 8, "missing": ((3, "rank 3 (pid 7 on node2) is silent"),)},
+        ["rank 0 of 8", "rank 3 (pid 7 on node2) is silent"],
+    ),
+    "RecordError": (
+        (), {"path": "/srv/used.ajit", "reason": "others may write", "hint": "copy it"},
+        ["/srv/used.ajit", "others may write", "copy it"],
     ),
     **dict.fromkeys(
         ("DeviceError", "NoDevice", "LoadError", "LaunchError", "OutOfMemory", "TicketTimeout",
@@ -82,6 +109,10 @@ ERRORS = {
     "ArgumentError": (
         (), {"operation": "launch of scale", "detail": "argument 1 is no int", "index": 1},
         ["launch of scale", "argument 1 is no int"],
+    ),
+    "PatchedThreads": (
+        (), {"library": "gevent", "patched": ("_thread.start_new_thread", "os.fork")},
+        ["gevent", "_thread.start_new_thread", "patch without os, thread"],
     ),
     **dict.fromkeys(
         ("UsageError", "RuntimeClosed", "ForkedRuntime", "WrongLoop", "WouldBlock",
@@ -117,6 +148,14 @@ def test_fields_are_what_was_given(name):
     error = make(name)
 
     assert {field: getattr(error, field) for field in fields} == fields
+
+
+def test_a_cached_kernel_of_the_same_base_key_is_told_apart():
+    """Such keys share 16 digits, so those alone would name the wanted kernel twice."""
+    nearest = KEY[:16] + "cd" * 24
+    error = errors.CompileForbidden(name="scale", key=KEY, nearest=nearest)
+
+    assert nearest[:32] in str(error)
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -259,3 +298,15 @@ def test_crash_by_a_signal_and_without_one():
 def test_device_error_has_what_is_known(fields, expected):
     """The driver's code, or our own reason, or both, or neither."""
     assert str(errors.DeviceError(operation="upload", **fields)) == expected
+
+
+def test_a_message_never_acts_on_a_terminal():
+    """Of any class. A log's line breaks and tabs stay; what is replaced stays visible."""
+    log = "a.cu(3): error:\n\tint x = \x1b]0;owned\x07\u202e;"
+    told = errors.CompileError(name="k", key=KEY, compiler="nvrtc\x9b2J", log=log)
+    expired = errors.TicketTimeout(operation="wait\x1b[2J")
+
+    assert str(told).endswith("error:\n\tint x = \\x1b]0;owned\\x07\\u202e;")
+    assert r"nvrtc\x9b2J" in str(told)
+    assert str(expired) == r"wait\x1b[2J"
+    assert str(pickle.loads(pickle.dumps(told))) == str(told)  # noqa: S301  # our own

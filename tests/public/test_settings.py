@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from copy import copy, deepcopy
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
@@ -26,26 +27,39 @@ OTHER_VALUES = {
     "allow_unsafe_cache": ("1", True),
     "cache_limit_bytes": ("0", 0),
     "cache_max_age_seconds": ("86400", 86400.0),
+    "views_dir": ("/run/views", "/run/views"),
+    "views_limit_bytes": ("0", 0),
+    "cache_layers": ("/opt/kernels:/srv/kernels", "/opt/kernels:/srv/kernels"),
+    "cache_layers_copy": ("1", True),
     "shared_group": ("gpu", "gpu"),
+    "trust": ("signed", "signed"),
     "hmac_key_file": ("/etc/ajit.key", "/etc/ajit.key"),
     "hmac_key": ("a secret of some length", "a secret of some length"),
+    "public_key_files": ("/etc/ci.pub:/etc/me.pub", "/etc/ci.pub:/etc/me.pub"),
+    "signing_key_file": ("/etc/me.key", "/etc/me.key"),
     "device": ("cuda:3", "cuda:3"),
     "compile_slots": ("3", 3),
     "node_compile_slots": ("5", 5),
     "compile_timeout_seconds": ("2.5", 2.5),
     "compile_output_limit_bytes": ("1024", 1024),
+    "bundle_limit_bytes": ("1024", 1024),
     "compile_memory_limit_bytes": ("4096", 4096),
     "compile_memory_estimate_bytes": ("0", 0),
     "compiler_niceness": ("0", 0),
     "nvcc": ("/opt/nvcc", "/opt/nvcc"),
     "host_compiler": ("/opt/c++", "/opt/c++"),
+    "sandbox": ("landlock", "landlock"),
+    "sandbox_paths": ("/opt/a:/opt/b", "/opt/a:/opt/b"),
     "worker_max_jobs": ("7", 7),
     "worker_max_bytes": ("4096", 4096),
+    "lease": ("directory", "directory"),
     "patience_seconds": ("0.5", 0.5),
     "patience_total_seconds": ("120", 120.0),
     "abandoned": ("cancel", "cancel"),
     "mode": ("frozen", "frozen"),
     "failure_seconds": ("0", 0.0),
+    "explain": ("1", True),
+    "record": ("/srv/used.ajit", "/srv/used.ajit"),
     "ticket_timeout_seconds": ("5", 5.0),
     "time_tickets": ("1", True),
     "spin_seconds": ("0", 0.0),
@@ -170,7 +184,10 @@ def test_unknown_argument_is_an_error_with_the_nearest_name():
 BAD_TEXTS = {
     "patience_total_seconds": ["-1", "inf"],
     "abandoned": ["forget", "0"],
+    "lease": ["dir", "Locks"],
     "mode": ["Frozen", "strict"],
+    "sandbox": ["bwrap", "on"],
+    "sandbox_paths": ["opt/a", "/opt/a:b"],
     "failure_seconds": ["-1", "nan"],
     "allow_unsafe_cache": ["2", "maybe", "on!"],
     "device": ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "CPU", "cpu:x"],
@@ -480,7 +497,7 @@ def test_options_for_type_checkers_are_the_fields():
 
     assert list(options) == list(setting_names())
     for name in setting_names():
-        taken = set(get_args(options[name]))
+        taken = set(get_args(options[name])) - {Sequence[str | os.PathLike[str]]}
         expected = {str, os.PathLike[str]} if os.PathLike[str] in taken else {held[name]}
         assert expected | {type(None)} == taken
         assert held[name] in (Path, str) or os.PathLike[str] not in taken

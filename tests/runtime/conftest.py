@@ -17,6 +17,7 @@ import pytest
 
 from ajit._cache.leases.table import LeaseTable
 from ajit._resolve.flight import flights
+from tests.fuse.mounts import Mount
 from tests.runtime.scripted_compiler import ScriptedCompiler
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     if report.when == "call":
         item.stash[FAILED] = report.failed
     return report
+
+
+@pytest.fixture
+def mount(tmp_path):
+    """A file system of this test's own."""
+    with Mount(tmp_path / "fuse") as mounted:
+        yield mounted
 
 
 @pytest.fixture(scope="session")

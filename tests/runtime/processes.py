@@ -31,7 +31,10 @@ class Peer:
 
     Attributes:
         lines: What it has said so far and was heard.
+        hear_seconds: How long what is waited for may take.
     """
+
+    hear_seconds = HEAR_SECONDS
 
     def __init__(
         self, settings: dict[str, Any], backend: str = "asyncio", source: str = SAXPY_SOURCE
@@ -54,6 +57,15 @@ class Peer:
         peer._start("tests.runtime.many_main", order)
         return peer
 
+    @classmethod
+    def building(cls, settings: dict[str, Any], backend: str, build: Any) -> Self:
+        """Start a process that asks for a build (see ``build_main.py``)."""
+        peer = cls.__new__(cls)
+        run = build.run
+        order = {"backend": backend, "settings": settings, "argv": run.argv, "env": dict(run.env)}
+        peer._start("tests.runtime.build_main", {**order, "outputs": build.outputs})
+        return peer
+
     def _start(self, module: str, order: dict[str, Any]) -> None:
         self.lines: list[Line] = []
         self._process = subprocess.Popen(
@@ -74,7 +86,7 @@ class Peer:
 
     def hear(self, what: str | Callable[[Line], bool]) -> Line:
         """Return the next line that has a word, or that a function accepts."""
-        deadline = time.monotonic() + HEAR_SECONDS
+        deadline = time.monotonic() + self.hear_seconds
         wanted = what if callable(what) else lambda line: what in line
         while True:
             try:

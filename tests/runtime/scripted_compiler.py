@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["ScriptedCompiler"]
 
 _SCRIPT = r"""#!/bin/sh
-if [ -n "$AJIT_RECORD" ]; then      # the switches below are no part of the compile
-    export RECORD="$AJIT_RECORD"
-    unset AJIT_RECORD
+if [ -n "$AJIT_READS" ]; then      # the switches below are no part of the compile
+    export RECORD="$AJIT_READS"
+    unset AJIT_READS
     exec /bin/sh "$0" "$@"
 fi
-[ -n "$RECORD" ] && recorded="env AJIT_RECORD=$RECORD"
+[ -n "$RECORD" ] && recorded="env AJIT_READS=$RECORD"
 here='@HERE@'; answers='@ANSWERS@'; real='@REAL@'
 output= before= question=
 for argument; do

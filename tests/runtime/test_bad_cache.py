@@ -111,6 +111,46 @@ async def test_directory_of_another_user_is_refused(options, cache_dir):
             pytest.fail("opened")
 
 
+async def test_a_planted_directory_of_entries_is_not_used_and_told_once(options, cache_dir):
+    """What another user, or a link, has in it is not run; the kernel is compiled each time."""
+    async with ajit.open_runtime(**options) as rt:
+        good = await rt.compile(SAXPY, arch=ARCH)
+    shard = cache_dir / "entries" / good.key[:2]
+    shard.rename(cache_dir.parent / "elsewhere")
+    shard.symlink_to(cache_dir.parent / "elsewhere")
+    before = {file: file.stat().st_mtime_ns for file in shard.resolve().iterdir()}
+
+    for _ in range(2):
+        seen: list = []
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            async with ajit.open_runtime(subscribers=[seen.append], **options) as rt:
+                again = await rt.resolve(SAXPY, arch=ARCH)
+
+        told = [event.reason for event in seen if isinstance(event, events.CacheUnwritable)]
+        assert again.tier == "compiled"
+        assert [str(item.message).count(f"entries/{good.key[:2]}") for item in warned] == [1]
+        assert "remove it" in told[0]
+    assert {file: file.stat().st_mtime_ns for file in shard.resolve().iterdir()} == before
+
+
+async def test_a_home_directory_is_refused_and_not_touched(options, tmp_path, compiler):
+    """`AJIT_CACHE_DIR=$HOME`: a directory of something else, whose ``tmp`` would be swept."""
+    home = tmp_path / "home"
+    (home / "tmp").mkdir(parents=True)
+    home.chmod(0o700)
+    (home / ".bashrc").write_text("mine")
+    (home / "tmp" / "thesis").write_text("precious")
+    os.utime(home / "tmp" / "thesis", (1, 1))
+
+    with pytest.raises(ajit.CacheError, match="AJIT_CACHE_DIR to a directory of its own"):
+        async with ajit.open_runtime(**{**options, "cache_dir": str(home)}):
+            pytest.fail("opened")
+
+    assert sorted(file.name for file in home.rglob("*")) == [".bashrc", "thesis", "tmp"]
+    assert compiler.started == 0
+
+
 async def test_read_only_cache_still_serves_and_warns_once(options, mount):
     """Entries that are there are used; what is compiled is returned, with one warning for all."""
     place = mount("size=4m,mode=0700")

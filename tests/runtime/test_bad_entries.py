@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 import ajit
@@ -45,8 +47,43 @@ def append(entry, _other):
     entry.write_bytes(entry.read_bytes() + b"\0")
 
 
+def link(entry, other):
+    """A symbolic link, to a good entry of another place."""
+    entry.unlink()
+    entry.symlink_to(other)
+
+
+def fifo(entry, _other):
+    """A reader would wait for a writer."""
+    entry.unlink()
+    os.mkfifo(entry)
+
+
+def directory(entry, _other):
+    """Not even empty directories are in the way."""
+    entry.unlink()
+    entry.mkdir()
+
+
+def another_users(entry, _other):
+    """A file that is not this user's, who could change it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    os.chown(entry, 65534, 65534)
+
+
+def open_to_all(entry, _other):
+    """A file that all may write to."""
+    entry.chmod(0o666)
+
+
 @pytest.mark.parametrize(
-    "damage", [truncate, flip_a_bit, empty, foreign, swap, append], ids=lambda d: d.__name__
+    "damage",
+    [
+        *(truncate, flip_a_bit, empty, foreign, swap, append),
+        *(link, fifo, directory, another_users, open_to_all),
+    ],
+    ids=lambda damage: damage.__name__,
 )
 async def test_damaged_entry_is_compiled_again_replaced_and_counted(
     options, cache_dir, compiler, damage
@@ -59,7 +96,7 @@ async def test_damaged_entry_is_compiled_again_replaced_and_counted(
         cache_dir / "entries" / artifact.key[:2] / f"{artifact.key}.ajit"
         for artifact in (good, other)
     )
-    before = entry.read_bytes()
+    before = entry.stat()
     damage(entry, another)
     seen: list = []
 
@@ -73,7 +110,10 @@ async def test_damaged_entry_is_compiled_again_replaced_and_counted(
     assert (mended.tier, later.tier) == ("compiled", "disk")
     assert mended.artifact.data == good.data
     assert later.artifact == mended.artifact
-    assert entry.read_bytes() != before
+    assert entry.is_file()
+    assert not entry.is_symlink()
+    after = entry.stat()
+    assert (after.st_ino, after.st_mtime_ns) != (before.st_ino, before.st_mtime_ns)
     assert rejected
     assert all(event.key == good.base and event.reason for event in rejected)
     assert statistics.disk.rejected >= 1

@@ -38,6 +38,37 @@ async def test_syntax_error_reaches_every_waiter_with_log_and_line(options, cach
     assert entries(cache_dir) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "arch", "option"),
+    [("nvrtc", "sm_90a", "-dlto"), ("nvcc", "sm_90a", "-E"), ("host", ARCH, "-S")],
+)
+async def test_an_option_that_contradicts_the_request_is_refused(options, kind, arch, option):
+    """Before anything starts, with the option and the reason."""
+    spec = SAXPY.with_(compiler=kind, options=["-O3", option])
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(ajit.SpecError, match=rf"'{option}': .*makes"):
+            await rt.compile(spec, arch=arch)
+
+        assert rt.statistics().pool.workers_started == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "arch"), [("nvrtc", "sm_90a"), ("nvcc", "sm_90a"), ("host", ARCH)]
+)
+async def test_a_source_with_a_byte_order_mark_compiles(options, kind, arch):
+    """Some editors begin files with one. A virtual header may have it as well."""
+    spec = ajit.Spec(
+        b'\xef\xbb\xbf#include "value.h"\n__global__ void k(int* out) { *out = VALUE; }',
+        "k",
+        compiler=kind,
+        headers={"value.h": "\ufeff#define VALUE 1\n"},
+    )
+    async with ajit.open_runtime(**options | {"host_compiler": ""}) as rt:
+        artifact = await rt.compile(spec, arch=arch)
+
+    assert artifact.entries == ("k",)
+
+
 async def test_each_waiter_raises_its_own_copy(options):
     """A note that one task adds to its exception is not seen by another."""
     errors = []
@@ -104,12 +135,14 @@ async def test_remembered_failure_keeps_its_type_and_entry_point(options):
 
     first, remembered = errors
     assert remembered.entry == first.entry == "saxpi"
+    assert remembered.kernels == first.kernels == ("saxpy", "scale")
+    assert str(remembered) == str(first)
     assert (remembered.key, remembered.log) == (first.key, first.log)
     assert rt.statistics().pool.failed == 0
 
 
 async def test_unknown_entry_point_is_named(options, cache_dir):
-    """The source compiles, but has no such kernel: the error says which was missing."""
+    """The source compiles, but has no such kernel: the error says which, and what there is."""
     spec = ajit.Spec(SAXPY_SOURCE + "// no saxpi", "saxpi", name="misspelt")
 
     async with ajit.open_runtime(**options) as rt:
@@ -117,6 +150,8 @@ async def test_unknown_entry_point_is_named(options, cache_dir):
             await rt.compile(spec, arch=ARCH)
 
     assert caught.value.entry == "saxpi"
+    assert "did you mean 'saxpy'?" in str(caught.value)
+    assert "its kernels: saxpy, scale" in str(caught.value)
     assert entries(cache_dir) == []
 
 

@@ -98,3 +98,32 @@ async def test_compile_is_logged_when_it_starts_and_when_it_ends(caplog):
 
     expected = ["compiling with nvrtc 13.0 for sm_90a", "compiled by nvrtc 13.0 in 1.50 s"]
     assert caplog.messages == [f"saxpy ({KEY[:16]}): {text}" for text in expected]
+
+
+async def test_wait_for_a_permit_is_logged_after_a_while_once_for_all_compiles(caplog):
+    """That other compiles of the machine go first is usual; that they do so for long is not."""
+    caplog.set_level(logging.WARNING, "ajit")
+    holder = events.Holder(host="h", pid=7, phase="compiling", compiler="nvcc", age_seconds=20.0)
+    lines = LogLines(anyio.CapacityLimiter(1))
+    for key in (KEY, OTHER_KEY):
+        for seconds in (1.0, REPEAT_SECONDS + 0.5, REPEAT_SECONDS + 1.5):
+            lines(events.WaitingForPermit(name="k", key=key, holder=holder, waited_seconds=seconds))
+    await lines.aclose()
+
+    (line,) = caplog.messages
+    assert line.startswith(f"k ({KEY[:16]}): queued for 10.5 s for a compile permit")
+    assert "pid 7 on h" in line
+
+
+async def test_what_another_process_calls_itself_cannot_forge_a_line(caplog):
+    """Nor act on the terminal that shows the log. What was replaced stays visible."""
+    caplog.set_level(logging.WARNING, "ajit")
+    host = "node\n2026-01-01 ajit: all is well\x1b[2J\u202e"
+    holder = events.Holder(host=host, pid=7, phase="compiling", compiler="nvrtc", age_seconds=1.0)
+    lines = LogLines(anyio.CapacityLimiter(1))
+    lines(events.Waiting(name="k", key=KEY, holder=holder, waited_seconds=1.0))
+    await lines.aclose()
+
+    [line] = caplog.messages
+    assert r"node\n2026-01-01 ajit: all is well\x1b[2J\u202e" in line
+    assert line.isprintable()

@@ -11,18 +11,23 @@ pytestmark = pytest.mark.anyio
 
 MEMORY = "dtype freed nbytes pointer shape view"
 EXPECTED = {
-    "Batch": "add_bound add_copies add_copy add_fill add_launch submit ticket",
+    "Batch": "add_bound add_copies add_copy add_copy_ranges add_fill add_launch submit ticket",
     "BoundLaunch": "args kernel",
     "BufferSlice": f"buffer offset_bytes {MEMORY}",
+    "Build": "dirs extra_digest jobs key_parts limit_bytes name outputs run timeout_seconds",
+    "Bundle": "base_key files key log materialize name seconds size_bytes tier waited_for",
+    "Call": "arguments env function program",
+    "Command": "argv copies env files program templates",
     "ConfiguredKernel": "block grid kernel",
     "Device": "aclose alloc alloc_pinned arch batch capture copy create_event create_stream "
     "download driver_version fill has_clusters health kind load mark max_block max_grid "
-    "max_shared_bytes max_threads multiprocessors name run statistics submit synchronize "
-    "total_memory_bytes upload warp_size",
+    "max_shared_bytes max_threads multiprocessors name register_host run statistics submit "
+    "synchronize total_memory_bytes upload warp_size",
     "DeviceBuffer": f"free {MEMORY}",
     "EntryPoint": "name params",
     "Event": "free freed handle record seconds_until timing",
-    "Graph": "add_bound add_copies add_copy add_fill add_launch captured free launch",
+    "Graph": "add_bound add_copies add_copy add_copy_ranges add_fill add_launch captured free "
+    "launch",
     "HostArray": "data dtype nbytes pointer shape tobytes tolist view",
     "Kernel": "attributes bind launch max_dynamic_shared_bytes max_threads module name params "
     "registers shared_bytes stands_in_for with_attributes",
@@ -30,11 +35,11 @@ EXPECTED = {
     "LoadedModule": "entry_points kernel key name unload unloaded",
     "PinnedBuffer": f"free {MEMORY}",
     "Resolution": "artifact seconds tier waited_for",
-    "Runtime": "compile device kernel kernel_nowait module resolve settings statistics subscribe "
-    "warmup",
+    "Runtime": "aclose build compile device freeze kernel kernel_nowait module resolve settings "
+    "statistics subscribe thaw warmup",
     "Spec": "arch compiler defines entries entry_names entry_point extra_digest from_file headers "
     "include_dirs name options source with_",
-    "Step": "done",
+    "Step": "done seconds",
     "Stream": "free freed handle mark priority synchronize wait",
     "Ticket": "at device_seconds done operation seconds stream",
 }

@@ -26,7 +26,11 @@ async def _public_objects(rt):
     await batch.ticket
     statistics, pinned = rt.statistics(), await device.alloc_pinned(8)
     streams = [await device.create_stream(), await device.create_event()]
+    command = ajit.Command(["sh", "-c", "echo 1 > made"], files={"long": 500 * "x"})
+    build = ajit.Build("made", command, ["made"])
+    bundle = await rt.build(build)
     return [
+        build, command, ajit.Call("json:dumps", {"obj": 500 * "x"}), bundle, bundle.files[0],
         SAXPY, SAXPY.entries[0], resolution, resolution.artifact, module, kernel, report,
         *report.failures, kernel[1, 4], kernel.bind(1, 4, 1.0, x, x, 4), x, x[0:2], pinned, batch,
         batch.ticket, batch.ticket.at(0), graph, *streams, await device.download(x), rt, device,

@@ -83,7 +83,7 @@ async def test_failing_kernel_behind_a_fallback_is_logged_and_its_key_known(with
         failed = rt.statistics().failed
 
     keys = [event.key for event in seen if isinstance(event, events.FallbackUsed)]
-    lines = [line for line in caplog.messages if "fallback 'mended' serves, it failed" in line]
+    lines = [line for line in caplog.messages if "fallback 'mended' serves in its place" in line]
     assert failed == 3
     assert keys[0] == ""
     assert len(keys[1]) == 64
@@ -139,6 +139,16 @@ async def test_frozen_runtime_serves_what_is_cached_and_compiles_nothing(options
     assert caught.value.differences == (("define VARIANT", "=1", "=2"),)
     assert "define VARIANT: '=1' there, '=2' here" in str(caught.value)
     assert compiler.started == 1
+
+
+async def test_frozen_runtime_without_a_cache_that_can_be_read_says_so(options):
+    """Nothing can be found then, whatever was cached."""
+    options = {**options, "cache_dir": "/proc/ajit/cache"}
+    async with ajit.open_runtime(**options, mode="frozen") as rt:
+        with pytest.raises(ajit.CompileForbidden) as caught:
+            await rt.compile(SAXPY, arch=ARCH)
+
+    assert "the cache /proc/ajit/cache cannot be read: " in caught.value.__notes__[0]
 
 
 async def test_frozen_runtime_with_an_empty_cache_says_so(options, compiler):

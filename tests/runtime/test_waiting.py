@@ -11,8 +11,10 @@ import pytest
 
 import ajit
 from ajit._cache.entries.disk import Found
+from ajit._cache.leases.permits import PERMIT_PREFIX
 from ajit._core import events
 from ajit._resolve.waiting import LeaseWaiter, WaitEnd
+from ajit._system.process import this_process
 from tests.runtime.sequencer import every_await
 from tests.runtime.sources import ARCH, SAXPY, base_of, saxpy
 
@@ -269,3 +271,34 @@ async def test_waiters_use_up_no_threads_of_the_loop(options, lock_peer, cache_d
     assert hop
     assert resolution.tier == "compiled"
     nothing_left()
+
+
+@pytest.mark.parametrize("total_seconds", [1.5, 300.0])
+async def test_wait_for_a_permit_is_an_event_and_ends_with_the_total_patience(
+    options, cache_dir, lock_peer, total_seconds
+):
+    """Another process holds the machine's only permit, and the compile goes on without it."""
+    name = f"{PERMIT_PREFIX}{this_process().boot_id}-0"
+    permit = cache_dir / "locks" / name[:2] / f"{name}.lock"
+    told: list = []
+    waits = anyio.Event()
+
+    def subscriber(event):
+        if isinstance(event, events.WaitingForPermit):
+            told.append(event)
+            waits.set()
+
+    only_one = {"node_compile_slots": 1, "patience_total_seconds": total_seconds}
+    async with ajit.open_runtime(subscribers=[subscriber], **{**options, **only_one}) as rt:
+        lock_peer.hold(permit)
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: rt.compile(SAXPY, arch=ARCH))
+                await waits.wait()
+                if total_seconds > 60:
+                    lock_peer.drop(permit)
+    if total_seconds < 60:
+        lock_peer.drop(permit)
+
+    assert {event.name for event in told} == {"saxpy"}
+    assert told[0].waited_seconds > 0.5

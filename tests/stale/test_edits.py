@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ajit._core import events
-from ajit._resolve import walk
+from ajit._resolve import compiling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,14 +32,14 @@ def before_settling(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], o
     """Do something when a compiler has ended, before its reads are digested."""
 
     def arrange(act: Callable[[], object]) -> None:
-        original = walk.settle
+        original = compiling.settle
 
         def settle(*given: object) -> object:
-            monkeypatch.setattr(walk, "settle", original)
+            monkeypatch.setattr(compiling, "settle", original)
             act()
             return original(*given)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(walk, "settle", settle)
+        monkeypatch.setattr(compiling, "settle", settle)
 
     return arrange
 

@@ -83,7 +83,7 @@ def plant_in_worker(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
     start = worker_process._START
     head, main, tail = start.partition("from ajit._compile.worker.main")
     assert main
-    code = f"{head}\nimport ajit._compile.worker.recording as r\n{bug}\n{main}{tail}"
+    code = f"{head}\nimport ajit._compile.worker.listing as r\n{bug}\n{main}{tail}"
     monkeypatch.setattr(worker_process, "_START", code)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._compile.worker.recording import _is_ignored
+from ajit._compile.worker.listing import is_ignored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,5 +87,5 @@ def test_a_directory_beside_a_private_one_is_not_private() -> None:
     """Their names may begin alike."""
     private = ("/home/user/.cache/zig/",)
 
-    assert _is_ignored("/home/user/.cache/zig/o/lib.a", private)
-    assert not _is_ignored("/home/user/.cache/zig-headers/a.h", private)
+    assert is_ignored("/home/user/.cache/zig/o/lib.a", private)
+    assert not is_ignored("/home/user/.cache/zig-headers/a.h", private)

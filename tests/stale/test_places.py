@@ -1,4 +1,4 @@
-"""Headers that are not the user's: the system's, the toolchain's, and those that someone plants."""
+"""Headers that are not the user's: the system's, the toolchain's, and planted ones."""
 
 from __future__ import annotations
 

@@ -143,3 +143,40 @@ def test_an_option_that_means_this_machine_puts_it_into_the_key(
 
     assert len(bases) >= 2
     assert len(set(bases)) == 2
+
+
+def test_directories_in_each_other_are_told_from_others(
+    server: Server, tmp_path: Path, asking: Callable[..., ajit.Spec]
+) -> None:
+    """``inc/x.h`` is called by the inner directory, and found from the outer one."""
+    for name, value in (("a", 1), ("b", 2), ("c", 1)):
+        (tmp_path / name / "inc").mkdir(parents=True)
+        (tmp_path / name / "inc" / "x.h").write_text(f"#define V {value}\n")
+
+    for outer, inner in (("a", "a"), ("b", "c"), ("a", "c"), ("b", "b")):
+        dirs = [tmp_path / outer, tmp_path / inner / "inc"]
+        server.check(asking('#include "inc/x.h"', include_dirs=dirs))
+
+
+@pytest.mark.parametrize("spelt_in", ["source", "define", "header", "header of no directory"])
+def test_an_absolute_path_means_the_same_file_wherever_the_directories_are(
+    server: Server, tmp_path: Path, asking: Callable[..., ajit.Spec], spelt_in: str
+) -> None:
+    """It lies in a directory of the spec, and is read whatever lies in that of another one."""
+    one, other, third = (tmp_path / name for name in ("one", "other", "third"))
+    absolute, outside = f'"{one}/x.h"', third / "w.h"
+    for folder in (one, other, third):
+        folder.mkdir()
+        (folder / "w.h").write_text(f"#include {absolute}\n")
+    source, defines = {
+        "source": (f"#include {absolute}", {}),
+        "define": ("#include HEADER", {"HEADER": absolute}),
+        "header": ('#include "w.h"', {}),
+        "header of no directory": (f'#include "{outside}"', {}),
+    }[spelt_in]
+
+    (one / "x.h").write_text("#define V 1\n")
+    server.check(asking(source, include_dirs=[one], defines=defines))
+    (other / "x.h").write_text("#define V 1\n")
+    (one / "x.h").write_text("#define V 2\n")
+    server.check(asking(source, include_dirs=[other], defines=defines))

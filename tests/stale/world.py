@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ajit
 from ajit._core import events
-from ajit._resolve.walk import job_of
+from ajit._resolve.compiling import job_of
 from ajit.errors import CompileError
 from tests.compile.support import KEY, Bench
 

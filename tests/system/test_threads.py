@@ -13,8 +13,9 @@ from tests.cache.helpers import in_a_forked_child, poll
 
 
 @pytest.fixture
-def pool() -> DaemonThreads:
-    """A new pool, with no thread yet."""
+def pool(monkeypatch) -> DaemonThreads:
+    """A new pool, with no thread yet, in a process that has opened no runtime so far."""
+    monkeypatch.setattr(threads, "_keepers", threads._Keepers())
     return DaemonThreads("ajit-test")
 
 
@@ -92,6 +93,34 @@ def test_a_forked_child_begins_without_threads(pool: DaemonThreads):
         return ran.wait(10)
 
     assert in_a_forked_child(child)
+
+
+@pytest.mark.anyio
+async def test_the_end_of_the_last_runtime_ends_idle_threads(pool: DaemonThreads):
+    """Not that of the last but one; nor a thread that works."""
+    release = threading.Event()
+    async with threads.kept_threads():
+        async with threads.kept_threads():
+            idle = run_and_wait(pool)
+            pool.run(release.wait)
+            working, idle = idle, run_and_wait(pool)
+        assert idle.is_alive()
+
+    assert not idle.is_alive()
+    assert working.is_alive()
+    release.set()
+    poll(lambda: not working.is_alive())
+
+
+@pytest.mark.anyio
+async def test_a_thread_that_becomes_idle_after_the_last_runtime_ends(pool: DaemonThreads):
+    """With the next runtime they are kept again."""
+    async with threads.kept_threads():
+        pass
+    thread = _run(pool)
+    poll(lambda: not thread.is_alive())
+    async with threads.kept_threads():
+        assert run_and_wait(pool).is_alive()
 
 
 def _run(pool: DaemonThreads) -> threading.Thread:

@@ -14,10 +14,8 @@ Everything blocks: call it from a thread.
 
 from __future__ import annotations
 
-import os
-import stat
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,17 +24,20 @@ from ajit._cache.entries.eviction import Doomed, Eviction, File, Inventory, Limi
 from ajit._cache.entries.lists import TOP as READS
 from ajit._cache.entries.lists import base_folders, remove_list
 from ajit._cache.entries.node_digests import TOP as DIGESTS
+from ajit._cache.entries.node_digests import is_node_name
 from ajit._cache.files import fs
-from ajit._cache.leases.permits import PERMIT_PREFIX
+from ajit._cache.leases.permits import PERMIT_PREFIX, is_permit_file
 from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
 from ajit._core.key import is_key
 from ajit._core.reads import BASE_DIGITS
+from ajit._core.seal import NO_TRUST
 from ajit._system.process import this_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ajit._cache.files.directory import CacheDirectory
+    from ajit._core.seal import Trust
 
 __all__ = ["EVICTION_LEASE", "Collected", "Collector", "Eviction", "Limits", "Skipped"]
 
@@ -79,12 +80,13 @@ class Collector:
     Args:
         directory: The cache.
         limits: What it may hold.
+        trust: Which seal its lease has.
     """
 
-    def __init__(self, directory: CacheDirectory, limits: Limits) -> None:
+    def __init__(self, directory: CacheDirectory, limits: Limits, trust: Trust = NO_TRUST) -> None:
         self._directory = directory
         self._limits = limits
-        self._leases = LeaseTable(directory)
+        self._leases = LeaseTable(directory, trust)
 
     def plan(self) -> Eviction:
         """Look at every file of the cache, without opening it, and decide what to remove."""
@@ -139,7 +141,7 @@ class Collector:
         skipped: list[Skipped] = []
         begun = beat = time.monotonic()
         finished = True
-        bases = _LeasedBases(self._directory.fd)
+        bases = _LeasedBases(self._directory)
         for doomed in (*plan.entries, *plan.debris):
             now = time.monotonic()
             if now - begun > work_seconds:
@@ -160,7 +162,8 @@ class Collector:
         base = bases.of(doomed.file) if doomed.file.name.startswith((TOP, READS)) else None
         if base is None:
             return self._unlink(doomed.file)
-        lease = self._leases.try_acquire(base, "eviction")
+        # No claim of its own for each file: it would leave more behind than it removes.
+        lease = self._leases.try_acquire(base, "eviction", claim=False)
         if isinstance(lease, Busy):
             return "its lease is held"
         if not isinstance(lease, Lease):
@@ -170,13 +173,13 @@ class Collector:
 
     def _unlink(self, file: File) -> str:
         try:
-            status = os.stat(file.name, dir_fd=self._directory.fd, follow_symlinks=False)
+            status = fs.stat_file(self._directory, file.name)
             if (status.st_ino, status.st_mtime_ns) != (file.inode, file.modified_ns):
                 return "it was used or replaced meanwhile"
             if file.name.startswith(READS):
-                remove_list(self._directory.fd, file.name)
-            else:
-                os.unlink(file.name, dir_fd=self._directory.fd)
+                remove_list(self._directory, file.name)
+            elif not fs.remove_file(self._directory, file.name):
+                return "it is already gone"
         except FileNotFoundError:
             return "it is already gone"
         except OSError as exc:
@@ -184,38 +187,41 @@ class Collector:
         return ""
 
     def _inventory(self) -> Inventory:
-        entries = (file for file in self._sharded(TOP, SUFFIX) if is_entry_key(file.key))
         return Inventory(
             now=fs.now(self._directory),
-            entries=entries,
+            entries=self._sharded(TOP, SUFFIX),
             lists=self._lists(),
-            digests=tuple(_files(self._directory.fd, DIGESTS)),
+            digests=tuple(self._files(DIGESTS, is_node_name)),
             failures=self._sharded("failures", ".json"),
-            temporaries=_files(self._directory.fd, fs.TEMPORARY),
-            permits=_files(self._directory.fd, f"locks/{PERMIT_PREFIX[:2]}"),
+            temporaries=self._files(fs.TEMPORARY, fs.is_temporary),
+            permits=self._files(f"locks/{PERMIT_PREFIX[:2]}", is_permit_file),
             outlived=this_process().outlived,
         )
 
     def _sharded(self, top: str, suffix: str) -> Iterator[File]:
-        for shard in fs.list_names(self._directory.fd, top):
-            for file in _files(self._directory.fd, f"{top}/{shard}"):
-                if file.name.endswith(suffix):
-                    yield file
+        """The files ``<top>/<2 hex>/<key><suffix>``; what has another name is not ajit's."""
+        for shard in fs.list_names(self._directory, top):
+
+            def is_ours(name: str, shard: str = shard) -> bool:
+                return _is_key_file(name, suffix) and name.startswith(shard)
+
+            yield from self._files(f"{top}/{shard}", is_ours)
 
     def _lists(self) -> Iterator[File]:
-        for folder in base_folders(self._directory.fd):
-            for file in _files(self._directory.fd, folder):
-                if is_key(file.key):
-                    yield file
+        for folder in base_folders(self._directory):
+            yield from self._files(folder, is_key)
+
+    def _files(self, folder: str, is_ours: Callable[[str], object]) -> Iterator[File]:
+        """Yield the regular files of a directory that have a name of ours."""
+        for last, status in fs.regular_files(self._directory, folder):
+            if is_ours(last):
+                name = f"{folder}/{last}"
+                yield File(name, status.st_size, status.st_mtime_ns, status.st_ino)
 
     def _seconds_since_last(self) -> float:
-        """Seconds since an evictor released its lease, which writes to the lock file."""
-        name = f"locks/{EVICTION_LEASE[:2]}/{EVICTION_LEASE}.lock"
-        try:
-            status = os.stat(name, dir_fd=self._directory.fd, follow_symlinks=False)
-        except OSError:
-            return float("inf")
-        return abs(fs.now(self._directory) - status.st_mtime)
+        """Seconds since an evictor released its lease, which writes its record."""
+        last = self._leases.last_written(EVICTION_LEASE)
+        return float("inf") if last is None else abs(fs.now(self._directory) - last)
 
 
 class _LeasedBases:
@@ -225,8 +231,8 @@ class _LeasedBases:
     Where there is none, no lease is held, and none is made for a file that is going away.
     """
 
-    def __init__(self, dir_fd: int) -> None:
-        self._dir_fd = dir_fd
+    def __init__(self, directory: CacheDirectory) -> None:
+        self._directory = directory
         self._shards: dict[str, dict[str, str]] = {}
 
     def of(self, file: File) -> str | None:
@@ -237,7 +243,7 @@ class _LeasedBases:
         return self._shards[shard].get(file.base)
 
     def _names(self, shard: str) -> list[str]:
-        return fs.list_names(self._dir_fd, f"locks/{shard}")
+        return fs.list_names(self._directory, f"locks/{shard}")
 
 
 def _collected(removed: list[Doomed], skipped: list[Skipped], *, finished: bool) -> Collected:
@@ -251,19 +257,5 @@ def _collected(removed: list[Doomed], skipped: list[Skipped], *, finished: bool)
     )
 
 
-def _files(dir_fd: int, name: str) -> Iterator[File]:
-    """Yield the regular files of a directory; none if it cannot be read."""
-    try:
-        fd = os.open(name, fs.OPEN_DIRECTORY, dir_fd=dir_fd)
-    except OSError:
-        return
-    try:
-        with os.scandir(fd) as found:
-            for entry in found:
-                with suppress(OSError):  # removed meanwhile
-                    status = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(status.st_mode):
-                        path = f"{name}/{entry.name}"
-                        yield File(path, status.st_size, status.st_mtime_ns, status.st_ino)
-    finally:
-        os.close(fd)
+def _is_key_file(name: str, suffix: str) -> bool:
+    return name.endswith(suffix) and is_entry_key(name.removesuffix(suffix)) is not None

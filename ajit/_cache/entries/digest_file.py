@@ -3,26 +3,27 @@ r"""Digests of files as the bytes of one file: what a node knows of the headers 
 Layout, all integers little-endian::
 
     offset  size  what
-    0       8     magic and format version, b"AJITDIG\1"
+    0       8     magic and format version, b"AJITDIG\2"
     8       8     length of the records, R
     16      R     records: MessagePack, a map of 40 bytes (device, inode, size, mtime and ctime in
                   nanoseconds) to 36 bytes (day of the last use since 1970, SHA-256)
     16+R    32    SHA-256 of the file's name and everything before
-    48+R    32    only where there is a secret: HMAC-SHA256 of the same, with the secret
+    48+R    ...   a seal of that digest, see `ajit._core.seal`, or nothing
 
-A forged digest would lead to the entry of another header: a wrong kernel. So a reader with a secret
-takes only records that are authenticated with it. The name is covered, since devices and inodes of
-one node mean nothing on another one.
+A forged digest would lead to the entry of another header: a wrong kernel. So a reader that asks for
+seals takes only records with a good one. The name is covered, since devices and inodes of one node
+mean nothing on another one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import struct
 from typing import TypeAlias
 
 import msgspec
+
+from ajit._core.seal import NotAuthentic, Trust, is_seal
 
 __all__ = [
     "MAX_BYTES",
@@ -47,13 +48,13 @@ MAX_BYTES = 4 * 1024 * 1024
 Records: TypeAlias = dict[bytes, bytes]
 """Packed stamp to packed day and digest. Packed, since a file of 20 000 is decoded in 3 ms so."""
 
-_MAGIC = b"AJITDIG\1"
+_MAGIC = b"AJITDIG\2"
 _HEADER = struct.Struct("<8sQ")
 _STAMP = struct.Struct("<QQQqq")
 _VALUE = struct.Struct(">I32s")
 _DAY_BYTES = 4
 _FILE_BYTES = 16  # of a stamp: device and inode
-_SEAL_BYTES = 32
+_DIGEST_BYTES = 32
 
 _decoder = msgspec.msgpack.Decoder(Records)
 
@@ -98,34 +99,40 @@ def bounded(records: Records) -> Records:
     return {stamp: records[stamp] for stamp in stamps[:MAX_RECORDS]}
 
 
-def encode(records: Records, name: str, secret: bytes | None) -> bytes:
-    """Return the bytes of a file of that name."""
+def encode(records: Records, name: str, trust: Trust) -> bytes:
+    """Return the bytes of a file of that name, with the seal that this process makes.
+
+    Raises:
+        CannotSeal: It asks for seals that it cannot make.
+    """
     packed = msgspec.msgpack.encode(records)
     body = _HEADER.pack(_MAGIC, len(packed)) + packed
-    mac = b"" if secret is None else _mac(body, name, secret)
-    return body + _checksum(body, name) + mac
+    digest = _checksum(body, name)
+    return body + digest + trust.seal("digests", digest)
 
 
-def decode(data: bytes, name: str, secret: bytes | None) -> Records:
+def decode(data: bytes, name: str, trust: Trust) -> Records:
     """Verify the bytes of a file and return its records.
 
     Raises:
         DigestFileInvalid: They are truncated, corrupt, foreign, another name's, or not authentic.
     """
-    if len(data) < _HEADER.size + _SEAL_BYTES:
+    if len(data) < _HEADER.size + _DIGEST_BYTES:
         raise DigestFileInvalid(f"only {len(data)} bytes")
     magic, length = _HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise DigestFileInvalid("not a file of digests of this format")
     end = _HEADER.size + length
-    body, checksum = data[:end], data[end : end + _SEAL_BYTES]
-    mac = data[end + _SEAL_BYTES :]
-    if len(mac) not in (0, _SEAL_BYTES):
+    body, digest = data[:end], data[end : end + _DIGEST_BYTES]
+    seal = data[end + _DIGEST_BYTES :]
+    if seal and not is_seal(seal):
         raise DigestFileInvalid(f"{len(data)} bytes do not fit its header")
-    if checksum != _checksum(body, name):
+    if digest != _checksum(body, name):
         raise DigestFileInvalid("checksum does not match")
-    if secret is not None and not hmac.compare_digest(mac, _mac(body, name, secret)):
-        raise DigestFileInvalid("it is not authenticated with this secret")
+    try:
+        trust.check("digests", digest, seal)
+    except NotAuthentic as exc:
+        raise DigestFileInvalid(str(exc)) from None
     return _records(body[_HEADER.size :])
 
 
@@ -141,10 +148,3 @@ def _records(packed: bytes) -> Records:
 
 def _checksum(body: bytes, name: str) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + body).digest()
-
-
-def _mac(body: bytes, name: str, secret: bytes) -> bytes:
-    # The prefix makes it differ from the HMAC of an entry or a failure record.
-    authentic = hmac.new(secret, b"ajit digests\0" + name.encode() + b"\0", hashlib.sha256)
-    authentic.update(body)
-    return authentic.digest()

@@ -8,33 +8,55 @@ a thread. Any number of threads may use one store.
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from ajit._cache.entries.bundles import BundleStore
+from ajit._cache.entries.results import (
+    SUFFIX,
+    TOP,
+    Described,
+    Found,
+    Lookup,
+    Lost,
+    Missing,
+    Published,
+    PublishFailed,
+    PublishResult,
+    Rejected,
+    entry_name,
+    is_entry_key,
+    look_up,
+    reason_of,
+)
 from ajit._cache.entries.touch import Touches
 from ajit._cache.files import fs
 from ajit._core.entry import (
     Artifact,
+    CannotEncode,
     EntryInvalid,
-    EntryOfOtherVersion,
-    Manifest,
     decode,
     decode_manifest,
     encode,
+    seal_of,
 )
+from ajit._core.manifest import MAX_MANIFEST_BYTES
+from ajit._core.seal import NO_TRUST, CannotSeal
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ajit._cache.files.directory import CacheDirectory
+    from ajit._core.seal import Trust
 
 __all__ = [
+    "MAX_CODE_BYTES",
+    "SUFFIX",
+    "TOP",
+    "Described",
     "DiskStatistics",
     "DiskStore",
     "EntryInfo",
@@ -46,80 +68,15 @@ __all__ = [
     "PublishResult",
     "Published",
     "Rejected",
+    "is_entry_key",
 ]
 
-TOP = "entries"
-SUFFIX = ".ajit"
+OVERHEAD_BYTES = MAX_MANIFEST_BYTES + 64 * 1024
+"""What an entry may have besides its compiled bytes: the manifest, its frame and a seal."""
 
-is_entry_key = re.compile(r"[0-9a-f]{64}").fullmatch
-"""Matches a text that may become a file name. As `ajit._core.key.is_key`, but ten times faster."""
-
-
-# Structs and not dataclasses: a fresh process reads hundreds of entries, and a frozen dataclass
-# takes a microsecond to make, a tenth of what a small entry takes to read.
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The entry is there and verified.
-
-    Attributes:
-        artifact: What it holds.
-        size_bytes: Size of its file.
-    """
-
-    artifact: Artifact
-    size_bytes: int
-
-
-class Missing(msgspec.Struct, frozen=True):
-    """There is no entry.
-
-    Attributes:
-        reason: "", or why an entry that may exist cannot be read.
-    """
-
-    reason: str = ""
-
-
-class Rejected(msgspec.Struct, frozen=True):
-    """There is an entry, but it did not verify: it counts as a miss and is replaced.
-
-    Attributes:
-        reason: Why not.
-        other_version: Whether another version of ajit wrote it. No look-up meets such an entry.
-    """
-
-    reason: str
-    other_version: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The entry is on disk.
-
-    Attributes:
-        method: The call that gave the file its name.
-        size_bytes: Size of its file.
-    """
-
-    method: fs.PublishMethod
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """An entry of that key was there already. It was not touched; the caller keeps its bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishFailed:
-    """Nothing was published and nothing is left behind; the caller keeps its bytes."""
-
-    reason: str
-
-
-Lookup = Found | Missing | Rejected
-PublishResult = Published | Lost | PublishFailed
+MAX_CODE_BYTES = 1024 * 1024 * 1024
+"""The most compiled bytes that are read where no setting says. Pretty arbitrary: four times what a
+compile may make by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +96,16 @@ class EntryInfo:
 
 @dataclass(frozen=True, slots=True)
 class DiskStatistics:
-    """Counts of a store since it was made: one for each read and publish."""
+    """Counts of a store since it was made: one for each read and publish of an entry.
+
+    Attributes:
+        found: Reads of an entry that verified.
+        missing: Reads where there was no entry, or none that could be read.
+        rejected: Reads of an entry that did not verify; it counted as a miss.
+        published: Entries that were written.
+        lost: Entries that were not written, because another process had written the same before.
+        failed: Entries that could not be written.
+    """
 
     found: int = 0
     missing: int = 0
@@ -165,17 +131,29 @@ class DiskStore:
     Args:
         directory: From `ajit._cache.files.directory.open_cache_directory`. Temporary files that
             dead processes of this host have left in it are removed.
-        secret: The key that entries are authenticated with, from
-            `ajit._cache.files.secret.load_secret`; an entry without its tag is then `Rejected`.
-            None accepts every entry.
+        trust: Which seal of an entry is asked for, from `ajit._cache.files.trust.load_trust`; an
+            entry without a good one is `Rejected`.
+        max_code_bytes: An entry with more compiled bytes is `Rejected`, unread.
+
+    Attributes:
+        directory: The cache.
+        bundles: What of it is bundles. `read` and `publish` are for the other entries.
+        limit_bytes: The most that an entry's file may have.
     """
 
-    def __init__(self, directory: CacheDirectory, secret: bytes | None = None) -> None:
+    def __init__(
+        self,
+        directory: CacheDirectory,
+        trust: Trust = NO_TRUST,
+        max_code_bytes: int = MAX_CODE_BYTES,
+    ) -> None:
         self.directory = directory
-        self._secret = secret
+        self.limit_bytes = max_code_bytes + OVERHEAD_BYTES
+        self._trust = trust
         self._counts = dict.fromkeys(DiskStatistics.__slots__, 0)
         self._lock = threading.Lock()
         self._touches = Touches(directory)
+        self.bundles = BundleStore(directory, trust, self.count)
         if directory.access == "writable":
             fs.sweep_temporaries(directory)
 
@@ -191,7 +169,7 @@ class DiskStore:
             ValueError: The text is not a key.
         """
         lookup = self._read(key, used=True)
-        self._count(_COUNTED[type(lookup)])
+        self.count(type(lookup))
         return lookup
 
     def publish(self, artifact: Artifact, *, replace: bool = False) -> PublishResult:
@@ -204,41 +182,51 @@ class DiskStore:
         Raises:
             ValueError: The artifact's key is not a key.
         """
-        name = _file_name(artifact.key)
+        entry_name(artifact.key)
         result: PublishResult
         if self.directory.access != "writable":
             result = PublishFailed(f"cache is {self._access()}: {self.directory.problem}")
         else:
-            result = self._publish(name, encode(artifact, self._secret), replace=replace)
-        self._count(_COUNTED[type(result)])
+            result = self._publish(artifact, replace=replace)
+        self.count(type(result))
         return result
 
-    def manifest(self, key: str) -> tuple[Manifest, int] | Missing | Rejected:
-        """Verify an entry and return its manifest and the size of its compiled bytes.
+    def manifest(self, key: str) -> Described | Missing | Rejected:
+        """Verify an entry and return what it says of itself.
 
         Raises:
             ValueError: The text is not a key.
         """
+        return self.bundles.describe(key) if self.bundles.has(key) else self._describe(key)
+
+    def _describe(self, key: str) -> Described | Missing | Rejected:
         try:
-            data = fs.read_file(self.directory, _file_name(key))
-            manifest, size_bytes = decode_manifest(data, self._secret)
+            data = fs.read_file(self.directory, entry_name(key), self.limit_bytes)
+            manifest, size_bytes = decode_manifest(data, self._trust)
+            seal = seal_of(data, self._trust)
         except FileNotFoundError:
             return Missing()
-        except OSError as exc:
-            return Missing(_reason(exc))
+        except fs.UnusableFile as exc:
+            return Rejected(reason_of(exc))
+        except (OSError, MemoryError) as exc:
+            return Missing(reason_of(exc))
         except EntryInvalid as exc:
             return Rejected(str(exc))
         if manifest.key != key:
             return Rejected(f"entry of key {manifest.key[:16]}, not of {key[:16]}")
-        return manifest, size_bytes
+        return Described(manifest, size_bytes, seal)
 
-    def entries(self) -> Iterator[EntryInfo]:
-        """Yield the files of the cache by key, without those that are removed meanwhile."""
-        for name, key in fs.list_files(self.directory, TOP, SUFFIX):
+    def entries(self, digits: str = "") -> Iterator[EntryInfo]:
+        """Yield the files of the cache by key, without those that are removed meanwhile.
+
+        Args:
+            digits: How their keys begin: two digits or more, or "" for all.
+        """
+        for name, key in fs.list_files(self.directory, TOP, SUFFIX, digits):
             if is_entry_key(key) is None:
                 continue
             try:
-                status = os.stat(name, dir_fd=self.directory.fd, follow_symlinks=False)
+                status = fs.stat_file(self.directory, name)
             except OSError:
                 continue
             yield EntryInfo(key, status.st_size, status.st_mtime)
@@ -246,7 +234,9 @@ class DiskStore:
     def verify(self) -> Iterator[tuple[str, Lookup]]:
         """Read every entry and yield the result; not counted in `statistics`."""
         for entry in self.entries():
-            yield entry.key, self._read(entry.key, used=False)
+            is_bundle = self.bundles.has(entry.key)
+            look = self.bundles.verify if is_bundle else partial(self._read, used=False)
+            yield entry.key, look(entry.key)
 
     def remove(self, key: str) -> bool:
         """Remove an entry; a process that is reading it can finish. False if there was none.
@@ -255,7 +245,7 @@ class DiskStore:
             ValueError: The text is not a key.
             OSError: It could not be removed.
         """
-        return fs.remove_file(self.directory, _file_name(key))
+        return fs.remove_file(self.directory, entry_name(key))
 
     def statistics(self) -> DiskStatistics:
         """What this store has done so far."""
@@ -266,48 +256,50 @@ class DiskStore:
         return f"<DiskStore {self.directory.path} {self._access()} {self.statistics()}>"
 
     def _read(self, key: str, *, used: bool) -> Lookup:
-        name = _file_name(key)
-        try:
-            data, modified = fs.read_dated_file(self.directory, name)
-            found = Found(decode(data, key, self._secret), len(data))
-        except FileNotFoundError:
-            return Missing()
-        except OSError as exc:
-            # No permission, an I/O error, a link in its place: the entry cannot be used, and the
-            # kernel is compiled instead.
-            return Missing("" if self.directory.access == "none" else _reason(exc))
-        except EntryInvalid as exc:
-            return Rejected(str(exc), isinstance(exc, EntryOfOtherVersion))
-        if used:
-            self._touches.note(name, modified)
-        return found
+        name = entry_name(key)
 
-    def _publish(self, name: str, data: bytes, *, replace: bool) -> PublishResult:
+        def read() -> Found:
+            data, modified = fs.read_dated_file(self.directory, name, self.limit_bytes)
+            artifact = decode(data, key, self._trust)
+            if used:
+                self._touches.note(name, modified)
+                return Found(artifact, len(data))
+            return Found(artifact, len(data), seal_of(data, self._trust))
+
+        return look_up(self.directory, read)
+
+    def _publish(self, artifact: Artifact, *, replace: bool) -> PublishResult:
+        """Put an entry there, and tell that only if it, or another good one, can be read."""
+        result = self._put(artifact, replace=replace)
+        if isinstance(result, PublishFailed):
+            return result
+        there = self._read(artifact.key, used=False)
+        if isinstance(there, Found):
+            return result
+        if isinstance(result, Lost) and not replace:
+            # What has the name is no entry, whatever a look before may have met.
+            return self._publish(artifact, replace=True)
+        return PublishFailed(
+            f"what was written cannot be read back: {there.reason or 'it is gone'}"
+        )
+
+    def _put(self, artifact: Artifact, *, replace: bool) -> Published | Lost | PublishFailed:
+        name = entry_name(artifact.key)
         try:
+            data = encode(artifact, self._trust)
             return Published(
                 fs.publish_file(self.directory, name, data, replace=replace), len(data)
             )
         except FileExistsError:
             return Lost()
-        except (OSError, CacheError) as exc:
-            return PublishFailed(_reason(exc))
+        except (OSError, CacheError, CannotEncode, CannotSeal) as exc:
+            return PublishFailed(reason_of(exc))
 
     def _access(self) -> str:
         access = self.directory.access
         return "absent" if access == "none" else access
 
-    def _count(self, what: str) -> None:
+    def count(self, result: type) -> None:
+        """Count a result of a read or a publish; bundles are counted here, too."""
         with self._lock:
-            self._counts[what] += 1
-
-
-def _file_name(key: str) -> str:
-    if is_entry_key(key) is None:
-        raise ValueError(f"not a key: {key[:80]!r} (64 hexadecimal digits)")
-    return f"{TOP}/{key[:2]}/{key}{SUFFIX}"
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError) and exc.strerror:
-        return f"{exc.strerror} ({exc.filename})" if exc.filename else exc.strerror
-    return str(exc)
+            self._counts[_COUNTED[result]] += 1

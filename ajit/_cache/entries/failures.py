@@ -9,14 +9,14 @@ compiler), which say nothing about the next try. A record belongs to one base ke
 source has none; it lists what the compile read, so a mended header ends it; and it is valid for a
 short time only. Like an entry it is one file, written whole.
 
-With a secret, a second line authenticates the record, and a record without it is ignored. Otherwise
-any writer to the store could keep every process from compiling.
+A second line may have a seal of the first (`ajit._core.seal`). Who asks for seals ignores a record
+without a good one: otherwise any writer to the store could keep every process from compiling.
 """
 
 from __future__ import annotations
 
+import binascii
 import hashlib
-import hmac
 import platform
 import time
 from contextlib import suppress
@@ -26,6 +26,9 @@ import msgspec
 
 from ajit._cache.files import fs
 from ajit._core.reads import Read
+from ajit._core.seal import NO_TRUST, CannotSeal, NotAuthentic, Trust
+from ajit._core.std_headers import missing_std_note
+from ajit._printable import printable, printable_line
 from ajit.errors import CacheError, CompileError, UnknownEntryPoint
 
 if TYPE_CHECKING:
@@ -40,9 +43,12 @@ BELIEVED_SECONDS = 30.0
 
 MAX_LOG_CHARACTERS = 256 * 1024
 
+MAX_FILE_BYTES = 32 * 1024 * 1024
+"""A larger file is not even read. Pretty arbitrary: the reads of CUTLASS take a megabyte."""
+
 
 class Conditions(Protocol):
-    """Tells the state of reads on this machine, see `ajit._compile.recorder.states`."""
+    """Tells the state of reads on this machine, see `ajit._compile.recorder.today`."""
 
     def __call__(self, reads: Sequence[Read]) -> tuple[str, ...] | None:
         """Return the state of each, or None if they do not hold."""
@@ -59,6 +65,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     reads: tuple[Read, ...] = ()
     states: tuple[str, ...] = ()
+    kernels: tuple[str, ...] = ()
+    nearest: str = ""
 
 
 _decoder = msgspec.json.Decoder(_Record)
@@ -70,17 +78,17 @@ class FailureStore:
     Args:
         directory: Where they are kept.
         believed_seconds: How long a record is valid; 0 keeps none.
-        secret: Authenticates records; None accepts every record.
+        trust: Which seal of a record is asked for.
     """
 
     def __init__(
         self,
         directory: CacheDirectory,
         believed_seconds: float = BELIEVED_SECONDS,
-        secret: bytes | None = None,
+        trust: Trust = NO_TRUST,
     ) -> None:
         self._directory = directory
-        self._secret = secret
+        self._trust = trust
         self._believed_seconds = believed_seconds
 
     def record(
@@ -107,10 +115,12 @@ class FailureStore:
             created=time.time(),
             reads=tuple(reads),
             states=tuple(states),
+            kernels=getattr(error, "kernels", ()),
+            nearest=getattr(error, "nearest", ""),
         )
         if self._directory.access != "writable" or not self._believed_seconds:
             return False
-        with suppress(OSError, CacheError):
+        with suppress(OSError, CacheError, CannotSeal):
             name, data = _file_name(error.key), msgspec.json.encode(record)
             fs.publish_file(self._directory, name, self._sealed(data), replace=True)
             return True
@@ -126,10 +136,11 @@ class FailureStore:
             key: The hex base key.
             states_of: Tells what files are today.
         """
+        name = _file_name(key)
         try:
-            data = self._opened(fs.read_file(self._directory, _file_name(key)))
+            data = self._opened(fs.read_file(self._directory, name, MAX_FILE_BYTES))
             record = None if data is None else _decoder.decode(data)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, MemoryError):
             return None
         if (
             record is None
@@ -141,36 +152,48 @@ class FailureStore:
         return _error(record)
 
     def _sealed(self, data: bytes) -> bytes:
-        """Return the bytes of the file: the record's line, and its HMAC's if there is a secret."""
-        return data if self._secret is None else data + b"\n" + _mac(data, self._secret)
+        """Return the bytes of the file: the record's line, and the line of its seal if it has one.
+
+        Raises:
+            CannotSeal: This process asks for seals that it cannot make.
+        """
+        seal = self._trust.seal("failure", hashlib.sha256(data).digest())
+        return data + b"\n" + seal.hex().encode() if seal else data
 
     def _opened(self, data: bytes) -> bytes | None:
         """Return the record's line; None if it must be authentic and is not."""
-        line, _, mac = data.partition(b"\n")  # JSON as msgspec writes it has no line break
-        if self._secret is None or hmac.compare_digest(mac, _mac(line, self._secret)):
-            return line
-        return None
+        line, _, written = data.partition(b"\n")  # JSON as msgspec writes it has no line break
+        try:
+            seal = binascii.unhexlify(written)
+            self._trust.check("failure", hashlib.sha256(line).digest(), seal)
+        except (ValueError, NotAuthentic):  # what is no hex is a ValueError
+            return None
+        return line
 
 
 def _file_name(key: str) -> str:
     return f"failures/{key[:2]}/{key}.json"
 
 
-def _mac(data: bytes, secret: bytes) -> bytes:
-    # The prefix makes it differ from the HMAC of an entry.
-    return hmac.new(secret, b"ajit failure\0" + data, hashlib.sha256).hexdigest().encode()
-
-
 def _error(record: _Record) -> CompileError:
     facts = {
-        "name": record.name,
+        "name": printable_line(record.name),
         "key": record.key,
-        "compiler": record.compiler,
-        "log": record.log,
+        "compiler": printable_line(record.compiler),
+        "log": printable(record.log[:MAX_LOG_CHARACTERS]),
     }
     if record.kind == "UnknownEntryPoint":
-        error: CompileError = UnknownEntryPoint(entry=record.entry, **facts)
+        entry = printable_line(record.entry)
+        kernels = [printable_line(kernel) for kernel in record.kernels]
+        nearest = printable_line(record.nearest)
+        error: CompileError = UnknownEntryPoint(
+            entry=entry, kernels=kernels, nearest=nearest, **facts
+        )
     else:
         error = CompileError(**facts)
-    error.add_note(f"compiled and failed just now on {record.host}; not tried again here")
+    if note := missing_std_note(error.compiler, error.log):
+        error.add_note(note)
+    error.add_note(
+        f"compiled and failed just now on {printable_line(record.host)}; not tried again here"
+    )
     return error

@@ -12,6 +12,7 @@ Everything blocks. What was read is kept in memory by digest, since many kernels
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["TOP", "ListInfo", "ListStore", "base_folders", "remove_list"]
 
 TOP = "reads"
+
+MAX_LIST_BYTES = 16 * 1024 * 1024
+"""A larger file is not even read, and a larger list not stored: `MAX_READS` names of 300 bytes."""
 
 MAX_LISTS = 64
 """Lists of one base that a look-up goes through. Pretty arbitrary: more of them would mean a header
@@ -84,16 +88,24 @@ class ListStore:
                 yield digest, found
         yield _NOTHING, NOTHING_READ
 
+    def named(self, base: str, digits: str) -> ReadingList | None:
+        """Return the list of a base whose digest begins with these digits, if it is there."""
+        folder = f"{TOP}/{base[:2]}/{base}"
+        for digest in fs.list_names(self._directory, folder):
+            if digest.startswith(digits):
+                return self._read(base, digest)
+        return None
+
     def used(self, base: str, digest: str) -> None:
         """Note that a list led to an entry."""
         if digest != _NOTHING:
             name = _file_name(base, digest)
-            self._touches.note(name, _modified(self._directory.fd, name))
+            self._touches.note(name, _modified(self._directory, name))
 
     def files(self, base: str = "") -> Iterator[ListInfo]:
         """Yield every list on disk, or every one of a base, verified and not counted as used."""
-        for folder in base_folders(self._directory.fd, base):
-            for digest in fs.list_names(self._directory.fd, folder):
+        for folder in base_folders(self._directory, base):
+            for digest in filter(is_key, fs.list_names(self._directory, folder)):
                 with suppress(FileNotFoundError):  # removed meanwhile
                     yield self._info(folder, digest)
 
@@ -101,9 +113,9 @@ class ListStore:
         """Put a list on disk, whatever is there by that name. Return "" or why that failed."""
         if not made.reads:
             return ""
-        if self._directory.access != "writable":
-            return f"cache is {self._directory.access}: {self._directory.problem}"
         data, digest = made.encode(), made.digest
+        if objection := self._objection(data):
+            return objection
         name = _file_name(base, digest)
         if self._is_there(name, data):
             # It may have been unused for long, and must not be evicted now.
@@ -114,28 +126,37 @@ class ListStore:
             fs.publish_file(self._directory, name, data, replace=True)
         except (OSError, CacheError) as exc:
             return str(exc)
+        if not self._is_there(name, data):
+            return f"{name} cannot be read back after it was written"
         self._keep(digest, made)
+        return ""
+
+    def _objection(self, data: bytes) -> str:
+        if self._directory.access != "writable":
+            return f"cache is {self._directory.access}: {self._directory.problem}"
+        if len(data) > MAX_LIST_BYTES:
+            return f"the reading list has {len(data)} bytes, at most {MAX_LIST_BYTES}"
         return ""
 
     def _is_there(self, name: str, data: bytes) -> bool:
         try:
-            return fs.read_file(self._directory, name) == data
+            return fs.read_file(self._directory, name, MAX_LIST_BYTES) == data
         except OSError:
             return False
 
     def _digests(self, folder: str) -> list[str]:
         """The lists of one base that a look-up goes through: those used last, if there are many."""
-        fd = self._directory.fd
-        names = fs.list_names(fd, folder)
+        directory = self._directory
+        names = fs.list_names(directory, folder)
         if len(names) > 1:
-            names.sort(key=lambda name: _modified(fd, f"{folder}/{name}"), reverse=True)
+            names.sort(key=lambda name: _modified(directory, f"{folder}/{name}"), reverse=True)
         return names[:MAX_LISTS]
 
     def _info(self, folder: str, digest: str) -> ListInfo:
         base = folder.rpartition("/")[2]
         look = partial(ListInfo, base, digest)
         try:
-            data = fs.read_file(self._directory, f"{folder}/{digest}")
+            data = fs.read_file(self._directory, f"{folder}/{digest}", MAX_LIST_BYTES)
         except FileNotFoundError:
             raise
         except OSError as exc:
@@ -151,8 +172,9 @@ class ListStore:
         if found is not None:
             return found
         try:
-            found = decode_list(fs.read_file(self._directory, _file_name(base, digest)), digest)
-        except (OSError, ReadingListInvalid):
+            data = fs.read_file(self._directory, _file_name(base, digest), MAX_LIST_BYTES)
+            found = decode_list(data, digest)
+        except (OSError, ReadingListInvalid, MemoryError):
             return None
         self._keep(digest, found)
         return found
@@ -167,32 +189,33 @@ class ListStore:
                 self._kept_reads += len(found.reads)
 
 
-def base_folders(dir_fd: int, prefix: str = "") -> Iterator[str]:
+def base_folders(directory: CacheDirectory, prefix: str = "") -> Iterator[str]:
     """Yield the relative name of every base's folder, or of those whose base key begins so."""
-    for shard in [prefix[:2]] if prefix else fs.list_names(dir_fd, TOP):
-        for base in fs.list_names(dir_fd, f"{TOP}/{shard}"):
-            if base.startswith(prefix) and is_key(base):
+    for shard in [prefix[:2]] if prefix else fs.list_names(directory, TOP):
+        for base in fs.list_names(directory, f"{TOP}/{shard}"):
+            if base.startswith(prefix or shard) and is_key(base):
                 yield f"{TOP}/{shard}/{base}"
 
 
-def remove_list(dir_fd: int, name: str) -> None:
+def remove_list(directory: CacheDirectory, name: str) -> None:
     """Unlink a list, and its base's folder if that is empty now.
 
     Raises:
         OSError: The list could not be unlinked.
     """
-    os.unlink(name, dir_fd=dir_fd)
+    if not fs.remove_file(directory, name):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     # A folder that is not empty stays. A process that publishes in between makes it again.
     with suppress(OSError):
-        os.rmdir(name.rpartition("/")[0], dir_fd=dir_fd)
+        fs.remove_empty(directory, name.rpartition("/")[0])
 
 
 def _file_name(base: str, digest: str) -> str:
     return f"{TOP}/{base[:2]}/{base}/{digest}"
 
 
-def _modified(dir_fd: int, name: str) -> float:
+def _modified(directory: CacheDirectory, name: str) -> float:
     try:
-        return os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mtime
+        return fs.stat_file(directory, name).st_mtime
     except OSError:
         return 0.0

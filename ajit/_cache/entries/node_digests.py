@@ -14,24 +14,29 @@ a file may have one stamp, and a machine or container may be started anew with a
 ctime of whole seconds is relied on only in the same boot and the same mount namespace.
 
 A node is a machine id and a host name: numbers of devices and inodes mean nothing on another one.
+
+Where seals are asked for, a node has a file for each key: processes that trust other keys would
+discard each other's. A process reads those of all keys that it trusts, and writes that of its own;
+one that has no key of its own writes none.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-import os
+import re
 import struct
 import threading
 import time
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ajit._cache.entries import digest_file
 from ajit._cache.entries.touch import Touches
 from ajit._cache.files import fs
+from ajit._core.seal import NO_TRUST
+from ajit._system.guarded_calls import NoAnswer, guarded_calls
 from ajit._system.process import this_process
 from ajit._system.threads import DaemonThreads
 from ajit.errors import CacheError
@@ -41,8 +46,9 @@ if TYPE_CHECKING:
 
     from ajit._cache.entries.digest_file import Records
     from ajit._cache.files.directory import CacheDirectory
+    from ajit._core.seal import Trust
 
-__all__ = ["TOP", "DigestInfo", "NodeDigests", "digest_files"]
+__all__ = ["TOP", "DigestInfo", "NodeDigests", "digest_files", "is_node_name"]
 
 TOP = "digests"
 
@@ -54,6 +60,12 @@ ROUNDS = 30
 
 CLOSE_SECONDS = 2.0
 """How long `close` waits for a disk. Pretty arbitrary: what is not written is hashed again."""
+
+is_node_name = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{16}").fullmatch
+"""Matches the name of a file of digests, as `NodeDigests` makes it."""
+
+READ_SECONDS = 2.0
+"""How long a look-up waits for the file. Pretty arbitrary: what is not read is hashed again."""
 
 MACHINE_ID = Path("/etc/machine-id")
 
@@ -86,14 +98,16 @@ class NodeDigests:
 
     Args:
         directory: The cache.
-        secret: Authenticates the file; None accepts every file.
+        trust: Which seal of a file is asked for.
     """
 
-    def __init__(self, directory: CacheDirectory, secret: bytes | None = None) -> None:
+    def __init__(self, directory: CacheDirectory, trust: Trust = NO_TRUST) -> None:
         self._directory = directory
-        self._secret = secret
-        self._node = _node_name(secret)
+        self._trust = trust
+        # Its own first.
+        self._nodes = [_node_name(identity) for identity in trust.key_ids or (b"",)]
         self._touches = Touches(directory)
+        self._calls = guarded_calls(directory.path)
         self._lock = threading.Lock()  # guards all that follows
         self._there: Records | None = None
         self._day = _today()
@@ -106,7 +120,7 @@ class NodeDigests:
     @property
     def name(self) -> str:
         """Its file, relative to the cache directory."""
-        return f"{TOP}/{self._node}"
+        return f"{TOP}/{self._nodes[0]}"
 
     def known(self, stamp: Stamp) -> str | None:
         """Return the digest of a file of this stamp, if this node knows it."""
@@ -136,10 +150,10 @@ class NodeDigests:
             }
         )
 
-    def close(self) -> None:
-        """Write what was learned now. Blocks, but not for longer than `CLOSE_SECONDS`."""
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Write what was learned now. Blocks, but not for longer than ``seconds``."""
         self._hurry.set()
-        self._idle.wait(CLOSE_SECONDS)
+        self._idle.wait(seconds)
 
     def flush(self) -> None:
         """Write what was learned, merged with what is there. Blocks."""
@@ -147,18 +161,19 @@ class NodeDigests:
             new, self._new = self._new, {}
         if not new:
             return
-        there = _read(self._directory, self._node, self._secret).records
+        there = _read(self._directory, self._nodes[0], self._trust).records
         merged = digest_file.bounded(there | new)
         if merged != there:
-            data = digest_file.encode(merged, self._node, self._secret)
+            data = digest_file.encode(merged, self._nodes[0], self._trust)
             # A disk that is full, or was made read-only: the files are hashed again another time.
             with suppress(OSError, CacheError):
                 fs.publish_file(self._directory, self.name, data, replace=True)
         with self._lock:
-            self._there = merged
+            if self._there is not None:  # else the next look reads the files
+                self._there = self._there | merged  # replaced, and never changed
 
     def _note(self, records: Records) -> None:
-        if not records or self._directory.access != "writable":
+        if not records or self._directory.access != "writable" or not self._trust.can_keep:
             return
         with self._lock:
             self._new |= records
@@ -195,20 +210,37 @@ class NodeDigests:
             seen = len(self._new)
 
     def _load(self) -> Records:
-        """Read the file, once."""
+        """Read the files, once."""
         with self._lock:
             if self._there is None:
-                found = _read(self._directory, self._node, self._secret)
-                self._there = found.records
-                if not found.problem:
-                    self._touches.note(self.name, found.modified)
+                there: Records = {}
+                for node in reversed(self._nodes):
+                    found = self._read_in_time(node)
+                    there |= found.records
+                    if not found.problem:
+                        self._touches.note(f"{TOP}/{node}", found.modified)
+                self._there = there
             return self._there
 
+    def _read_in_time(self, node: str) -> _Loaded:
+        """Read the file, unless that takes long.
 
-def digest_files(directory: CacheDirectory, secret: bytes | None) -> Iterator[DigestInfo]:
+        Every look-up of the process asks here, those of other caches included: if this one's file
+        system hangs, the headers are hashed instead.
+        """
+        read = partial(_read, self._directory, node, self._trust)
+        if self._calls.is_open:
+            return _Loaded({}, 0, 0.0, self._calls.reason)
+        try:
+            return self._calls.call_blocking(read, seconds=READ_SECONDS, lane="digests")
+        except NoAnswer as exc:
+            return _Loaded({}, 0, 0.0, str(exc))
+
+
+def digest_files(directory: CacheDirectory, trust: Trust) -> Iterator[DigestInfo]:
     """Yield every file of digests, verified. Blocks."""
-    for node in fs.list_names(directory.fd, TOP):
-        found = _read(directory, node, secret)
+    for node in filter(is_node_name, fs.list_names(directory, TOP)):
+        found = _read(directory, node, trust)
         yield DigestInfo(node, found.size_bytes, len(found.records), found.problem)
 
 
@@ -219,16 +251,17 @@ class _Loaded(NamedTuple):
     problem: str
 
 
-def _read(directory: CacheDirectory, node: str, secret: bytes | None) -> _Loaded:
+def _read(directory: CacheDirectory, node: str, trust: Trust) -> _Loaded:
     """Read and verify a file; where it cannot be used, there are no records."""
     name, size, modified = f"{TOP}/{node}", 0, 0.0
     try:
-        status = os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+        status = fs.stat_file(directory, name)
         size, modified = status.st_size, status.st_mtime
         if size > digest_file.MAX_BYTES:
             return _Loaded({}, size, modified, "it is too large")
-        records = digest_file.decode(fs.read_file(directory, name), node, secret)
-    except (OSError, digest_file.DigestFileInvalid) as exc:
+        data = fs.read_file(directory, name, digest_file.MAX_BYTES)
+        records = digest_file.decode(data, node, trust)
+    except (OSError, MemoryError, digest_file.DigestFileInvalid) as exc:
         return _Loaded({}, size, modified, getattr(exc, "strerror", None) or str(exc))
     return _Loaded(records, size, modified, "")
 
@@ -262,14 +295,16 @@ def _today() -> int:
     return int(time.time()) // _DAY_SECONDS
 
 
-def _node_name(secret: bytes | None) -> str:
-    """Return the name of this node's file: for people, then what makes it differ from others."""
+def _node_name(key: bytes = b"") -> str:
+    """Return the name of this node's file: for people, then what makes it differ from others.
+
+    Args:
+        key: The id of the key that seals it, where a seal is asked for.
+    """
     host = this_process().file_prefix.partition(".")[0]
     machine = b""
     with suppress(OSError), MACHINE_ID.open("rb") as file:
         machine = file.read(64).strip()
-    told_apart = hashlib.sha256(b"%d %s %s" % (1, machine, this_process().host.encode()))
-    if secret is not None:
-        # Processes with and without a secret share a cache, and would discard each other's file.
-        told_apart.update(hmac.new(secret, b"ajit node", hashlib.sha256).digest())
+    told_apart = hashlib.sha256(b"%d %s %s" % (2, machine, this_process().host.encode()))
+    told_apart.update(key)
     return f"{host}-{told_apart.hexdigest()[:16]}"

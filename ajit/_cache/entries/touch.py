@@ -8,12 +8,12 @@ costs at worst a compile.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ajit._cache.files import fs
 from ajit._system.threads import DaemonThreads
 
 if TYPE_CHECKING:
@@ -68,4 +68,4 @@ class Touches:
         while (name := self._next()) is not None:
             # The file server's clock, not ours: both times that eviction compares come from there.
             with suppress(OSError):
-                os.utime(name, dir_fd=self._directory.fd, follow_symlinks=False)
+                fs.touch_file(self._directory, name)

@@ -7,13 +7,20 @@ Layout, little-endian, in one write of a fixed size::
     0       4     magic, b"AJLK"
     4       4     CRC-32 of the payload
     8       4     length of the payload
-    12      ...   MessagePack, then zeros up to 1024 bytes
+    12      ...   MessagePack, then a seal (`ajit._core.seal`) or nothing, then zeros up to 1024
 
 Reading races with writing, so a record that is torn, cleared or of another version reads as None.
+
+Where seals are asked for, a record without a good one reads as None, too: who may write to the
+cache, but has no key, can hold a lock and beat, and that counts as silence. The seal covers the
+name of the lock, so that the record of one is not valid for another. That an old record is not
+taken for a new beat is up to `ajit._cache.leases.pulse`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import struct
 import time
@@ -24,9 +31,20 @@ from typing import Literal
 import msgspec
 
 from ajit._core.events import Holder
+from ajit._core.seal import NO_TRUST, CannotSeal, NotAuthentic, Trust, seal_at
+from ajit._printable import printable_line
 from ajit._system.process import this_process
 
-__all__ = ["HolderRecord", "Phase", "clear_record", "read_record", "write_record"]
+__all__ = [
+    "HolderRecord",
+    "Phase",
+    "clear_record",
+    "decode_record",
+    "encode_record",
+    "fitting",
+    "read_record",
+    "write_record",
+]
 
 Phase = Literal["queued", "compiling", "publishing"]
 
@@ -35,10 +53,10 @@ _MAGIC = b"AJLK"
 _HEADER = struct.Struct("<4sII")
 _EMPTY = bytes(RECORD_BYTES)
 
-# Characters kept of the texts. UTF-8 takes four bytes at most, so the record always has room.
-HOST_CHARACTERS = 64
-COMPILER_CHARACTERS = 128
-NAME_CHARACTERS = 48
+# Bytes kept of the texts, in UTF-8: so record and seal always have room.
+HOST_BYTES = 128
+COMPILER_BYTES = 256
+NAME_BYTES = 128
 
 
 class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +75,9 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
         beat_time: Unix time of the last beat, by its clock.
         name: Label of what it compiles, if it told.
         namespace: The pid namespace in which ``pid`` is meant, 0 if unknown.
+        left: Whether it has left: the record of a claim, see `ajit._cache.leases.claims`.
+        published: Whether it had published something for its waiters when it left.
+        cpu_seconds: CPU time that its compiler had used at the last beat.
     """
 
     host: str
@@ -70,6 +91,9 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
     beat_time: float
     name: str = ""
     namespace: int = 0
+    left: bool = False
+    published: bool = False
+    cpu_seconds: float = 0.0
 
     def age_seconds(self) -> float:
         """Seconds since it took the lease; up to its last beat if it is on another host."""
@@ -87,20 +111,64 @@ class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
             phase=self.phase,
             compiler=self.compiler,
             age_seconds=self.age_seconds(),
+            cpu_seconds=self.cpu_seconds,
         )
 
+
+_TEXTS = ("host", "boot_id", "compiler", "name")
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(HolderRecord)
 
 
-def write_record(fd: int, record: HolderRecord) -> None:
-    """Write a record. A failure is ignored: the lock holds without it."""
+def encode_record(record: HolderRecord, place: str = "", trust: Trust = NO_TRUST) -> bytes:
+    """Return the bytes of a record: always `RECORD_BYTES`.
+
+    Args:
+        record: The record.
+        place: The name of its lock.
+        trust: What it is sealed with. Without a key for the seal that is asked for it has none:
+            then it says nothing to those who ask for one, and the lock holds all the same.
+    """
     payload = _encoder.encode(record)
+    seal = b""
+    with suppress(CannotSeal):
+        seal = trust.seal("holder", _digest(payload, place))
     head = _HEADER.pack(_MAGIC, zlib.crc32(payload), len(payload))
+    return (head + payload + seal).ljust(RECORD_BYTES, b"\0")
+
+
+def decode_record(data: bytes, place: str = "", trust: Trust = NO_TRUST) -> HolderRecord | None:
+    """Return the record that bytes hold; None if there is none, or it must have a seal and has not.
+
+    Args:
+        data: What was read.
+        place: The name of the lock.
+        trust: Which seal is asked for.
+    """
+    if len(data) < _HEADER.size:
+        return None
+    magic, checksum, length = _HEADER.unpack_from(data)
+    payload = data[_HEADER.size : _HEADER.size + length]
+    if magic != _MAGIC or len(payload) != length or zlib.crc32(payload) != checksum:
+        return None
+    try:
+        if trust.required != "none":
+            seal = seal_at(data, _HEADER.size + length)
+            trust.check("holder", _digest(payload, place), seal)
+        record = _decoder.decode(payload)
+    except (NotAuthentic, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return _cleaned(record) if _is_in_time(record) else None
+
+
+def write_record(fd: int, record: HolderRecord, place: str = "", trust: Trust = NO_TRUST) -> bool:
+    """Write a record, and say whether it could be. It need not be: the lock holds without it."""
+    data = encode_record(record, place, trust)
     with suppress(OSError):
         # One call at a fixed place, no seek: another thread may be reading by the same descriptor.
-        os.pwrite(fd, (head + payload).ljust(RECORD_BYTES, b"\0"), 0)
+        return os.pwrite(fd, data, 0) == len(data)
+    return False
 
 
 def clear_record(fd: int) -> None:
@@ -110,19 +178,31 @@ def clear_record(fd: int) -> None:
         os.pwrite(fd, _EMPTY, 0)
 
 
-def read_record(fd: int) -> HolderRecord | None:
-    """Read a record; None if there is none."""
+def read_record(fd: int, place: str = "", trust: Trust = NO_TRUST) -> HolderRecord | None:
+    """Read a record; None if there is none, or it must have a seal and has not."""
     try:
         data = os.pread(fd, RECORD_BYTES, 0)
     except OSError:
         return None
-    if len(data) < _HEADER.size:
-        return None
-    magic, checksum, length = _HEADER.unpack_from(data)
-    payload = data[_HEADER.size : _HEADER.size + length]
-    if magic != _MAGIC or len(payload) != length or zlib.crc32(payload) != checksum:
-        return None
-    try:
-        return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    return decode_record(data, place, trust)
+
+
+def fitting(text: str, limit_bytes: int) -> str:
+    """Return a text for a record: one line, cut to so many bytes."""
+    return printable_line(text).encode()[:limit_bytes].decode(errors="ignore")
+
+
+def _is_in_time(record: HolderRecord) -> bool:
+    return math.isfinite(record.started + record.beat_time + record.cpu_seconds)
+
+
+def _cleaned(record: HolderRecord) -> HolderRecord:
+    """Return the record with texts that can be shown: they reach logs and terminals."""
+    shown = {name: printable_line(getattr(record, name)) for name in _TEXTS}
+    if all(getattr(record, name) == text for name, text in shown.items()):
+        return record
+    return msgspec.structs.replace(record, **shown)
+
+
+def _digest(payload: bytes, place: str) -> bytes:
+    return hashlib.sha256(place.encode() + b"\0" + payload).digest()

@@ -12,13 +12,14 @@ import msgspec
 
 from ajit._cache.leases.beats import Poster, beats_during
 from ajit._cache.leases.holder import (
-    COMPILER_CHARACTERS,
-    HOST_CHARACTERS,
-    NAME_CHARACTERS,
+    COMPILER_BYTES,
+    HOST_BYTES,
+    NAME_BYTES,
     HolderRecord,
     Phase,
-    write_record,
+    fitting,
 )
+from ajit._core.seal import NO_TRUST
 from ajit._system.loop import Promise
 from ajit._system.process import this_process
 from ajit._system.threads import DaemonThreads
@@ -28,8 +29,18 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from ajit._cache.leases.lock_file import LockFile
+    from ajit._core.seal import Trust
 
-__all__ = ["Busy", "Glance", "Glimpse", "Lease", "LeaseWait", "Unavailable", "lock_threads"]
+__all__ = [
+    "Busy",
+    "Glance",
+    "Glimpse",
+    "Lease",
+    "LeaseWait",
+    "Unavailable",
+    "first_record",
+    "lock_threads",
+]
 
 lock_threads = DaemonThreads("ajit-lock")
 
@@ -79,27 +90,21 @@ class Lease(EndsWithBlock):
     Attributes:
         key: Hex key.
         record: The record in the lock file.
+        published: Whether its waiters find an entry or a failure record, once it is released. Set
+            by the holder.
     """
 
-    def __init__(self, lock_file: LockFile, compiler: str, name: str = "") -> None:
-        process, now = this_process(), time.time()
+    def __init__(
+        self, lock_file: LockFile, compiler: str, name: str = "", trust: Trust = NO_TRUST
+    ) -> None:
         self._lock_file = lock_file
+        self.trust = trust
         self._phase: Phase = "queued"
+        self._cpu_seconds = 0.0
         self._poster = Poster(self.beat)
         self.key = lock_file.key
-        self.record = HolderRecord(
-            host=process.host[:HOST_CHARACTERS],
-            boot_id=process.boot_id,
-            pid=process.pid,
-            start_ticks=process.start_ticks,
-            phase=self._phase,
-            compiler=compiler[:COMPILER_CHARACTERS],
-            name=name[:NAME_CHARACTERS],
-            namespace=process.namespace,
-            started=now,
-            beat=0,
-            beat_time=now,
-        )
+        self.record = first_record(compiler, name)
+        self.published = False
 
     @property
     def held(self) -> bool:
@@ -119,26 +124,35 @@ class Lease(EndsWithBlock):
                 self.record = msgspec.structs.replace(
                     self.record,
                     phase=self._phase,
+                    cpu_seconds=self._cpu_seconds,
                     beat=self.record.beat + 1,
                     beat_time=time.time(),
                 )
-                write_record(self._lock_file.fd, self.record)
+                self._lock_file.write(self.record, self.trust)
 
-    def post_beat(self, phase: Phase) -> None:
+    def post_beat(self, phase: Phase, cpu_seconds: float = 0.0) -> None:
         """The same, but another thread writes it: never blocks, whatever the file system does.
 
         The thread that does the work calls this every second, so silence means that it has stalled.
+
+        Args:
+            phase: What is done.
+            cpu_seconds: CPU time that the compiler has used.
         """
         if self.held:
-            self._phase = phase
+            self._phase, self._cpu_seconds = phase, cpu_seconds
             self._poster.post()
 
     def publishing(self) -> AbstractContextManager[None]:
         """Beat as publishing, now and, for a bounded time, every second while the block runs.
 
-        The caller itself writes the first beat; the others never block it.
+        Other threads write the beats: none blocks the caller.
         """
-        self.beat("publishing")
+        self.post_beat("publishing", self._cpu_seconds)
+        return beats_during(self.beat)
+
+    def looking(self) -> AbstractContextManager[None]:
+        """Beat, as what it is doing, for a bounded time while the block looks at files."""
         return beats_during(self.beat)
 
     def release(self) -> None:
@@ -156,6 +170,24 @@ class Lease(EndsWithBlock):
         return f"<Lease {self.key[:16]} {self.record.phase if self.held else 'released'}>"
 
 
+def first_record(compiler: str, name: str = "") -> HolderRecord:
+    """The record with which this process begins to hold a lease."""
+    process, now = this_process(), time.time()
+    return HolderRecord(
+        host=fitting(process.host, HOST_BYTES),
+        boot_id=process.boot_id,
+        pid=process.pid,
+        start_ticks=process.start_ticks,
+        phase="queued",
+        compiler=fitting(compiler, COMPILER_BYTES),
+        name=fitting(name, NAME_BYTES),
+        namespace=process.namespace,
+        started=now,
+        beat=0,
+        beat_time=now,
+    )
+
+
 class LeaseWait(EndsWithBlock):
     """A place in the queue for a lease, from `LeaseTable.wait`.
 
@@ -168,14 +200,21 @@ class LeaseWait(EndsWithBlock):
         key: Hex key.
         compiler: Compiler and version, for the holder record.
         name: Label of the kernel to be compiled, for the same.
+        trust: What that record is sealed with.
     """
 
     def __init__(
-        self, key: str, compiler: str, glance: Glance | None = None, name: str = ""
+        self,
+        key: str,
+        compiler: str,
+        glance: Glance | None = None,
+        name: str = "",
+        trust: Trust = NO_TRUST,
     ) -> None:
         self.key = key
         self.compiler = compiler
         self.name = name
+        self.trust = trust
         self._glance = glance
         self._promise: Promise[Lease | Glimpse | Unavailable] = Promise()
         self._lock = threading.Lock()  # held for a few instructions only

@@ -21,11 +21,21 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ajit._cache.files.fs import close_unwritten, with_parent
+from ajit._cache.files.fs import close_unwritten, stat_file
 from ajit._cache.leases import posix
+from ajit._cache.leases.claims import Claims
 from ajit._cache.leases.holder import HolderRecord, clear_record, read_record, write_record
-from ajit._cache.leases.lease import Busy, Glimpse, Lease, LeaseWait, Unavailable
+from ajit._cache.leases.lease import (
+    Busy,
+    Glimpse,
+    Lease,
+    LeaseWait,
+    Unavailable,
+    first_record,
+)
 from ajit._cache.leases.lock_waiters import LockWaiters
+from ajit._cache.leases.opening import open_to_lock, open_to_look
+from ajit._core.seal import NO_TRUST
 from ajit._system.process import this_process
 from ajit.errors import CacheError
 
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ajit._cache.files.directory import CacheDirectory
+    from ajit._core.seal import Trust
 
 __all__ = ["LockFile", "Process", "borrow_lock_file", "current_process"]
 
@@ -46,21 +57,32 @@ class Process:
     Attributes:
         lock: Held for a few instructions only.
         lock_files: By their names.
-        waiters: The threads that wait for locks.
+        waiters: The threads that wait for locks, for each cache directory: those of one whose file
+            system hangs are all used up.
         forked_away: Whether this is a copy of the parent's, in a child.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.lock_files: dict[LockName, LockFile] = {}
-        self.waiters = LockWaiters()
+        self.waiters: dict[tuple[int, int], LockWaiters] = {}
         self.forked_away = False
+
+    def waiters_of(self, directory: tuple[int, int]) -> LockWaiters:
+        """Return the waiting threads of one cache directory."""
+        with self.lock:
+            waiters = self.waiters.get(directory)
+            if waiters is None:
+                waiters = self.waiters[directory] = LockWaiters()
+            return waiters
 
 
 class LockFile:
     """One lock file, for as long as this process uses it."""
 
-    def __init__(self, process: Process, directory: CacheDirectory, name: LockName) -> None:
+    def __init__(
+        self, process: Process, directory: CacheDirectory, name: LockName, claims: Claims | None
+    ) -> None:
         self.process = process
         self.directory = directory
         self.name = name
@@ -71,21 +93,25 @@ class LockFile:
         self.helper = False
         self.borrowers = 0
         self.queue: deque[LeaseWait] = deque()
+        self.claims = claims
+        self._asked = NO_TRUST  # the last that was asked for, if any was
         self._name = f"locks/{key[:2]}/{key}.lock"
 
     # --- with `io` held -------------------------------------------------------------------------
 
-    def try_lock(self, compiler: str, name: str = "") -> Lease | Busy | Unavailable:
-        """Take the lock if it is free."""
+    def try_lock(
+        self, compiler: str, name: str = "", trust: Trust = NO_TRUST, *, claim: bool = True
+    ) -> Lease | Busy | Unavailable:
+        """Take the lock if it is free, and the claim; or only see whether that is free, too."""
         with self.process.lock:
             taken = self.owner is not None or self.helper
         if taken:
-            return Busy(self.read_holder())
+            return Busy(self.read_holder(trust))
         try:
             self._open()
-            if posix.take_now(self.fd, posix.EXCLUSIVE):
-                return self._own(compiler, name)
-            outcome: Busy | Unavailable = Busy(_read_holder(self.fd))
+            if self.take_now(posix.EXCLUSIVE) and self._get_claim(trust, make=claim):
+                return self._own(compiler, name, trust)
+            outcome: Busy | Unavailable = Busy(self.read_holder(trust))
         except (OSError, CacheError) as exc:
             outcome = Unavailable(posix.reason(exc))
         self._close()
@@ -98,8 +124,10 @@ class LockFile:
         event loop would wake up now and compete with this thread, on which other processes wait.
         """
         seen: list[tuple[LeaseWait, Glimpse]] = []
+        # An owner without a claim has nothing that a waiter could work with.
+        has_claim = self.claims is None or self.claims.held
         try:
-            if not self._hand_over(seen):
+            if not has_claim or not self._hand_over(seen):
                 self._hand_back()
         finally:
             for wait, glimpse in seen:
@@ -111,60 +139,78 @@ class LockFile:
             glimpse = wait.glance()
             if glimpse is not None:
                 seen.append((wait, glimpse))
-            elif wait.deliver(self._own(wait.compiler, wait.name)):
+            elif wait.deliver(self._own(wait.compiler, wait.name, wait.trust)):
                 return True
         return False
 
     def _hand_back(self) -> None:
+        if self.claims is not None and self.claims.held:
+            if self.owner is not None:
+                owner = self.owner
+                self.claims.leave(owner.record, owner.trust, published=owner.published)
+            else:
+                self.claims.leave(first_record(""), self.trust, published=False)
         # Without a former owner there is no record to clear: one write less per process.
-        if self.owner is not None:
+        elif self.owner is not None:
             clear_record(self.fd)
         self._close()
         with self.process.lock:
             self.owner = None
         self.settle()
 
-    def read_holder(self) -> HolderRecord | None:
-        """Read the holder's record, through the descriptor that the process has, if it has one."""
+    def read_holder(self, trust: Trust = NO_TRUST, *, left: bool = False) -> HolderRecord | None:
+        """Read the holder's record, through the descriptor that the process has, if it has one.
+
+        Args:
+            trust: Which seal of the record is asked for.
+            left: Whether to return, from a claim, the record of a holder that has left as well.
+        """
         if self.owner is not None:
             return self.owner.record
+        if self.claims is not None:
+            return self.claims.read(trust, left=left)
         if self.fd >= 0:
-            return _read_holder(self.fd)
+            return _read_holder(self.fd, self.key, trust)
         try:
-            fd = os.open(self._name, posix.OPEN_TO_READ, dir_fd=self.directory.fd)
+            fd = open_to_look(self.directory, self._name)
         except OSError:
             return None
         try:
-            return _read_holder(fd)
+            return _read_holder(fd, self.key, trust)
         finally:
             # Closing drops the process's lock on the file. It has none: there is no owner, and
             # to become one takes `io`, which we hold.
             close_unwritten(fd)
 
-    def _own(self, compiler: str, name: str) -> Lease:
-        lease = Lease(self, compiler, name)
+    def last_written(self) -> float | None:
+        """When the record was last written; None if it never was."""
+        try:
+            name = self._name if self.claims is None else self.claims.newest_record()
+            return stat_file(self.directory, name).st_mtime
+        except OSError:
+            return None
+
+    def _own(self, compiler: str, name: str, trust: Trust) -> Lease:
+        lease = Lease(self, compiler, name, trust)
         with self.process.lock:
             self.owner = lease
-        write_record(self.fd, lease.record)
+        self.write(lease.record, trust)
         return lease
 
-    def _open(self) -> None:
-        try:
-            # Almost always it is there already.
-            self.fd = os.open(self._name, posix.OPEN_TO_LOCK, dir_fd=self.directory.fd)
-        except FileNotFoundError:
-            self.fd = with_parent(self.directory, self._name.rpartition("/")[0], self._create)
+    def write(self, record: HolderRecord, trust: Trust) -> None:
+        """Write the owner's record where waiters read it. A failure is ignored."""
+        if self.claims is not None and self.claims.held:
+            self.claims.write(record, trust)
+        else:
+            write_record(self.fd, record, self.key, trust)
 
-    def _create(self) -> int:
-        # Not O_EXCL: the file may exist already, and is the same one.
-        flags = posix.OPEN_TO_LOCK | os.O_CREAT
-        mode = self.directory.sharing.file_mode
-        fd = os.open(self._name, flags, mode, dir_fd=self.directory.fd)
-        # The umask may have taken our own right to open it again. Another member of a group that
-        # shares the cache may have made it in this moment; then the mode is that one's to set.
-        with suppress(PermissionError):
-            os.fchmod(fd, mode)
-        return fd
+    def _get_claim(self, trust: Trust, *, make: bool) -> bool:
+        if self.claims is None:
+            return True
+        return self.claims.try_make(trust) if make else self.claims.is_free(trust)
+
+    def _open(self) -> None:
+        self.fd = open_to_lock(self.directory, self._name)
 
     def _close(self) -> None:
         # This releases the lock. The file stays: if it were unlinked, processes that have it open
@@ -182,6 +228,8 @@ class LockFile:
         with self.process.lock:
             self.queue = deque(other for other in self.queue if other.waiting)
             self.queue.append(wait)
+            if wait.trust.required != "none":
+                self._asked = wait.trust
         self.settle()
 
     def _next_wait(self) -> LeaseWait | None:
@@ -201,7 +249,7 @@ class LockFile:
             if idle and not start and not self.borrowers:
                 self.process.lock_files.pop(self.name, None)
         if start:
-            self.process.waiters.send(self)
+            self.process.waiters_of(self.name[0]).send(self)
 
     # --- for its helper: without `io`, so that others can read the holder's record. Only the helper
     # closes the descriptor while `helper` is set.
@@ -225,6 +273,42 @@ class LockFile:
         """Close the file between two tries."""
         with self.io:
             self._close()
+
+    def take(self, kind: int) -> bool:
+        """Wait for the lock, as `posix.take` does. Where claims decide, there need be no locks."""
+        with self._or_none():
+            return posix.take(self.fd, kind)
+        return True
+
+    def take_now(self, kind: int) -> bool:
+        """The same without waiting, as `posix.take_now` does."""
+        with self._or_none():
+            return posix.take_now(self.fd, kind)
+        return True
+
+    def unlock(self) -> None:
+        """Release the lock, and keep the file open."""
+        with self._or_none():
+            posix.unlock(self.fd)
+
+    @contextmanager
+    def _or_none(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            if self.claims is None or exc.errno not in posix.NO_LOCKS:
+                raise
+
+    @property
+    def trust(self) -> Trust:
+        """What the waiters ask for: the strictest, if they belong to several runtimes.
+
+        That of waiters which have left counts, too: a claim that was made for them is left with
+        their seal.
+        """
+        with self.process.lock:
+            asked = [wait.trust for wait in self.queue if wait.trust.required != "none"]
+            return asked[0] if asked else self._asked
 
     def wanted(self) -> bool:
         """Whether there are waiters."""
@@ -267,14 +351,23 @@ class LockFile:
 
 
 @contextmanager
-def borrow_lock_file(directory: CacheDirectory, key: str) -> Iterator[LockFile]:
-    """Yield the process's one object for a lock file, which stays in the table meanwhile."""
+def borrow_lock_file(
+    directory: CacheDirectory, key: str, *, claims: bool = False
+) -> Iterator[LockFile]:
+    """Yield the process's one object for a lock file, which stays in the table meanwhile.
+
+    Args:
+        directory: The cache.
+        key: Hex key.
+        claims: Whether the lease needs a claim as well; always the same for a key.
+    """
     process = _process
     name = (directory.identity, key)
     with process.lock:
         lock_file = process.lock_files.get(name)
         if lock_file is None:
-            lock_file = process.lock_files[name] = LockFile(process, directory, name)
+            own = Claims(directory, key) if claims else None
+            lock_file = process.lock_files[name] = LockFile(process, directory, name, own)
         lock_file.borrowers += 1
     try:
         yield lock_file
@@ -289,15 +382,17 @@ def current_process() -> Process:
     return _process
 
 
-def _read_holder(fd: int) -> HolderRecord | None:
+def _read_holder(fd: int, key: str, trust: Trust) -> HolderRecord | None:
     """Return the record of the lock's holder; None if there is none, or it has not written yet.
+
+    A record without the seal that is asked for counts as none.
 
     A holder that was killed leaves its record behind, but not its lock. So a record counts only if
     the file is locked, and only if it names the process that the kernel names, where the two can be
     compared. If they differ, a waiter has the lock for a glance, or a new holder just got it.
     """
     pid = posix.lock_holder_pid(fd)
-    record = None if pid is None else read_record(fd)
+    record = None if pid is None else read_record(fd, key, trust)
     if pid is None or record is None or pid <= 0:
         return record
     us = this_process()

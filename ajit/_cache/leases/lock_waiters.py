@@ -19,6 +19,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ajit._cache.leases import posix
+from ajit._cache.leases.claims import pause_seconds
 from ajit._cache.leases.lease import lock_threads
 from ajit.errors import CacheError
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["BLOCKING_LIMIT", "LockWaiters"]
 
 BLOCKING_LIMIT = 8
-"""Threads that block in locks, for one process. Pretty arbitrary: a handful."""
+"""Threads that block in locks, for one cache. Pretty arbitrary: a handful."""
 
 DEADLOCK_POLL_SECONDS = (0.005, 0.020)
 """Between two tries after EDEADLK, at random, so that two processes do not stay in step."""
@@ -43,7 +44,7 @@ REST = 19
 
 
 class LockWaiters:
-    """The waiting threads of this process, for all caches. Any thread."""
+    """The waiting threads of this process, for one cache. Any thread."""
 
     def __init__(self) -> None:
         # Held for a few instructions only.
@@ -126,7 +127,7 @@ def _help(lock_file: LockFile) -> None:
     won, problem = False, ""
     try:
         if lock_file.open_for_waiters():
-            won = _win(lock_file, _wait)
+            won = _win(lock_file, _wait) and _wait_for_claim(lock_file)
     except (OSError, CacheError) as exc:
         problem = posix.reason(exc)
     lock_file.end_helping(won=won, problem=problem)
@@ -137,7 +138,7 @@ def _try(lock_file: LockFile) -> bool:
     won, problem = False, ""
     try:
         if lock_file.open_for_waiters():
-            won = _win(lock_file, lambda lock_file, kind: posix.take_now(lock_file.fd, kind))
+            won = _win(lock_file, _take_now) and _try_claim(lock_file)
             if not won and lock_file.wanted():
                 lock_file.close_for_now()
                 return False
@@ -150,35 +151,58 @@ def _try(lock_file: LockFile) -> bool:
 def _win(lock_file: LockFile, take: Callable[[LockFile, int], bool]) -> bool:
     """Get the exclusive lock; false if that is impossible, or no waiter here needs it."""
     if lock_file.glances() and take(lock_file, posix.SHARED):
-        _look_together(lock_file)
+        # All waiting processes have that lock at the same time, so they see the published entry in
+        # parallel. In turn, each would wait for the glances of all before it.
+        # Released before the exclusive lock is requested: two processes that keep the shared one
+        # would wait for each other.
+        _look_together(lock_file, lock_file.unlock)
     return lock_file.wanted() and take(lock_file, posix.EXCLUSIVE)
 
 
-def _look_together(lock_file: LockFile) -> None:
-    """Take the glances under the shared lock, and release it.
+def _wait_for_claim(lock_file: LockFile) -> bool:
+    """With the lock, get the claim: nothing wakes us, so look again and again."""
+    begun = time.monotonic()
+    while lock_file.wanted():
+        if _try_claim(lock_file):
+            return True
+        time.sleep(pause_seconds(time.monotonic() - begun))
+    return False
 
-    All waiting processes have that lock at the same time, so they see the published entry in
-    parallel. In turn, each would wait for the glances of all before it.
+
+def _try_claim(lock_file: LockFile) -> bool:
+    claims = lock_file.claims
+    if claims is None or claims.try_make(lock_file.trust):
+        return True
+    if claims.settling:  # what its holder published may be seen at any moment
+        _look_together(lock_file, lambda: None)
+    return False
+
+
+def _look_together(lock_file: LockFile, unlock: Callable[[], None]) -> None:
+    """Take the glances, and unlock before a waiter is told.
+
+    An event loop that wakes up competes with this thread, on which other processes wait.
     """
     seen = [
         (wait, glimpse) for wait in lock_file.glances() if (glimpse := wait.glance()) is not None
     ]
-    # Released before the exclusive lock is requested: two processes that keep the shared one
-    # would wait for each other. And before a waiter is told: an event loop that wakes up competes
-    # with this thread.
-    posix.unlock(lock_file.fd)
+    unlock()
     for wait, glimpse in seen:
         wait.deliver(glimpse)
 
 
 def _wait(lock_file: LockFile, kind: int) -> bool:
     """Wait for a lock; false if the kernel refused to block, and all waiters have left."""
-    return posix.take(lock_file.fd, kind) or _poll(lock_file, kind)
+    return lock_file.take(kind) or _poll(lock_file, kind)
+
+
+def _take_now(lock_file: LockFile, kind: int) -> bool:
+    return lock_file.take_now(kind)
 
 
 def _poll(lock_file: LockFile, kind: int) -> bool:
     while lock_file.wanted():
         time.sleep(random.uniform(*DEADLOCK_POLL_SECONDS))  # noqa: S311  # jitter, not a secret
-        if posix.take_now(lock_file.fd, kind):
+        if lock_file.take_now(kind):
             return True
     return False

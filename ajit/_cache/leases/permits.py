@@ -5,8 +5,10 @@ that containers which share the cache count together). The one thread of a pool 
 starts next polls for it, a few times a second: a compile takes long in comparison, and no thread
 waits for a permit inside of a lock. Permits of dead processes are free at once.
 
-The limit only saves load. So if there are no locks, or a holder is silent for longer than the
-patience (stopped, or its disk hangs), a permit is granted that holds no lease.
+The limit only saves load. So a permit is granted that holds no lease if there are no locks, if they
+do not answer, or if a holder is silent for longer than the patience (stopped, or its disk hangs).
+And after the total patience: then, until a permit is to be had, one compile of this pool runs at a
+time in spite of those who hold them all, however lively they are.
 
 A process that releases a permit could take it again before another process looks, for as long as
 its queue lasts. So a process that has had permits for a while, and sees that another one waits,
@@ -16,25 +18,35 @@ skips a turn.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
-from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ajit._cache.leases.opening import open_to_lock, open_to_look
+from ajit._cache.leases.pulse import Pulse
 from ajit._cache.leases.table import Busy, Lease, LeaseTable
+from ajit._core.seal import NO_TRUST
+from ajit._system.guarded_calls import NoAnswer, guarded_calls
 from ajit._system.process import this_process
 from ajit._system.threads import DaemonThreads
+from ajit.errors import CacheError
 
 if TYPE_CHECKING:
     from ajit._cache.files.directory import CacheDirectory
     from ajit._cache.leases.holder import HolderRecord
     from ajit._core.job import CompileJob
+    from ajit._core.seal import Trust
 
-__all__ = ["PERMIT_PREFIX", "CompilePermit", "CompilePermits"]
+__all__ = ["PERMIT_PREFIX", "CompilePermit", "CompilePermits", "is_permit_file"]
 
 PERMIT_PREFIX = "permit-"
 """Prefix of the names of permits. They are not keys, so no kernel has them."""
+
+is_permit_file = re.compile(r"permit-.+-[0-9]+\.lock|.+\.waiting").fullmatch
+"""Matches the last part of the names of files that this module makes."""
 
 BEAT_SECONDS = 1.0
 
@@ -46,6 +58,15 @@ YIELD_SECONDS = 0.15
 
 WAITS_SECONDS = 0.5
 """How long a process's note that it waits is valid."""
+
+DOUBTED_SECONDS = 1.0
+"""How long a permit is waited for where a lease has just not been answered. Pretty arbitrary."""
+
+UNCOUNTED = -1
+"""Number of a permit that was granted because the file system does not answer."""
+
+OVERDUE = -2
+"""Number of the one permit that was granted because all others were held for too long."""
 
 _threads = DaemonThreads("ajit-permit")
 
@@ -78,26 +99,58 @@ class CompilePermits:
     Args:
         directory: The cache.
         count: The number of permits. Each process uses its own setting.
-        patience_seconds: How long a holder may be silent.
+        patience_seconds: How long a holder may be silent, and the locks may not answer.
+        patience_total_seconds: How long all permits may be held by others; 0: for ever.
+        trust: Which seal of a holder's record is asked for; without it, it is silent.
     """
 
     def __init__(
-        self, directory: CacheDirectory, count: int, *, patience_seconds: float = 10.0
+        self,
+        directory: CacheDirectory,
+        count: int,
+        *,
+        patience_seconds: float = 10.0,
+        patience_total_seconds: float = 0.0,
+        trust: Trust = NO_TRUST,
     ) -> None:
         process = this_process()
-        self._leases = LeaseTable(directory)
+        self._leases = LeaseTable(directory, trust, of_node=True)
+        self._paced = trust.required != "none"
         self._directory = directory
         self._node = process.boot_id or process.host
         self._count = count
         self._patience_seconds = patience_seconds
+        self._total_seconds = patience_total_seconds
+        self._calls = guarded_calls(directory.path)
+        self._closing = False
+        self._doubted_until = float("-inf")
         # Guards everything below. Held during the calls on lock files, which do not wait.
         self._lock = threading.Condition()
         self._held: set[CompilePermit] = set()
         # Only of those that were found held: there may be thousands of permits.
-        self._beats: defaultdict[int, _Watch] = defaultdict(_Watch)
+        self._beats: dict[int, _Watch] = {}
         self._beating = False
         self._turn_began = self._last_returned = float("-inf")
         self._yields_until = float("-inf")
+        # When all permits were first found to be held in a row of tries, and the last such try.
+        self._held_since = self._refused_at = float("-inf")
+
+    @property
+    def holder(self) -> HolderRecord | None:
+        """One of the processes that had a permit when one was asked for last."""
+        records = [watch.record for watch in list(self._beats.values())]
+        return next((record for record in records if record is not None), None)
+
+    def close(self) -> None:
+        """Do not wait for the file system any more. Any thread."""
+        self._closing = True
+
+    def doubt(self) -> None:
+        """Wait for the file system only briefly for a while: a lease was not answered. Any thread.
+
+        The process that asked for that lease has waited for its patience, and needs a permit next.
+        """
+        self._doubted_until = time.monotonic() + self._patience_seconds
 
     def try_admit(self, job: CompileJob) -> CompilePermit | None:
         """Return a permit for a job, or None if none is free. Ask again: in the end one is granted.
@@ -105,6 +158,36 @@ class CompilePermits:
         Args:
             job: The job to be compiled, for the holder record.
         """
+        try:
+            return self._calls.call_blocking(
+                partial(self._try_admit, job),
+                seconds=self._deadline_seconds(),
+                late=_give_back_late,
+                lane="permit",
+                unless=lambda: self._closing,
+            )
+        except NoAnswer:
+            return CompilePermit(self, UNCOUNTED, None)
+
+    def give_back(self, permit: CompilePermit) -> None:
+        """Take a permit back; a second call does nothing."""
+        if permit.number == UNCOUNTED:
+            return
+        # It is called whatever the file system does: a permit that stays would hold up all others.
+        with suppress(NoAnswer):
+            self._calls.call_blocking(
+                partial(self._give_back, permit),
+                seconds=0.0 if self._calls.is_open else self._patience_seconds,
+                lane="release",
+                unless=lambda: self._closing,
+            )
+
+    def _deadline_seconds(self) -> float:
+        if time.monotonic() < self._doubted_until:
+            return min(self._patience_seconds, DOUBTED_SECONDS)
+        return self._patience_seconds
+
+    def _try_admit(self, job: CompileJob) -> CompilePermit | None:
         with self._lock:
             if self._lets_others():
                 return None
@@ -121,8 +204,7 @@ class CompilePermits:
             self._start_beating()
         return permit
 
-    def give_back(self, permit: CompilePermit) -> None:
-        """Take a permit back; a second call does nothing."""
+    def _give_back(self, permit: CompilePermit) -> None:
         with self._lock:
             if permit in self._held:
                 self._held.remove(permit)
@@ -142,9 +224,11 @@ class CompilePermits:
         for number in range(self._count):
             lease = self._leases.try_acquire(self._name(number), job.compiler, name=job.name)
             if isinstance(lease, Busy):
-                self._beats[number].see(lease.holder)
+                watch = self._beats.setdefault(number, _Watch(paced=self._paced))
+                watch.see(lease.holder)
                 continue
             self._beats.pop(number, None)
+            self._held_since = self._refused_at = float("-inf")
             if isinstance(lease, Lease):
                 return CompilePermit(self, number, lease)
             return CompilePermit(self, number, None)  # no locks here, so nothing to count
@@ -153,10 +237,20 @@ class CompilePermits:
     def _take_due(self) -> CompilePermit | None:
         """If a holder is silent, one compile of this pool may run in its place."""
         replaced = {permit.number for permit in self._held if permit.lease is None}
+        if OVERDUE not in replaced and self._is_overdue():
+            return CompilePermit(self, OVERDUE, None)
         for number, watch in self._beats.items():
             if number not in replaced and watch.silent_seconds() > self._patience_seconds:
                 return CompilePermit(self, number, None)
         return None
+
+    def _is_overdue(self) -> bool:
+        """Whether all permits have been held by others for too long."""
+        now = time.monotonic()
+        if now - self._refused_at > WAITS_SECONDS:  # no compile has waited since
+            self._held_since = now
+        self._refused_at = now
+        return 0 < self._total_seconds < now - self._held_since
 
     def _name(self, number: int) -> str:
         return f"{PERMIT_PREFIX}{self._node}-{number}"
@@ -174,20 +268,16 @@ class CompilePermits:
         return False
 
     def _note_waiting(self) -> None:
-        with suppress(OSError):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            mode = self._directory.sharing.file_mode
-            fd = os.open(self._waiting_file(), flags, mode, dir_fd=self._directory.fd)
+        with suppress(OSError, CacheError):
+            fd = open_to_lock(self._directory, self._waiting_file())
             try:
                 os.pwrite(fd, _me(), 0)
-                os.fchmod(fd, mode)  # the umask; fails where another user made it, and did this
             finally:
                 os.close(fd)
 
     def _another_waits(self) -> bool:
         with suppress(OSError):
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            fd = os.open(self._waiting_file(), flags, dir_fd=self._directory.fd)
+            fd = open_to_look(self._directory, self._waiting_file())
             try:
                 recent = abs(time.time() - os.fstat(fd).st_mtime) < WAITS_SECONDS
                 return recent and os.pread(fd, 64, 0) != _me()
@@ -226,17 +316,25 @@ class CompilePermits:
 class _Watch:
     """For how long a holder has been silent, by our clock."""
 
-    def __init__(self) -> None:
-        self._last: object = None
-        self._since = 0.0
+    def __init__(self, *, paced: bool) -> None:
+        self._pulse = Pulse(paced=paced)
+        self._since = time.monotonic()
+        self.record: HolderRecord | None = None
 
     def see(self, record: HolderRecord | None) -> None:
-        beat = (record.pid, record.started, record.beat) if record else "unknown"
-        if beat != self._last:
-            self._last, self._since = beat, time.monotonic()
+        self.record = record
+        now = time.monotonic()
+        if self._pulse.is_beat(record, now, time.time()):
+            self._since = now
 
     def silent_seconds(self) -> float:
-        return time.monotonic() - self._since if self._last is not None else 0.0
+        return time.monotonic() - self._since
+
+
+def _give_back_late(permit: CompilePermit | None) -> None:
+    """Release a permit that came when it was not waited for any more. In a thread."""
+    if permit is not None:
+        permit.release()
 
 
 def _me() -> bytes:

@@ -13,6 +13,7 @@ import struct
 
 __all__ = [
     "EXCLUSIVE",
+    "NO_LOCKS",
     "OPEN_TO_LOCK",
     "OPEN_TO_READ",
     "SHARED",
@@ -31,6 +32,9 @@ OPEN_TO_LOCK = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """How a lock file is opened: no link is followed, and a FIFO in its place does not block."""
 
 OPEN_TO_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+"""What a file system without locks answers."""
 
 _HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES)  # POSIX allows either
 _FLOCK = struct.Struct("@hhqqi4x")

@@ -1,6 +1,7 @@
 """Whether the locks of a cache directory work, tried with a second process; for ``ajit doctor``.
 
-It cannot tell whether they reach other *nodes*: that takes a process there.
+It cannot tell whether they reach other *nodes*: that takes a process there, see
+`ajit._cache.leases.peer_probe`.
 """
 
 from __future__ import annotations
@@ -8,15 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ajit._cache.files.fs import with_parent
-from ajit._system.process import this_process
+from ajit._cache.files.fs import TEMPORARY, in_folder, new_temporary, remove_file
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
@@ -60,10 +59,12 @@ def locks_work(directory: CacheDirectory) -> LockProbe:
     if directory.access != "writable":
         return LockProbe(works=False, reason=f"the cache cannot be written: {directory.problem}")
     # A separate file: nothing else in this process opens it, so closing it does no harm.
-    name = f"tmp/{this_process().file_prefix}.{secrets.token_hex(8)}"
+    name = f"{TEMPORARY}/{(last := new_temporary())}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        fd = with_parent(directory, "tmp", lambda: os.open(name, flags, 0o600, dir_fd=directory.fd))
+        fd = in_folder(
+            directory, TEMPORARY, lambda folder: os.open(last, flags, 0o600, dir_fd=folder.fd)
+        )
     except (OSError, CacheError) as exc:
         return LockProbe(works=False, reason=f"cannot make a file to lock: {exc}")
     try:
@@ -73,7 +74,7 @@ def locks_work(directory: CacheDirectory) -> LockProbe:
     finally:
         os.close(fd)
         with suppress(OSError):
-            os.unlink(name, dir_fd=directory.fd)
+            remove_file(directory, name)
 
 
 def _probe(fd: int, path: str) -> LockProbe:

@@ -5,10 +5,11 @@ can overtake it, it can be promoted or cancelled, and it beats as ``queued``. A 
 for, in this order:
 
 1. **A task**: foreground before background (`ajit._system.priority_line`).
-2. **A slot for it.** While foreground work has been coming in, background work leaves the last free
-   slot alone: then a request that needs a compile does not wait for one of a warm-up. Without
-   requests, a warm-up uses every slot. With one slot, a foreground task waits for at most the
-   compile that is running.
+2. **A slot for it**, and of a build with several jobs as many as are free, up to what it can make
+   use of: one is enough to begin. While foreground work has been coming in, background work leaves
+   the last free slot alone: then a request that needs a compile does not wait for one of a
+   warm-up. Without requests, a warm-up uses every slot. With one slot, a foreground task waits for
+   at most the compile that is running.
 3. **Memory** (`ajit._compile.pool.ledger`).
 4. **A permit** from a gate outside of the pool, such as a count of compiles over all processes.
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ajit._core.job import CompileJob
     from ajit.settings import Settings
 
-__all__ = ["Admission", "Gate", "HeldBack", "Permit"]
+__all__ = ["Admission", "Gate", "HeldBack", "Permit", "Permits"]
 
 ADMIT_SECONDS = 0.1
 """How often memory and the gate are asked again. Work that ends in this process asks at once."""
@@ -43,8 +44,9 @@ ADMIT_SECONDS = 0.1
 URGENT_SECONDS = 10.0
 """How long after a foreground task the last free slot is kept for the next. Pretty arbitrary."""
 
-HeldBack = Literal["", "foreground", "memory", "permit"]
-"""What the next task waits for although a slot is free."""
+HeldBack = Literal["", "slots", "foreground", "memory", "permit"]
+"""What the next task waits for although a thread is free for it: ``slots`` are those that a build
+with several jobs has."""
 
 
 class Permit(Protocol):
@@ -64,6 +66,32 @@ class Gate(Protocol):
         It is asked until it grants: a gate whose permits are held by others, who may have stalled,
         must grant in the end. If it raises, the pool warns and goes on without it.
         """
+
+
+class Permits:
+    """The permits of one task: one for each of its jobs.
+
+    Attributes:
+        jobs: How many jobs it may run.
+    """
+
+    def __init__(self) -> None:
+        self.jobs = 0
+        self._permits: list[Permit] = []
+
+    def add(self, permit: Permit) -> None:
+        """Take one more."""
+        self._permits.append(permit)
+        self.jobs += 1
+
+    def release(self) -> None:
+        """Release all of them. May touch files."""
+        permits, self._permits = self._permits, []
+        for permit in permits:
+            try:
+                permit.release()
+            except Exception as exc:  # noqa: BLE001 - foreign code; the compile is done
+                warn_only(f"the permit {permit!r} could not be released: {exc!r}")
 
 
 class Admission:
@@ -164,7 +192,7 @@ class Admission:
     def release(self, task: Task) -> None:
         """Release its permit, after `finish`. May touch files."""
         if task.permit is not None:
-            self._release(task.permit)
+            task.permit.release()
             with self._changed:
                 self._changed.notify_all()  # a thread that was refused one just now asks again
 
@@ -195,11 +223,10 @@ class Admission:
         """Start the next task as soon as possible; None if there is none any more."""
         try:
             while (task := self._next()) is not None:
-                held_back, permit = self._ask(task)
-                if not held_back and self._start(task, permit):
+                held_back, permits = self._ask(task)
+                if not held_back and self._start(task, permits):
                     return task
-                if permit is not None:
-                    self._release(permit)  # it was cancelled meanwhile
+                permits.release()  # it was cancelled meanwhile
                 self._wait_for_change(held_back)
             return None
         finally:
@@ -212,24 +239,47 @@ class Admission:
         with self._changed:
             return None if self._closing else self._queue.head()
 
-    def _ask(self, task: Task) -> tuple[HeldBack, Permit | None]:
-        """Return what a task must wait for, or its permit. Not under the lock: it reads files."""
+    def _ask(self, task: Task) -> tuple[HeldBack, Permits]:
+        """Return what a task must wait for, or its permits. Not under the lock: it reads files."""
+        free = self._free_slots()
+        if free < 1:
+            return "slots", Permits()
         if self._is_kept_for_foreground(task):
-            return "foreground", None
-        available = available_memory_bytes() if self._ledger.asks else None
-        if not self._ledger.admits(task.job.compiler, available):
-            return "memory", None
-        if self._gate is None:
-            return "", None
-        try:
-            permit = self._gate.try_admit(task.job)
-        except Exception as exc:  # noqa: BLE001 - foreign code; it only saves load
-            warn_only(f"compiles are no longer counted by {self._gate!r}: {exc!r}")
-            self._gate = None
-            return "", None
-        return ("permit", None) if permit is None else ("", permit)
+            if free < 2:
+                return "foreground", Permits()
+            free -= 1
+        wanted = min(free, jobs_of(task.job, self._slots))
+        measured = self._ledger.asks or wanted > 1
+        available = available_memory_bytes() if measured else None
+        admitted = self._ledger.admits(task.job.compiler, available, wanted)
+        if not admitted:
+            return "memory", Permits()
+        permits = self._permits(task.job, admitted)
+        return ("", permits) if permits.jobs else ("permit", permits)
 
-    def _start(self, task: Task, permit: Permit | None) -> bool:
+    def _permits(self, job: CompileJob, jobs: int) -> Permits:
+        """Ask the gate for so many permits; return those that it gives."""
+        permits = Permits()
+        while permits.jobs < jobs:
+            if self._gate is None:
+                permits.jobs = jobs
+                break
+            try:
+                permit = self._gate.try_admit(job)
+            except Exception as exc:  # noqa: BLE001 - foreign code; it only saves load
+                warn_only(f"compiles are no longer counted by {self._gate!r}: {exc!r}")
+                self._gate = None
+                continue
+            if permit is None:
+                break
+            permits.add(permit)
+        return permits
+
+    def _free_slots(self) -> int:
+        with self._changed:
+            return self._slots - sum(task.jobs for task in self._running)
+
+    def _start(self, task: Task, permits: Permits) -> bool:
         """Make a task a running one, unless it was withdrawn."""
         with self._changed:
             if not self._queue.remove(task):
@@ -238,8 +288,9 @@ class Admission:
             self._idle -= 1
             self._running.add(task)
             task.state = "running"
-            task.permit = permit
-            task.claim = self._ledger.enter(task.job.compiler)
+            task.permit = permits
+            task.jobs = permits.jobs
+            task.claim = self._ledger.enter(task.job.compiler, permits.jobs)
             return True
 
     def _wait_for_change(self, held_back: HeldBack) -> None:
@@ -253,7 +304,6 @@ class Admission:
             return (
                 task.priority == "background"
                 and self._slots > 1
-                and len(self._running) >= self._slots - 1
                 and time.monotonic() < self._urgent_until
             )
 
@@ -261,8 +311,7 @@ class Admission:
         if urgent:
             self._urgent_until = time.monotonic() + URGENT_SECONDS
 
-    def _release(self, permit: Permit) -> None:
-        try:
-            permit.release()
-        except Exception as exc:  # noqa: BLE001 - foreign code; the compile is done
-            warn_only(f"the permit {permit!r} could not be released: {exc!r}")
+
+def jobs_of(job: CompileJob, slots: int) -> int:
+    """How many slots a job can make use of."""
+    return min(slots, job.build.jobs or slots) if job.build else 1

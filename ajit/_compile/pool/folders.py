@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ajit._compile.worker.place import deepen, remove_job_folder
+from ajit._system.process import is_gone, start_ticks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +32,6 @@ PREFIX = "ajit-"
 
 FOREIGN_SECONDS = 24 * 3600.0
 """Age above which a folder of an unknown process is removed; no compile may take that long."""
-
-_START_TIME_FIELD = 22 - 3
-"""Field 22 of /proc/<pid>/stat; the fields after the command's closing parenthesis begin at 3."""
 
 
 @contextlib.contextmanager
@@ -103,7 +101,7 @@ def _is_stale(entry: os.DirEntry[str], here: str) -> bool:
     pid, _, rest = process.partition(".")
     start = rest.partition("-")[0]
     if place == here and pid.isdigit() and start.isdigit():
-        return _start_time(int(pid)) not in (int(start), None)
+        return is_gone(int(pid), int(start))
     if not (pid.isdigit() and start.isdigit()):
         return False  # a name of another program with the same prefix
     return time.time() - info.st_mtime > FOREIGN_SECONDS
@@ -112,7 +110,7 @@ def _is_stale(entry: os.DirEntry[str], here: str) -> bool:
 def _own_name() -> str:
     pid = os.getpid()
     # Of one length for all processes: debug information holds it, see `nameless` of the worker.
-    return f"{_place()}.{pid:010d}.{_start_time(pid) or 0:016d}"
+    return f"{_place()}.{pid:010d}.{start_ticks_of(pid) or 0:016d}"
 
 
 def _place() -> str:
@@ -123,15 +121,3 @@ def _place() -> str:
             boot = file.read(8)
         namespace = str(os.stat("/proc/self/ns/pid").st_ino)
     return f"{boot}_{namespace}"
-
-
-def _start_time(pid: int) -> int | None:
-    """When a process started, in ticks after boot; 0 if there is none, None if it is hidden."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The command's name may hold spaces and parentheses, so count from the last one.
-            return int(file.read().rpartition(b")")[2].split()[_START_TIME_FIELD])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    except OSError:
-        return None

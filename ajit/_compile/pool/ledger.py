@@ -39,6 +39,7 @@ class Claim:
 
     compiler: CompilerName
     expected_bytes: int
+    jobs: int = 1
     used_bytes: int = 0
     peak_bytes: int = 0
 
@@ -77,19 +78,26 @@ class MemoryLedger:
         expected = max(self._estimate_bytes, self._peaks.get(compiler, 0))
         return min(expected, self._limit_bytes)
 
-    def admits(self, compiler: CompilerName, available_bytes: int | None) -> bool:
-        """Whether one more compile may start, with that much memory free (None: not known)."""
+    def admits(self, compiler: CompilerName, available_bytes: int | None, jobs: int = 1) -> int:
+        """How many jobs of one more compile may start; 0: it has to wait.
+
+        Args:
+            compiler: Of which kind.
+            available_bytes: How much memory is free; None: not known.
+            jobs: How many it could make use of. Where nothing runs, one is always admitted.
+        """
         with self._lock:
-            if not self.asks or available_bytes is None:
-                return True
+            expected = self.expected_bytes(compiler)
+            if not self._estimate_bytes or available_bytes is None or not expected:
+                return jobs
             promised = sum(claim.outstanding_bytes() for claim in self._claims)
             room = available_bytes - promised - RESERVE_BYTES
-            return room >= self.expected_bytes(compiler)
+            return max(min(jobs, room // expected), 0 if self._claims else 1)
 
-    def enter(self, compiler: CompilerName) -> Claim:
+    def enter(self, compiler: CompilerName, jobs: int = 1) -> Claim:
         """Begin a claim; it counts until `leave`."""
         with self._lock:
-            claim = Claim(compiler, self.expected_bytes(compiler))
+            claim = Claim(compiler, self.expected_bytes(compiler) * jobs, jobs)
             self._claims.add(claim)
             return claim
 
@@ -97,6 +105,6 @@ class MemoryLedger:
         """End a claim, and learn from it."""
         with self._lock:
             self._claims.discard(claim)
-            known = self._peaks.get(claim.compiler, 0)
-            less = (known - claim.peak_bytes) // FORGET_SHARE
-            self._peaks[claim.compiler] = max(claim.peak_bytes, known - max(0, less))
+            known, peak = self._peaks.get(claim.compiler, 0), claim.peak_bytes // claim.jobs
+            less = (known - peak) // FORGET_SHARE
+            self._peaks[claim.compiler] = max(peak, known - max(0, less))

@@ -21,15 +21,17 @@ import contextlib
 import os
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
 
 from ajit._compile.pool.admission import Admission
 from ajit._compile.pool.folders import sweep_folders
-from ajit._compile.pool.slot import WorkerSlot
+from ajit._compile.pool.slot import WorkerSlot, check_sandbox
 from ajit._compile.pool.statistics import PoolStatistics
 from ajit._compile.pool.task import Task
+from ajit._system.in_thread import run_in_thread
 from ajit._system.loop import Promise
 from ajit._system.warn import warn_only
 from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
@@ -37,8 +39,9 @@ from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ajit._compile.pool.admission import Gate
-    from ajit._compile.pool.task import BeatPhase
+    from ajit._compile.pool.admission import Gate, HeldBack
+    from ajit._compile.pool.pack import Pack
+    from ajit._compile.pool.task import BeatPhase, OnBeat
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._compile.toolchains.toolchains import Toolchains
     from ajit._core.job import CompileJob, CompileOutput, Seen
@@ -49,13 +52,14 @@ __all__ = ["CompilePool", "PoolStatistics"]
 
 BEAT_SECONDS = 1.0
 CLOSE_SECONDS = 10.0
-"""How long `CompilePool.aclose` waits for its threads: they end their workers in a second or two,
-unless a permit's file is on a dead disk. Then only the thread is left, a daemon, and a warning."""
+"""How long `CompilePool.aclose` waits for its threads by default: they end their workers in a
+second or two, unless a compiler hangs in the kernel. Then only the thread is left, a daemon, and a
+warning."""
 
 IDLE_SECONDS = 30.0
 """After this time without work a slot ends its worker: NVRTC keeps 100 MB. Pretty arbitrary."""
 
-KILL_SECONDS = 5.0
+KILL_SECONDS = 2.0
 """How long a cancelled call waits for its killed compiler; SIGKILL needs milliseconds, unless the
 compiler hangs in the kernel on a dead file system."""
 
@@ -72,7 +76,11 @@ class CompilePool:
             settings: Settings.
             toolchains: Where compilers are found.
             admission: A further condition for the start of a compile, if any.
+
+        Raises:
+            SettingsError: The settings ask for a sandbox that this machine cannot make.
         """
+        check_sandbox(settings)
         self._settings = settings
         self._toolchains = toolchains
         self._admission = Admission(settings, admission)
@@ -94,8 +102,9 @@ class CompilePool:
         self,
         job: CompileJob,
         *,
-        on_beat: Callable[[BeatPhase], None],
+        on_beat: OnBeat,
         on_seen: Callable[[Seen], None] = lambda _: None,
+        on_pack: Callable[[Pack], None] = lambda _: None,
         toolchain: Toolchain | None = None,
         priority: Priority = "foreground",
     ) -> CompileOutput:
@@ -103,12 +112,14 @@ class CompilePool:
 
         Args:
             job: The job.
-            on_beat: Called about once a second with the phase, ``queued`` or ``compiling``, from
-                threads of the pool and never from the event loop. It must not block: the limits
+            on_beat: Called about once a second with the phase, ``queued`` or ``compiling``, and the
+                CPU seconds that the compiler has used, from threads of the pool and never from the
+                event loop. It must not block: the limits
                 on a compile are looked after by the same thread. An exception ends the beats,
                 with a warning, and not the compile.
             on_seen: Called before this returns or raises, from a thread of the pool, with what the
                 compiler read; not if it ended without an answer.
+            on_pack: Called likewise with the files of a bundle, if it made one.
             toolchain: The toolchain that the job's key was made with; None takes the current one.
             priority: ``foreground`` if a request waits for the result, ``background`` for warm-up
                 work, which starts after all foreground jobs and may be promoted (`promote`).
@@ -119,6 +130,8 @@ class CompilePool:
             CompilerNotFound: There is no such compiler; nothing was started.
             CompilerCrashed: The compiler died or broke off; its process group is gone.
             CompileTimeout: It ran past ``compile_timeout_seconds``; its process group is gone.
+            CompilerStalled: It was stopped for ``patience_seconds``, or used no CPU time for a
+                minute; likewise.
             CompileMemoryExceeded: It took more than ``compile_memory_limit_bytes``; likewise.
             CompileOutputExceeded: Its result is above ``compile_output_limit_bytes``.
             RuntimeClosed: The pool is closed, or was closed meanwhile.
@@ -127,7 +140,7 @@ class CompilePool:
         Cancelling drops a queued job, and kills a running one's process group within a second.
         """
         self._check_usable()
-        task = Task(job, toolchain, on_beat, Promise(), priority, on_seen)
+        task = Task(job, toolchain, on_beat, Promise(), priority, on_seen, on_pack)
         self._submit(task)
         try:
             return await task.promise.wait()
@@ -141,8 +154,11 @@ class CompilePool:
                 await task.promise.wait()
             raise
 
-    async def aclose(self) -> None:
+    async def aclose(self, seconds: float = CLOSE_SECONDS) -> None:
         """End everything: queued jobs, running ones, workers, threads. Safe to call again.
+
+        Args:
+            seconds: How long it waits for its threads.
 
         Jobs that are not finished raise `RuntimeClosed`. Cancelling does not interrupt it.
         """
@@ -156,9 +172,10 @@ class CompilePool:
             slot.cancel(task)
         with anyio.CancelScope(shield=True):
             limiter = anyio.CapacityLimiter(1)  # a separate one: the default may be used up
-            stuck = await anyio.to_thread.run_sync(_join, self._threads, limiter=limiter)
+            join = partial(_join, self._threads, seconds)
+            stuck = await run_in_thread(join, limiter=limiter)
         if stuck:
-            warn_only(f"threads that did not end within {CLOSE_SECONDS:g} s: {', '.join(stuck)}")
+            warn_only(f"threads that did not end within {seconds:.1f} s: {', '.join(stuck)}")
 
     def promote(self, key: str) -> bool:
         """Promote a queued background job, because a request waits for it now.
@@ -168,6 +185,11 @@ class CompilePool:
             never queued. Any thread may call this.
         """
         return self._admission.promote(key)
+
+    @property
+    def held_back(self) -> HeldBack:
+        """What the next task waits for although a slot is free. Any thread."""
+        return self._admission.held_back
 
     def phase(self, key: str) -> BeatPhase | None:
         """Return the state of a key's job; None if there is no such job. Any thread."""
@@ -202,8 +224,14 @@ class CompilePool:
             raise _closed()
 
     def _submit(self, task: Task) -> None:
-        if self._admission.submit(task):
+        if not self._admission.submit(task):
+            return
+        try:
             self._add_thread()
+        except RuntimeError:
+            # No thread can be started. The slots that there are will do the task, if there are any.
+            if not self._slots and self._admission.withdraw(task):
+                raise
 
     def _add_thread(self) -> None:
         """Start one more slot, if there may be one. Not under the lock: starting takes a while."""
@@ -211,13 +239,13 @@ class CompilePool:
             self._start(self._beat_queued, "ajit-compile-beat")
         if len(self._slots) < self._settings.compile_slots:
             slot = WorkerSlot(self._settings, self._toolchains)
+            self._start(lambda: self._serve(slot), f"ajit-compile-{len(self._slots) + 1}")
             self._slots.append(slot)
-            self._start(lambda: self._serve(slot), f"ajit-compile-{len(self._slots)}")
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)
 
     def _abandon(self, task: Task) -> None:
         if self._admission.withdraw(task):
@@ -271,9 +299,9 @@ class CompilePool:
                 task.beat("queued")
 
 
-def _join(threads: list[threading.Thread]) -> list[str]:
+def _join(threads: list[threading.Thread], seconds: float) -> list[str]:
     """Wait for threads, within bounds; return the names of those that go on."""
-    deadline = time.monotonic() + CLOSE_SECONDS
+    deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     return [thread.name for thread in threads if thread.is_alive()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -10,24 +11,46 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ajit._compile.pool.folders import private_folder
-from ajit._compile.pool.verdict import Verdict
-from ajit._compile.pool.watch import MemoryExceeded, Watch
+from ajit._compile.pool.pack import Pack
+from ajit._compile.pool.verdict import Verdict, output_limit_bytes, timeout_seconds
+from ajit._compile.pool.watch import MemoryExceeded, Stalled, Watch
 from ajit._compile.pool.worker_process import FrameTooLarge, WorkerDied, WorkerProcess
 from ajit._compile.recorder.flags import with_absolute_dirs
+from ajit._compile.toolchains.places import cuda_roots
+from ajit._compile.worker import landlock
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, WorkerRequest, frame
-from ajit.errors import CompilerNotFound
+from ajit._compile.worker.sandbox import parts_of
+from ajit._system.scarce import limit_of
+from ajit.errors import CompilerNotFound, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ajit._compile.pool.task import Task
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._compile.toolchains.toolchains import Toolchains
-    from ajit._core.job import CompileOutput
+    from ajit._core.job import BuildRun, CompileJob, CompileOutput
     from ajit.settings import Settings
 
-__all__ = ["WorkerSlot"]
+__all__ = ["WorkerSlot", "check_sandbox"]
 
 OVERHEAD_BYTES = 16 * 1024 * 1024
 """What an answer may have beside the artifact: log, names, command."""
+
+
+def check_sandbox(settings: Settings) -> None:
+    """Refuse a sandbox that this machine cannot make.
+
+    Raises:
+        SettingsError: It cannot; says why.
+    """
+    if settings.sandbox != "off" and (why := landlock.missing()):
+        raise SettingsError(
+            name="sandbox",
+            value=settings.sandbox,
+            origin=settings.origins.get("sandbox", "argument"),
+            expected=f"off here: {why}",
+        )
 
 
 class WorkerSlot:
@@ -60,7 +83,9 @@ class WorkerSlot:
             with private_folder(task.job) as folder:
                 return self._compile(task, toolchain, folder, verdict)
         except (OSError, ValueError, msgspec.MsgspecError) as exc:
-            # No space, no process, no memory, or a path that is not text: not the source's fault.
+            if limit := limit_of(exc):
+                raise limit from exc
+            # No space, no memory, or a path that is not text: not the source's fault.
             raise verdict.crashed(f"cannot run the compiler: {exc}") from exc
 
     def _toolchain(self, task: Task) -> Toolchain:
@@ -91,11 +116,16 @@ class WorkerSlot:
     def _compile(
         self, task: Task, toolchain: Toolchain, folder: str, verdict: Verdict
     ) -> CompileOutput:
-        watch = Watch(task, folder, self._settings.compile_memory_limit_bytes)
-        request = _request(task, toolchain, folder, self._settings)
+        settings = self._settings
+        # Of a build each job may take as much as a compile.
+        memory_bytes = settings.compile_memory_limit_bytes * task.jobs
+        watch = Watch(task, folder, memory_bytes, settings.patience_seconds)
+        request = _request(task, toolchain, folder, settings)
         answer = self._answer(task, request, watch, verdict)
         task.on_seen(answer.seen)
         if isinstance(answer, JobFinished):
+            if answer.output.kind == "bundle":
+                task.on_pack(Pack.take(folder))  # before the folder is removed
             return answer.output
         # NVRTC has no child that could be killed in its place, and it writes no file.
         trouble = watch.trouble() if task.job.compiler != "nvrtc" else ""
@@ -116,7 +146,9 @@ class WorkerSlot:
             if isinstance(exc, FrameTooLarge):
                 raise verdict.output_exceeded(exc.size_bytes) from None
             if isinstance(exc, MemoryExceeded):
-                raise verdict.memory_exceeded(exc.used_bytes) from None
+                raise verdict.memory_exceeded(exc.used_bytes, task.jobs) from None
+            if isinstance(exc, Stalled):
+                raise verdict.stalled(exc.reason, exc.cpu_seconds) from None
             if isinstance(exc, TimeoutError):
                 raise verdict.timed_out() from None
             raise
@@ -145,7 +177,7 @@ class WorkerSlot:
         body = worker.exchange(
             frame(request),
             limit_bytes=self._settings.compile_output_limit_bytes + OVERHEAD_BYTES,
-            deadline=time.monotonic() + self._settings.compile_timeout_seconds,
+            deadline=time.monotonic() + timeout_seconds(request.job, self._settings),
             on_tick=lambda: watch.look(worker.pid),
         )
         answer: WorkerAnswer = msgspec.msgpack.decode(body, type=JobFinished | JobFailed)
@@ -161,7 +193,8 @@ class WorkerSlot:
     def _recycle(self, worker: WorkerProcess) -> None:
         """Replace a worker that has done its share, or has grown: compilers leak."""
         if (
-            worker.jobs >= self._settings.worker_max_jobs
+            self._settings.sandbox != "off"  # it is confined to what this job may touch
+            or worker.jobs >= self._settings.worker_max_jobs
             or worker.resident_bytes() > self._settings.worker_max_bytes
         ):
             self.recycled += 1
@@ -186,5 +219,31 @@ def _request(task: Task, toolchain: Toolchain, folder: str, settings: Settings) 
         include_dirs=toolchain.include_dirs,
         flags=toolchain.flags,
         folder=folder,
-        output_limit_bytes=settings.compile_output_limit_bytes,
+        output_limit_bytes=output_limit_bytes(task.job, settings),
+        jobs=task.jobs,
+        sandbox=None
+        if settings.sandbox == "off"
+        else tuple(_readable(task.job, toolchain, settings)),
     )
+
+
+def _readable_by(run: BuildRun) -> Iterator[str]:
+    """What a build itself names: files that are copied, and where Python imports from."""
+    yield from (path for _, path in run.copies if os.path.isabs(path))
+    if run.function:
+        yield from (path for path in sys.path if os.path.isabs(path))
+        yield from parts_of(sys.prefix)
+        yield from parts_of(sys.base_prefix)
+
+
+def _readable(job: CompileJob, toolchain: Toolchain, settings: Settings) -> Iterator[str]:
+    """What compilers in a sandbox may read beside what the worker itself knows of."""
+    yield from filter(None, settings.sandbox_paths.split(os.pathsep))
+    if job.build is not None:
+        yield from _readable_by(job.build)
+    if toolchain.kind == "nvcc":
+        # The program on PATH may be a script that starts one of these. The environment of this
+        # Python is a root as well; it holds more than compilers.
+        for root in cuda_roots():
+            if root != os.path.realpath(sys.prefix):
+                yield from parts_of(root)

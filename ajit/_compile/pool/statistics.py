@@ -15,7 +15,7 @@ __all__ = ["PoolStatistics"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
-    """What a pool is doing and has done.
+    """What a pool is doing and has done. A job is one compile or build.
 
     Attributes:
         slots: Jobs that may run at once.
@@ -24,7 +24,7 @@ class PoolStatistics:
         queued_background: Of these, how many are background work.
         held_back: What the next job waits for although a slot is free: ``memory``, a ``permit``
             from outside, the end of ``foreground`` traffic, or "" if nothing holds it back.
-        finished: Jobs that gave a result.
+        finished: Jobs that gave a result, since the runtime was opened; as all that follow.
         failed: Jobs that gave an error.
         killed: Jobs that were cancelled after they had started.
         workers: Worker processes alive now.

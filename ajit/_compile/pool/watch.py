@@ -1,4 +1,4 @@
-"""Observes a running compile from the server: its memory, and problems of the machine.
+"""Observes a running compile from the server: memory, progress, and problems of the machine.
 
 A compiler that is short of memory or disk space fails like one that rejects the source: it exits
 with 1 and a message. The message is not read. Instead two things are observed: whether the kernel
@@ -13,12 +13,14 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from ajit._compile.pool.group import group_memory_bytes
+from ajit._compile.pool.group import look_at_group
+from ajit._compile.pool.stall import Stall
+from ajit._compile.pool.worker_process import TICK_SECONDS
 
 if TYPE_CHECKING:
     from ajit._compile.pool.task import Task
 
-__all__ = ["MemoryExceeded", "Watch"]
+__all__ = ["MemoryExceeded", "Stalled", "Watch"]
 
 BEAT_SECONDS = 1.0
 
@@ -34,13 +36,24 @@ class MemoryExceeded(Exception):
         self.used_bytes = used_bytes
 
 
+class Stalled(Exception):
+    """The compiler makes no progress; it must be killed."""
+
+    def __init__(self, reason: str, cpu_seconds: float) -> None:
+        super().__init__(reason, cpu_seconds)
+        self.reason, self.cpu_seconds = reason, cpu_seconds
+
+
 class Watch:
     """One compile, seen from the server. Belongs to the slot's thread."""
 
-    def __init__(self, task: Task, folder: str, limit_bytes: int) -> None:
+    def __init__(self, task: Task, folder: str, limit_bytes: int, patience_seconds: float) -> None:
         self._task = task
         self._folder = folder
         self._limit_bytes = limit_bytes
+        self._stall = Stall(time.monotonic(), patience_seconds, TICK_SECONDS)
+        self._cpu_began: float | None = None
+        self._cpu_seconds = 0.0
         self._oom_kills = oom_kills()
         self._least_room = room_bytes(folder)
         self._next_beat = 0.0
@@ -49,7 +62,7 @@ class Watch:
     def beat(self) -> None:
         """Beat for the task, once a second."""
         if time.monotonic() >= self._next_beat:
-            self._task.beat("compiling")
+            self._task.beat("compiling", self._cpu_seconds)
             self._next_beat = time.monotonic() + BEAT_SECONDS
 
     def look(self, worker: int) -> None:
@@ -57,12 +70,19 @@ class Watch:
 
         Raises:
             MemoryExceeded: It is above its limit.
+            Stalled: It was stopped, or its processes wait for each other.
         """
-        used = group_memory_bytes(worker)
+        group = look_at_group(worker)
+        if self._cpu_began is None:
+            self._cpu_began = group.cpu_seconds  # a worker has compiled others before
+        self._cpu_seconds = max(0.0, group.cpu_seconds - self._cpu_began)
         if self._task.claim is not None:
-            self._task.claim.note(used)
-        if used > self._limit_bytes:
-            raise MemoryExceeded(used)
+            self._task.claim.note(group.memory_bytes)
+        if group.memory_bytes > self._limit_bytes:
+            raise MemoryExceeded(group.memory_bytes)
+        reason = self._stall.look(time.monotonic(), group)
+        if reason:
+            raise Stalled(reason, self._cpu_seconds)
         self._least_room = min(self._least_room, room_bytes(self._folder))
         self.beat()
 

@@ -99,25 +99,26 @@ class FileCache(Generic[T]):
             source.learned(known)
 
     def detach(self, source: Source[T]) -> None:
-        """Undo one `attach`."""
+        """Undo `attach`; nothing if that was done already."""
         with self._lock:
-            left = list(self._sources)
-            left.remove(source)
-            self._sources = tuple(left)
+            self._sources = tuple(other for other in self._sources if other is not source)
 
     def get(self, path: str) -> T | None:
         """Return the value for a file, or None if it is no readable regular file, or too large."""
-        # This runs once for each file of a reading list: no named tuple and no second call before
-        # the look into the dictionary, which has regular files only.
         try:
             info = os.stat(path)
         except (OSError, ValueError):
             return None
         stamp = (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        value = self.kept(stamp)
+        return self._read(path, FileStamp(*stamp)) if value is None else value
+
+    def kept(self, stamp: Stamp) -> T | None:
+        """Return the value of a regular file that a `stat` said this about, if it is known."""
         value = self._values.get(stamp)
-        if value is not None or not stat.S_ISREG(info.st_mode):
-            return value
-        return self._recall(stamp) or self._read(path, FileStamp(*stamp))
+        return self._recall(stamp) if value is None else value
 
     def _recall(self, stamp: Stamp) -> T | None:
         """Ask the sources: the first that knows wins, and the others learn it."""

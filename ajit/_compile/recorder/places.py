@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ajit._compile.recorder.flags import option_dirs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-__all__ = ["LABEL", "ON_PATH", "Places", "places_of", "program_on_path"]
+__all__ = [
+    "ANYWHERE", "LABEL", "ON_PATH", "Places", "Searched", "places_of", "program_on_path", "root_of",
+]  # fmt: skip
 
 ANYWHERE = "/"
 LABEL = "label"
 ON_PATH = "path"
 """Not a directory: a program that was started by its name alone, from whichever directory of PATH
 comes first."""
+
+
+class Searched(Protocol):
+    """What a text may be in: bytes, or the files of a bundle."""
+
+    def __contains__(self, text: bytes, /) -> bool:
+        """Whether it is."""
 
 
 class Places:
@@ -53,6 +62,30 @@ class Places:
         """Equal where a list means the same: directories and label."""
         return (self._dirs, self._label)
 
+    def nesting(self) -> Iterator[str]:
+        """Yield how the spec's directories lie in each other, and in those of the toolchain.
+
+        A file is called by the innermost place that it lies in, though it may have been found from
+        another one: with ``-I a -I a/inc``, ``#include "inc/x.h"`` reads ``x.h`` of the second. A
+        list says what is read only where the directories lie in the same way.
+        """
+        for place, directory in self._dirs:
+            for other, above in self._dirs:
+                concerns_spec = "i" in (place[0], other[0])
+                if place != other and concerns_spec and directory.startswith(above):
+                    yield f"{place} in {other}: {directory[len(above) :]}"
+
+    def spelt(self, text: bytes) -> set[str]:
+        """Return the places whose directories a text spells out.
+
+        A file of such a place may be read by this text, wherever the place is elsewhere.
+        """
+        return {
+            place
+            for place, directory in self._dirs
+            if place[0] == "i" and os.fsencode(directory.rstrip(os.sep)) in text
+        }
+
     def name(self, path: str) -> tuple[str, str]:
         """Return place and name of an absolute path, which is kept as it is spelt.
 
@@ -75,7 +108,7 @@ class Places:
         directory = self.directory(place)
         return None if directory is None else directory + name
 
-    def traces(self, data: bytes, named: Collection[str] = ()) -> list[tuple[str, str]]:
+    def traces(self, data: Searched, named: Collection[str] = ()) -> list[tuple[str, str]]:
         """Return the places that left a trace in a result, each with the digest of its path.
 
         Debug information and ``__FILE__`` hold paths, or the spec's label. Such a result is right
@@ -132,12 +165,12 @@ def places_of(
     if program:
         # A program may be found by a link, and finds its own files by where it really lies.
         for path in dict.fromkeys((program, os.path.realpath(program))):
-            dirs.append(("tool", _root_of(path)))
+            dirs.append(("tool", root_of(path)))
     return Places(dirs, label)
 
 
-def _root_of(program: str) -> str:
-    """Where a toolchain's own files lie: above ``bin``, or beside a program that is in none.
+def root_of(program: str) -> str:
+    """Return where a toolchain's own files lie: above ``bin``, or beside a program that is in none.
 
     Above the folder of zig's wheel lies every other package.
     """

@@ -1,4 +1,4 @@
-"""What the files of a reading list are today, and whether a compile's reads can be relied on.
+"""Whether a compile's reads can be relied on: what it read is still what it was.
 
 Everything blocks, and any thread may call it. Digests are kept by what the file system says about a
 file (`ajit._compile.recorder.digests`), for the whole process: a file has one digest, whichever
@@ -7,45 +7,33 @@ runtime asks.
 
 from __future__ import annotations
 
-import os
-import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.digests import FileCache, FileStamp, digests
-from ajit._compile.recorder.places import LABEL, ON_PATH
-from ajit._core.reads import ABSENT, FOLDER, MAX_READS, PRESENT, SAME, Read, ReadingList
+from ajit._compile.recorder.digests import MAX_FILE_BYTES, FileStamp, digests
+from ajit._compile.recorder.own_names import OF_THE_USER, asked_names
+from ajit._compile.recorder.today import states_today
+from ajit._core.reads import MAX_READS, SAME, Read, ReadingList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ajit._compile.recorder.places import Places
+    from ajit._compile.recorder.places import Places, Searched
     from ajit._core.job import Seen, SeenRead
 
-__all__ = ["Settled", "Unsettled", "missing_note", "settle", "states_today"]
-
-_ASKS_FOR_NAME = re.compile(rb"__(?:BASE_)?FILE|__builtin_FILE|source_location")
-"""Text that may ask how its file is called, so that a result may depend on that without holding it:
-on the length of a path, or on a digest that the compiler works out."""
-
-
-def _asks_for_name(path: str) -> bool:
-    with open(path, "rb") as file:
-        return _ASKS_FOR_NAME.search(file.read()) is not None
-
-
-_asking: FileCache[bool] = FileCache(_asks_for_name)
+__all__ = ["Settled", "Unsettled", "missing_note", "settle"]
 
 CLOCK_REALTIME_COARSE = 5
 """From Linux' ``time.h``: the clock that file times are taken from."""
 
 _TICK_NS = int(time.clock_getres(CLOCK_REALTIME_COARSE) * 1e9)
 
-_F_OK = os.F_OK
-
 COARSE_NS = 2_000_000_000
 """The step of a file system's clock that shows whole seconds only: FAT's, nothing is coarser."""
+
+
+_SIZE = 2  # of a stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,47 +62,12 @@ class Unsettled:
     changed: bool
 
 
-def states_today(reads: Sequence[Read], places: Places) -> tuple[str, ...] | None:
-    """Return the state of each read, or None if the list does not hold today.
-
-    It does not if a file that was read is gone, one that was looked for in vain has appeared, or
-    the spec has no such place here.
-    """
-    # One pass without a call for each read: a list has thousands, and a warm look-up of 900 headers
-    # may take 5 ms beside its system calls.
-    get, access, directory = digests.get, os.access, places.directory
-    directories = {place: directory(place) for place in {read.place for read in reads}}
-    states: list[str] = []
-    for read in reads:
-        kind = read.kind
-        if kind == "same":
-            state = SAME if places.is_same(read.place, read.name) else None
-        elif read.place == ON_PATH:
-            state = get(places.path(ON_PATH, read.name) or "")
-        else:
-            root = directories[read.place]
-            if root is None:
-                return None
-            if kind == "file":
-                state = get(root + read.name)
-            # access() and not stat(), which raises: most of a list is absent, and this is three
-            # times as fast. It follows links, as a compiler does.
-            elif access(root + read.name, _F_OK):
-                state = _state_there(root + read.name) if kind == "present" else None
-            else:
-                state = ABSENT if kind == "absent" else None
-        if state is None:
-            return None
-        states.append(state)
-    return tuple(states)
-
-
-def _state_there(path: str) -> str:
-    return FOLDER if os.path.isdir(path) else PRESENT
-
-
 def settle(
-    seen: Seen, places: Places, data: bytes, texts: Sequence[str] = ()
+    seen: Seen,
+    places: Places,
+    data: Searched,
+    texts: Sequence[str] = (),
+    sources: Sequence[str] = (),
 ) -> Settled | Unsettled:
     """Digest what a compile read, right after it.
 
@@ -122,27 +75,40 @@ def settle(
         seen: What was recorded.
         places: The job's places.
         data: The result; places that left a trace in it are listed as well.
-        texts: The source and the virtual headers, which are called by the spec's label.
+        texts: The source and the virtual headers, which are called by the spec's label, and what
+            the compiler's options say.
+        sources: The paths of the sources, where they were read as files.
     """
     if seen.blind:
         return Unsettled(seen.blind, changed=False)
     if len(seen.reads) > MAX_READS:
         return Unsettled(f"the compiler asked for {len(seen.reads)} files", changed=False)
     reads = [Read(item.place, item.name, item.kind) for item in seen.reads]
-    states = []
-    named = {LABEL} if any(map(_ASKS_FOR_NAME.search, map(str.encode, texts))) else set()
+    states: list[str] = []
+    others = _states_of_others(reads, places)
+    raw = [text.encode(errors="surrogateescape") for text in texts]
+    named = asked_names(seen, places, raw, sources).union(*map(places.spelt, raw))
     for item, read in zip(seen.reads, reads, strict=True):
         path = places.path(item.place, item.name)
-        # Of the user's alone: CUDA's and C++'s headers ask for it in what says where it failed.
-        # Before the state is told, which makes sure that it is the text that the compiler read.
-        if path is not None and item.kind == "file" and item.place[0] == "i" and _asking.get(path):
-            named |= {item.place, LABEL}
-        state = None if path is None else _state_after(item, read, path, places)
+        if item.stamp is not None and item.stamp[_SIZE] > MAX_FILE_BYTES:
+            return Unsettled(f"{read} has more than {MAX_FILE_BYTES} bytes", changed=False)
+        # They may include by an absolute path what lies in another place; a toolchain's do not.
+        if path is not None and item.kind == "file" and item.place[0] in OF_THE_USER:
+            named |= _spelt_in(path, places)
+        state = others.get(read) if item.kind != "file" else _digest_after(item, path)
         if state is None:
             return Unsettled(f"{read} changed while the compiler worked", changed=True)
         states.append(state)
     traces = [Read(place, digest, "same") for place, digest in places.traces(data, named)]
     return Settled(ReadingList((*reads, *traces)), (*states, *[SAME] * len(traces)))
+
+
+def _spelt_in(path: str, places: Places) -> set[str]:
+    try:
+        with open(path, "rb") as file:
+            return places.spelt(file.read())
+    except OSError:  # it is gone: the state that is asked for next tells
+        return set()
 
 
 def missing_note(seen: Seen, log: str, include_dirs: Sequence[str]) -> str | None:
@@ -175,11 +141,18 @@ def _says_missing(log: str, name: str) -> bool:
     )
 
 
-def _state_after(item: SeenRead, read: Read, path: str, places: Places) -> str | None:
-    if item.kind != "file":
-        states = states_today((read,), places)
-        return None if states is None else states[0]
-    if item.stamp is None or not _is_sure(item):
+def _states_of_others(reads: Sequence[Read], places: Places) -> dict[Read, str]:
+    """The states of those that were not read. All in one go, as they mostly hold."""
+    others = [read for read in reads if read.kind != "file"]
+    states = states_today(others, places)
+    if states is not None:
+        return dict(zip(others, states, strict=True))
+    each = ((read, states_today((read,), places)) for read in others)
+    return {read: state[0] for read, state in each if state}
+
+
+def _digest_after(item: SeenRead, path: str | None) -> str | None:
+    if path is None or item.stamp is None or not _is_sure(item):
         return None
     before = FileStamp.of(path)
     if before != item.stamp:

@@ -8,21 +8,19 @@ import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ajit._compile.recorder.digests import FileCache, FileStamp
 from ajit._compile.toolchains.cuda_headers import find_cuda_headers
-from ajit._compile.toolchains.environment import compiler_environment
 from ajit._compile.toolchains.identity import Toolchain, fingerprint
 from ajit._compile.toolchains.places import cuda_roots, library_dirs
+from ajit._compile.worker.host_flags import COMPILE_FLAGS, FAMILY_FLAGS, LINK_FLAGS
 from ajit._core.key import ToolchainId
 from ajit.errors import CompilerNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["NATIVE_DIR", "find_host", "find_nvcc", "find_nvrtc"]
 
@@ -33,10 +31,10 @@ NATIVE_DIR = os.path.join(
 
 NVRTC_WHEEL = "nvidia-cuda-nvrtc"
 NVRTC_LIBRARY = "libnvrtc.so.13"
-ASK_SECONDS = 60.0
-"""How long a compiler may take to say its version: the first start from a network disk is slow."""
-
 Digests = FileCache[str]
+
+Ask: TypeAlias = "Callable[[list[str]], str | None]"
+"""Runs a compiler that is asked about itself: `Questions.ask`."""
 
 
 def find_nvrtc(digests: Digests) -> Toolchain:
@@ -57,14 +55,14 @@ def find_nvrtc(digests: Digests) -> Toolchain:
     )
 
 
-def find_nvcc(digests: Digests, setting: str) -> Toolchain:
+def find_nvcc(digests: Digests, setting: str, ask: Ask) -> Toolchain:
     """Find nvcc: the setting, PATH, then the bin directory of every CUDA root."""
-    path, text = _nvcc_program(setting)
+    path, text = _nvcc_program(setting, ask)
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     version = found.group(1) if found else "unknown"
-    host = _host_compiler_of(path)
+    host = _host_compiler_of(path, ask)
     headers = find_cuda_headers(_release(version))
-    arches = _ask([path, "--list-gpu-code"]) or ""
+    arches = ask([path, "--list-gpu-code"]) or ""
     return Toolchain(
         kind="nvcc",
         version=version,
@@ -81,7 +79,7 @@ def find_nvcc(digests: Digests, setting: str) -> Toolchain:
     )
 
 
-def find_host(digests: Digests, setting: str) -> Toolchain:
+def find_host(digests: Digests, setting: str, ask: Ask) -> Toolchain:
     """Find a C++ compiler: the setting, PATH, then the ziglang wheel."""
     commands: list[tuple[str, ...]]
     if setting:
@@ -89,9 +87,9 @@ def find_host(digests: Digests, setting: str) -> Toolchain:
     else:
         commands = [(path,) for name in HOST_NAMES for path in _on_path(name)] + _zig()
     for command in commands:
-        text = _ask([*command, "--version"])
+        text = ask([*command, "--version"])
         if text is not None:
-            return _host(command, text, digests)
+            return _host(command, text, digests, ask)
     searched = [" ".join(command) for command in commands]
     if not setting:
         searched = [*(f"{name} on PATH" for name in HOST_NAMES), "the ziglang wheel", *searched]
@@ -102,9 +100,9 @@ def find_host(digests: Digests, setting: str) -> Toolchain:
 HOST_NAMES = ("c++", "g++", "clang++")
 
 
-def _host(command: tuple[str, ...], text: str, digests: Digests) -> Toolchain:
+def _host(command: tuple[str, ...], text: str, digests: Digests, ask: Ask) -> Toolchain:
     path = command[0]
-    target = _ask([*command, "-dumpmachine"]) or ""
+    target = ask([*command, "-dumpmachine"]) or ""
     first = text.splitlines()[0] if text else ""
     found = re.search(r"\d+\.\d+(\.\d+)*", re.sub(r"\([^)]*\)", "", first)) or re.search(
         r"\d+(\.\d+)+", first
@@ -113,13 +111,16 @@ def _host(command: tuple[str, ...], text: str, digests: Digests) -> Toolchain:
     version = f"{name} {found.group() if found else 'unknown'}"
     # An object built against a newer C library does not load with an older one.
     parts = (text, target, "".join(platform.libc_ver()), digests.get(os.path.realpath(path)) or "")
+    flags = (*COMPILE_FLAGS, *FAMILY_FLAGS[name], *LINK_FLAGS)
     given = (os.path.join(NATIVE_DIR, "cuda_cxx", "include"), NATIVE_DIR)
     return Toolchain(
         kind="host",
         version=version,
         path=path,
         command=command,
-        identity=ToolchainId("host", version, fingerprint(*parts, *_native_headers(digests))),
+        identity=ToolchainId(
+            "host", version, fingerprint(*parts, *flags, *_native_headers(digests))
+        ),
         include_dirs=given,
         arches=(platform.machine(),),
         stamp=FileStamp.of(path),
@@ -147,12 +148,12 @@ def _nvrtc_library() -> str:
     raise CompilerNotFound(compiler="nvrtc", searched=searched, install=install)
 
 
-def _nvcc_program(setting: str) -> tuple[str, str]:
+def _nvcc_program(setting: str, ask: Ask) -> tuple[str, str]:
     """Path of the first nvcc that runs, and what it says of its version."""
     places = iter([setting]) if setting else chain(_on_path("nvcc"), _in_roots("bin/nvcc"))
     searched = [] if setting else ["nvcc on PATH"]
     for path in places:
-        text = _ask([path, "--version"])
+        text = ask([path, "--version"])
         if text is not None:
             return path, text
         searched.append(path)
@@ -206,35 +207,9 @@ def _zig() -> list[tuple[str, ...]]:
     return [(os.path.join(place, "zig"), "c++") for place in places or ()]
 
 
-def _host_compiler_of(nvcc: str) -> str:
+def _host_compiler_of(nvcc: str, ask: Ask) -> str:
     """Version of the compiler that nvcc preprocesses with: the first ``gcc`` on PATH."""
     for path in _on_path("gcc"):
-        return (_ask([path, "--version"]) or "").partition("\n")[0]
+        return (ask([path, "--version"]) or "").partition("\n")[0]
     install = f"nvcc at {nvcc} needs a host compiler (gcc) to preprocess with: install gcc"
     raise CompilerNotFound(compiler="host", searched=["gcc on PATH"], install=install)
-
-
-def _ask(command: list[str]) -> str | None:
-    """What a compiler says about itself, or None if it cannot be run."""
-    lost = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
-    try:
-        result = subprocess.run(
-            [*_SAYS_STATUS, *command] if lost else command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=compiler_environment(),
-            timeout=ASK_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    text, status = result.stdout.decode(errors="replace").strip(), str(result.returncode)
-    if lost:
-        text, _, status = text.rpartition("\n")
-    return text.strip() if status == "0" else None
-
-
-_SAYS_STATUS = ("env", "--default-signal=CHLD", "sh", "-c", '"$@"; s=$?; echo; echo $s', "sh")
-"""In a process that ignores SIGCHLD the kernel drops exit codes of children; a shell prints this
-one. Its last line is then no 0 where `env` or the shell itself cannot be run."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.digests import digests
 from ajit._compile.toolchains import discovery
+from ajit._compile.toolchains.asking import Questions
 from ajit._compile.toolchains.identity import Toolchain
 
 if TYPE_CHECKING:
@@ -33,10 +34,13 @@ class Toolchains:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._questions = Questions()
         self._finders: dict[CompilerName, Callable[[], Toolchain]] = {
             "nvrtc": lambda: discovery.find_nvrtc(digests),
-            "nvcc": lambda: discovery.find_nvcc(digests, settings.nvcc),
-            "host": lambda: discovery.find_host(digests, settings.host_compiler),
+            "nvcc": lambda: discovery.find_nvcc(digests, settings.nvcc, self._questions.ask),
+            "host": lambda: discovery.find_host(
+                digests, settings.host_compiler, self._questions.ask
+            ),
         }
         # A compiler may take a minute to say its version; a look for another one need not wait.
         self._looking = {kind: threading.Lock() for kind in self._finders}
@@ -59,6 +63,10 @@ class Toolchains:
             with self._lock:
                 self._found[kind] = toolchain
             return toolchain
+
+    def close(self) -> None:
+        """End compilers that are being asked, and look for no more. Does not wait."""
+        self._questions.close()
 
     def found(self) -> tuple[Toolchain, ...]:
         """Return what has been found so far. Does not block."""

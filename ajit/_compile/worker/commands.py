@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 from typing import TYPE_CHECKING
 
 from ajit._compile.recorder.flags import DEFAULT_STANDARD, has_standard
 from ajit._compile.worker.messages import JobFailed
+from ajit._compile.worker.rejections import (
+    ENTRY_LINES,
+    Explaining,
+    first_error_place,
+    without_more_time,
+)
 from ajit._compile.worker.run_program import broke_off
 from ajit._compile.worker.text import label_of
 
@@ -18,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["common_arguments", "explain_rejection", "read_result", "write_source"]
 
-EXPLAIN_SECONDS = 20.0
-"""What finding out why a source was rejected may take beyond the compile that failed."""
+PROCESSES = 5
+"""A compiler, the shell that it is started through, its parts. Pretty arbitrary: nvcc has four."""
+
+PAUSE_SECONDS = 10
 
 HEADERS_DIR = "headers"
 """Where virtual headers lie in a job's folder."""
@@ -37,7 +47,7 @@ def write_source(request: WorkerRequest, trailer: str, name: str) -> None:
     label = label_of(request.job.name)
     text = f'#line 1 "{label}"\n{request.job.source}\n'
     if trailer:
-        text += f'#line 1 "ajit-entries"\n{trailer}\n'
+        text += f'#line 1 "{ENTRY_LINES}"\n{trailer}\n'
     _write(os.path.join(request.folder, name), text)
     root = os.path.join(request.folder, HEADERS_DIR)
     for header, content in request.job.headers:
@@ -65,56 +75,84 @@ def common_arguments(request: WorkerRequest) -> list[str]:
     return arguments
 
 
-class Retries:
-    """Compiles a source again, to find out why it was rejected; within bounds.
-
-    A source that takes a minute to fail is not compiled four times more: what its first log says
-    must do. An attempt is expected to take as long as the first one.
-    """
-
-    def __init__(self, first: Ran, attempt: Callable[[Sequence[str]], Ran]) -> None:
-        self._attempt = attempt
-        self._expected_seconds = first.seconds
-        self._left_seconds = EXPLAIN_SECONDS
-
-    def with_entries(self, entries: Sequence[str]) -> Ran | None:
-        """Compile with some of the entry points; None if there is no time for it."""
-        if self._expected_seconds > self._left_seconds:
-            return None
-        ran = self._attempt(entries)
-        self._left_seconds -= ran.seconds
-        return ran
-
-
 def explain_rejection(
     request: WorkerRequest, first: Ran, attempt: Callable[[Sequence[str]], Ran]
 ) -> JobFailed:
     """Say why a job was rejected: its source, an entry point that it does not have, or bad luck.
 
-    The log is not read for that. The source is compiled again: without any entry point, with each
-    alone, with all. A driver whose compiler proper was killed (by the kernel's memory killer, say)
+    Where the first error stands in the user's text, that is the answer, and nothing is compiled
+    again: also if it is inside a template that an entry point instantiates. Else the log is not
+    trusted to tell. The source is compiled again: without any entry point, with each alone, with
+    all. A driver whose compiler proper was killed (by the kernel's memory killer, say)
     exits like one whose source has an error; the difference is that the error comes back, or that
-    the repetition sees the signal.
+    the repetition sees the signal. One that could not start its parts exits like that, too, and
+    each time: so first it is tried whether that many processes may be started. They may be short
+    for moments only: so where no error has a place in the source, a log that tells of it counts.
 
     Args:
         request: The job.
         first: The attempt that failed.
         attempt: Compiles the source with some of the entry points, as the first was.
     """
-    retries = Retries(first, attempt)
-    entries = request.job.entries
-    questions: list[tuple[tuple[str, ...], str]] = [((), "")]
-    questions += [((entry,), entry) for entry in entries]
-    questions += [(entries, "")] if len(entries) > 1 else []
-    for asked, entry in questions:
-        ran = retries.with_entries(asked)
-        if ran is None:
-            return JobFailed(kind="compile", log=first.log)
+    if first_error_place(first.log) == "source":
+        return JobFailed(kind="compile", log=first.log)
+    if _tells_of_shortage(first.log) or not _may_have_processes():
+        return JobFailed(kind="limit", log=first.log)
+    if answer := _ask_again(request, first, attempt):
+        return answer
+    return JobFailed(kind="crash", log=first.log, exit_code=first.returncode)
+
+
+def _ask_again(
+    request: WorkerRequest, first: Ran, attempt: Callable[[Sequence[str]], Ran]
+) -> JobFailed | None:
+    """Compile with some of the entry points until it fails; None if it never does."""
+    explaining = Explaining(first.seconds)
+    for asked, entry in _questions(request.job.entries):
+        if not explaining.has_time:
+            return without_more_time(request.job.entries, first.log, asked)
+        ran = attempt(asked)
+        explaining.took(ran.seconds)
         if failed := broke_off(ran):
             return failed
+        if not ran.ok and _tells_of_shortage(ran.log):
+            return JobFailed(kind="limit", log=ran.log)
+        if not ran.ok and entry and first_error_place(ran.log) != "source":
+            return JobFailed(kind="entry", entry=entry, log=ran.log)
         if not ran.ok:
-            return JobFailed(kind="entry" if entry else "compile", entry=entry, log=ran.log)
-    return JobFailed(kind="crash", log=first.log, exit_code=first.returncode)
+            return JobFailed(kind="compile", log=ran.log)
+    return None
+
+
+def _tells_of_shortage(log: str) -> bool:
+    """Whether a compiler could not start a part of itself; a source cannot say that."""
+    return os.strerror(errno.EAGAIN) in log and first_error_place(log) == ""
+
+
+def _questions(entries: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
+    """With which entry points to compile, and which of them is then at fault, if any."""
+    alone = [((entry,), entry) for entry in entries]
+    return [((), ""), *alone, *([(entries, "")] if len(entries) > 1 else [])]
+
+
+def _may_have_processes() -> bool:
+    """Whether as many processes may be started as a compiler starts, one in another."""
+    children: list[int] = []
+    try:
+        for _ in range(PROCESSES):
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(PAUSE_SECONDS)  # should this process be killed before its children
+                signal.pause()
+                os._exit(0)
+            children.append(pid)
+    except BlockingIOError:
+        return False
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return True
 
 
 def read_result(request: WorkerRequest, name: str, ran: Ran) -> bytes | JobFailed:

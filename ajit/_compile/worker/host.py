@@ -2,10 +2,7 @@
 
 The translation unit is what ``cuda_cxx/kernel.hpp`` defines: that header first, the user's source,
 then one ``AJIT_CPU_MODULE`` block with every entry point. A kernel's lowered name is the name asked
-for.
-
-No flag depends on the machine (no ``-march=native``): the object is shared through the cache with
-others of the same architecture.
+for. The flags are those of `ajit._compile.worker.host_flags`.
 """
 
 from __future__ import annotations
@@ -20,6 +17,7 @@ from ajit._compile.worker.commands import (
     write_source,
 )
 from ajit._compile.worker.depfile import DEPFILE_FLAGS, ORDER_FLAGS, SOURCE, keep_order
+from ajit._compile.worker.host_flags import COMPILE_FLAGS, FAMILY_FLAGS, LINK_FLAGS, family_of
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import label_of, without_paths
@@ -47,30 +45,6 @@ exit $status
 """
 """gcc starts its programs through this; a shell says of a killed one 128 and the signal."""
 
-_COMPILE_FLAGS = (
-    "-O2",
-    "-fPIC",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fno-strict-aliasing",
-    "-fno-semantic-interposition",
-    "-fno-threadsafe-statics",
-    "-fno-asynchronous-unwind-tables",
-    "-ffp-contract=fast",
-    "-w",
-)
-_LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic", "-Wl,--as-needed", "-Wl,-z,undefs", "-s", "-lm")
-"""Both lists are prescribed by ``cuda_cxx/kernel.hpp``, which gives the reasons."""
-
-_FAMILY_FLAGS = {
-    "gcc": ("-fno-gnu-unique",),  # unique symbols would outlive, and be shared by, two modules
-    "clang": (),
-    "zig": (
-        "-mcpu=baseline",  # zig builds for the CPU it runs on unless told otherwise
-        "-fno-sanitize=undefined",  # and with a sanitizer
-    ),
-}
-
 
 def compile_host(request: WorkerRequest) -> WorkerAnswer:
     """Compile one job with a host C++ compiler."""
@@ -93,7 +67,7 @@ def compile_host(request: WorkerRequest) -> WorkerAnswer:
             data=result,
             lowered={entry: entry for entry in request.job.entries},
             log=without_paths(ran.log, request),
-            command=shown_command(request, [*_compile_arguments(request), *_LINK_FLAGS]),
+            command=shown_command(request, [*_compile_arguments(request), *LINK_FLAGS]),
             seconds=ran.seconds,
         )
     )
@@ -122,7 +96,7 @@ def _attempt(request: WorkerRequest, entries: Sequence[str], extra: Sequence[str
     write_source(request, _module_block(entries), SOURCE)
     arguments = [*extra, *_compile_arguments(request)]
     if not _is_zig(request):
-        return run_compiler(request, [*arguments, "-o", RESULT, *_LINK_FLAGS])
+        return run_compiler(request, [*arguments, "-o", RESULT, *LINK_FLAGS])
     # Linked as C++, zig would build the whole C++ library first, which takes more than a minute the
     # first time; a kernel needs nothing of it but headers.
     unseen = not can_watch(request.command[0])
@@ -134,7 +108,7 @@ def _attempt(request: WorkerRequest, entries: Sequence[str], extra: Sequence[str
         asked = [*_option_arguments(request), *ORDER_FLAGS]
         keep_order(request.folder, run_compiler(request, asked).log)
     linker = (request.command[0], "cc")
-    flags = ["-mcpu=baseline", OBJECT, "-o", RESULT, *_LINK_FLAGS]
+    flags = ["-mcpu=baseline", OBJECT, "-o", RESULT, *LINK_FLAGS]
     return compiled.then(run_compiler(request, flags, linker))
 
 
@@ -155,8 +129,8 @@ def _option_arguments(request: WorkerRequest) -> list[str]:
     mapped |= {path: f"<include {n}>" for n, path in enumerate(request.job.include_dirs)}
     mapped |= dict.fromkeys(request.include_dirs, "<ajit>")
     return [
-        *_COMPILE_FLAGS,
-        *_FAMILY_FLAGS[_family(request)],
+        *COMPILE_FLAGS,
+        *FAMILY_FLAGS[_family(request)],
         f"-frandom-seed={label}",  # else names of unnamed namespaces differ from run to run
         *(f"-ffile-prefix-map={path}={name}" for path, name in mapped.items()),
         *request.flags,
@@ -165,7 +139,7 @@ def _option_arguments(request: WorkerRequest) -> list[str]:
 
 
 def _family(request: WorkerRequest) -> str:
-    return request.version.partition(" ")[0]
+    return family_of(request.version)
 
 
 def _is_zig(request: WorkerRequest) -> bool:

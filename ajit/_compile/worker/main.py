@@ -103,13 +103,29 @@ def _perform(request: WorkerRequest, guard: DeathGuard, recorder: Recorder) -> W
             guard.in_library()
             from ajit._compile.worker import nvrtc  # noqa: PLC0415
 
+            if request.sandbox is not None:
+                nvrtc.load(request)  # the bindings look for the library where they like
+                _confine(request)
             return nvrtc.compile_job(request, recorder)
         guard.in_child(request.folder)
         from ajit._compile.worker import external  # noqa: PLC0415
 
-        return external.compile_job(request)
+        if request.sandbox is not None:
+            _confine(request)
+        return external.compile_job(request, recorder)
+    except BlockingIOError as exc:
+        return JobFailed(kind="limit", log=str(exc))
     except Exception as exc:  # noqa: BLE001 - whatever it is, the pool must hear of it
         return JobFailed(kind="crash", log=f"{type(exc).__name__}: {exc}", exit_code=1)
+
+
+def _confine(request: WorkerRequest) -> None:
+    from ajit._compile.worker import sandbox  # noqa: PLC0415 - most workers have none
+
+    try:
+        sandbox.enter(request)
+    except OSError as exc:
+        raise RuntimeError(f"the sandbox cannot be made, and nothing was compiled: {exc}") from exc
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -40,6 +40,9 @@ class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
         flags: The toolchain's own flags.
         folder: A private directory for this job. The pool makes it and removes it.
         output_limit_bytes: A larger result is refused.
+        sandbox: None, or what the worker may read beside the job's own when it has confined itself,
+            see `ajit._compile.worker.sandbox`.
+        jobs: How many jobs a build may run at once.
     """
 
     job: CompileJob
@@ -49,6 +52,8 @@ class WorkerRequest(msgspec.Struct, frozen=True, kw_only=True):
     flags: tuple[str, ...]
     folder: str
     output_limit_bytes: int
+    sandbox: tuple[str, ...] | None = None
+    jobs: int = 1
 
 
 _NOT_ASKED = Seen(blind="the worker has not looked yet")
@@ -71,8 +76,8 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
     Attributes:
         kind: ``compile`` (the source was rejected), ``entry`` (it has no such kernel), ``arch``
-            (the compiler does not build for it), ``output`` (the result is too large) or ``crash``
-            (the compiler broke off).
+            (the compiler does not build for it), ``output`` (the result is too large), ``limit``
+            (the system gives no more processes) or ``crash`` (the compiler broke off).
         log: What the compiler printed.
         entry: The unknown entry point.
         known: Architectures that the compiler knows.
@@ -82,7 +87,7 @@ class JobFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
         seen: What the compiler read.
     """
 
-    kind: Literal["compile", "entry", "arch", "output", "crash"]
+    kind: Literal["compile", "entry", "arch", "output", "limit", "crash"]
     log: str = ""
     entry: str = ""
     known: tuple[str, ...] = ()

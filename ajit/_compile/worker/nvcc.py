@@ -24,6 +24,7 @@ from ajit._compile.worker.commands import (
     write_source,
 )
 from ajit._compile.worker.messages import JobFailed, JobFinished, WorkerAnswer, cut_short
+from ajit._compile.worker.rejections import first_error_place
 from ajit._compile.worker.run_program import Ran, broke_off, run_compiler, shown_command
 from ajit._compile.worker.text import nameless, without_paths
 from ajit._core.elf import fault_of, kernel_symbols, ptx_fault_of
@@ -42,6 +43,7 @@ RESULT = "module.cubin"
 
 _VARIABLE = "ajit_entry_{index}"
 _ENTRY_LINE = re.compile(rb"^[^\n]*\bajit_entry_(\d+) = ([\w$.]+)\s*;[^\n]*\n", re.MULTILINE)
+_IS_ADDRESS = re.compile(r"[&(]|(?:static|reinterpret|const)_cast\b")
 
 
 def compile_nvcc(request: WorkerRequest) -> WorkerAnswer:
@@ -65,11 +67,16 @@ def compile_nvcc(request: WorkerRequest) -> WorkerAnswer:
 
 def _attempt(request: WorkerRequest, entries: Sequence[str], front: Sequence[str]) -> Ran:
     lines = [
-        f"__device__ const void* {_VARIABLE.format(index=index)} = (const void*)&{entry};"
+        f"__device__ const void* {_VARIABLE.format(index=index)} = (const void*){_address(entry)};"
         for index, entry in enumerate(entries)
     ]
     write_source(request, "\n".join(lines), SOURCE)
     return run_compiler(request, front)
+
+
+def _address(entry: str) -> str:
+    """The address of an entry point; some name expressions are one already: ``&k``, a cast."""
+    return f"({entry})" if _IS_ADDRESS.match(entry) else f"&{entry}"
 
 
 def _take_entry_lines(request: WorkerRequest, ptx: bytes) -> dict[str, str]:
@@ -117,7 +124,9 @@ def _assembled(
 
 
 def _rejected(request: WorkerRequest, first: Ran, front: Sequence[str]) -> JobFailed:
-    """Say why: the arch, the source, or an entry point."""
+    """Say why: the source, the arch, or an entry point."""
+    if first_error_place(first.log) == "source":
+        return JobFailed(kind="compile", log=first.log)
     with open(os.path.join(request.folder, SOURCE), "wb") as file:
         file.write(b"__global__ void ajit_probe() {}\n")
     if not run_compiler(request, [_arch(request), "-ptx", SOURCE, "-o", PTX]).ok:

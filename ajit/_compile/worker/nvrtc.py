@@ -23,6 +23,7 @@ from ajit._compile.worker.messages import (
     WorkerAnswer,
     cut_short,
 )
+from ajit._compile.worker.rejections import Explaining, first_error_place, without_more_time
 from ajit._compile.worker.text import capped, label_of, without_paths
 from ajit._core.elf import fault_of, kernel_symbols
 from ajit._core.job import CompileOutput
@@ -33,13 +34,10 @@ if TYPE_CHECKING:
     from ajit._compile.worker.messages import WorkerRequest
     from ajit._compile.worker.recording import Recorder
 
-__all__ = ["compile_job"]
+__all__ = ["compile_job", "load"]
 
 _Result = _nvrtc.nvrtcResult
 _REJECTED = (_Result.NVRTC_ERROR_COMPILATION, _Result.NVRTC_ERROR_INVALID_OPTION)
-
-EXPLAIN_SECONDS = 20.0
-"""Beyond this time, the first compile included, finding out why a source was rejected ends."""
 
 _CANARY = "ajit-canary.h"
 _ENDS_EARLY = f'#if __has_include("/{_CANARY}")\n#endif\n#error\n'
@@ -55,6 +53,12 @@ def compile_job(request: WorkerRequest, recorder: Recorder) -> WorkerAnswer:
     known = _known_arches()  # and the bindings have read what they read at their first call
     with recorder.in_library():
         return _compile(request, known)
+
+
+def load(request: WorkerRequest) -> None:
+    """Load the library and its bindings, and compile nothing: that may start threads."""
+    _load(request.command[0])
+    _known_arches()
 
 
 def _compile(request: WorkerRequest, known: tuple[str, ...]) -> WorkerAnswer:
@@ -146,19 +150,25 @@ def _finished(request: WorkerRequest, program: _Program, seconds: float) -> Work
 def _rejected(
     request: WorkerRequest, log: str, known: tuple[str, ...], seconds: float
 ) -> JobFailed:
+    if first_error_place(log) == "source":
+        return JobFailed(kind="compile", log=log)
     if _log_if_rejected(request, _TRIVIAL, (), [_arch_option(request)]) is not None:
         return JobFailed(kind="arch", known=known)
     options = _options(request)
+    explaining = Explaining(seconds)
     # First without entries: that log is without the errors that could not but follow.
     for entry in ("", *request.job.entries):
-        if seconds > EXPLAIN_SECONDS:
-            break  # a source that takes long to fail is not compiled again for each entry
-        begun = time.perf_counter()
         asked = (entry,) if entry else ()
+        if not explaining.has_time:
+            return without_more_time(request.job.entries, log, asked)
+        begun = time.perf_counter()
         rejected = _log_if_rejected(request, request.job.source, asked, options)
-        if rejected is not None:
-            return JobFailed(kind="entry" if entry else "compile", entry=entry, log=rejected)
-        seconds += time.perf_counter() - begun
+        explaining.took(time.perf_counter() - begun)
+        if rejected is None:
+            continue
+        if entry and first_error_place(rejected) != "source":
+            return JobFailed(kind="entry", entry=entry, log=rejected)
+        return JobFailed(kind="compile", log=rejected)
     return JobFailed(kind="compile", log=log)
 
 

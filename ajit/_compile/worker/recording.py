@@ -19,17 +19,15 @@ import ctypes
 import fcntl
 import os
 import re
-import stat
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ajit._compile.recorder.digests import FileStamp
-from ajit._compile.recorder.places import ANYWHERE, ON_PATH, Places, places_of, program_on_path
-from ajit._compile.recorder.twins import with_twins
+from ajit._compile.recorder.places import Places, places_of, program_on_path
+from ajit._compile.worker.bytecode import with_sources
 from ajit._compile.worker.depfile import records_of
+from ajit._compile.worker.listing import is_ignored, listed
 from ajit._compile.worker.place import top_of
 from ajit._compile.worker.records import (
-    ABSENT,
     FILE_VARIABLE,
     LIBRARY_VARIABLE,
     PROGRAM,
@@ -37,13 +35,12 @@ from ajit._compile.worker.records import (
     REFUSED,
     STARTED,
     STREAM,
-    WRITTEN,
     unpack_records,
 )
 from ajit._compile.worker.text import label_of
 from ajit._compile.worker.watching import Watcher, use_watcher
 from ajit._compile.worker.zig import zig_caches
-from ajit._core.job import Seen, SeenRead
+from ajit._core.job import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,21 +48,18 @@ if TYPE_CHECKING:
     from ajit._compile.worker.messages import WorkerRequest
     from ajit._compile.worker.records import Record
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "seen_by_program"]
 
 MAX_BYTES = 256 * 1024 * 1024
 """Of records; a compile of CUB makes less than one MB."""
 
-_IGNORED = re.compile(r"/proc/|/sys/|/etc/ld\.so\.|/dev/(?!.*shm/)")
-"""Not what lies in ``/dev/shm``, where headers may be. The files of ``ld.so`` say where shared
-libraries lie; those that a watched program gets are listed."""
+_DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/)|/proc/[^/]+/(?:task/[^/]+/)?fd/")
+"""What is open already in a program, such as a shell's ``<(...)``: text from anywhere."""
 
 _OF_A_PROCESS = "/proc/"
 """What lies here is another file for each process, and means nothing when that is gone."""
 
 _SIZE = 2  # of a record's state
-
-_SHELLS = frozenset({"sh", "dash", "bash", "busybox"})
 
 _ALWAYS_READ = {"host": "cuda_cxx/kernel.hpp", "nvcc": "/cuda_runtime.h"}
 """How the path of a header ends that every source of a compiler gets."""
@@ -83,6 +77,7 @@ class Recorder:
         self._nvrtc_seen: bool | None = None
         self._descriptor = -1
         self._watcher: Watcher | None = None
+        self._program = self._called = ""
         self.blind = self._open() or self._prove()
         if self._library is not None and not self.blind:
             self._watcher = Watcher(self._library, self._descriptor, self.saw)
@@ -92,6 +87,7 @@ class Recorder:
         """Forget the records of the last job."""
         if not self.blind:
             os.ftruncate(self._descriptor, 0)
+        self._program = self._called = ""
         if self._watcher is not None:
             self._watcher.begin()
 
@@ -115,6 +111,14 @@ class Recorder:
         """Note whether NVRTC's reads are recorded, which `ajit._compile.worker.nvrtc` finds out."""
         self._nvrtc_seen = seen
 
+    def note_program(self, program: str, name: str) -> None:
+        """Note which program a build begins with, and how it was called for.
+
+        It has to be among the records; and where it was found by its name on PATH, another one may
+        be found some day.
+        """
+        self._program, self._called = program, name
+
     @property
     def knows_nvrtc(self) -> bool:
         """Whether `note_nvrtc` was called."""
@@ -123,30 +127,29 @@ class Recorder:
     def seen(self, request: WorkerRequest) -> Seen:
         """Return what was asked for since `begin`. Never fails."""
         job = request.job
-        program = "" if job.compiler == "nvrtc" else request.command[0]
+        # A build's programs all count as read: none is part of a fingerprint.
+        program = "" if job.compiler in ("nvrtc", "build") else request.command[0]
         folders = (top_of(request.folder), *zig_caches(request).values())
         private = tuple(os.path.join(folder, "") for folder in folders)
         if why := self._why_unseen(job.compiler):
             return Seen(blind=why)
         records = list(self._records())
+        if job.compiler == "build":
+            if why := _unproven_build(records, self._program):
+                return Seen(blind=why)
+            by_name = [] if os.sep in self._called else [(STARTED, self._called, ())]
+            records = [*by_name, *with_sources(records)]
         places = places_of(
             job.include_dirs, job.options, request.include_dirs, program, label_of(job.name)
         )
-        if why := (
-            _of_a_process(places)
-            or _unrepeatable(records, private)
-            or _unseen_program(records, program)
-        ):
+        if why := _why_useless(records, places, private, program):
             return Seen(blind=why)
         if not _is_proven(job.compiler, records):
             found = _from_depfile(request, places)
             if isinstance(found, str):
                 return Seen(blind=f"what {os.path.basename(program)} reads cannot be seen: {found}")
             records = found
-        # A library has no program; and the directory of a worker is gone, see `leave_root`.
-        own_program = os.path.realpath(program) if program else ""
-        reads = _reads(records, places, private, own_program)
-        return Seen(with_twins(tuple(reads), places))
+        return listed(records, places, private, program)
 
     def _why_unseen(self, compiler: str) -> str:
         """Say why the records of a job are of no use, or ""."""
@@ -156,6 +159,8 @@ class Recorder:
             return f"the compiler made more than {MAX_BYTES} bytes of records"
         if compiler == "nvrtc" and not self._nvrtc_seen:
             return "what NVRTC reads cannot be recorded here"
+        if compiler != "nvrtc" and not os.path.exists(os.environ[FILE_VARIABLE]):
+            return "what programs read cannot be recorded: there is no /proc here"
         if self._watcher is not None and self._watcher.lost:
             return f"{self._watcher.lost} looks of the compiler could not be recorded"
         return ""
@@ -189,9 +194,49 @@ class Recorder:
         return unpack_records(os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0))
 
 
+def seen_by_program(
+    records: list[Record], places: Places, private: tuple[str, ...], program: str
+) -> Seen:
+    """Return what a program asked for that was run outside of a worker.
+
+    The caller has to make sure that the records are those of the compile: they name its source.
+
+    Args:
+        records: All of them.
+        places: Where what it reads may lie.
+        private: Directories of this compile alone, each with a slash at its end.
+        program: The compiler, which the base key covers.
+    """
+    if why := _why_useless(records, places, private, program):
+        return Seen(blind=why)
+    return listed(records, places, private, program)
+
+
+def _why_useless(
+    records: list[Record], places: Places, private: tuple[str, ...], program: str
+) -> str:
+    return (
+        _of_a_process(places)
+        or _unrepeatable(records, private)
+        or _unseen_program(records, program)
+    )
+
+
 def _is_proven(compiler: str, records: list[Record]) -> bool:
     ending = _ALWAYS_READ.get(compiler)
     return not ending or any(kind == READ and path.endswith(ending) for kind, path, _ in records)
+
+
+def _unproven_build(records: list[Record], program: str) -> str:
+    """Say why the records of a build are not those of its program, or ""."""
+    if not program:
+        return "its program was not started"
+    real = os.path.realpath(program)
+    for kind, path, _ in records:
+        # Of a script, the interpreter begins; then the script is what it read.
+        if kind in (PROGRAM, READ) and os.path.realpath(path) == real:
+            return ""
+    return f"what {program} reads cannot be seen"
 
 
 def _from_depfile(request: WorkerRequest, places: Places) -> list[Record] | str:
@@ -256,10 +301,9 @@ def _unrepeatable(records: list[Record], private: tuple[str, ...]) -> str:
 def _why_unrepeatable(
     kind: int, path: str, state: tuple[int, ...], private: tuple[str, ...]
 ) -> str:
-    # The kernel's own files there have no size. Another one was reached through a process.
-    if kind == READ and path.startswith(_OF_A_PROCESS) and state[_SIZE]:
+    if _belongs_to_a_process(kind, path, state):
         return f"{path} belongs to a process"
-    if _is_ignored(path, private):
+    if is_ignored(path, private):
         return ""
     if kind == REFUSED:
         return f"the compiler could not open {path}"
@@ -270,6 +314,13 @@ def _why_unrepeatable(
     return "" if _is_text(path) else f"{path!a} is no text"
 
 
+def _belongs_to_a_process(kind: int, path: str, state: tuple[int, ...]) -> bool:
+    if kind in (READ, STREAM) and _DESCRIPTOR.match(path):
+        return True
+    # The kernel's own files there have no size. Another one was reached through a process.
+    return kind == READ and path.startswith(_OF_A_PROCESS) and state[_SIZE] > 0
+
+
 def _is_text(path: str) -> bool:
     """Whether a list can hold a path: one that is not UTF-8 cannot be encoded."""
     try:
@@ -277,123 +328,3 @@ def _is_text(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_ignored(path: str, private: tuple[str, ...]) -> bool:
-    """Whether a path is the compile's own, or one of the kernel."""
-    if path.startswith(private):
-        # A header of the user may climb higher than the job's folder is deep.
-        return "/../" not in path or f"{os.path.normpath(path)}/".startswith(private)
-    return _IGNORED.match(path) is not None
-
-
-class _Asked:
-    """What the records say of each path. None of the compile's own files is in it.
-
-    Attributes:
-        files: Paths that were read or run, and the state of the file then; None if it was another
-            one each time.
-        others: Paths that were looked for, and the first thing that was found out.
-    """
-
-    def __init__(self, records: list[Record], private: tuple[str, ...], own_program: str) -> None:
-        self.files: dict[str, tuple[int, ...] | None] = {}
-        self.others: dict[str, int] = {}
-        self._missed: set[str] = set()
-        own = {path for kind, path, _ in records if kind == WRITTEN}
-        for kind, path, state in records:
-            if kind == STARTED and os.sep not in path and path not in _SHELLS:
-                self.others.setdefault(path, kind)
-            elif kind == STARTED or path in own or _is_ignored(path, private):
-                continue
-            elif kind == READ:
-                self._read(path, state)
-            elif kind != PROGRAM:
-                self._looked(path, kind)
-            # The toolchain's own program is part of its fingerprint.
-            elif path != own_program and os.path.basename(path) not in _SHELLS:
-                self._read(path, state)
-
-    def _read(self, path: str, state: tuple[int, ...]) -> None:
-        first = self.files.setdefault(path, state)
-        # All but the time: it was opened again.
-        if first is None or first[:-1] != state[:-1] or path in self._missed:
-            self.files[path] = None
-
-    def _looked(self, path: str, kind: int) -> None:
-        self.others.setdefault(path, kind)
-        if kind == ABSENT:
-            self._missed.add(path)
-            if path in self.files:
-                self.files[path] = None
-
-
-def _reads(
-    records: list[Record], places: Places, private: tuple[str, ...], own_program: str
-) -> Iterator[SeenRead]:
-    """Make a list of what counts, each file once, in the order in which it was first asked for."""
-    asked = _Asked(records, private, own_program)
-    on_path = tuple(filter(None, os.environ.get("PATH", "").split(os.pathsep)))
-    listed: dict[tuple[str, str], SeenRead] = {}
-    for _, path, _ in records:
-        read = None
-        if path in asked.files:
-            read = _file(path, asked.files.pop(path), places)
-            asked.others.pop(path, None)
-        elif path in asked.others:
-            kind = asked.others.pop(path)
-            by_name = kind == STARTED
-            read = _started_by_name(path) if by_name else _other(path, kind, places, on_path)
-        if read is not None:
-            listed.setdefault((read.place, read.name), read)
-    yield from listed.values()
-
-
-def _file(path: str, state: tuple[int, ...] | None, places: Places) -> SeenRead:
-    place, name = places.name(path)
-    if state is None:
-        return SeenRead(place, name, "file")
-    device, inode, size, mtime_ns, ctime_ns, opened_ns = state
-    return SeenRead(place, name, "file", (device, inode, size, mtime_ns, ctime_ns), opened_ns)
-
-
-def _other(path: str, kind: int, places: Places, on_path: tuple[str, ...]) -> SeenRead | None:
-    place, name = places.name(path)
-    if kind == ABSENT:
-        # An include directory may be in PATH, too; what is looked for there is a header.
-        if place in (ANYWHERE, "tool") and os.path.dirname(path) in on_path:
-            return None  # a program was sought; the one that was found is listed itself
-        return SeenRead(place, _first_missing(place, name, places), "absent")
-    try:
-        info = os.stat(path)
-    except OSError:
-        # Not even looking is allowed, or it is gone: as good as absent, if it stays so.
-        return SeenRead(place, name, "absent")
-    if not stat.S_ISREG(info.st_mode):
-        # A directory is passed over where a header is looked for, which may be there some day. Of
-        # the system's directories no more counts than what is found in them.
-        counts = stat.S_ISDIR(info.st_mode) and place != ANYWHERE
-        return SeenRead(place, name, "present") if counts else None
-    return SeenRead(place, name, "present")
-
-
-def _started_by_name(name: str) -> SeenRead | None:
-    """Another program of that name may come first in PATH some day.
-
-    That it is the one which ran is told by that program's own record.
-    """
-    found = program_on_path(name)
-    stamp = None if found is None else FileStamp.of(found)
-    return None if stamp is None else SeenRead(ON_PATH, name, "file", stamp)
-
-
-def _first_missing(place: str, name: str, places: Places) -> str:
-    """The shortest path whose absence says the same: of ``bits/types/x.h`` mostly ``bits``."""
-    root = "" if place == ANYWHERE else places.directory(place) or ""
-    position = name.find("/", 1)
-    while position > 0:
-        head = name[:position]
-        if not os.access(root + head, os.F_OK):
-            return head
-        position = name.find("/", position + 1)
-    return name

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSENT",
     "FILE_VARIABLE",
+    "LIBRARIES_VARIABLE",
     "LIBRARY_VARIABLE",
+    "PRESENT",
     "PROGRAM",
     "READ",
     "REFUSED",
@@ -24,10 +26,13 @@ __all__ = [
 ]
 
 LIBRARY_VARIABLE = "LD_PRELOAD"
-FILE_VARIABLE = "AJIT_RECORD"
-"""By these the recorder gets into a program, and knows where its records go."""
+FILE_VARIABLE = "AJIT_READS"
+LIBRARIES_VARIABLE = "AJIT_READS_LIBRARIES"
+"""By these the recorder gets into a program, knows where its records go, and whether
+shared libraries count."""
 
-READ, WRITTEN, ABSENT, REFUSED, STREAM, PROGRAM, STARTED = (ord(letter) for letter in "rwafsxe")
+READ, WRITTEN, ABSENT, PRESENT = (ord(letter) for letter in "rwap")
+REFUSED, STREAM, PROGRAM, STARTED = (ord(letter) for letter in "fsxe")
 
 Record = tuple[int, str, tuple[int, ...]]
 """Kind, path, and of a file that was read: device, inode, size, mtime, ctime, and when (all ns)."""

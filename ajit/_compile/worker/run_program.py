@@ -23,7 +23,7 @@ from ajit._compile.worker.watching import watched
 from ajit._compile.worker.zig import zig_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from ajit._compile.worker.messages import WorkerRequest
 
@@ -66,7 +66,11 @@ class Ran:
 
 
 def run_compiler(
-    request: WorkerRequest, arguments: Sequence[str], command: Sequence[str] | None = None
+    request: WorkerRequest,
+    arguments: Sequence[str],
+    command: Sequence[str] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Ran:
     """Run a toolchain's program in the job's folder and wait for it.
 
@@ -74,6 +78,7 @@ def run_compiler(
         request: The job.
         arguments: What comes after the command.
         command: Another one than the toolchain's.
+        environment: Another one than a compiler's.
     """
     started = time.perf_counter()
     command = command or request.command
@@ -85,7 +90,7 @@ def run_compiler(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=request.folder,
-            env=_environment(request, recording=enter is None),
+            env=_environment(request, environment, recording=enter is None),
             # One thread of Python here; that of a watch waits, and holds nothing.
             preexec_fn=lambda: _prepare(request.output_limit_bytes, enter),  # noqa: PLW1509
         ) as process,
@@ -144,8 +149,12 @@ def _read_capped(pipe: int) -> bytes:
     return bytes(kept)
 
 
-def _environment(request: WorkerRequest, *, recording: bool) -> dict[str, str]:
+def _environment(
+    request: WorkerRequest, given: Mapping[str, str] | None, *, recording: bool
+) -> dict[str, str]:
     env = {**os.environ, "TMPDIR": request.folder, **zig_caches(request)}
+    if given is not None:
+        env = dict(given)
     if not recording:  # what is watched need not be recorded by what it starts as well
         for name in (LIBRARY_VARIABLE, FILE_VARIABLE):
             env.pop(name, None)

@@ -1,7 +1,7 @@
 """Text that goes into compilers as a name, and text that comes out of them.
 
-Whatever a compiler prints is text from outside: decoded with replacement, capped, and never read
-for control.
+Whatever a compiler prints is text from outside: decoded with replacement, capped, made fit for a
+terminal, and never read for control.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING
+
+from ajit._printable import printable
 
 if TYPE_CHECKING:
     from ajit._compile.worker.messages import WorkerRequest
@@ -26,12 +28,15 @@ def label_of(name: str) -> str:
 
 
 def capped(raw: bytes, limit: int) -> str:
-    """Decode what a compiler printed; of a text above the limit keep its beginning and its end."""
+    """Decode what a compiler printed; of a text above the limit keep its beginning and its end.
+
+    A compiler quotes the source, which may hold escape sequences: they are named instead.
+    """
     if len(raw) > limit:
         dropped = len(raw) - limit
         middle = f"\n[... {dropped} bytes left out ...]\n".encode()
         raw = raw[: limit // 2] + middle + raw[-limit // 2 :]
-    return raw.decode("utf-8", errors="replace")
+    return printable(raw.decode("utf-8", errors="replace"))
 
 
 def nameless(data: bytes, folder: str) -> bytes:

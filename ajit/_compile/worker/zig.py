@@ -14,6 +14,8 @@ __all__ = ["zig_caches"]
 def zig_caches(request: WorkerRequest) -> dict[str, str]:
     """Where zig keeps the library that it builds once: the user's cache, else the job's folder.
 
+    In a sandbox it is the job's folder: what a foreign source made of it must not serve others.
+
     What it makes of the job's source is always in the job's folder. So no compile is answered from
     an earlier one's cache, and each reads what it depends on.
     """
@@ -21,5 +23,6 @@ def zig_caches(request: WorkerRequest) -> dict[str, str]:
         return {}
     home = os.environ.get("HOME", "")
     local = os.path.join(request.folder, "zig")
-    shared = os.path.join(home, ".cache", "zig") if os.access(home, os.W_OK) else local
+    in_home = request.sandbox is None and os.access(home, os.W_OK)
+    shared = os.path.join(home, ".cache", "zig") if in_home else local
     return {"ZIG_LOCAL_CACHE_DIR": local, "ZIG_GLOBAL_CACHE_DIR": shared}

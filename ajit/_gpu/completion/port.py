@@ -241,7 +241,7 @@ class CompletionPort:
             if state is None:
                 continue
             if flags & wire.STEPPED:
-                state.step_done(detail)
+                state.step_done(detail, nanoseconds)
                 continue
             if flags & wire.SETTLED and state.outcome == PENDING:
                 state.settle(code, flags, value, detail, nanoseconds)

@@ -153,10 +153,10 @@ class TicketState(Generic[T]):
         self.outcome = OVERDUE
         self.unheard = UnheardFailure(f"{self.operation}: ran past its timeout")
 
-    def step_done(self, index: int) -> None:
+    def step_done(self, index: int, nanoseconds: int) -> None:
         """Note that the device is done with an operation of the batch, and wake its waiters."""
         if self.steps is not None:
-            self.steps.done.add(index)
+            self.steps.done[index] = nanoseconds
             self._wake(self.steps.waiters.pop(index, ()))
 
     def _wake_all(self) -> None:
@@ -181,7 +181,7 @@ class BatchSteps:
 
     Attributes:
         count: How many operations there are.
-        done: Indexes of those that are done.
+        done: By their index, when those that are done were, in nanoseconds after the submission.
         waiters: What wakes the tasks that wait for an operation, by its index.
     """
 
@@ -189,7 +189,7 @@ class BatchSteps:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.done: set[int] = set()
+        self.done: dict[int, int] = {}
         self.waiters: dict[int, list[Any]] = {}
 
 

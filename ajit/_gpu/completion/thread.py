@@ -106,9 +106,10 @@ class DeviceThread:
         with _registry_lock:
             thread = _registry.get(choice)
             if thread is None:
-                thread = _registry[choice] = cls(choice, settings)
+                thread = cls(choice, settings)
+                thread._thread.start()  # it may be that none can be started
                 _threads.add(thread)
-                thread._thread.start()
+                _registry[choice] = thread
             thread._users += 1
         try:
             await thread._wait_started()

@@ -126,6 +126,15 @@ class Step(metaclass=FactoryMade, factory="ticket.at()"):
         """Whether it, and with it every operation before it, is known to be done."""
         return self._index in self._steps.done or self._inner.outcome == DONE
 
+    @property
+    def seconds(self) -> float | None:
+        """From submission to the end of it on the device; None while it is not done.
+
+        None for good where the device told of the whole only, as after an error.
+        """
+        nanoseconds = self._steps.done.get(self._index)
+        return None if nanoseconds is None else nanoseconds / 1e9
+
     def _is_over(self) -> bool:
         return self.done or self._inner.outcome != PENDING
 

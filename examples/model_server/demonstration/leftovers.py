@@ -64,7 +64,8 @@ def _is_held(path: Path) -> bool:
 
 def _temporary_files(folder: Path) -> list[str]:
     """Anything in TMPDIR, and in the cache what belongs to none of the kinds of files that stay."""
-    kept, cache = {".ajit", ".lock", ".waiting"}, folder / "cache"
+    # CACHEDIR.TAG marks the directory as a cache.
+    kept, cache = {".ajit", ".lock", ".waiting", ".TAG"}, folder / "cache"
     paths = [path for path in cache.rglob("*") if path.suffix not in kept]
     stays = (cache / "reads", cache / "digests")  # reading lists, and digests of headers
     paths = [path for path in paths if not any(place in path.parents for place in stays)]

@@ -160,13 +160,18 @@ def test_only_one_process_evicts(store: DiskStore, directory, start_peer):
     assert left(store) == {key}
 
 
-def test_the_background_rests_after_anybody_has_evicted(store: DiskStore, directory, path):
+@pytest.mark.parametrize("kind", ["locks", "directory"])
+def test_the_background_rests_after_anybody_has_evicted(store: DiskStore, directory, path, kind):
     """Of many processes one looks after the cache in each interval."""
+    directory.lease_kind = kind
     collector = Collector(directory, Limits(max_age_seconds=HOUR))
     assert collector.collect(every_seconds=HOUR) is not None
     assert collector.collect(every_seconds=HOUR) is None
 
-    age(lock_file(path, EVICTION_LEASE), 2 * HOUR)
+    record = lock_file(path, EVICTION_LEASE)
+    if kind == "directory":
+        record = record.with_suffix(".claims") / "00000001" / "record"
+    age(record, 2 * HOUR)
     assert collector.collect(every_seconds=HOUR) is not None
 
 
@@ -207,9 +212,9 @@ def test_two_evictors_and_readers_at_once(store: DiskStore, directory):
 def test_temporary_files_of_dead_writers_are_swept(directory: CacheDirectory, path: Path):
     """Of this host by their process; of others by their age. The living ones stay."""
     me = this_process()
-    alive = path / "tmp" / f"{me.file_prefix}.0"
-    dead = path / "tmp" / f"{me.file_prefix.rpartition('.')[0]}.1.0"
-    elsewhere_new, elsewhere_old = (path / "tmp" / f"other.1.2.3.{n}" for n in range(2))
+    alive = path / "tmp" / f"{me.file_prefix}.{0:016}"
+    dead = path / "tmp" / f"{me.file_prefix.rpartition('.')[0]}.1.{0:016}"
+    elsewhere_new, elsewhere_old = (path / "tmp" / f"other.1.2.3.{n:016}" for n in range(2))
     for file in (alive, dead, elsewhere_new, elsewhere_old):
         file.write_bytes(b"half of an ent")
     age(elsewhere_old, ORPHAN_SECONDS + 1)
@@ -249,6 +254,39 @@ def test_permits_of_machines_long_gone_are_removed(directory: CacheDirectory, pa
     assert plan.reasons == {"permit of a bygone machine": 1}
     assert Collector(directory, Limits()).collect().debris == 1
     assert [ours] == list(ours.parent.iterdir())
+
+
+FOREIGN = [
+    "tmp/thesis.tex",
+    "tmp/host.1.2.3.short",
+    "tmp/host.1.2.3.0123456789abcdef.tex",
+    "failures/ab/report.json",
+    f"failures/ab/{'cd' * 32}.json",
+    f"failures/ab/{'ab' * 32}.json.orig",
+    f"entries/ab/{'cd' * 32}.ajit",
+    "locks/pe/notes.lock",
+    "digests/diary",
+    f"reads/ab/{'ab' * 32}/notes",
+    f"reads/ab/{'ab' * 32}/{'12' * 32}.orig",
+    f"reads/ab/{'cd' * 32}/{'12' * 32}",
+]
+"""Names that look a little like those of a cache."""
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_with_a_name_that_is_not_ours_is_never_swept(path: Path, name: str):
+    """However old it is, and whatever sweeps: an opened store, and an evictor with any limits."""
+    directory = open_cache_directory(path)
+    file = path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("precious")
+    age(file, 100 * DAY)
+
+    DiskStore(directory)
+    assert Collector(directory, Limits(max_bytes=1, max_age_seconds=1)).plan().reasons == {}
+    assert Collector(directory, Limits(max_bytes=1, max_age_seconds=1)).collect().debris == 0
+
+    assert file.read_text() == "precious"
 
 
 def test_files_of_others_stay(store: DiskStore, directory, path: Path):
@@ -295,7 +333,7 @@ def test_an_entry_is_touched_once_an_hour_at_most(store: DiskStore, monkeypatch)
     lately = put(store, "lately", idle=touch.TOUCH_SECONDS / 2)
     long_ago = put(store, "long ago", idle=touch.TOUCH_SECONDS * 2)
     touched: list[str] = []
-    monkeypatch.setattr(touch.os, "utime", lambda name, **_: touched.append(name))
+    monkeypatch.setattr(os, "utime", lambda name, **_: touched.append(name))
     store.read(lately)
     store.read(long_ago)
 
@@ -324,7 +362,7 @@ def test_a_touch_that_fails_fails_nothing(store: DiskStore, monkeypatch):
         raise PermissionError
 
     key = put(store, "old", idle=DAY)
-    monkeypatch.setattr(touch.os, "utime", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
 
     assert isinstance(store.read(key), Found)
     assert tried.wait(30)

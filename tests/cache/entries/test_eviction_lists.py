@@ -150,7 +150,7 @@ def test_digests_of_machines_long_gone_are_removed(directory: CacheDirectory, pa
     node.learned({(1, 2, 3, 4, 5): "0" * 64})
     node.close()
     ours = path / node.name
-    bygone = ours.with_name("bygone-0123")
+    bygone = ours.with_name("bygone-0123456789abcdef")
     bygone.write_bytes(ours.read_bytes())
     age(bygone, DIGEST_SECONDS + 1)
 
@@ -161,7 +161,7 @@ def test_digests_of_machines_long_gone_are_removed(directory: CacheDirectory, pa
 
 def test_digests_count_and_go_like_entries(directory: CacheDirectory, path: Path):
     """Containers with a new name each time must not fill a cache with theirs."""
-    bygone = [path / "digests" / f"pod-{number}" for number in range(3)]
+    bygone = [path / "digests" / f"pod-{number:016}" for number in range(3)]
     for number, file in enumerate(bygone):
         file.write_bytes(bytes(1000))
         age(file, (3 - number) * DAY)
@@ -174,7 +174,7 @@ def test_digests_count_and_go_like_entries(directory: CacheDirectory, path: Path
 
 def test_no_file_is_in_a_plan_twice(directory: CacheDirectory, path: Path):
     """Whatever reasons there are to remove it."""
-    file = path / "digests" / "bygone"
+    file = path / "digests" / "bygone-0123456789abcdef"
     file.write_bytes(bytes(1000))
     age(file, 2 * DIGEST_SECONDS)
 

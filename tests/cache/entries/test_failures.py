@@ -24,7 +24,12 @@ def failures(directory: CacheDirectory) -> FailureStore:
 
 @pytest.mark.parametrize(
     "error",
-    [ERROR, UnknownEntryPoint(entry="f<int>", name="saxpy", key=KEY, compiler="nvcc", log="log")],
+    [
+        ERROR,
+        UnknownEntryPoint(
+            entry="f<int>", kernels=["g"], name="saxpy", key=KEY, compiler="nvcc", log="log"
+        ),
+    ],
 )
 def test_a_failure_is_recalled_as_it_was(failures, path: Path, error: CompileError):
     """Another store on the same cache raises an equal error, with its log and a note."""

@@ -151,7 +151,7 @@ def test_the_folder_of_a_base_goes_with_its_last_list(directory):
 
     for made in (one, two):
         assert folder.is_dir()
-        remove_list(directory.fd, f"reads/{BASE[:2]}/{BASE}/{made.digest}")
+        remove_list(directory, f"reads/{BASE[:2]}/{BASE}/{made.digest}")
     assert not folder.exists()
 
     assert ListStore(directory).publish(BASE, one) == ""

@@ -19,6 +19,7 @@ from ajit._cache.entries.node_digests import NodeDigests, digest_files
 from ajit._cache.entries.touch import TOUCH_SECONDS
 from ajit._cache.files.directory import open_cache_directory
 from ajit._compile.recorder.digests import FileCache, FileStamp, sha256_file
+from ajit._core.seal import NO_TRUST, HmacKey, Trust
 from tests.cache.helpers import fill, poll
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from ajit._cache.files.directory import CacheDirectory
 
-SECRET = b"a secret of this test"
+SECRET = Trust("hmac", [HmacKey(b"a secret of this test")])
+GUESSED = Trust("hmac", [HmacKey(b"another secret that is guessed")])
 DAY = 86400.0
 ONE, TWO = "1" * 64, "2" * 64
 
@@ -36,17 +38,17 @@ def a_stamp(inode: int = 1, *, ctime: int = 1_700_000_000_123_456_789) -> tuple[
     return (64, inode, 5000, 1_700_000_000_000_000_000, ctime)
 
 
-def keep(directory: CacheDirectory, secret: bytes | None = None, **digests: str) -> NodeDigests:
+def keep(directory: CacheDirectory, trust: Trust = NO_TRUST, **digests: str) -> NodeDigests:
     """Write digests of files with the inodes ``_1``, ``_2``, ..."""
-    node = NodeDigests(directory, secret)
+    node = NodeDigests(directory, trust)
     node.learned({a_stamp(int(inode[1:])): digest for inode, digest in digests.items()})
     node.close()
     return node
 
 
-def known(directory: CacheDirectory, inode: int = 1, secret: bytes | None = None) -> str | None:
+def known(directory: CacheDirectory, inode: int = 1, trust: Trust = NO_TRUST) -> str | None:
     """What the next process knows."""
-    return NodeDigests(directory, secret).known(a_stamp(inode))
+    return NodeDigests(directory, trust).known(a_stamp(inode))
 
 
 def file_of(node: NodeDigests) -> Path:
@@ -294,13 +296,13 @@ def test_a_full_disk_costs_only_hashing(small_disk: Path):
 
 # --- what counts as not there ---
 
-WRITTEN = encode({digest_file.pack_stamp(a_stamp()): digest_file.pack_value(1, ONE)}, "n", None)
+WRITTEN = encode({digest_file.pack_stamp(a_stamp()): digest_file.pack_value(1, ONE)}, "n", NO_TRUST)
 
 
 def sealed(records: object) -> bytes:
     """A file whose checksum is right, whatever it holds."""
     packed = msgspec.msgpack.encode(records)
-    body = struct.pack("<8sQ", b"AJITDIG\1", len(packed)) + packed
+    body = struct.pack("<8sQ", b"AJITDIG\2", len(packed)) + packed
     return body + digest_file._checksum(body, "n")
 
 
@@ -321,7 +323,7 @@ def sealed(records: object) -> bytes:
 def test_a_foreign_file_is_refused(data: bytes):
     """Whatever it is: it does not decode, and nothing of it is used."""
     with pytest.raises(DigestFileInvalid):
-        decode(data, "n", None)
+        decode(data, "n", NO_TRUST)
 
 
 @given(st.integers(0, len(WRITTEN) - 1), st.integers(1, 255))
@@ -331,7 +333,7 @@ def test_each_flipped_bit_is_found(place: int, flip: int):
     data[place] ^= flip
 
     with pytest.raises(DigestFileInvalid):
-        decode(bytes(data), "n", None)
+        decode(bytes(data), "n", NO_TRUST)
 
 
 def test_a_damaged_file_is_replaced(directory):
@@ -348,12 +350,12 @@ def test_the_file_of_another_node_is_not_taken(directory):
     """Devices and inodes of one node mean nothing on another."""
     node = keep(directory, _1=ONE)
     data = file_of(node).read_bytes()
-    elsewhere = file_of(node).with_name("elsewhere-0123")
+    elsewhere = file_of(node).with_name("elsewhere-0123456789abcdef")
     elsewhere.write_bytes(data)
 
-    [bad, good] = sorted(digest_files(directory, None), key=lambda info: not info.problem)
+    [bad, good] = sorted(digest_files(directory, NO_TRUST), key=lambda info: not info.problem)
     assert (good.node, good.records) == (file_of(node).name, 1)
-    assert (bad.node, bad.problem) == ("elsewhere-0123", "checksum does not match")
+    assert (bad.node, bad.problem) == ("elsewhere-0123456789abcdef", "checksum does not match")
 
 
 def test_a_file_above_the_limit_is_not_even_read(directory):
@@ -363,28 +365,59 @@ def test_a_file_above_the_limit_is_not_even_read(directory):
         file.truncate(1 << 40)
 
     assert known(directory) is None
-    assert [info.problem for info in digest_files(directory, None)] == ["it is too large"]
+    assert [info.problem for info in digest_files(directory, NO_TRUST)] == ["it is too large"]
 
 
 def test_with_a_secret_a_file_must_be_authentic(directory):
     """A forged digest would lead to the kernel of another header."""
     node = keep(directory, SECRET, _1=ONE)
-    assert known(directory, secret=SECRET) == ONE
+    assert known(directory, trust=SECRET) == ONE
 
     forged = {digest_file.pack_stamp(a_stamp()): digest_file.pack_value(_today(), TWO)}
-    for secret in (None, b"another secret that is guessed"):
-        file_of(node).write_bytes(encode(forged, file_of(node).name, secret))
-        assert known(directory, secret=SECRET) is None
+    for trust in (NO_TRUST, GUESSED):
+        file_of(node).write_bytes(encode(forged, file_of(node).name, trust))
+        assert known(directory, trust=SECRET) is None
     file_of(node).write_bytes(encode(forged, file_of(node).name, SECRET))
-    assert known(directory, secret=SECRET) == TWO
+    assert known(directory, trust=SECRET) == TWO
 
 
 def test_processes_with_and_without_a_secret_have_files_of_their_own(directory):
     """Or each would discard what the other has written."""
-    names = {keep(directory, secret, _1=ONE).name for secret in (None, SECRET, SECRET + b"2")}
+    names = {keep(directory, trust, _1=ONE).name for trust in (NO_TRUST, SECRET, GUESSED)}
 
     assert len(names) == 3
 
 
 def _today() -> int:
     return int(time.time() // DAY)
+
+
+def test_what_was_learned_under_an_old_secret_is_known_under_the_new(directory):
+    """While a secret is changed nothing is hashed again; each writes the file of its own."""
+    old, new = HmacKey(b"the old secret of the fleet"), HmacKey(b"the new secret of the fleet")
+    keep(directory, Trust("hmac", [old, new]), _1=ONE)
+    then = Trust("hmac", [new, old])
+    keep(directory, then, _2=TWO)
+
+    assert (known(directory, 1, then), known(directory, 2, then)) == (ONE, TWO)
+    assert known(directory, 2, Trust("hmac", [old, new])) == TWO
+    assert known(directory, 1, Trust("hmac", [new])) is None
+
+
+def test_what_was_learned_while_the_files_were_not_read_hides_none_of_them(directory):
+    """A file of another key is read once, also after a write."""
+    old, new = HmacKey(b"the old secret of the fleet"), HmacKey(b"the new secret of the fleet")
+    keep(directory, Trust("hmac", [old]), _1=ONE)
+    node = keep(directory, Trust("hmac", [new, old]), _2=TWO)
+
+    assert (node.known(a_stamp(1)), node.known(a_stamp(2))) == (ONE, TWO)
+
+
+def test_a_process_that_cannot_seal_reads_and_writes_nothing(directory):
+    """What it wrote would be of no use to itself."""
+    keep(directory, SECRET, _1=ONE)
+    reader = Trust("hmac", [HmacKey(b"a secret of this test")], seals=False)
+    node = keep(directory, reader, _2=TWO)
+
+    assert node.known(a_stamp(1)) == ONE
+    assert known(directory, 2, SECRET) is None

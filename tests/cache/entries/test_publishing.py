@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ajit._cache.entries import disk
 from ajit._cache.entries.disk import DiskStore, Found, Lost, Published, PublishFailed, Rejected
 from ajit._cache.files import fs
 from ajit._cache.files.directory import open_cache_directory
 from ajit._system.process import this_process
 from tests.cache.artifacts import a_key, an_artifact
-from tests.cache.helpers import entry_file, open_descriptors, temporaries
+from tests.cache.helpers import entry_file, open_files, temporaries
 
 KEY = a_key()
 
@@ -56,20 +57,76 @@ def test_the_second_to_publish_loses_and_changes_nothing(store: DiskStore):
     assert temporaries(store) == []
 
 
-def test_a_rejected_entry_is_replaced_when_asked_for(store: DiskStore):
-    """A broken entry is replaced only with ``replace``; a reader that has it open keeps reading."""
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_bad_entry_is_replaced(store: DiskStore, replace: bool):  # noqa: FBT001 - a parameter
+    """Asked to or not; a reader that has it open keeps reading."""
     store.publish(an_artifact(KEY))
     entry_file(store, KEY).write_bytes(b"broken")
     with entry_file(store, KEY).open("rb") as reader:
-        assert store.publish(an_artifact(KEY)) == Lost()
         assert isinstance(store.read(KEY), Rejected)
 
-        result = store.publish(an_artifact(KEY, b"good"), replace=True)
+        result = store.publish(an_artifact(KEY, b"good"), replace=replace)
 
         assert isinstance(result, Published)
         assert result.method == "rename"
         assert reader.read() == b"broken"
     assert store.read(KEY).artifact.data == b"good"
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["link", "dangling link", "FIFO", "directory", "full directory", "unreadable"]
+)
+def test_what_is_no_entry_is_replaced(
+    store: DiskStore,
+    tmp_path: Path,
+    kind: str,
+    replace: bool,  # noqa: FBT001 - a parameter
+):
+    """Whatever has the entry's name: it is rejected, replaced, and the entry is found then."""
+    if kind == "unreadable" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    entry = entry_file(store, KEY)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    put_in_place(entry, kind, elsewhere)
+
+    assert isinstance(store.read(KEY), Rejected)
+    assert isinstance(store.publish(an_artifact(KEY, b"good"), replace=replace), Published)
+
+    found = store.read(KEY)
+    assert isinstance(found, Found)
+    assert found.artifact.data == b"good"
+    assert elsewhere.read_text() == "precious"
+    kept = list(Path(store.directory.path).glob("tmp/*/note"))
+    assert [note.read_text() for note in kept] == ["kept"] * (kind == "full directory")
+
+
+def put_in_place(entry: Path, kind: str, elsewhere: Path) -> None:
+    """Put something that is no entry in an entry's place."""
+    entry.parent.mkdir(mode=0o700)
+    if kind == "FIFO":
+        os.mkfifo(entry)
+    elif "link" in kind:
+        entry.symlink_to(elsewhere if kind == "link" else elsewhere / "gone")
+    elif "directory" in kind:
+        entry.mkdir()
+        if kind == "full directory":
+            (entry / "note").write_text("kept")
+    else:
+        entry.write_bytes(b"secret")
+        entry.chmod(0)
+
+
+def test_what_cannot_be_read_back_was_not_stored(store: DiskStore, monkeypatch):
+    """A disk that takes the bytes and gives others back is told as one that takes none."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(len(data))))
+
+    result = store.publish(an_artifact(KEY))
+
+    assert isinstance(result, PublishFailed)
+    assert "cannot be read back" in result.reason
     assert temporaries(store) == []
 
 
@@ -113,7 +170,6 @@ def test_short_writes_are_continued(store: DiskStore, monkeypatch):
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_a_failure_leaves_nothing_behind(store: DiskStore, monkeypatch, call: str, code: int):
     """Whichever step fails: a reason is returned, no entry, no temporary file, no descriptor."""
-    descriptors = open_descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(code))
         result = store.publish(an_artifact(KEY))
@@ -122,7 +178,19 @@ def test_a_failure_leaves_nothing_behind(store: DiskStore, monkeypatch, call: st
     assert os.strerror(code) in result.reason
     assert not entry_file(store, KEY).exists()
     assert temporaries(store) == []
-    assert not set(open_descriptors()) - set(descriptors)
+    assert open_files(store.directory.path) == []
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_system_that_says_there_is_one_where_none_is_fails(
+    store: DiskStore, monkeypatch, *, replace: bool
+):
+    """Also where the name of the temporary file is taken: it is tried once more, and no further."""
+    monkeypatch.setattr(disk.fs, "publish_file", failing(errno.EEXIST))
+    result = store.publish(an_artifact(KEY), replace=replace)
+
+    assert isinstance(result, PublishFailed)
+    assert "cannot be read back" in result.reason
 
 
 def test_a_full_disk_fails_and_leaves_nothing_behind(small_disk: Path):

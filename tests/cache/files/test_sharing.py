@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ajit._cache.entries.collector import Collector, Limits
-from ajit._cache.entries.disk import DiskStore, Found, Published
+from ajit._cache.entries.disk import DiskStore, Found, Published, Rejected
 from ajit._cache.files.directory import SUBDIRECTORIES, open_cache_directory
-from ajit._cache.leases.table import Lease, LeaseTable
+from ajit._cache.leases.table import Busy, Lease, LeaseTable
+from ajit._core.seal import HmacKey, Trust
 from ajit.errors import CacheError, UnsafeCacheDirectory
 from tests.cache.artifacts import a_key, an_artifact
 
@@ -113,7 +114,7 @@ def test_without_the_setting_a_groups_cache_is_refused(folder: Path):
         (0o2770, 0, 1, "of group 1"),
         (0o2770, 1, NOBODY, "belongs to user 1"),
         (0o0700, 1, NOBODY, "belongs to user 1"),
-        (0o2770, 4_000_000, NOBODY, "belongs to user 4000000"),
+        (0o0700, 4_000_000, 1, "belongs to user 4000000"),
     ],
 )
 def test_a_directory_open_to_others_is_refused_all_the_same(folder, mode, uid, gid, reason):
@@ -142,3 +143,22 @@ def test_a_group_that_we_are_not_in_is_an_error(folder: Path, monkeypatch):
 
     with pytest.raises(CacheError, match="this user is not in it"):
         open_cache_directory(folder / "cache", shared_group="1")
+
+
+def test_a_member_without_the_secret_is_not_believed(folder: Path, start_peer):
+    """Another user of the group puts an entry there, replaces one, holds a lease and beats."""
+    secret = Trust("hmac", [HmacKey(b"a secret of the servers")])
+    directory = open_cache_directory(folder / "cache", shared_group=GROUP)
+    store, table = DiskStore(directory, secret), LeaseTable(directory, secret)
+    store.publish(an_artifact(KEY))
+    member = start_peer(on=folder / "cache", user=NOBODY, shared_group=GROUP)
+    assert member.ask("read", KEY)["outcome"] == "Found"
+    assert member.ask("publish", a_key("theirs"), "evil")["outcome"] == "Published"
+    member.ask("acquire", KEY)
+    member.ask("beat", KEY, "compiling")
+
+    assert isinstance(store.read(a_key("theirs")), Rejected)
+    assert isinstance(store.publish(an_artifact(a_key("theirs")), replace=True), Published)
+    assert isinstance(store.read(a_key("theirs")), Found)
+    assert table.try_acquire(KEY, "nvrtc") == Busy(None)
+    assert LeaseTable(directory).read_holder(KEY).pid == member.pid

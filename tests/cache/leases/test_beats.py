@@ -140,7 +140,7 @@ async def test_a_compile_on_a_dead_disk_still_has_its_limits(
     permits = await anyio.to_thread.run_sync(CompilePermits, directory, 1)
     lease = await anyio.to_thread.run_sync(table.try_acquire, KEY, "host")
 
-    def beat(phase: str) -> None:
+    def beat(phase: str, _cpu_seconds: float) -> None:
         if gate.pids():  # the compiler is at work, and it has its time left
             disk.stick()
         lease.post_beat(phase)
@@ -231,7 +231,9 @@ async def test_a_holder_beats_while_its_publish_hangs(path: Path, tmp_path: Path
         finally:
             goes_on.set()
 
-    assert (first.record.phase, last.record.phase) == ("publishing", "publishing")
+    # The first may be one that was posted before, and written late.
+    assert first.record.phase in ("compiling", "publishing")
+    assert last.record.phase == "publishing"
 
 
 def _two_beats_more(path: Path) -> tuple[HeldLease, HeldLease]:

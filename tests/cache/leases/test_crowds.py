@@ -17,7 +17,7 @@ from tests.cache.helpers import (
     DEADLINE_SECONDS,
     blocked_waits,
     in_thread,
-    open_descriptors,
+    open_lock_files,
     poll,
     until,
 )
@@ -43,12 +43,11 @@ def lock_thread_count() -> int:
 
 async def test_many_contended_keys_take_a_handful_of_threads(table: LeaseTable, holder):
     """And as few descriptors; every waiter has its lease in the end."""
-    before = len(open_descriptors())
     waits = [table.wait(key, "nvrtc") for key in KEYS]
     await until(lambda: table.statistics().threads == BLOCKING_LIMIT + 1)
     assert table.statistics().helpers == len(KEYS)
     assert lock_thread_count() <= BLOCKING_LIMIT + 5  # a few idle ones of earlier tests
-    assert len(open_descriptors()) <= before + BLOCKING_LIMIT + 1
+    assert len(open_lock_files(table.directory.path)) <= BLOCKING_LIMIT + 1
 
     for key in KEYS:
         await in_thread(holder.ask, "release", key)
@@ -139,7 +138,8 @@ async def test_a_wait_that_was_taken_over_needs_no_thread(table, holder, monkeyp
 
     def no_thread(*args: object) -> None:
         holder.ask("release", KEYS[0])
-        poll(lambda: not current_process().waiters._tried)
+        waiters = current_process().waiters_of(table.directory.identity)
+        poll(lambda: not waiters._tried)
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:

@@ -93,7 +93,7 @@ async def test_a_lock_file_that_cannot_be_made_is_said_so(table, monkeypatch, co
     real = os.open
 
     def failing(path, *args, **kwargs):
-        if str(path).startswith("locks/"):
+        if str(path).endswith(".lock"):
             raise OSError(code, os.strerror(code), path)
         return real(path, *args, **kwargs)
 

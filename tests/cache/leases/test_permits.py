@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import tracemalloc
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ajit._cache.leases.table import LeaseTable
 from ajit._system.process import this_process
 from tests.cache.artifacts import a_job
 from tests.cache.helpers import poll
+from tests.fuse.mounts import Mount, why_no_fuse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,3 +175,46 @@ def test_without_locks_every_compile_is_admitted():
     for permit in granted:
         permit.release()
     assert mine.held == 0
+
+
+def test_permits_that_others_hold_for_too_long_stop_no_compile(directory, start_peer):
+    """However lively they are: after the total patience one compile runs at a time, as before."""
+    mine = CompilePermits(directory, 1, patience_seconds=PATIENT, patience_total_seconds=0.4)
+    peer = start_peer()
+    peer.ask("count", "1", str(PATIENT))
+    assert peer.ask("admit")["holds"]
+    begun = time.monotonic()
+    overdue = poll(lambda: mine.try_admit(a_job()))
+    waited = time.monotonic() - begun
+
+    assert waited >= 0.4
+    assert isinstance(overdue, CompilePermit)
+    assert overdue.lease is None
+    assert mine.holder is not None
+    assert mine.holder.pid == peer.pid
+    assert mine.try_admit(a_job()) is None
+    overdue.release()
+    again = mine.try_admit(a_job())
+    assert isinstance(again, CompilePermit)
+    again.release()
+    assert mine.held == 0
+
+
+@pytest.mark.skipif(bool(why_no_fuse()), reason=why_no_fuse())
+def test_locks_that_do_not_answer_stop_no_compile(tmp_path):
+    """A permit without a lease after the patience, and then at once; one that came is released."""
+    with Mount(tmp_path / "fuse") as mount:
+        mine = CompilePermits(open_cache_directory(mount.path / "cache"), 2, patience_seconds=0.5)
+        held = mine.try_admit(a_job())
+        mount.stop()
+        begun = time.monotonic()
+        granted = [mine.try_admit(a_job()) for _ in range(5)]
+        for permit in [*granted, held]:
+            permit.release()
+        took = time.monotonic() - begun
+        mount.go_on()
+        poll(lambda: mine.held == 0)
+
+    assert held.lease is not None
+    assert [permit.lease for permit in granted] == [None] * 5
+    assert took < 5.0

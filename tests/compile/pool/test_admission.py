@@ -39,7 +39,7 @@ class Order:
         statistics = self._pool.statistics()
         expected = statistics.queued + statistics.running + 1
 
-        def beat(phase: str) -> None:
+        def beat(phase: str, _cpu_seconds: float) -> None:
             if phase == "compiling" and name not in self.begun:
                 self.begun.append(name)
 
@@ -159,7 +159,9 @@ async def test_a_compile_waits_for_memory_and_says_so(
         order = Order(pool, tasks)
         await order.submit("f1", "foreground")
         await eventually(lambda: len(gate.pids()) == 1)
-        tasks.start_soon(lambda: pool.compile(job(**HOST), on_beat=phases.append))
+        tasks.start_soon(
+            lambda: pool.compile(job(**HOST), on_beat=lambda phase, _: phases.append(phase))
+        )
         await eventually(lambda: pool.statistics().held_back == "memory" and bool(phases))
         held = pool.statistics()
         available[0] = 4 * GIB
@@ -227,6 +229,21 @@ def test_the_estimate_follows_what_compiles_need() -> None:
     for _ in range(99):
         _use(ledger, 0)
     assert ledger.expected_bytes("nvcc") == GIB
+
+
+def test_build_gets_as_many_jobs_as_there_is_memory_for() -> None:
+    """Its claim is that of so many compiles, and what one of them needs is learned from it."""
+    ledger = MemoryLedger(estimate_bytes=GIB, limit_bytes=8 * GIB)
+    available = 5 * GIB + RESERVE_BYTES
+    few = ledger.admits("build", GIB // 2, 8)
+    jobs = ledger.admits("build", available, 8)
+    claim = ledger.enter("build", jobs)
+    beside = ledger.admits("build", available, 8)
+    claim.note(15 * GIB)
+    ledger.leave(claim)
+
+    assert (few, jobs, beside) == (1, 5, 0)
+    assert ledger.expected_bytes("build") == 3 * GIB
 
 
 def test_memory_that_is_not_known_or_not_asked_for_holds_nothing_back() -> None:

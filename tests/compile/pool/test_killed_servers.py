@@ -43,7 +43,7 @@ async def main(compiler, arch):
     pool = CompilePool(given, Toolchains(given))
     try:
         wanted = job(ENDLESS, compiler=compiler, arch=arch)
-        await pool.compile(wanted, on_beat=lambda phase: None)
+        await pool.compile(wanted, on_beat=lambda phase, cpu_seconds: None)
     finally:
         await pool.aclose()
 

@@ -14,10 +14,11 @@ import pytest
 
 from ajit._compile.pool import group as group_module
 from ajit._compile.pool import watch as watch_module
-from ajit._compile.pool.group import group_lives, group_memory_bytes
+from ajit._compile.pool.group import group_lives, look_at_group
 from ajit._compile.pool.ledger import Claim
-from ajit._compile.worker.commands import EXPLAIN_SECONDS, explain_rejection
+from ajit._compile.worker.commands import explain_rejection
 from ajit._compile.worker.messages import JobFailed, WorkerRequest
+from ajit._compile.worker.rejections import EXPLAIN_SECONDS, QUICK_SECONDS
 from ajit._compile.worker.run_program import Ran
 from ajit.errors import CompileError, CompileMemoryExceeded, CompilerCrashed, UnknownEntryPoint
 from tests.compile.support import KEY, RESULT, Bench, group_members, job, wait_until
@@ -94,7 +95,7 @@ def test_memory_is_that_of_the_whole_group(
             process.memory_info().rss
             for process in (psutil.Process(leader.pid), *psutil.Process(leader.pid).children())
         )
-        actual = group_memory_bytes(leader.pid)
+        actual = look_at_group(leader.pid).memory_bytes
     finally:
         os.killpg(leader.pid, 9)
         leader.wait()
@@ -102,7 +103,7 @@ def test_memory_is_that_of_the_whole_group(
 
     assert actual > 50 * MIB
     assert abs(actual - expected) < 5 * MIB
-    assert group_memory_bytes(leader.pid) == 0
+    assert look_at_group(leader.pid).memory_bytes == 0
 
 
 def test_a_zombie_does_not_count_as_alive() -> None:
@@ -230,7 +231,79 @@ def test_an_explanation_ends_when_its_time_is_used_up() -> None:
     failed = _explain(_ran(1, slow, "first"), [_ran(0, slow)] * 9, compiled)
 
     assert failed == JobFailed(kind="compile", log="first")
-    assert compiled == [(), ("a",)]
+    assert compiled == [()]
+
+
+def test_explaining_takes_no_longer_than_the_compile_that_failed() -> None:
+    """One more try; unless it was quick, then each entry point is asked for."""
+    compiled: list[tuple[str, ...]] = []
+    _explain(_ran(1, QUICK_SECONDS, "first"), [_ran(0, QUICK_SECONDS * 0.9)] * 9, compiled)
+    quick: list[tuple[str, ...]] = []
+    _explain(_ran(1, QUICK_SECONDS / 9, "first"), [_ran(0, QUICK_SECONDS / 2)] * 9, quick)
+
+    assert compiled == [()]
+    assert quick == [(), ("a",), ("b",), ("a", "b")]
+
+
+OWN = 'ajit-entries(1): error: identifier "a" is undefined'
+IN_A_TEMPLATE = 'k.cu(1): error: static assertion failed with "N is too large"'
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        IN_A_TEMPLATE,
+        'k.cu(1): catastrophic error: could not open source file "cstdint"',
+        "k.cu(3): warning #177-D: unused\nk.cu(9): error #20014-D: calling a host function",
+        "k.cu:1:10: fatal error: nonesuch: No such file or directory",
+        "<include 0>/x.h:3: error: expected ';'",
+        f"{IN_A_TEMPLATE}\n{OWN}",
+    ],
+)
+def test_a_source_whose_first_error_has_a_place_is_compiled_once(log: str) -> None:
+    """Trying again would say the same."""
+    compiled: list[tuple[str, ...]] = []
+
+    assert _explain(_ran(1, 0.1, log), [], compiled) == JobFailed(kind="compile", log=log)
+    assert compiled == []
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        OWN,
+        f"{OWN}\n{IN_A_TEMPLATE}",
+        "ajit-entries:2:25: error: 'nope' was not declared in this scope",
+        "k.cu:7:1: internal compiler error: Segmentation fault",
+        "k.cu(7): internal error: assertion failed",
+        "cc1plus: fatal error: out of memory",
+        "nvcc error   : 'cicc' died due to signal 9",
+        "k.cu(3): warning: error: a word",
+        "",
+    ],
+)
+def test_what_the_first_log_does_not_tell_is_asked(log: str) -> None:
+    """An entry point that may not exist, and a compiler that may have been killed."""
+    compiled: list[tuple[str, ...]] = []
+    _explain(_ran(1, 0.1, log), [_ran(0, 0.1)] * 4, compiled)
+
+    assert compiled
+
+
+def test_an_entry_with_an_error_inside_is_not_unknown() -> None:
+    """Beside an unknown one, whose error comes first: each alone says what it is."""
+    failed = _explain(_ran(1, 0.1, OWN), [_ran(0, 0.1), _ran(1, 0.1, IN_A_TEMPLATE)], [])
+
+    assert failed == JobFailed(kind="compile", log=IN_A_TEMPLATE)
+
+
+def test_the_only_entry_of_a_slow_source_is_unknown_after_one_more_try() -> None:
+    """The source compiles without it: so it is the entry point, and the first log says so."""
+    compiled: list[tuple[str, ...]] = []
+    failed = _explain(_ran(1, 9.0, OWN), [_ran(0, 9.0)], compiled, entries=("a",))
+
+    assert failed == JobFailed(kind="entry", entry="a", log=OWN)
+    assert compiled == [()]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +340,12 @@ def _ran(returncode: int, seconds: float, log: str = "") -> Ran:
     return Ran(returncode, log, seconds)
 
 
-def _explain(first: Ran, ends: list[Ran], compiled: list[tuple[str, ...]]) -> JobFailed:
+def _explain(
+    first: Ran,
+    ends: list[Ran],
+    compiled: list[tuple[str, ...]],
+    entries: tuple[str, ...] = ("a", "b"),
+) -> JobFailed:
     remaining = iter(ends)
 
     def attempt(entries: Sequence[str]) -> Ran:
@@ -275,7 +353,7 @@ def _explain(first: Ran, ends: list[Ran], compiled: list[tuple[str, ...]]) -> Jo
         return next(remaining)
 
     request = WorkerRequest(
-        job=job(entries=("a", "b"), **HOST),
+        job=job(entries=entries, **HOST),
         command=("c++",),
         version="gcc 12",
         include_dirs=(),
@@ -284,3 +362,21 @@ def _explain(first: Ran, ends: list[Ran], compiled: list[tuple[str, ...]]) -> Jo
         output_limit_bytes=1,
     )
     return explain_rejection(request, first, attempt)
+
+
+def test_what_was_short_for_a_moment_is_named() -> None:
+    """By the time that it is tried there are processes enough: a log says that there were not."""
+    short = _ran(1, 0.1, "collect2: fatal error: vfork: Resource temporarily unavailable")
+    strange, good = _ran(1, 0.1, "internal error"), [_ran(0, 0.1)] * 4
+
+    at_first, again = _explain(short, good, []), _explain(strange, [short], [])
+    of_chance = _explain(strange, good, [])
+
+    assert ("limit", "limit", "crash") == (at_first.kind, again.kind, of_chance.kind)
+
+
+def test_a_source_cannot_say_that_processes_were_short() -> None:
+    """Its own words stand at a place in it."""
+    wrong = _ran(1, 0.1, "k.cu:1:2: error: #error Resource temporarily unavailable")
+
+    assert _explain(wrong, [wrong], []).kind == "compile"

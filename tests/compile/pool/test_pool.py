@@ -64,7 +64,7 @@ async def test_waiting_jobs_start_in_the_order_they_came(gate: GatedCompiler) ->
     async with opened(host_compiler=gate.compiler, compile_slots=1) as pool:
 
         async def compile_one(number: int) -> None:
-            def beat(phase: str) -> None:
+            def beat(phase: str, _cpu_seconds: float) -> None:
                 if phase == "compiling" and number not in begun:
                     begun.append(number)
 
@@ -263,8 +263,8 @@ async def test_beats_tell_the_phase(gate: GatedCompiler, monkeypatch: pytest.Mon
     first: list[tuple[str, int]] = []
     second: list[tuple[str, int]] = []
 
-    def note(beats: list[tuple[str, int]]) -> Callable[[str], None]:
-        return lambda phase: beats.append((phase, threading.get_ident()))
+    def note(beats: list[tuple[str, int]]) -> Callable[[str, float], None]:
+        return lambda phase, _: beats.append((phase, threading.get_ident()))
 
     async with (
         opened(host_compiler=gate.compiler, compile_slots=1) as pool,
@@ -287,7 +287,7 @@ async def test_a_beat_that_fails_does_not_fail_the_compile(gate: GatedCompiler) 
     """It gets no more calls, and one warning says why."""
     calls = []
 
-    def broken(phase: str) -> None:
+    def broken(phase: str, _cpu_seconds: float) -> None:
         calls.append(phase)
         raise OSError("the lock file is gone")
 
@@ -321,7 +321,7 @@ async def test_closing_does_not_wait_for_a_beat_that_hangs(
     monkeypatch.setattr(pool_module, "CLOSE_SECONDS", 0.1)
     release, hanging = threading.Event(), threading.Event()
 
-    def hang(_phase: str) -> None:
+    def hang(_phase: str, _cpu_seconds: float) -> None:
         hanging.set()
         release.wait(LIMIT_SECONDS)
 

@@ -201,6 +201,29 @@ def test_a_program_that_does_not_answer_is_no_compiler(tmp_path: Path) -> None:
         Toolchains(settings(host_compiler=str(broken))).find("host")
 
 
+@pytest.mark.parametrize("ignored", ["", "signal.signal(signal.SIGCHLD, signal.SIG_IGN);"])
+@pytest.mark.parametrize(("deaths", "expected"), [(1, "g++ 12.2.0"), (2, "None")])
+def test_a_compiler_that_is_killed_while_it_says_its_version_is_asked_once_more(
+    tmp_path: Path, deaths: int, expected: str, ignored: str
+) -> None:
+    """As the kernel does when memory runs out for a moment; one that dies again is no compiler."""
+    asked, compiler = tmp_path / "asked", tmp_path / "c++"
+    compiler.write_text(
+        f"#!/bin/sh\necho >> {asked}\n"
+        f"[ $(wc -l < {asked}) -le {deaths} ] && kill -KILL $$\necho g++ 12.2.0\n"
+    )
+    compiler.chmod(0o755)
+    program = (
+        f"import signal; {ignored}"
+        "from ajit._compile.toolchains.asking import Questions;"
+        f"print(Questions().ask(['{compiler}', '--version']))"
+    )
+    answer = subprocess.check_output([sys.executable, "-c", program], timeout=60)
+
+    assert answer.decode().strip() == expected
+    assert len(asked.read_text()) == 2
+
+
 def test_an_upgraded_compiler_gets_another_fingerprint(tmp_path: Path) -> None:
     """In a server that goes on running as well."""
     path = fake_compiler(tmp_path, "true")
@@ -231,6 +254,16 @@ def test_the_cpu_drivers_headers_are_in_the_host_fingerprint(
         file.write("// other")
 
     assert before == same
+    assert before != identity()
+
+
+def test_the_flags_of_kernels_are_in_the_host_fingerprint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An object that an earlier version of ajit built with other flags is not taken."""
+    before = identity()
+    monkeypatch.setattr(discovery, "COMPILE_FLAGS", (*discovery.COMPILE_FLAGS, "-fother"))
+
     assert before != identity()
 
 
@@ -283,8 +316,8 @@ def test_a_compilers_exit_code_counts_where_signals_of_children_are_ignored(
     compiler.chmod(0o755)
     program = (
         "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
-        "from ajit._compile.toolchains import discovery;"
-        f"print(discovery._ask(['{compiler}', '--version']))"
+        "from ajit._compile.toolchains.asking import Questions;"
+        f"print(Questions().ask(['{compiler}', '--version']))"
     )
     answer = subprocess.check_output([sys.executable, "-c", program], timeout=60)
 

@@ -43,6 +43,45 @@ def test_entries_get_their_lowered_names(bench: Bench, compiler: Fields) -> None
         assert set(output.lowered.values()) == kernel_symbols(output.data)
 
 
+def test_name_expressions_mean_the_same_to_all(bench: Bench, compiler: Fields) -> None:
+    """Addresses, casts that choose an overload, characters: nvcc has no name expressions itself."""
+    source = """
+    namespace a { namespace b {
+    template <class T, int N> __global__ void f(T *x) { x[0] = N; }
+    } }
+    __global__ void over(float *x) { x[0] = 1; }
+    __global__ void over(int *x) { x[0] = 1; }
+    template <char C> __global__ void k(int *x) { x[0] = C; }
+    """
+    lowered = {
+        "&a::b::f<float, 4>": "_ZN1a1b1fIfLi4EEEvPT_",
+        "(&a::b::f<int, 4>)": "_ZN1a1b1fIiLi4EEEvPT_",
+        "(void(*)(float*))over": "_Z4overPf",
+        "static_cast<void(*)(int*)>(over)": "_Z4overPi",
+        "k<'a'>": "_Z1kILc97EEvPi",
+    }
+    output = bench.compile(job(source, tuple(lowered), **compiler))
+    own = {entry: entry for entry in lowered}  # a host compiler's image has a table
+
+    assert output.lowered == (own if compiler["compiler"] == "host" else lowered)
+
+
+def test_a_header_with_a_byte_order_mark_works_or_the_error_says_why(
+    bench: Bench, compiler: Fields, tmp_path: Path
+) -> None:
+    """NVRTC refuses one, and shows a character that cannot be seen."""
+    (tmp_path / "marked.h").write_bytes(b"\xef\xbb\xbf#define VALUE 1\n")
+    source = '#include "marked.h"\nextern "C" __global__ void plain(int* x) { x[0] = VALUE; }'
+    given = job(source, include_dirs=(str(tmp_path),), **compiler)
+    if compiler["compiler"] != "nvrtc":
+        assert bench.compile(given).data
+        return
+    with pytest.raises(CompileError) as caught:
+        bench.compile(given)
+
+    assert "byte order mark" in caught.value.__notes__[0]
+
+
 def test_a_syntax_error_is_reported_with_its_line(bench: Bench, compiler: Fields) -> None:
     """The log names the spec's label and the user's line, and no path of this machine."""
     with pytest.raises(CompileError) as caught:
@@ -65,6 +104,45 @@ def test_an_unknown_entry_is_told_from_a_bad_source(
 
     assert caught.value.entry == entry
     assert entry in str(caught.value)
+
+
+ASSERTING = """
+template <class T, int N> __global__ void scale(T* x) { static_assert(N < 4, "N is too large"); }
+template <class C> struct Tile {
+    static_assert(C::rows > 3, "bad tile");
+    struct Params { int a; };
+};
+struct Small { static const int rows = 1; };
+template <class K> __global__ void run(typename K::Params p) {}
+extern "C" __global__ void plain(float* x) { x[0] = 1; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        (("scale<float, 5>",), "N is too large"),
+        (("plain", "scale<float, 5>"), "N is too large"),
+        (("run<Tile<Small>>",), "bad tile"),
+    ],
+)
+def test_an_assertion_inside_an_instantiated_template_is_a_compile_error(
+    bench: Bench, compiler: Fields, entries: tuple[str, ...], says: str
+) -> None:
+    """The kernel exists; what is wrong with it is said, also where its signature asserts."""
+    with pytest.raises(CompileError) as caught:
+        bench.compile(job(ASSERTING, entries, **compiler))
+
+    assert type(caught.value) is CompileError
+    assert says in caught.value.log
+
+
+def test_a_template_with_wrong_arguments_is_an_unknown_entry(
+    bench: Bench, compiler: Fields
+) -> None:
+    """No instance of it is meant."""
+    with pytest.raises(UnknownEntryPoint):
+        bench.compile(job(SCALE, ("scale<float, 1, 2>",), **compiler))
 
 
 @pytest.mark.parametrize("arch", ["sm_91", "sm_80a", "sm_999", "riscv64"])

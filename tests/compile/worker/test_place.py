@@ -51,7 +51,7 @@ def includes(quotes: str, climbs: Iterable[int], folders: Iterable[str], name: s
 def test_a_header_near_the_folder_of_a_compile_is_not_found(
     bench: Bench, compiler: dict[str, str], planted: str, path: str
 ) -> None:
-    """The compile fails, as it does where nobody has planted one."""
+    """The compile fails, as it does where none was planted."""
     with pytest.raises(CompileError, match=planted):
         bench.compile(job(f'#include "{path}{planted}"{KERNEL}', **compiler))
 

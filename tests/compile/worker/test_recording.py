@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from ajit._compile.pool import worker_process
-from ajit._compile.recorder.digests import FileStamp
+from ajit._compile.recorder.digests import CHUNK_BYTES, MAX_FILE_BYTES, FileStamp
 from ajit._compile.recorder.places import Places
 from ajit._compile.recorder.states import Unsettled, settle
 from ajit._compile.toolchains.discovery import NATIVE_DIR
@@ -173,7 +174,7 @@ def test_a_pipe_is_not_what_it_was(include, seen_by, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     wrapper = tmp_path / "c++"
-    feed = f'[ -n "$AJIT_RECORD" ] && (echo "#define TILE 2" > {pipe}) > /dev/null 2>&1 &'
+    feed = f'[ -n "$AJIT_READS" ] && (echo "#define TILE 2" > {pipe}) > /dev/null 2>&1 &'
     wrapper.write_text(f'#!/bin/sh\n{feed}\nexec {shutil.which("c++")} "$@"\n')
     wrapper.chmod(0o755)
     options = ("-imacros", str(pipe))
@@ -223,7 +224,7 @@ def recorded(calls: Path, folder: Path, how: str) -> tuple[list, str]:
     descriptor = os.memfd_create("records")
     environment = {
         "LD_PRELOAD": str(LIBRARY),
-        "AJIT_RECORD": f"/proc/{os.getpid()}/fd/{descriptor}",
+        "AJIT_READS": f"/proc/{os.getpid()}/fd/{descriptor}",
     }
     printed = subprocess.run(
         [calls, folder, how], env=environment, stdout=subprocess.PIPE, check=True, timeout=60
@@ -288,6 +289,30 @@ def test_a_program_that_is_replaced_while_it_runs_is_not_taken_for_the_new_one(c
 
     assert state[:5] == began
     assert isinstance(settle(Seen((read,)), Places((), "k.cu"), b""), Unsettled)
+
+
+def test_a_file_above_the_limit_has_no_digest_and_the_reason_says_so(tmp_path):
+    """It did not change: what includes it is returned, and not kept."""
+    with (tmp_path / "large.h").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    stamp = FileStamp.of(str(tmp_path / "large.h"))
+    read = SeenRead("/", str(tmp_path / "large.h"), "file", tuple(stamp), time.time_ns() + 10**10)
+    settled = settle(Seen((read,)), Places((), "k.cu"), b"")
+
+    assert isinstance(settled, Unsettled)
+    assert (settled.changed, f"more than {MAX_FILE_BYTES} bytes" in settled.reason) == (False, True)
+
+
+@pytest.mark.parametrize("before", [0, 7, CHUNK_BYTES - 3, CHUNK_BYTES, CHUNK_BYTES + 1])
+def test_a_header_that_asks_for_its_name_is_found_wherever_it_does(tmp_path, before):
+    """The text is looked through piece by piece: a header may be large."""
+    header = tmp_path / "asks.h"
+    header.write_bytes(b" " * before + b"__FILE__" + b" " * CHUNK_BYTES)
+    stamp = FileStamp.of(str(header))
+    read = SeenRead("i0", "asks.h", "file", tuple(stamp), time.time_ns() + 10**10)
+    settled = settle(Seen((read,)), Places((("i0", f"{tmp_path}/"),), "k.cu"), b"")
+
+    assert [read.place for read in settled.list.reads if read.kind == "same"] != []
 
 
 def test_the_program_is_as_without_the_recorder(calls, folder, tmp_path_factory):

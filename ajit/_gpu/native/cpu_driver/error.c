@@ -1,4 +1,5 @@
-/* Names and texts of the errors that the CPU driver returns. */
+/* Names and texts of all errors of the driver API, those that only other drivers return too: a
+ * program may ask for the name of any. */
 #include "driver.h"
 
 typedef struct error_text {
@@ -13,10 +14,9 @@ static const error_text texts[] = {
 #include "../table.def"
 };
 
-/* Those without a text are other drivers'. */
 static const error_text *find(CUresult error) {
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        if (texts[i].error == error && texts[i].text != NULL) return &texts[i];
+        if (texts[i].error == error) return &texts[i];
     return NULL;
 }
 

@@ -95,6 +95,10 @@ void cpu_pools_empty(int device) {
 CUresult cpu_pool_allocate(CUmemoryPool pool, size_t bytes, uintptr_t *address) {
     CUresult result = find(pool);
     if (result != CUDA_SUCCESS) return result;
+    if (bytes == 0) { /* the null pointer, which may be freed; only cuMemAlloc calls it an error */
+        *address = 0;
+        return CUDA_SUCCESS;
+    }
     if (pool->max_bytes > 0 && bytes > pool->max_bytes - pool->used)
         return CUDA_ERROR_OUT_OF_MEMORY;
     bool host = pool->place == HOST;

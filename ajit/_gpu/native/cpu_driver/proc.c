@@ -1,5 +1,6 @@
 /* cuGetProcAddress: the exported functions by base name, and the CUDA version that their signature
- * came with. */
+ * came with. cuGetExportTable: NVIDIA's tables without a public description, of which there are
+ * none here. */
 #include "driver.h"
 
 #include <string.h>
@@ -65,6 +66,7 @@ static const entry entries[] = {
     ENTRY(cuFuncSetAttribute, 9000, cuFuncSetAttribute),
     ENTRY(cuGetErrorName, 6000, cuGetErrorName),
     ENTRY(cuGetErrorString, 6000, cuGetErrorString),
+    ENTRY(cuGetExportTable, 3000, cuGetExportTable),
     ENTRY(cuGetProcAddress, 12000, cuGetProcAddress_v2),
     ENTRY(cuGraphDestroy, 10000, cuGraphDestroy),
     ENTRY(cuGraphExecDestroy, 10000, cuGraphExecDestroy),
@@ -196,4 +198,16 @@ static CUresult get_address(const char *name, void **function, int version, uint
 CUresult cuGetProcAddress_v2(const char *symbol, void **pfn, int cudaVersion, cuuint64_t flags,
                              CUdriverProcAddressQueryResult *symbolStatus) {
     CPU_CALL(CPU_EARLY, get_address(symbol, pfn, cudaVersion, flags, symbolStatus));
+}
+
+/* NVIDIA's libraries (NVRTC, the runtime) call it without a look whether it is there, and do
+ * without the table that they get an error for. */
+static CUresult get_table(const void **table, const CUuuid *id) {
+    if (table == NULL || id == NULL) return CUDA_ERROR_INVALID_VALUE;
+    *table = NULL;
+    return CUDA_ERROR_NOT_FOUND;
+}
+
+CUresult cuGetExportTable(const void **ppExportTable, const CUuuid *pExportTableId) {
+    CPU_CALL(CPU_EARLY, get_table(ppExportTable, pExportTableId));
 }

@@ -2,19 +2,10 @@
 //
 // How a translation unit is formed (the compile layer does this):
 //
-// clang-format off: the columns of the flags and their reasons
-//   c++ -std=c++17 -x c++ -O2 -fPIC -shared -include cuda_cxx/kernel.hpp unit.cpp -o image.so
-//       -fno-exceptions -fno-rtti -fno-asynchronous-unwind-tables   nothing unwinds: smaller images
-//       -fno-strict-aliasing          kernels read memory as float4, half2, ...; nvcc lets them
-//       -fno-semantic-interposition   exported functions can be inlined all the same
-//       -fno-threadsafe-statics -ffp-contract=off                   the same result on every CPU
-//       -Wl,-Bsymbolic -Wl,-z,undefs  globals are this image's own; dynamic shared memory is
-//                                     undefined
-//       -Wl,--as-needed -s -lm        nothing is loaded that is not needed
-//   g++ also: -fno-gnu-unique -fno-extern-tls-init       both are clang's behaviour
+//   c++ -std=c++17 FLAGS -include cuda_cxx/kernel.hpp unit.cpp -o image.so
 //   include path: this folder's include/, and the folder above, before the system's headers
-// clang-format on
 //
+// FLAGS are those of ajit/_compile/worker/host_flags.py, which gives the reason of each, and
 // where unit.cpp is, in this order:
 //
 //   #line 1 "<the name the user gave to the source>"

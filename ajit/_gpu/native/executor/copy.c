@@ -1,4 +1,4 @@
-/* Copies, one by one and many at once. */
+/* Copies, one by one and many at once; of pages see pages.c. */
 #include "executor.h"
 
 #define POINTER(type, address) ((type)(uintptr_t)(address))
@@ -17,37 +17,50 @@ static int copy_one(struct ajit_executor *executor, struct ajit_ticket *ticket,
     }
 }
 
-/* In order, which the caller did not ask for. */
+/* In order, which the caller did not ask for. Sets `enqueued` with the first that is accepted. */
 static int copy_each(struct ajit_driver *driver, CUstream stream, uint64_t count,
-                     const CUdeviceptr *targets, const CUdeviceptr *sources, const size_t *sizes) {
+                     const CUdeviceptr *targets, const CUdeviceptr *sources, const size_t *sizes,
+                     bool *enqueued) {
     int code = CUDA_SUCCESS;
-    for (uint64_t i = 0; !code && i < count; i++)
+    for (uint64_t i = 0; !code && i < count; i++) {
         code = driver->copy_anywhere(targets[i], sources[i], sizes[i], stream);
+        if (!code) *enqueued = true;
+    }
+    return code;
+}
+
+/* Many copies at once. A refusal may come after the driver has begun with some: so whatever it
+ * says, the ticket is followed to its end, and keeps its memory until then. */
+int ajit_copy_pieces(struct ajit_executor *executor, CUstream stream, uint64_t count,
+                     CUdeviceptr *targets, CUdeviceptr *sources, size_t *sizes, bool *enqueued) {
+    struct ajit_driver *driver = &executor->driver;
+    size_t of_all = 0;
+    struct ajit_copy_attributes attributes = {.source_order = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
+    atomic_fetch_add_explicit(&executor->counters.copies, count, memory_order_relaxed);
+    int code = CUDA_ERROR_NOT_SUPPORTED;
+    /* The driver takes no batch in the legacy stream. */
+    if (driver->copy_batch && stream != CU_STREAM_LEGACY)
+        code = driver->copy_batch(targets, sources, sizes, count, &attributes, &of_all, 1, stream);
+    if (code == CUDA_ERROR_NOT_SUPPORTED)
+        return copy_each(driver, stream, count, targets, sources, sizes, enqueued);
+    *enqueued = true;
     return code;
 }
 
 static int copy_many(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                     const struct ajit_copies *op) {
-    struct ajit_driver *driver = &executor->driver;
+                     const struct ajit_copies *op, bool *enqueued) {
     /* The driver's types are not const, but it only reads. */
     CUdeviceptr *targets = (CUdeviceptr *)(op + 1), *sources = targets + op->count;
-    size_t *sizes = (size_t *)(sources + op->count), of_all = 0;
-    struct ajit_copy_attributes attributes = {.source_order = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM};
-    atomic_fetch_add_explicit(&executor->counters.copies, op->count, memory_order_relaxed);
-    int code = CUDA_ERROR_NOT_SUPPORTED;
-    /* The driver takes no batch in the legacy stream. */
-    if (driver->copy_batch && ticket->stream != CU_STREAM_LEGACY)
-        code = driver->copy_batch(targets, sources, sizes, op->count, &attributes, &of_all, 1,
-                                  ticket->stream);
-    if (code == CUDA_ERROR_NOT_SUPPORTED)
-        code = copy_each(driver, ticket->stream, op->count, targets, sources, sizes);
-    return code;
+    size_t *sizes = (size_t *)(sources + op->count);
+    return ajit_copy_pieces(executor, ticket->stream, op->count, targets, sources, sizes, enqueued);
 }
 
 int ajit_copy(struct ajit_executor *executor, struct ajit_ticket *ticket,
-              const struct ajit_operation *op) {
+              const struct ajit_operation *op, bool *enqueued) {
     if (op->opcode == AJIT_COPIES)
-        return copy_many(executor, ticket, (const struct ajit_copies *)op);
+        return copy_many(executor, ticket, (const struct ajit_copies *)op, enqueued);
+    if (op->opcode == AJIT_PAGES)
+        return ajit_copy_pages(executor, ticket, (const struct ajit_pages *)op, enqueued);
     atomic_fetch_add_explicit(&executor->counters.copies, 1, memory_order_relaxed);
     return copy_one(executor, ticket, (const struct ajit_copy *)op);
 }

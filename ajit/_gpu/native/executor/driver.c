@@ -34,6 +34,8 @@ static const struct symbol SYMBOLS[] = {
     SYMBOL(memory_free, "cuMemFree_v2"),
     SYMBOL(host_alloc, "cuMemHostAlloc"),
     SYMBOL(host_free, "cuMemFreeHost"),
+    SYMBOL(host_register, "cuMemHostRegister_v2"),
+    SYMBOL(host_unregister, "cuMemHostUnregister"),
     SYMBOL(copy_to_device, "cuMemcpyHtoDAsync_v2"),
     SYMBOL(copy_to_host, "cuMemcpyDtoHAsync_v2"),
     SYMBOL(copy_on_device, "cuMemcpyDtoDAsync_v2"),

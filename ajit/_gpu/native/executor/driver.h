@@ -129,6 +129,8 @@ struct ajit_driver {
     CUresult (*memory_free)(CUdeviceptr);
     CUresult (*host_alloc)(void **, size_t, unsigned);
     CUresult (*host_free)(void *);
+    CUresult (*host_register)(void *, size_t, unsigned);
+    CUresult (*host_unregister)(void *);
     CUresult (*copy_to_device)(CUdeviceptr, const void *, size_t, CUstream);
     CUresult (*copy_to_host)(void *, CUdeviceptr, size_t, CUstream);
     CUresult (*copy_on_device)(CUdeviceptr, CUdeviceptr, size_t, CUstream);

@@ -11,8 +11,10 @@ struct ajit_executor *ajit_executor_create(const char *library,
     if (posix_memalign((void **)&executor, alignof(struct ajit_executor), sizeof *executor))
         return NULL;
     memset(executor, 0, sizeof *executor);
+    atomic_init(&executor->users, 1);
     executor->options = *options;
-    executor->deferred_end = &executor->deferred;
+    executor->pooled.end = &executor->pooled.first;
+    executor->awaited.end = &executor->awaited.first;
     executor->resources.next = executor->resources.previous = &executor->resources;
     executor->slots = calloc(options->capacity, sizeof *executor->slots);
     if (ajit_heartbeat_open(executor) || !executor->slots ||
@@ -25,10 +27,8 @@ struct ajit_executor *ajit_executor_create(const char *library,
     return executor;
 }
 
-/* Only when no thread serves it and no Python object has its address any more. */
-void ajit_executor_destroy(struct ajit_executor *executor) {
-    if (atomic_load(&executor->tensors)) return; /* their deleters will still come here */
-    struct ajit_ticket *ticket;                  /* a stop, if the thread never started */
+static void destroy(struct ajit_executor *executor) {
+    struct ajit_ticket *ticket; /* a stop, if the thread never started */
     while (executor->slots && (ticket = ajit_ring_pop(executor))) ajit_ticket_drop(ticket);
     struct ajit_resource *resource = atomic_load(&executor->posts);
     while (resource) { /* given back after the end */
@@ -40,9 +40,18 @@ void ajit_executor_destroy(struct ajit_executor *executor) {
         resource = next;
     }
     free(executor->slots);
+    free(executor->pieces);
     ajit_heartbeat_close(executor);
     free(executor);
 }
+
+/* One user less: the last one to go frees it. */
+void ajit_executor_leave(struct ajit_executor *executor) {
+    if (atomic_fetch_sub(&executor->users, 1) == 1) destroy(executor);
+}
+
+/* Only when no thread serves it any more. Resources may still be given back. */
+void ajit_executor_destroy(struct ajit_executor *executor) { ajit_executor_leave(executor); }
 
 static struct ajit_ticket *make_ticket(const struct ajit_submission *submission) {
     struct ajit_ticket *ticket = malloc(sizeof *ticket + submission->bytes);

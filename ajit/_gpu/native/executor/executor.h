@@ -15,7 +15,10 @@
  * Who owns what. A `ticket` is one submission: it is made by the submitting thread, put on the
  * ring, performed by the CUDA thread, finished by the host function, and told to the event loop
  * through its `port`. A `resource` is memory or a module; only the CUDA thread touches its driver
- * handle; Python holds its address, and gives it back exactly once.
+ * handle; Python holds its address, and gives it back exactly once. The executor itself goes with
+ * the last of its users: Python's object for it, and every resource that was not given back. The
+ * garbage collector finalizes what it finds in one piece in any order, that object before a module
+ * too.
  */
 #ifndef AJIT_EXECUTOR_H
 #define AJIT_EXECUTOR_H
@@ -37,9 +40,19 @@ struct ajit_queue { /* first in, first out; the CUDA thread only */
     struct ajit_ticket *first, *last;
 };
 
+struct ajit_free_list { /* oldest first */
+    struct ajit_resource *first, **end;
+};
+
 struct ajit_lane { /* the tickets in flight of one stream, oldest first; see flight.c */
     struct ajit_queue flight;
     bool taken;
+};
+
+struct ajit_pieces { /* copies that are handed to the driver at once, see pages.c */
+    CUdeviceptr targets[AJIT_PIECES], sources[AJIT_PIECES];
+    size_t sizes[AJIT_PIECES];
+    uint64_t count;
 };
 
 struct ajit_executor {
@@ -63,7 +76,7 @@ struct ajit_executor {
     bool watchdog_runs, watchdog_ends;
     _Atomic int lost; /* the sticky code, or 0 */
     _Atomic int stopped;
-    _Atomic int tensors;    /* that other libraries have */
+    _Atomic int users; /* Python's object, and one for each resource that it has not given back */
     _Atomic int submitting; /* threads inside ajit_submit or ajit_timer_hand_over */
     /* The ring. */
     struct ajit_slot *slots;
@@ -73,21 +86,25 @@ struct ajit_executor {
     _Atomic(struct ajit_resource *) posts;
     _Atomic(struct ajit_ticket *) timed; /* done, and not asked yet how long they took */
     /* Below: the CUDA thread only. */
-    struct ajit_queue service;
+    struct ajit_queue service;     /* the second lane */
+    struct ajit_queue starving[2]; /* of it, what waits for device memory, and for host memory */
+    bool starving_turn;            /* which of the two is tried next */
+    bool starved; /* there was no memory since the last look after what is in flight */
     struct ajit_lane lanes[AJIT_LANES];
     uint64_t busy_lanes;        /* bit i: lane i has tickets in flight */
     struct ajit_resource *held; /* posts taken, waiting for the ring to pass `held_until` */
     uint64_t held_until;
-    struct ajit_resource *deferred; /* to be freed, oldest first */
-    struct ajit_resource **deferred_end;
+    struct ajit_free_list pooled, awaited; /* to be freed: without a wait, and after one */
+    uint64_t awaited_bytes;                /* device memory in the second of the two */
+    uint64_t fenced_ns; /* what was given back before needs no wait for the device any more */
     struct ajit_resource resources; /* list head of all that the driver has */
     struct ajit_ticket *call;       /* the AJIT_CALL that Python runs now */
     uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
     uint64_t turn_ns;                      /* when the second lane may go before work */
     struct ajit_timer *timers;             /* that are not in use */
+    struct ajit_pieces *pieces;            /* room for PAGES; NULL before the first */
     uint64_t load_began_ns, load_ended_ns; /* the last one */
-    bool starved;                          /* the first of the second lane waits for memory */
     bool stopping;                         /* nothing waits any more */
 };
 
@@ -110,6 +127,9 @@ AJIT_API void *ajit_tensor_make(struct ajit_executor *, struct ajit_resource *, 
                                 const struct ajit_tensor_type *, const int64_t *sizes);
 AJIT_API void *ajit_tensor_destructor(void *is_valid, void *pointer);
 AJIT_API const struct ajit_fact *ajit_table(uint64_t *count);
+AJIT_API int ajit_table_ids(int32_t *out, const struct ajit_column *, uint64_t count,
+                            uint64_t limit, int unique, uint64_t *at);
+AJIT_API int ajit_table_copies(uint64_t *out, const struct ajit_ranges *, uint64_t *at);
 
 /* Called through CDLL, by the CUDA thread only. */
 AJIT_API int ajit_serve_begin(struct ajit_executor *, const char *thread_name);
@@ -120,6 +140,7 @@ AJIT_API int ajit_serve_end(struct ajit_executor *);
 /* Inside. */
 uint64_t ajit_now_ns(void);
 void ajit_device_close(struct ajit_executor *);
+void ajit_executor_leave(struct ajit_executor *);
 
 bool ajit_ring_push(struct ajit_executor *, struct ajit_ticket *);
 struct ajit_ticket *ajit_ring_pop(struct ajit_executor *);
@@ -159,9 +180,22 @@ void ajit_timer_close(struct ajit_executor *, bool driver_usable);
 void ajit_port_push(struct ajit_port *, struct ajit_note *, uint32_t flags);
 void ajit_port_drop(struct ajit_port *);
 
+bool ajit_second_lane_starves(const struct ajit_executor *);
+void ajit_second_lane_leave(struct ajit_executor *, struct ajit_port *);
+bool ajit_second_lane_is_ready(const struct ajit_executor *);
+bool ajit_second_lane_has_turn(const struct ajit_executor *);
+void ajit_second_lane_push(struct ajit_executor *, struct ajit_ticket *);
+void ajit_second_lane_starve(struct ajit_executor *, struct ajit_ticket *);
+void ajit_second_lane_serve(struct ajit_executor *);
+
 void ajit_perform(struct ajit_executor *, struct ajit_ticket *);
 int ajit_operate_all(struct ajit_executor *, struct ajit_ticket *, uint32_t first, bool *enqueued);
-int ajit_copy(struct ajit_executor *, struct ajit_ticket *, const struct ajit_operation *);
+int ajit_copy(struct ajit_executor *, struct ajit_ticket *, const struct ajit_operation *,
+              bool *enqueued);
+int ajit_copy_pieces(struct ajit_executor *, CUstream, uint64_t count, CUdeviceptr *targets,
+                     CUdeviceptr *sources, size_t *sizes, bool *enqueued);
+int ajit_copy_pages(struct ajit_executor *, struct ajit_ticket *, const struct ajit_pages *,
+                    bool *enqueued);
 int ajit_launch_kernel(struct ajit_executor *, struct ajit_ticket *, const struct ajit_launch *);
 
 int ajit_stream_make(struct ajit_executor *, struct ajit_ticket *, int64_t priority);
@@ -184,6 +218,7 @@ bool ajit_pool_owes(struct ajit_executor *);
 int ajit_pool_alloc(struct ajit_executor *, CUdeviceptr *, size_t size);
 int ajit_pool_free(struct ajit_executor *, const struct ajit_resource *);
 bool ajit_pool_shares(const struct ajit_resource *);
+bool ajit_pool_awaits(const struct ajit_executor *, const struct ajit_resource *);
 int ajit_pool_follow(struct ajit_executor *, struct ajit_ticket *, bool *enqueued);
 void ajit_pool_give_back(struct ajit_executor *);
 uint64_t ajit_pool_idle_ns(const struct ajit_executor *);
@@ -191,11 +226,15 @@ uint64_t ajit_pool_idle_ns(const struct ajit_executor *);
 struct ajit_resource *ajit_resource_make(struct ajit_executor *, struct ajit_ticket *,
                                          uint64_t kind);
 void ajit_resource_unmake(struct ajit_executor *, struct ajit_ticket *);
+void ajit_resource_keep_back(struct ajit_executor *, struct ajit_resource *);
 int ajit_resource_alloc(struct ajit_executor *, struct ajit_ticket *, uint64_t kind, uint64_t size,
                         bool *enqueued);
+int ajit_resource_register(struct ajit_executor *, struct ajit_ticket *,
+                           const struct ajit_region *);
 int ajit_resource_load(struct ajit_executor *, struct ajit_ticket *, const struct ajit_load *);
 void ajit_resource_defer(struct ajit_executor *, struct ajit_resource *);
 void ajit_resource_free_now(struct ajit_executor *, struct ajit_resource *);
+bool ajit_resource_waits(const struct ajit_executor *);
 bool ajit_resource_tidy(struct ajit_executor *, enum ajit_urgency);
 void ajit_resource_close_port(struct ajit_executor *, struct ajit_port *);
 void ajit_resource_end(struct ajit_executor *, bool driver_usable);

@@ -94,7 +94,7 @@ static int load(struct ajit_executor *executor, struct ajit_ticket *ticket,
     resource->pointer = (uint64_t)(uintptr_t)module;
     code = load_functions(executor, ticket, op);
     if (code) {
-        resource->released = true; /* Python never sees it */
+        ajit_resource_keep_back(executor, resource);
         ticket->made = NULL;
         ajit_resource_free_now(executor, resource);
         return code;

@@ -23,9 +23,10 @@ enum ajit_resource_kind {
     AJIT_MEMORY = 1,
     AJIT_HOST_MEMORY = 2,
     AJIT_MODULE = 3,
-    AJIT_STREAM = 4,
-    AJIT_EVENT = 5,
-    AJIT_GRAPH = 6,
+    AJIT_REGISTERED = 4, /* host memory of others */
+    AJIT_STREAM = 5,
+    AJIT_EVENT = 6,
+    AJIT_GRAPH = 7,
 };
 
 struct ajit_resource {
@@ -33,6 +34,7 @@ struct ajit_resource {
     uint64_t pointer; /* device or host address, or the driver's handle */
     uint64_t size;    /* bytes; for a module the number of functions, for a stream its lane */
     struct ajit_function *functions;
+    _Atomic uint64_t *ended; /* of registered memory: set when it is registered no more */
     /* What stands below belongs to the CUDA thread, save `posted`, the link of the post box. */
     struct ajit_port *port;
     struct ajit_resource *previous, *next;
@@ -45,6 +47,7 @@ struct ajit_resource {
     bool alive;    /* the driver still has it */
     bool released; /* Python has given it back: free the record too */
     bool deferred;
+    bool awaited; /* of one that is deferred: in which of the two lists */
 };
 
 /* --- tickets --------------------------------------------------------------------------------- */

@@ -101,18 +101,31 @@ bool ajit_pool_shares(const struct ajit_resource *resource) {
     return atomic_load(&resource->lanes) == ~(uint64_t)0;
 }
 
+/* Whether everything on the device was waited for since it was given back. */
+static bool is_fenced(const struct ajit_executor *executor, const struct ajit_resource *resource) {
+    return resource->deferred_ns < executor->fenced_ns;
+}
+
+/* Whether the memory can be given back only after a wait for everything on the device. */
+bool ajit_pool_awaits(const struct ajit_executor *executor, const struct ajit_resource *resource) {
+    return ajit_pool_shares(resource) && !is_fenced(executor, resource);
+}
+
 /* As a free of plain memory does, and by one: waiting for the context would break other libraries'
- * captures. */
+ * captures. One wait counts for all memory that was given back before it. */
 static int wait_for_everybody(struct ajit_executor *executor) {
     CUdeviceptr fence = 0;
+    uint64_t began = ajit_now_ns();
     int code = executor->driver.memory_alloc(&fence, 1);
-    return code ? code : executor->driver.memory_free(fence);
+    if (!code) code = executor->driver.memory_free(fence);
+    if (!code) executor->fenced_ns = began;
+    return code;
 }
 
 /* If it fails, the memory stays in the pool until the pool is destroyed: better than freeing an
  * address that is in use again. */
 int ajit_pool_free(struct ajit_executor *executor, const struct ajit_resource *resource) {
-    int code = ajit_pool_shares(resource) ? wait_for_everybody(executor) : CUDA_SUCCESS;
+    int code = ajit_pool_awaits(executor, resource) ? wait_for_everybody(executor) : CUDA_SUCCESS;
     if (!code) code = executor->driver.pool_free(resource->pointer, executor->memory_stream);
     executor->pool_trimmed = false;
     keep_within_limit(executor);

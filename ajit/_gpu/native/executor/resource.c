@@ -15,6 +15,9 @@
 /* How long a free waits for an idle moment before it is done between launches. Arbitrary: long
  * enough for most servers to pause, short enough for memory not to pile up. */
 enum { PATIENCE_NS = 200 * 1000 * 1000 };
+/* Nor longer than until so much of the device's memory waits: one part of 16 of what ajit may have.
+ * Arbitrary. */
+enum { AWAITED_SHARE = 16 };
 /* How many of those that wait are looked at for one that need not. Pretty arbitrary: a look costs
  * some nanoseconds, and the thread has other things to do. */
 enum { DEFERRED_LOOKS = 64 };
@@ -28,6 +31,7 @@ void ajit_post(struct ajit_executor *executor, struct ajit_resource *resource, u
     do resource->posted = head;
     while (!atomic_compare_exchange_weak(&executor->posts, &head, resource));
     ajit_ring_wake(executor);
+    ajit_executor_leave(executor); /* last: this may have been the one that kept it */
 }
 
 struct ajit_resource *ajit_resource_make(struct ajit_executor *executor, struct ajit_ticket *ticket,
@@ -38,6 +42,7 @@ struct ajit_resource *ajit_resource_make(struct ajit_executor *executor, struct 
     resource->port = ticket->port;
     atomic_init(&resource->holds, 1);
     resource->alive = true;
+    atomic_fetch_add(&executor->users, 1);
     resource->next = executor->resources.next;
     resource->previous = &executor->resources;
     resource->next->previous = resource;
@@ -70,9 +75,16 @@ static void discard_record(struct ajit_resource *resource) {
     free(resource);
 }
 
+/* Python never gets to see it, so it will not give it back. */
+void ajit_resource_keep_back(struct ajit_executor *executor, struct ajit_resource *resource) {
+    resource->released = true;
+    ajit_executor_leave(executor);
+}
+
 /* What was made for the ticket never came to be. */
 void ajit_resource_unmake(struct ajit_executor *executor, struct ajit_ticket *ticket) {
     forget(executor, ticket->made);
+    ajit_resource_keep_back(executor, ticket->made);
     discard_record(ticket->made);
     ticket->made = NULL;
 }
@@ -102,7 +114,9 @@ static int allocate(struct ajit_executor *executor, struct ajit_resource *resour
 
 /* Whether there are frees to come that could make room, and there is time to wait. */
 static bool may_wait(struct ajit_executor *executor, struct ajit_ticket *ticket) {
-    return (executor->deferred || ajit_pool_owes(executor)) && !executor->stopping &&
+    bool given_back = executor->held || atomic_load(&executor->posts);
+    return (given_back || ajit_resource_waits(executor) || ajit_pool_owes(executor)) &&
+           !executor->stopping &&
            ajit_now_ns() - ticket->submitted_ns < executor->options.deadline_ns;
 }
 
@@ -134,6 +148,25 @@ int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *tick
     return CUDA_SUCCESS;
 }
 
+/* Lets the driver know memory that Python has made, and keeps until `ended` is set. */
+int ajit_resource_register(struct ajit_executor *executor, struct ajit_ticket *ticket,
+                           const struct ajit_region *op) {
+    _Atomic uint64_t *ended = (_Atomic uint64_t *)(uintptr_t)op->ended;
+    struct ajit_resource *resource = ajit_resource_make(executor, ticket, AJIT_REGISTERED);
+    int code = CUDA_ERROR_OUT_OF_MEMORY;
+    if (resource)
+        code = executor->driver.host_register((void *)(uintptr_t)op->address, op->size, 0);
+    if (code) {
+        if (resource) ajit_resource_unmake(executor, ticket);
+        atomic_store(ended, 1);
+        return code;
+    }
+    resource->pointer = op->address;
+    resource->size = op->size;
+    resource->ended = ended;
+    return CUDA_SUCCESS;
+}
+
 static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *resource) {
     struct ajit_driver *driver = &executor->driver;
     switch (resource->kind) {
@@ -141,6 +174,7 @@ static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *
         return executor->pool ? ajit_pool_free(executor, resource)
                               : driver->memory_free(resource->pointer);
     case AJIT_HOST_MEMORY: return driver->host_free((void *)(uintptr_t)resource->pointer);
+    case AJIT_REGISTERED: return driver->host_unregister((void *)(uintptr_t)resource->pointer);
     case AJIT_STREAM:
         ajit_lane_leave(executor, resource->size);
         return driver->stream_destroy((CUstream)(uintptr_t)resource->pointer);
@@ -160,9 +194,29 @@ void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource
             ajit_heartbeat_leave(executor);
         }
         forget(executor, resource);
+        if (resource->ended) atomic_store(resource->ended, 1);
         if (ajit_driver_is_sticky(code)) ajit_flight_lose(executor, code);
     }
     if (resource->released) discard_record(resource);
+}
+
+/* Whether freeing it waits for all of the device: memory of no pool or that others know, and
+ * modules. */
+static bool waits_for_device(const struct ajit_executor *executor,
+                             const struct ajit_resource *resource) {
+    bool pooled =
+        resource->kind == AJIT_MEMORY && executor->pool && !ajit_pool_awaits(executor, resource);
+    return resource->kind < AJIT_STREAM && !pooled;
+}
+
+static uint64_t device_bytes(const struct ajit_resource *resource) {
+    return resource->kind == AJIT_MEMORY ? resource->size : 0;
+}
+
+static void append(struct ajit_free_list *list, struct ajit_resource *resource) {
+    resource->behind = NULL;
+    *list->end = resource;
+    list->end = &resource->behind;
 }
 
 /* Frees the resource once everything dispatched so far in its lanes has retired. One that was
@@ -172,10 +226,15 @@ void ajit_resource_defer(struct ajit_executor *executor, struct ajit_resource *r
     if (resource->deferred) return;
     resource->deferred = true;
     resource->deferred_ns = ajit_now_ns();
-    resource->behind = NULL;
-    *executor->deferred_end = resource;
-    executor->deferred_end = &resource->behind;
+    resource->awaited = waits_for_device(executor, resource);
+    if (resource->awaited) executor->awaited_bytes += device_bytes(resource);
+    append(resource->awaited ? &executor->awaited : &executor->pooled, resource);
     atomic_fetch_add_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
+}
+
+/* Whether something was given back and is not freed yet. */
+bool ajit_resource_waits(const struct ajit_executor *executor) {
+    return executor->pooled.first || executor->awaited.first;
 }
 
 static void take_posts(struct ajit_executor *executor) {
@@ -196,12 +255,13 @@ static void release_held(struct ajit_executor *executor) {
     }
 }
 
-/* Whether freeing it waits for all of the device: memory of no pool or that others know, and
- * modules. */
-static bool waits_for_device(const struct ajit_executor *executor,
-                             const struct ajit_resource *resource) {
-    bool pooled = resource->kind == AJIT_MEMORY && executor->pool && !ajit_pool_shares(resource);
-    return resource->kind < AJIT_STREAM && !pooled;
+/* Whether the next wait for the device is put off no longer: the resource has waited long enough,
+ * or there is much memory that waits. */
+static bool is_due(const struct ajit_executor *executor, const struct ajit_resource *resource) {
+    uint64_t limit = executor->options.memory_limit_bytes;
+    uint64_t bytes = limit ? limit : executor->info.total_memory_bytes;
+    return executor->awaited_bytes > bytes / AWAITED_SHARE ||
+           ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
 }
 
 static bool may_free(const struct ajit_executor *executor, const struct ajit_resource *resource,
@@ -209,28 +269,40 @@ static bool may_free(const struct ajit_executor *executor, const struct ajit_res
     if (urgency == AJIT_AT_ONCE || !executor->busy_lanes) return true;
     if (ajit_flight_uses(executor, resource)) return false;
     if (urgency == AJIT_WHEN_SAFE || !waits_for_device(executor, resource)) return true;
-    return ajit_now_ns() - resource->deferred_ns > PATIENCE_NS;
+    return is_due(executor, resource);
 }
 
 /* The place of the oldest resource that may be freed, or NULL. Not only the first is looked at: it
  * may wait for a slow stream, and what others gave back would wait with it. */
-static struct ajit_resource **find_free(struct ajit_executor *executor, enum ajit_urgency urgency) {
-    struct ajit_resource **place = &executor->deferred;
+static struct ajit_resource **find_free(const struct ajit_executor *executor,
+                                        struct ajit_free_list *list, enum ajit_urgency urgency) {
+    struct ajit_resource **place = &list->first;
     for (int looked = 0; *place && looked < DEFERRED_LOOKS; looked++, place = &(*place)->behind)
         if (may_free(executor, *place, urgency)) return place;
     return NULL;
+}
+
+static struct ajit_resource *take_out(struct ajit_free_list *list, struct ajit_resource **place) {
+    struct ajit_resource *resource = *place;
+    *place = resource->behind;
+    if (list->end == &resource->behind) list->end = place;
+    return resource;
 }
 
 /* Frees at most one resource; returns whether it did. */
 bool ajit_resource_tidy(struct ajit_executor *executor, enum ajit_urgency urgency) {
     take_posts(executor);
     if (executor->held) release_held(executor);
-    struct ajit_resource **place = find_free(executor, urgency);
+    struct ajit_free_list *list = &executor->pooled;
+    struct ajit_resource **place = find_free(executor, list, urgency);
+    if (!place) {
+        list = &executor->awaited;
+        place = find_free(executor, list, urgency);
+    }
     if (!place) return false;
-    struct ajit_resource *resource = *place;
-    *place = resource->behind;
-    if (executor->deferred_end == &resource->behind) executor->deferred_end = place;
+    struct ajit_resource *resource = take_out(list, place);
     resource->deferred = false;
+    if (resource->awaited) executor->awaited_bytes -= device_bytes(resource);
     atomic_fetch_sub_explicit(&executor->counters.deferred_frees, 1, memory_order_relaxed);
     ajit_resource_free_now(executor, resource);
     return true;

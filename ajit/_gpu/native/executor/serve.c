@@ -1,9 +1,7 @@
 /* The serve loop: what the CUDA thread does all its life.
  *
  * It takes everything from one ring, so there is one order. Work goes to the driver at once. Loads
- * and allocations go to a second queue, the second lane: no work can depend on them, since their
- * result is not known yet. It is served while no work waits; if work never pauses, it gets turns,
- * so that a server under full load still gets its next kernel. Frees come by the post box and wait
+ * and allocations go to the second lane (second_lane.c). Frees come by the post box and wait
  * for an idle moment. A Python callable is a barrier: all that was submitted before it, second lane
  * included, is performed first.
  */
@@ -20,12 +18,6 @@ enum { STARVED_NS = 1000 * 1000 };
  * look frees as many as there were submissions: each had to be made by one, so they cannot pile
  * up. */
 enum { BUSY_LOOKS = 256 };
-/* Under unbroken work, how long the second lane waits for a turn. A turn is one load or allocation,
- * and afterwards work goes first for four times as long as that took: the second lane has a fifth
- * of the thread at most, unless a turn takes very long: the next is never further away than
- * LONGEST_TURN_NS. Arbitrary: a server does not feel the wait, nor do its launches the turns. */
-enum { TURN_NS = 1000 * 1000, WORK_SHARE = 4, LONGEST_TURN_NS = 100 * 1000 * 1000 };
-
 static void look_after(struct ajit_executor *executor) {
     executor->unlooked = 0;
     executor->starved = false;
@@ -44,29 +36,19 @@ static void finish(struct ajit_executor *executor, struct ajit_ticket *ticket, i
 static void close_port(struct ajit_executor *executor, struct ajit_ticket *ticket) {
     ajit_timer_collect(executor);
     ajit_flight_retire(executor);
+    ajit_second_lane_leave(executor, ticket->port);
     ajit_resource_close_port(executor, ticket->port);
     finish(executor, ticket, 0);
 }
 
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
-static void wait_for_turn(struct ajit_executor *executor, struct ajit_ticket *ticket) {
-    if (!executor->service.first)
-        executor->turn_ns = later(executor->turn_ns, ajit_now_ns() + TURN_NS);
-    ajit_queue_push(&executor->service, ticket);
-}
-
-static bool has_turn(const struct ajit_executor *executor) {
-    return executor->service.first && !executor->starved && ajit_now_ns() >= executor->turn_ns;
-}
-
-static void serve_second_lane(struct ajit_executor *executor) {
-    struct ajit_ticket *ticket = ajit_queue_pop(&executor->service);
-    if (!ticket) return;
-    uint64_t began = ajit_now_ns();
-    ajit_perform(executor, ticket);
-    uint64_t ended = ajit_now_ns(), pause = WORK_SHARE * (ended - began);
-    executor->turn_ns = ended + later(TURN_NS, pause < LONGEST_TURN_NS ? pause : LONGEST_TURN_NS);
+/* Performs what is in the second lane, before a barrier. Allocations that wait for memory do not
+ * hold it up: they wait for work that is in flight, of any loop, and everything behind the barrier
+ * would stand still. Only at the end nothing waits any more, and they fail. */
+static void clear_second_lane(struct ajit_executor *executor) {
+    while (executor->service.first || (executor->stopping && ajit_second_lane_starves(executor))) {
+        ajit_second_lane_serve(executor);
+        look_after(executor);
+    }
 }
 
 /* Takes one submission. Returns its opcode if Python has to act on it, else 0. */
@@ -77,15 +59,11 @@ static int take(struct ajit_executor *executor, struct ajit_ticket *ticket, uint
         return 0;
     }
     if (opcode < AJIT_CLOSE_PORT) {
-        wait_for_turn(executor, ticket);
+        ajit_second_lane_push(executor, ticket);
         return 0;
     }
     executor->stopping = opcode == AJIT_STOP;
-    while (executor->service.first) {
-        serve_second_lane(executor);
-        look_after(executor);
-        if (executor->service.first) sched_yield(); /* it may be the same one, waiting for memory */
-    }
+    clear_second_lane(executor);
     if (opcode == AJIT_CLOSE_PORT) {
         close_port(executor, ticket);
         return 0;
@@ -104,10 +82,10 @@ static int take(struct ajit_executor *executor, struct ajit_ticket *ticket, uint
 static void rest(struct ajit_executor *executor) {
     ajit_flight_retire(executor);
     if (ajit_resource_tidy(executor, AJIT_WHEN_IDLE)) return;
-    bool busy = executor->busy_lanes || executor->deferred || executor->held;
-    uint64_t limit_ns = executor->starved ? STARVED_NS
-                        : busy            ? SWEEP_NS
-                                          : ajit_pool_idle_ns(executor);
+    bool busy = executor->busy_lanes || ajit_resource_waits(executor) || executor->held;
+    uint64_t limit_ns = ajit_second_lane_starves(executor) ? STARVED_NS
+                        : busy                             ? SWEEP_NS
+                                                           : ajit_pool_idle_ns(executor);
     bool woken = ajit_ring_wait(executor, limit_ns);
     if (!woken) look_after(executor);
     if (woken || busy) return;
@@ -121,12 +99,13 @@ static void rest(struct ajit_executor *executor) {
 int ajit_serve(struct ajit_executor *executor, uint64_t *number) {
     for (;;) {
         ajit_timer_collect(executor);
-        struct ajit_ticket *ticket = has_turn(executor) ? NULL : ajit_ring_pop(executor);
+        struct ajit_ticket *ticket =
+            ajit_second_lane_has_turn(executor) ? NULL : ajit_ring_pop(executor);
         if (ticket) {
             int opcode = take(executor, ticket, number);
             if (opcode) return opcode;
-        } else if (executor->service.first && !executor->starved) {
-            serve_second_lane(executor);
+        } else if (ajit_second_lane_is_ready(executor)) {
+            ajit_second_lane_serve(executor);
         } else {
             rest(executor);
         }

@@ -18,6 +18,7 @@ static const struct ajit_fact FACTS[] = {
 #define OPCODE(name, number, text) {"opcode " #name, number},
 #define REFUSAL(name, number) {"refusal " #name, number},
 #define FLAG(name, number) {"flag " #name, number},
+#define VERDICT(name, number) {"verdict " #name, number},
 #define LAUNCH_FLAG(name, number) {"launch flag " #name, number},
 #define CONSTANT(name, number) {"constant " #name, number},
 #define STRUCT(name) {"size of " #name, sizeof(struct ajit_##name)},

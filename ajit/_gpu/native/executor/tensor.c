@@ -59,11 +59,7 @@ void ajit_host_release(void *bytes) {
 
 static void delete(struct managed_tensor *managed) {
     struct tensor *tensor = (struct tensor *)managed;
-    if (tensor->resource) {
-        struct ajit_executor *executor = tensor->executor;
-        ajit_post(executor, tensor->resource, ~(uint64_t)0);
-        atomic_fetch_sub(&executor->tensors, 1);
-    }
+    if (tensor->resource) ajit_post(tensor->executor, tensor->resource, ~(uint64_t)0);
     if (tensor->host) ajit_host_release(tensor->host);
     free(tensor);
 }
@@ -99,7 +95,6 @@ void *ajit_tensor_make(struct ajit_executor *executor, struct ajit_resource *res
         tensor->executor = executor;
         tensor->resource = resource;
         atomic_fetch_add(&resource->holds, 1);
-        atomic_fetch_add(&executor->tensors, 1);
     }
     return tensor;
 }

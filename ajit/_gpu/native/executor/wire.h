@@ -31,6 +31,11 @@ enum ajit_flag {
 #include "../table.def"
 };
 
+enum ajit_verdict {
+#define VERDICT(name, number) AJIT_##name = number,
+#include "../table.def"
+};
+
 enum ajit_launch_flag {
 #define LAUNCH_FLAG(name, number) AJIT_##name = number,
 #include "../table.def"
@@ -54,6 +59,7 @@ enum ajit_launch_flag {
 #define AJIT_TYPE_function_list struct ajit_function *
 #define AJIT_TYPE_operation struct ajit_operation
 #define AJIT_TYPE_shape struct ajit_shape
+#define AJIT_TYPE_column struct ajit_column
 
 #define STRUCT(name) struct ajit_##name {
 #define FIELD(owner, type, field) AJIT_TYPE_##type field;

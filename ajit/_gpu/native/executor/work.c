@@ -22,15 +22,17 @@ static int make(struct ajit_executor *executor, struct ajit_ticket *ticket,
     case AJIT_ALLOC_HOST:
         return ajit_resource_alloc(executor, ticket, AJIT_HOST_MEMORY, simple->size, enqueued);
     case AJIT_LOAD: return ajit_resource_load(executor, ticket, (const struct ajit_load *)op);
+    case AJIT_REGISTER:
+        return ajit_resource_register(executor, ticket, (const struct ajit_region *)op);
     case AJIT_MAKE_STREAM: return ajit_stream_make(executor, ticket, (int64_t)simple->size);
     case AJIT_MAKE_EVENT: return ajit_event_make(executor, ticket, simple->size);
     default: return ajit_event_elapsed(executor, ticket, (const struct ajit_elapsed *)op);
     }
 }
 
-/* Hands something to the device. */
+/* Hands something to the device. Sets `enqueued` where part of it may be, though it fails. */
 static int enqueue(struct ajit_executor *executor, struct ajit_ticket *ticket,
-                   const struct ajit_operation *op) {
+                   const struct ajit_operation *op, bool *enqueued) {
     struct ajit_driver *driver = &executor->driver;
     uint64_t number = ((const struct ajit_alloc *)op)->size;
     switch (op->opcode) {
@@ -44,7 +46,7 @@ static int enqueue(struct ajit_executor *executor, struct ajit_ticket *ticket,
     case AJIT_LAUNCH_GRAPH:
         atomic_fetch_add_explicit(&executor->counters.launches, 1, memory_order_relaxed);
         return driver->graph_launch(POINTER(CUgraphExec, number), ticket->stream);
-    default: return ajit_copy(executor, ticket, op);
+    default: return ajit_copy(executor, ticket, op, enqueued);
     }
 }
 
@@ -52,7 +54,7 @@ static int enqueue(struct ajit_executor *executor, struct ajit_ticket *ticket,
 static int operate(struct ajit_executor *executor, struct ajit_ticket *ticket,
                    const struct ajit_operation *op, bool *enqueued) {
     if (op->opcode >= AJIT_ALLOC) return make(executor, ticket, op, enqueued);
-    int code = enqueue(executor, ticket, op);
+    int code = enqueue(executor, ticket, op, enqueued);
     if (!code) *enqueued = true;
     return code;
 }
@@ -78,7 +80,7 @@ int ajit_operate_all(struct ajit_executor *executor, struct ajit_ticket *ticket,
 /* Releases memory that was allocated for a submission which then failed. */
 static void unmake(struct ajit_executor *executor, struct ajit_ticket *ticket) {
     if (!ticket->made) return;
-    ticket->made->released = true;
+    ajit_resource_keep_back(executor, ticket->made);
     atomic_store(&ticket->made->lanes, (uint64_t)1 << ticket->lane);
     ajit_resource_defer(executor, ticket->made);
     ticket->made = NULL;
@@ -127,8 +129,7 @@ static void perform(struct ajit_executor *executor, struct ajit_ticket *ticket) 
                                       : ajit_operate_all(executor, ticket, 0, &enqueued);
     code = ajit_flight_judge(executor, code);
     if (code == AJIT_LATER) {
-        executor->starved = true;
-        ajit_queue_push_front(&executor->service, ticket);
+        ajit_second_lane_starve(executor, ticket);
         return;
     }
     if (opcode < AJIT_ALLOC) count_behind_load(executor, ticket);

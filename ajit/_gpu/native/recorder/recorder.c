@@ -15,7 +15,7 @@
  * - A successful open is noted with the state of the file at that moment (fstat), so that a later
  *   change can be told even where it lies between the open and the end of the compile.
  *
- * The file is named by AJIT_RECORD (such as /proc/<worker>/fd/7: no program that closes all of its
+ * The file is named by AJIT_READS (such as /proc/<worker>/fd/7: no program that closes all of its
  * descriptors can lose it). Without that variable nothing is recorded until ajit_record_start().
  *
  * Not seen: raw system calls, and programs that are linked statically; for those there is watch.c.
@@ -27,6 +27,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -309,6 +310,55 @@ EXPORTED int faccessat(int directory, const char *path, int mode, int flags) {
     return result;
 }
 
+/* What a name leads to through links. gcc opens a system header by that where it is shorter, so
+ * that the name itself would count for nothing: it is noted as if it had been read. */
+static int leads_elsewhere(const char *real_path, const char *path) {
+    char base[PATH_MAX];
+    while (path[0] == '.' && path[1] == '/') path += 2;
+    size_t length = path[0] == '/' ? 0 : base_of(AT_FDCWD, base, sizeof base);
+    return strncmp(real_path, base, length) != 0 || strcmp(real_path + length, path) != 0;
+}
+
+/* What a name leads to through links. gcc opens a system header by that where it is shorter, so
+ * that the name itself would count for nothing: it is noted as if it had been read. */
+static void note_real(const char *real_path, const char *path) {
+    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL) return;
+    if (real_path == NULL) {
+        note(failure(), AT_FDCWD, path, NULL);
+        return;
+    }
+    int saved = errno;
+    struct stat state;
+    if (leads_elsewhere(real_path, path) &&
+        syscall(SYS_newfstatat, AT_FDCWD, path, &state, 0) == 0) {
+        if (S_ISREG(state.st_mode)) note(READ, AT_FDCWD, path, &state);
+        else note(PRESENT, AT_FDCWD, path, NULL);
+    }
+    errno = saved;
+}
+
+EXPORTED char *realpath(const char *restrict path, char *restrict out) {
+    REAL(realpath);
+    char *result = real(path, out);
+    note_real(result, path);
+    return result;
+}
+
+char *__realpath_chk(const char *, char *, size_t);
+EXPORTED char *__realpath_chk(const char *path, char *out, size_t room) {
+    REAL(__realpath_chk);
+    char *result = real(path, out, room);
+    note_real(result, path);
+    return result;
+}
+
+EXPORTED char *canonicalize_file_name(const char *path) {
+    REAL(canonicalize_file_name);
+    char *result = real(path);
+    note_real(result, path);
+    return result;
+}
+
 /* Names that a compile gives or takes away: what it finds there later is its own. */
 #define ONE_NAME(name)                                        \
     EXPORTED int name(const char *path) {                     \
@@ -429,8 +479,30 @@ EXPORTED void ajit_record_start(int fd) {
 
 EXPORTED void ajit_record_stop(void) { atomic_store(&record_fd, -1); }
 
+/* The shared libraries of a program, which the dynamic loader opens by itself. Of a compiler they
+ * count by its fingerprint; for what a build runs there is none, so it sets AJIT_READS_LIBRARIES.
+ */
+static int note_library(struct dl_phdr_info *library, size_t size, void *own) {
+    (void)size;
+    struct stat state;
+    const char *path = library->dlpi_name;
+    if (path == NULL || path[0] != '/' || (void *)library->dlpi_addr == own) return 0;
+    if (syscall(SYS_newfstatat, AT_FDCWD, path, &state, 0) == 0) note(READ, AT_FDCWD, path, &state);
+    else note(ABSENT, AT_FDCWD, path, NULL); /* replaced since: what was read is not known */
+    return 0;
+}
+
+static void note_libraries(void) {
+    Dl_info own;
+    if (getenv("AJIT_READS_LIBRARIES") == NULL || atomic_load(&record_fd) < 0) return;
+    if (dladdr((void *)note_libraries, &own) != 0) dl_iterate_phdr(note_library, own.dli_fbase);
+}
+
+/* Those that were loaded meanwhile. Programs that end without it are few, and load none late. */
+__attribute__((destructor)) static void end(void) { note_libraries(); }
+
 __attribute__((constructor)) static void begin(void) {
-    const char *path = getenv("AJIT_RECORD");
+    const char *path = getenv("AJIT_READS");
     if (path == NULL || strlen(path) >= sizeof record_path) return;
     strcpy(record_path, path);
     char program[PATH_MAX];
@@ -440,5 +512,6 @@ __attribute__((constructor)) static void begin(void) {
     if (reopen() >= 0 && length > 0) {
         program[length] = 0;
         note(PROGRAM, AT_FDCWD, program, &state);
+        note_libraries();
     }
 }

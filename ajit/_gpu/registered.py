@@ -1,0 +1,182 @@
+"""Host memory that another part of the program has made, page-locked for the device.
+
+A `mmap`, a memfd that several processes map: memory that `Device.alloc_pinned` cannot give. The
+driver learns of it in pieces, on the second lane of the CUDA thread, so launches go between them.
+The memory stays as long as the driver knows it: the CUDA thread sets a number when it has let it
+go, and until then Python holds it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from ajit._core.factory import FactoryMade
+from ajit._gpu import wire
+from ajit._gpu.hostview import HostView
+from ajit._gpu.owned import Owned
+from ajit.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from ajit._gpu.completion.port import CompletionPort
+    from ajit._gpu.completion.thread import DeviceThread
+    from ajit._gpu.completion.ticket import Ticket
+
+__all__ = ["RegisteredMemory", "are_registered", "register_host"]
+
+PIECE_BYTES = 64 << 20
+"""Registered at once: some 10 ms. Arbitrary."""
+LOOK_SECONDS = 0.005
+"""Between looks whether the driver has let memory go."""
+
+
+_held: list[tuple[ctypes.c_uint64, HostView]] = []
+"""Memory that a driver knows, or may know, and what says that it does not any more. Of all devices:
+it outlives a device that hangs."""
+_known: weakref.WeakSet[RegisteredMemory] = weakref.WeakSet()
+
+
+class _Piece(Owned):
+    """A part that the driver knows."""
+
+    __slots__ = ("ended",)
+
+    _called = "registered memory"
+
+    def __init__(self, port: CompletionPort, resource: int, ended: ctypes.c_uint64) -> None:
+        super().__init__(port, resource, wire.ALL_LANES)
+        self.ended = ended
+
+
+class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_host()"):
+    """Host memory that the device copies from and to without a detour.
+
+    Get it with `Device.register_host`. It holds the memory that it was made of.
+
+    Attributes:
+        address: Of its first byte.
+        nbytes: Its size.
+        piece_bytes: The driver knows it in pieces of that size: no copy may cross from one to the
+            next.
+    """
+
+    __slots__ = ("__weakref__", "_pieces", "_port", "address", "nbytes", "piece_bytes")
+
+    def __init__(self, port: CompletionPort, view: HostView, piece_bytes: int) -> None:
+        """Made by `register_host`."""
+        self._port, self._pieces = port, list[_Piece]()
+        self.address, self.nbytes, self.piece_bytes = view.address, view.nbytes, piece_bytes
+
+    @property
+    def freed(self) -> bool:
+        """Whether it was given back, or its device was closed."""
+        return self._port.closed or not self._pieces or self._pieces[0].freed
+
+    def of(self, thread: DeviceThread) -> bool:
+        """Whether it is this device's, and not given back."""
+        return self._port.thread is thread and not self.freed
+
+    def covers(self, address: int, nbytes: int) -> bool:
+        """Whether a range lies in one piece of it."""
+        offset = address - self.address
+        if not 0 <= offset <= self.nbytes - nbytes:
+            return False
+        return offset // self.piece_bytes == (offset + nbytes - 1) // self.piece_bytes
+
+    def free(self) -> None:
+        """Give it back. May be called more than once; submitted work may still use it."""
+        for piece in self._pieces:
+            piece.free()
+
+    async def aclose(self) -> None:
+        """Give it back, and wait until the driver does not know it any more.
+
+        Then the memory may be unmapped. Cancelling only leaves.
+        """
+        self.free()
+        while not self._port.closed and not all(piece.ended.value for piece in self._pieces):  # noqa: ASYNC110  # the CUDA thread sets a number and no event
+            await anyio.sleep(LOOK_SECONDS)
+        _forget_ended()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.free()
+
+    def __repr__(self) -> str:
+        state = "freed" if self.freed else f"at {self.address:#x}"
+        return f"<RegisteredMemory of {self.nbytes} bytes {state}>"
+
+
+async def register_host(
+    port: CompletionPort, memory: Any, piece_bytes: int = PIECE_BYTES
+) -> RegisteredMemory:
+    """Page-lock memory. See `Device.register_host`."""
+    view = HostView(memory, writable=True)
+    if fault := _fault(view, piece_bytes):
+        raise ArgumentError(operation="register host memory", detail=fault)
+    _forget_ended()
+    registered: RegisteredMemory = RegisteredMemory.make(port, view, piece_bytes)
+    try:
+        for offset in range(0, view.nbytes, piece_bytes):
+            size = min(piece_bytes, view.nbytes - offset)
+            where = view.address + offset, size
+            registered._pieces.append(await _register_piece(port, view, where))  # noqa: SLF001  # one module
+    except BaseException:
+        registered.free()
+        raise
+    _known.add(registered)
+    return registered
+
+
+async def _register_piece(port: CompletionPort, view: HostView, where: tuple[int, int]) -> _Piece:
+    held = ended, _ = ctypes.c_uint64(), view
+    packed = wire.REGION.pack(wire.REGISTER, wire.REGION.size, *where, ctypes.addressof(ended))
+
+    def submit() -> Ticket[_Piece]:
+        name = f"register {where[1]} bytes of host memory"
+        state = port.new_state(name, held, lambda resource: _Piece(port, resource, ended))
+        return port.submit_operations(packed, state)
+
+    _held.append(held)  # whatever becomes of the task: the CUDA thread writes there in the end
+    try:
+        ticket = await port.patiently(submit)
+    except BaseException:
+        _held.remove(held)
+        raise
+    return await ticket
+
+
+def _fault(view: HostView, piece_bytes: int) -> str:
+    page = mmap.PAGESIZE
+    if not view.nbytes or view.address % page or view.nbytes % page:
+        return f"it has to begin and end with a page of {page} bytes, as a mmap does"
+    if piece_bytes < page or piece_bytes % page:
+        return f"piece_bytes is {piece_bytes}, no multiple of a page of {page} bytes"
+    return ""
+
+
+def _forget_ended() -> None:
+    """Let go of the memory that the driver has let go."""
+    for held in list(_held):
+        if held[0].value:
+            _held.remove(held)
+
+
+def are_registered(thread: DeviceThread, addresses: list[int], nbytes: int) -> bool:
+    """Whether each of these ranges lies in one piece that the driver knows."""
+    known = [memory for memory in _known if memory.of(thread)]
+    return all(any(memory.covers(at, nbytes) for memory in known) for at in addresses)

@@ -1,0 +1,80 @@
+"""The KV cache of a model server: its pages, and memory outside of the device that engines share.
+
+`open_pages` binds a declared `Layout` to an engine's tensors. `Pages.load` and `Pages.save` copy
+all pages of a request as one submission, and tell layer by layer what is there. A `Store` keeps
+chunks in memory that several engines map, in process or behind the socket of a service.
+
+Names are imported on first use; importing this has no effect.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__all__ = [
+    "Chunks",
+    "ClientStatistics",
+    "Health",
+    "Layout",
+    "Lease",
+    "Namespace",
+    "PageWay",
+    "Pages",
+    "PagesStatistics",
+    "Reservation",
+    "Service",
+    "ServiceStatistics",
+    "Store",
+    "StoreClient",
+    "StoreOptions",
+    "StoreStatistics",
+    "Transfer",
+    "axes_of",
+    "chunk_digests",
+    "connect",
+    "digest_tokens",
+    "open_pages",
+    "open_service",
+    "open_store",
+]
+
+_HOMES = {
+    "Chunks": "ajit._gpu.host_chunks",
+    "ClientStatistics": "ajit.kv.client",
+    "Health": "ajit.kv.health",
+    "Layout": "ajit.kv.layout",
+    "Lease": "ajit.kv.handles",
+    "Namespace": "ajit.kv.keys",
+    "PageWay": "ajit.kv.kernels",
+    "Pages": "ajit.kv.pages",
+    "PagesStatistics": "ajit.kv.pages",
+    "Reservation": "ajit.kv.handles",
+    "Service": "ajit.kv.service",
+    "ServiceStatistics": "ajit.kv.statistics",
+    "Store": "ajit.kv.store",
+    "StoreClient": "ajit.kv.client",
+    "StoreOptions": "ajit.kv.options",
+    "StoreStatistics": "ajit.kv.statistics",
+    "Transfer": "ajit.kv.transfer",
+    "axes_of": "ajit.kv.layout",
+    "chunk_digests": "ajit.kv.keys",
+    "connect": "ajit.kv.client",
+    "digest_tokens": "ajit.kv.keys",
+    "open_pages": "ajit.kv.pages",
+    "open_service": "ajit.kv.service",
+    "open_store": "ajit.kv.store",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "events":
+        return importlib.import_module("ajit.kv.events")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ajit.kv' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,290 @@
+"""What keeps a store: the books, the slabs, and the tasks that belong to them.
+
+The service and a store in process are both made of it. Lookups, commits and releases are done at
+once, on the loop; only what needs a new slab, or waits for a chunk that is being stored, takes
+time. Slabs are made in a helper thread, one at a time, by a task of the keeper: a caller that is
+cancelled only leaves. Belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+
+from ajit._system.in_thread import run_in_thread
+from ajit._system.warn import warn_only
+from ajit.errors import RuntimeClosed
+from ajit.kv.arena import Arena
+from ajit.kv.chunk import Found, Limits, Refusal, Reserved, Space
+from ajit.kv.events import (
+    ChunksEvicted,
+    ChunksStored,
+    KvEmitter,
+    PrefixFound,
+    ReservationLate,
+    SlabAdded,
+    StoreBusy,
+)
+from ajit.kv.ledger import MOST_AT_ONCE, Ledger
+from ajit.kv.memory import Slab, SlabError, close_all
+from ajit.kv.shelves import Shelves
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from anyio.abc import TaskGroup
+
+    from ajit.kv.options import StoreOptions
+
+__all__ = ["Keeper", "open_keeper"]
+
+SWEEP_SECONDS = 1.0
+"""How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
+
+
+class Keeper:
+    """The books and the memory of one store. Get it with `open_keeper`.
+
+    Attributes:
+        ledger: The books.
+        slabs: The memory, by the numbers of slabs.
+        problem: Why no more slabs are made though the limit allows it; "" if all is well.
+        events: Those who are told what happens.
+    """
+
+    def __init__(self, options: StoreOptions, group: TaskGroup) -> None:
+        self.options = options
+        self.ledger = Ledger(
+            Arena(options.slab_bytes, options.most_slabs),
+            Shelves(options.quotas, options.quota_bytes),
+            Limits(options.credit, options.most_leases),
+        )
+        self.slabs: list[Slab] = []
+        self.problem = ""
+        self.closed = False
+        self.events = KvEmitter(warn_only)
+        self._group = group
+        self._growing: anyio.Event | None = None
+        self._changed: anyio.Event | None = None
+        self._due: dict[int, float] = {}
+
+    # --- lookups ---
+
+    async def find(
+        self, owner: int, space: Space, digests: Sequence[bytes], wait_seconds: float = 0.0
+    ) -> Found | Refusal:
+        """Lease the longest part of a prompt that is here.
+
+        Args:
+            owner: Who gets the lease.
+            space: The namespace.
+            digests: Of the prompt, from its start.
+            wait_seconds: How long to wait for a chunk that is being stored right now.
+
+        Cancelling leaves no lease.
+        """
+        found = self.find_now(owner, space, digests)
+        until = anyio.current_time() + wait_seconds
+        while isinstance(found, Found) and found.pending and anyio.current_time() < until:
+            self.ledger.release(owner, found.lease)
+            with anyio.move_on_at(until):
+                await self._wait_for_change()
+            self._check_open()
+            found = self.find_now(owner, space, digests)
+        return found
+
+    def find_now(self, owner: int, space: Space, digests: Sequence[bytes]) -> Found | Refusal:
+        """The same, without waiting."""
+        begun = time.perf_counter()
+        found = self.ledger.find(owner, space, digests)
+        if self.events.listening and isinstance(found, Found):
+            event = PrefixFound(
+                namespace=space.digest.hex(),
+                wanted=len(digests),
+                found=len(found.chunks),
+                size_bytes=len(found.chunks) * space.chunk_bytes,
+                seconds=time.perf_counter() - begun,
+            )
+            self.events.emit(event)
+        return found
+
+    def release(self, owner: int, lease: int) -> None:
+        """End a lease. Twice is nothing."""
+        self.ledger.release(owner, lease)
+
+    # --- stores ---
+
+    async def reserve(
+        self, owner: int, space: Space, parent: bytes, digests: Sequence[bytes]
+    ) -> Reserved | Refusal:
+        """Reserve memory for chunks, see `Ledger.reserve`. Waits only for new slabs.
+
+        Cancelling reserves nothing.
+        """
+        while self.needs_slab(space, digests):
+            await self._wait_for_slab()
+            self._check_open()
+        return self.reserve_now(owner, space, parent, digests)
+
+    def needs_slab(self, space: Space, digests: Sequence[bytes]) -> bool:
+        """Whether to make a slab before so many chunks are reserved."""
+        arena, size = self.ledger.arena, space.chunk_bytes
+        wanted = min(len(digests), self.options.credit // size, MOST_AT_ONCE)
+        return arena.free_slots(size) < wanted and arena.may_grow and not self.problem
+
+    def reserve_now(
+        self, owner: int, space: Space, parent: bytes, digests: Sequence[bytes]
+    ) -> Reserved | Refusal:
+        """The same as `reserve`, with the memory that is there."""
+        evicted = self.ledger.counts.chunks_evicted
+        reserved = self.ledger.reserve(owner, space, parent, digests)
+        if self.events.listening:
+            self._tell_reserved(space, digests, reserved, evicted)
+        if isinstance(reserved, Reserved):
+            self._due[reserved.reservation] = time.monotonic() + self.options.reserve_seconds
+        return reserved
+
+    def _tell_reserved(
+        self,
+        space: Space,
+        digests: Sequence[bytes],
+        reserved: Reserved | Refusal,
+        evicted_before: int,
+    ) -> None:
+        evicted = self.ledger.counts.chunks_evicted - evicted_before
+        namespace = space.digest.hex()
+        if evicted:
+            self.events.emit(ChunksEvicted(chunks=evicted, namespace=namespace))
+        if isinstance(reserved, Refusal) and reserved.reason == "busy":
+            self.events.emit(StoreBusy(namespace=namespace, wanted=len(digests)))
+
+    def commit(self, owner: int, reservation: int, checksums: Sequence[int]) -> bool:
+        """Let lookups find chunks: before this returns. See `Ledger.commit`."""
+        done = self.ledger.commit(owner, reservation, checksums)
+        if done and self.events.listening:
+            self.events.emit(ChunksStored(chunks=len(checksums)))
+        self._announce()
+        return done
+
+    def abort(self, owner: int, reservation: int) -> None:
+        """Give up what is not committed. Twice is nothing."""
+        self.ledger.abort(owner, reservation)
+        self._announce()
+
+    def discard(self, space: Space, digest: bytes) -> int:
+        """Take a chunk that did not verify out of the index, and those after it."""
+        return self.ledger.discard(space, digest)
+
+    # --- owners ---
+
+    def lost(self, owner: int) -> None:
+        """The connection of an owner has ended; its copies may go on."""
+        self.ledger.lost(owner)
+        self._announce()
+
+    def gone(self, owner: int) -> None:
+        """An owner touches nothing more."""
+        self.ledger.gone(owner)
+        self._announce()
+
+    # --- memory ---
+
+    def view(self, slot: int, size: int) -> memoryview:
+        """The bytes of a slot."""
+        slab, offset = slot >> 16, (slot & 0xFFFF) * size
+        return self.slabs[slab].view[offset : offset + size]
+
+    async def _wait_for_slab(self) -> None:
+        if self._growing is None:
+            self._growing = anyio.Event()
+            self._group.start_soon(self._grow, self._growing)
+        await self._growing.wait()
+
+    async def _grow(self, done: anyio.Event) -> None:
+        """Make one slab. The keeper's own task does: who wants it may leave meanwhile."""
+        try:
+            limiter = anyio.CapacityLimiter(1)
+            begun = time.monotonic()
+            slab = await run_in_thread(self._make_slab, limiter=limiter)
+            if slab is not None:
+                self.slabs.append(slab)
+                self.ledger.arena.add_slab()
+                if self.events.listening:
+                    self._tell_slab(slab, time.monotonic() - begun)
+        finally:
+            self._growing = None
+            done.set()
+
+    def _tell_slab(self, slab: Slab, seconds: float) -> None:
+        size, count = slab.size_bytes, len(self.slabs)
+        self.events.emit(SlabAdded(slabs=count, size_bytes=size, huge=slab.huge, seconds=seconds))
+
+    def _make_slab(self) -> Slab | None:
+        try:
+            slab = Slab.make(self.options.slab_bytes, huge=self.options.huge_pages)
+        except SlabError as exc:
+            self.problem = str(exc)
+            warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
+            return None
+        if self.closed:
+            slab.close()
+            return None
+        return slab
+
+    # --- waiting ---
+
+    async def _wait_for_change(self) -> None:
+        if self._changed is None:
+            self._changed = anyio.Event()
+        await self._changed.wait()
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            changed.set()
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RuntimeClosed("the KV store was closed during this request")
+
+    async def sweep(self) -> None:
+        """Drop reservations that take too long, as long as the keeper is open."""
+        while True:
+            await anyio.sleep(SWEEP_SECONDS)
+            self.sweep_now(time.monotonic())
+
+    def sweep_now(self, now: float) -> None:
+        """Drop the reservations that should have been committed by now."""
+        due = [number for number, at in self._due.items() if at <= now]
+        for number in due:
+            del self._due[number]
+            self.ledger.expire(number)
+        live = self.ledger.has_reservation
+        late = sum(map(live, due))
+        self._due = {number: at for number, at in self._due.items() if live(number)}
+        if due:
+            self._announce()
+        if late and self.events.listening:
+            self.events.emit(ReservationLate(reservations=late))
+
+    def close(self) -> None:
+        """Give all memory back; what others have mapped stays theirs."""
+        self.closed = True
+        self._announce()
+        close_all(self.slabs)
+
+
+@asynccontextmanager
+async def open_keeper(options: StoreOptions) -> AsyncIterator[Keeper]:
+    """Open the books and the memory of a store. Leaving gives all memory back."""
+    async with anyio.create_task_group() as group:
+        keeper = Keeper(options, group)
+        group.start_soon(keeper.sweep)
+        try:
+            yield keeper
+        finally:
+            keeper.close()
+            group.cancel_scope.cancel()

@@ -1,0 +1,264 @@
+"""Layouts: how a paged KV cache lies in memory, declared and reduced to strides.
+
+A cache has six axes: layer, plane (keys, values), page, token, head, element. Engines differ in the
+order in which they nest them, in which of the outer ones are tensors of their own, and in padding.
+So a layout is one permutation of letters, and the strides follow from it; a chunk outside of the
+device always nests them as ``LPTHD``. There are no cases for engines.
+
+Nothing is guessed from the shape of a tensor: two layouts can have the same (fused keys and values
+with two heads), and a wrong guess copies wrong bytes without an error (LMCache #4463, #4467).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Literal
+
+from ajit._gpu.dtype import DTYPES, dtype_named
+from ajit._gpu.page_format import PageFormat, PageIds, PageRow
+from ajit.errors import ArgumentError
+
+__all__ = ["Layout", "axes_of"]
+
+CHUNK_TOKENS: Final = 256
+"""Of a chunk, unless told otherwise: what LMCache has, too."""
+_AXES: Final = frozenset("LPBTHD")
+_ALWAYS: Final = frozenset("BTHD")
+
+
+def axes_of(
+    order: Literal["NHD", "HND"] = "NHD",
+    planes: Literal["first", "in page", "fused", "apart"] = "first",
+    layers: Literal["apart", "outside", "in page"] = "apart",
+) -> str:
+    """Return the axes of a layout, outermost first.
+
+    Args:
+        order: In a page: tokens, heads, elements; or heads, tokens, elements.
+        planes: Where keys and values part: ``first`` outside of the pages, ``in page`` as two
+            halves of each, ``fused`` side by side for each head, ``apart`` in tensors of their own
+            (also where there is one plane only).
+        layers: ``apart`` in tensors of their own, ``outside`` around all else, or ``in page``: all
+            layers of a page beside each other.
+
+    Raises:
+        KeyError: One of these is another word.
+    """
+    page = {"NHD": "TH", "HND": "HT"}[order]
+    inside = {"first": page, "in page": f"P{page}", "fused": f"{page}P", "apart": page}[planes]
+    outside = "P" if planes == "first" else ""
+    return {
+        "apart": f"{outside}B{inside}D",
+        "outside": f"L{outside}B{inside}D",
+        "in page": f"BL{inside}D" if planes != "first" else f"BLP{inside}D",
+    }[layers]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a paged KV cache lies in memory.
+
+    Attributes:
+        layers: How many.
+        heads: KV heads of each; 1 for MLA.
+        dim: Elements of a head. MLA: of the latent vector with its rotary part.
+        dtype: Of an element, a name or what numpy and torch have for it; 8-bit floats are bytes.
+        page_tokens: Tokens of a page.
+        planes: 2, keys and values; 1 for MLA.
+        axes: Letters, the outermost first: ``L`` layer, ``P`` plane, ``B`` page, ``T`` token, ``H``
+            head, ``D`` element. Without ``L``, or ``P``, each layer or plane is a tensor of its
+            own; the tensors go layer by layer. See `axes_of`. vLLM's FlashAttention has ``PBTHD``.
+        strides: Bytes from one to the next along an axis, by its letter, where memory is padded.
+        chunk_tokens: Tokens of a chunk outside of the device, a multiple of a page's.
+
+    Raises:
+        ArgumentError: It is none: an axis is missing or comes twice, elements do not lie side by
+            side, a padded stride is smaller than what it strides over, or a number is below 1.
+    """
+
+    layers: int
+    heads: int
+    dim: int
+    dtype: str
+    page_tokens: int
+    planes: int = 2
+    axes: str = "PBTHD"
+    strides: Mapping[str, int] = field(default_factory=dict, hash=False)
+    chunk_tokens: int = CHUNK_TOKENS
+
+    def __post_init__(self) -> None:
+        """Check it."""
+        object.__setattr__(self, "dtype", dtype_named(self.dtype, "describe a layout").name)
+        object.__setattr__(self, "strides", MappingProxyType(dict(self.strides)))
+        if fault := self._fault():
+            raise ArgumentError(operation="describe a layout", detail=fault)
+
+    # --- sizes ----------------------------------------------------------------------------------
+
+    @property
+    def row_bytes(self) -> int:
+        """What a token has in one plane of one layer."""
+        return self.heads * self.dim * self._itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of a chunk."""
+        return self.layers * self.planes * self.chunk_tokens * self.row_bytes
+
+    @property
+    def chunk_pages(self) -> int:
+        """Pages of a chunk."""
+        return self.chunk_tokens // self.page_tokens
+
+    @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Axes of a chunk: layers, planes, tokens, heads, elements."""
+        return (self.layers, self.planes, self.chunk_tokens, self.heads, self.dim)
+
+    @property
+    def chunk_format(self) -> str:
+        """What decides about the bytes of a chunk, as a text: for a namespace of a store.
+
+        Engines whose pages lie differently have the same, and can read each other's chunks.
+        """
+        sizes = "x".join(map(str, self.chunk_shape))
+        return f"kv1 LPTHD {sizes} {self.dtype}"
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors it takes."""
+        layers = 1 if "L" in self.axes else self.layers
+        return layers * (1 if "P" in self.axes else self.planes)
+
+    def shape(self, pages: int) -> tuple[int, ...]:
+        """Return the shape of a tensor with so many pages, without its padding."""
+        return tuple(self._sizes(pages)[axis] for axis in self.axes)
+
+    def tensor_bytes(self, pages: int) -> int:
+        """Return the size of a tensor with so many pages: to the end of its last element."""
+        strides, sizes = self._strides(pages), self._sizes(pages)
+        return sum((sizes[axis] - 1) * strides[axis] for axis in self.axes) + self._itemsize
+
+    def pages_in(self, nbytes: int) -> int:
+        """Return how many pages a tensor of so many bytes has.
+
+        Raises:
+            ArgumentError: It has no whole number of them; say how many there are.
+        """
+        pages = self._most_pages(nbytes)
+        outer = self.axes[0]
+        padded = self._strides(pages)[outer] * self._sizes(pages)[outer]
+        if pages < 1 or nbytes not in (padded, self.tensor_bytes(pages)):
+            detail = f"{nbytes} bytes are no whole number of pages of {self!r}; say pages=..."
+            raise ArgumentError(operation="count pages", detail=detail)
+        return pages
+
+    def _most_pages(self, nbytes: int) -> int:
+        low, high = 0, nbytes
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.tensor_bytes(middle) <= nbytes:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    # --- strides --------------------------------------------------------------------------------
+
+    def format(self, pages: int) -> PageFormat:
+        """Return the strides of a cache with so many pages.
+
+        Raises:
+            ArgumentError: There are none, or a padded stride is smaller than what it strides over.
+        """
+        if fault := self._stride_fault(pages):
+            raise ArgumentError(operation="describe a layout", detail=fault)
+        device = self._strides(pages)
+        host = {"T": self.row_bytes, "H": self.dim * self._itemsize}
+        rows = tuple(
+            self._row(layer, plane, device)
+            for layer in range(self.layers)
+            for plane in range(self.planes)
+        )
+        page = _joined(
+            [(self.page_tokens, device["T"], host["T"]), (self.heads, device["H"], host["H"])],
+            host["H"],
+        )
+        slot = _joined([(self.heads, device["H"], host["H"])], host["H"])
+        by_page = PageIds(pages, self.chunk_pages, self.page_tokens * host["T"], *page)
+        by_slot = PageIds(
+            pages * self.page_tokens, self.chunk_tokens, host["T"], *slot,
+            self.page_tokens, device["T"],
+        )  # fmt: skip
+        return PageFormat(rows, pages, self.chunk_bytes, by_page, by_slot)
+
+    def _row(self, layer: int, plane: int, device: Mapping[str, int]) -> PageRow:
+        tensor, offset = 0, 0
+        for axis, index, count in (("L", layer, self.layers), ("P", plane, self.planes)):
+            if axis in self.axes:
+                offset += index * device[axis]
+            else:
+                tensor = tensor * count + index
+        number = layer * self.planes + plane
+        return PageRow(tensor, offset, device["B"], number * self.chunk_tokens * self.row_bytes)
+
+    def _strides(self, pages: int) -> dict[str, int]:
+        """Bytes from one to the next along each axis."""
+        sizes, strides, stride = self._sizes(pages), {}, self._itemsize
+        for axis in reversed(self.axes):
+            strides[axis] = self.strides.get(axis, stride)
+            stride = strides[axis] * sizes[axis]
+        return strides
+
+    def _sizes(self, pages: int) -> dict[str, int]:
+        return {
+            "L": self.layers, "P": self.planes, "B": pages, "T": self.page_tokens,
+            "H": self.heads, "D": self.dim,
+        }  # fmt: skip
+
+    @property
+    def _itemsize(self) -> int:
+        return DTYPES[self.dtype].itemsize
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def _fault(self) -> str:
+        """Why it is no layout; empty: it is one."""
+        axes = self.axes
+        numbers = {**self._sizes(1), "chunk": self.chunk_tokens}
+        if low := [name for name, number in numbers.items() if number < 1]:
+            return f"{low[0]} has no extent: numbers begin with 1"
+        if len(set(axes)) != len(axes) or not _ALWAYS <= set(axes) <= _AXES:
+            return f"the axes {axes!r} have to be B, T, H, D, and L and P or not, each once"
+        if axes[-1] != "D" or "D" in self.strides:
+            return f"the axes {axes!r}: the elements of a head have to lie side by side, D last"
+        if unknown := set(self.strides) - set(axes):
+            return f"a stride for {min(unknown)!r}, which the axes {axes!r} do not have"
+        if self.chunk_tokens % self.page_tokens:
+            return f"a chunk of {self.chunk_tokens} tokens is no whole number of pages"
+        return self._stride_fault(1)
+
+    def _stride_fault(self, pages: int) -> str:
+        if pages < 1:
+            return "there are no pages"
+        sizes, strides, needed = self._sizes(pages), self._strides(pages), self._itemsize
+        for axis in reversed(self.axes):
+            if strides[axis] < needed and sizes[axis] > 1:
+                return (
+                    f"the stride {strides[axis]} of {axis!r} is less than the {needed} bytes inside"
+                )
+            needed += (sizes[axis] - 1) * strides[axis]
+        return ""
+
+
+def _joined(
+    axes: list[tuple[int, int, int]], piece_bytes: int
+) -> tuple[tuple[tuple[int, int, int], tuple[int, int, int]], int]:
+    """Make pieces larger where neighbours lie side by side on both sides; outer axis first."""
+    while axes and (axes[-1][0] == 1 or axes[-1][1] == axes[-1][2] == piece_bytes):
+        piece_bytes *= axes.pop()[0]
+    left = [axis for axis in axes if axis[0] > 1]
+    outer, inner = [(1, 0, 0)] * (2 - len(left)) + left
+    return (outer, inner), piece_bytes

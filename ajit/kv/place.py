@@ -1,0 +1,127 @@
+"""Where the socket of a service is, and that no other user can get at it.
+
+The socket has mode 0600 and lies in a directory that only its owner can write, or root: who can
+write there could put a socket of its own in its place. Beside it lies a lock file, which the
+service locks as long as it runs (the kernel unlocks it when it dies): so a socket that is found is
+either served, or was left behind and may be removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ajit.errors import KvError
+
+__all__ = ["Claim", "check_folder", "claim", "default_socket"]
+
+MOST_PATH_BYTES = 107
+"""The kernel's limit on the path of a socket, without its last NUL."""
+
+
+BACKLOG = 128
+
+
+def default_socket() -> Path:
+    """``$XDG_RUNTIME_DIR/ajit/kv.sock``, else one in a folder of this user's among temporary files.
+
+    Nothing is made.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime):  # noqa: PTH117  # a text
+        return Path(runtime) / "ajit" / "kv.sock"
+    return Path(tempfile.gettempdir()) / f"ajit-kv-{os.getuid()}" / "kv.sock"
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a place where another user could put a socket.
+
+    Raises:
+        KvError: Others own its folder, or can write to it.
+        OSError: There is no such folder.
+    """
+    folder = path.parent
+    found = folder.stat()
+    if found.st_uid not in (os.geteuid(), 0):
+        raise KvError(path=str(path), reason=f"user {found.st_uid} owns {folder}")
+    if stat.S_IMODE(found.st_mode) & 0o022:
+        reason = f"other users can write to {folder}"
+        raise KvError(path=str(path), reason=reason, hint="take a folder of mode 0700")
+
+
+@dataclass(slots=True)
+class Claim:
+    """The place of a service's socket, which is this process's.
+
+    Attributes:
+        listener: The socket, which listens.
+        lock: The descriptor of the lock; the place is claimed as long as it is open.
+    """
+
+    listener: socket.socket
+    lock: int
+    path: Path
+
+    def give_up(self) -> None:
+        """Remove the socket, and let others listen there. Blocks shortly."""
+        self.path.unlink(missing_ok=True)
+        self.listener.close()
+        os.close(self.lock)
+
+
+def claim(path: Path) -> Claim:
+    """Listen at a place. Blocks shortly.
+
+    Makes the folder if it is not there, and removes a socket that was left behind.
+
+    Raises:
+        KvError: Another service has it, or the place cannot be used.
+    """
+    if len(os.fsencode(path)) > MOST_PATH_BYTES:
+        raise KvError(path=str(path), reason="the path is too long for a socket")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_folder(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(f"{path}.lock", flags, 0o600)
+    except OSError as exc:
+        raise KvError(path=str(path), reason=str(exc.strerror)) from exc
+    try:
+        # Of the open file, and not of the process: it is let go when that is closed.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove_left_behind(path)
+        return Claim(_listen(path), lock, path)
+    except OSError as exc:
+        os.close(lock)
+        taken = isinstance(exc, BlockingIOError)
+        reason = "another service listens there" if taken else str(exc.strerror)
+        raise KvError(path=str(path), reason=reason) from exc
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        # Before it listens: until then none can connect, whatever the mode.
+        path.chmod(0o600)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)  # noqa: FBT003  # its signature
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_left_behind(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(0, "what is there is no socket")
+    path.unlink()

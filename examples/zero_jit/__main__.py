@@ -1,0 +1,81 @@
+"""Run both starts, and print what was measured. Exit code 1 if anything is not as it should be."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import anyio
+from rich.console import Console
+from rich.markup import escape
+
+from examples.zero_jit.peers import PEERS, missing
+from examples.zero_jit.report import as_json, print_tables
+from examples.zero_jit.scenario import Result, run_scenario
+from examples.zero_jit.start import ServerFailed
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+
+
+def main() -> int:
+    """Run it, and return the exit code."""
+    arguments = _arguments()
+    result = Result()
+    wanted = [] if arguments.own else list(PEERS)
+    result.left_out = {name: lacking for name in wanted if (lacking := missing(PEERS[name]))}
+    peers = [name for name in wanted if name not in result.left_out]
+    with tempfile.TemporaryDirectory(prefix="ajit-zero-jit-") as folder:
+        anyio.run(_run, Path(folder), peers, result)
+    if arguments.json:
+        print(as_json(result))
+    else:
+        print_tables(result)
+    return 1 if result.problems() else 0
+
+
+async def _run(folder: Path, peers: list[str], result: Result) -> None:
+    console, begun = Console(stderr=True, highlight=False), perf_counter()
+
+    def say(text: str) -> None:
+        console.print(f"[dim]{perf_counter() - begun:6.1f} s[/]  {escape(text)}")
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_break_off_on_signal, tasks.cancel_scope, result)
+        try:
+            await run_scenario(folder, peers, result, say)
+        except ServerFailed as exc:
+            result.broke_off = str(exc)
+        tasks.cancel_scope.cancel()
+
+
+async def _break_off_on_signal(
+    scope: anyio.CancelScope,
+    result: Result,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """End in good order: the server is ended, and the folder removed."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            result.broke_off = f"broken off by {number.name}"
+            scope.cancel()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m examples.zero_jit", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    parser.add_argument(
+        "--own", action="store_true", help="own kernels only, whatever is installed"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""``ajit kv``: a service that is started, asked and ended as operators do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+
+import anyio
+import pytest
+
+from ajit.cli import exits
+from ajit.kv import chunk_digests, connect
+from tests.kv.store_support import read_prompt, space_named, store_prompt
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A socket in a folder of this user's."""
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o700)
+    return folder / "kv.sock"
+
+
+@pytest.fixture
+def serving(ajit, place):
+    """A service that listens."""
+    service = ajit.start("kv", "serve", "--socket", place, "--limit", "1MiB", "--slab", "64KiB")
+    assert str(place) in service.stdout.readline()
+    yield service
+    service.kill()
+    service.communicate()
+
+
+async def use(place) -> int:
+    """Store a prompt, and find it."""
+    space = space_named("small")
+    digests = chunk_digests(space, range(8))
+    async with connect(place) as store:
+        await store_prompt(store, space, digests)
+        return await read_prompt(store, space, digests)
+
+
+def test_status_shows_what_clients_did(ajit, serving, place):
+    """For readers, and as one object."""
+    found = anyio.run(use, place)
+    shown = ajit("kv", "status", "--socket", place)
+    told = ajit("kv", "status", "--socket", place, "--json").json()
+
+    assert found == 2
+    assert (told["chunks"], told["chunks_found"], told["pid"]) == (2, 2, serving.pid)
+    assert told["ping_seconds"] > 0
+    assert "8.0 KiB of 1.0 MiB used" in shown.out
+    assert "100% of their chunks found" in shown.out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_the_service_well(serving, place, number):
+    """Code 0, so that a supervisor does not call it a failure; the socket is gone."""
+    serving.send_signal(number)
+    _, said = serving.communicate(timeout=60)
+
+    assert (serving.returncode, said) == (exits.FINE, "")
+    assert not place.exists()
+
+
+def test_a_second_service_says_who_is_there(ajit, serving, place):
+    """And does not take the first one's place."""
+    second = ajit("kv", "serve", "--socket", place, "--json")
+
+    assert second.code == exits.ENVIRONMENT
+    assert second.json()["error"] == "KvError"
+    assert "another service listens there" in second.err
+    assert ajit("kv", "status", "--socket", place).code == exits.FINE
+
+
+def test_without_a_service_status_says_how_to_start_one(ajit, place):
+    """No traceback, and no wait."""
+    told = ajit("kv", "status", "--socket", place)
+
+    assert told.code == exits.ENVIRONMENT
+    assert "ajit kv serve" in told.err
+
+
+@pytest.mark.slow  # it waits for a hello that does not come
+def test_a_service_that_is_stopped_is_not_called_absent(ajit, serving, place):
+    """Status says that one listens: starting another would not help."""
+    serving.send_signal(signal.SIGSTOP)
+    try:
+        told = ajit("kv", "status", "--socket", place)
+    finally:
+        serving.send_signal(signal.SIGCONT)
+
+    assert told.code == exits.ENVIRONMENT
+    assert "it accepts connections, but did not answer" in told.err
+    assert "no service listens" not in told.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--limit", "many"), ("--limit", "1KiB"), ("--slab", "5000"), ("--reserve-time", "0s")],
+    ids=" ".join,
+)
+def test_options_that_cannot_be_are_usage_errors(ajit, place, options):
+    """Before anything is made."""
+    told = ajit("kv", "serve", "--socket", place, *options)
+
+    assert told.code == exits.USAGE
+    assert not place.exists()
+
+
+def test_a_supervisor_is_told_when_it_listens(ajit, place, tmp_path):
+    """As sd_notify does, and with --json a program is, too."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(60)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        service = ajit.start("kv", "serve", "--socket", place, "--limit=64MiB", "--json", **environ)
+        told = supervisor.recv(100)
+        mode = os.stat(place).st_mode & 0o777  # noqa: PTH116
+        service.terminate()
+        out, _ = service.communicate(timeout=60)
+
+    assert told == b"READY=1"
+    assert mode == 0o600
+    assert json.loads(out) == {"socket": str(place), "pid": service.pid, "limit_bytes": 64 << 20}
