@@ -83,6 +83,11 @@ class Ledger:
         """Whether a reservation is not over."""
         return reservation in self._writings
 
+    def is_pending(self, digest: bytes) -> bool:
+        """Whether a chunk is being stored right now."""
+        chunk = self._chunks.get(digest)
+        return chunk is not None and not slots.is_found(chunk.state)
+
     def open(self, digest: bytes, chunk_bytes: int, tenant: bytes) -> Space | Refusal:
         """Return what stands for a namespace; refused if no slab can be cut into such chunks."""
         space = self._spaces.get(digest)

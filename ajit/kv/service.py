@@ -71,7 +71,7 @@ class Service:
         self._connections: set[Connection] = set()
         self._lingering: dict[bytes, anyio.Event] = {}
         self._longest_lag = 0.0
-        self._requests = self._refused_clients = self._violations = 0
+        self._requests = self._refused_clients = self._violations = self._unread_clients = 0
         self._since = time.monotonic()
 
     # --- clients ---
@@ -122,7 +122,8 @@ class Service:
             self._connections.discard(connection)
             stream.close()  # a client that sent garbage sees it now
             if connection.problem:
-                self._violations += 1
+                self._unread_clients += connection.unread
+                self._violations += not connection.unread
                 self._tell(lambda: ClientRejected(pid=peer.pid, reason=connection.problem))
             if not connection.polite and not self.keeper.ledger.holds_nothing(connection.owner):
                 self._tell(lambda: ClientLost(pid=peer.pid))
@@ -202,6 +203,7 @@ class Service:
             lingering=len(self._lingering),
             refused_clients=self._refused_clients,
             protocol_errors=self._violations,
+            unread_clients=self._unread_clients,
             requests=self._requests,
             queued=len(self.line),
             lag_seconds=self.lag_seconds,

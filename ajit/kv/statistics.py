@@ -70,6 +70,7 @@ class ServiceStatistics:
         lingering: Ended connections of processes that live and may still copy.
         refused_clients: Connections of other users, or too many at once.
         protocol_errors: Connections that were closed for what they sent.
+        unread_clients: Connections that were closed, for their client did not read its answers.
         requests: Requests that were done, or failed.
         queued: Requests that wait in line.
         lag_seconds: How much too late the loop was at its last beat.
@@ -82,6 +83,7 @@ class ServiceStatistics:
     lingering: int
     refused_clients: int
     protocol_errors: int
+    unread_clients: int
     requests: int
     queued: int
     lag_seconds: float
