@@ -135,6 +135,7 @@ class Answering:
         """Go on in a task of its own."""
         digests = self._waiting_digests + asked.digests
         if self._waiting and (self._waiting >= MOST_WAITING or digests > MOST_WAITING_DIGESTS):
+            self._service.waits_refused += 1
             raise RefusedError("busy")
         self._waiting += 1
         self._waiting_digests = digests
