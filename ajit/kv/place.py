@@ -30,14 +30,29 @@ BACKLOG = 128
 
 
 def default_socket() -> Path:
-    """``$XDG_RUNTIME_DIR/ajit/kv.sock``, else one in a folder of this user's among temporary files.
+    """``$AJIT_KV_SOCKET``, else ``$XDG_RUNTIME_DIR/ajit/kv.sock``.
 
-    Nothing is made.
+    Without either, one in a folder of this user's among temporary files. Nothing is made.
     """
+    if given := os.environ.get("AJIT_KV_SOCKET", ""):
+        return Path(given)
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):  # noqa: PTH117  # a text
         return Path(runtime) / "ajit" / "kv.sock"
     return Path(tempfile.gettempdir()) / f"ajit-kv-{os.getuid()}" / "kv.sock"
+
+
+def what_is_at(path: Path) -> str:
+    """Say in words what is where a socket is looked for, if none listens there."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no socket"
+    except OSError as exc:
+        return f"it cannot be looked at: {exc.strerror}"
+    if not stat.S_ISSOCK(mode):
+        return "what is there is no socket"
+    return "a socket is there, and none listens: its service was killed"
 
 
 def check_folder(path: Path) -> None:
