@@ -58,6 +58,7 @@ class PageCopy:
         step_rows: After how many rows a step is told; 0: never.
         events: One for each step, recorded when it is done; or none.
         after: What all of it waits for on the device: an event, a ticket, or any stream.
+        keep: Whatever else the ticket keeps until the device is done.
     """
 
     to_host: bool
@@ -67,6 +68,7 @@ class PageCopy:
     step_rows: int = 0
     events: Sequence[Event] = ()
     after: Any = None
+    keep: object = None
 
 
 class PageMap(metaclass=FactoryMade, factory="map_pages()"):
@@ -139,10 +141,11 @@ class PageRequest:
 
     Attributes:
         nbytes: How much it copies.
+        submitted: Whether the CUDA thread has it.
     """
 
     __slots__ = ("_chunks", "_copy", "_count", "_first", "_ids", "_keep", "_kernel", "_map",
-                 "_operations", "_port", "_stream", "_target", "nbytes")  # fmt: skip
+                 "_operations", "_port", "_stream", "_target", "nbytes", "submitted")  # fmt: skip
 
     def __init__(
         self, port: CompletionPort, page_map: PageMap, copy: PageCopy, stream: object
@@ -167,9 +170,10 @@ class PageRequest:
         self._kernel: Kernel | None = None
         # What may be freed by hand, and what else the ticket keeps.
         memories: tuple[object, ...] = (*self._chunks.keep, *page_map.memories)
-        others: tuple[object, ...] = (copy.events, after, stream)
+        others: tuple[object, ...] = (copy.events, after, stream, copy.keep)
         self._keep = memories, others
         self._operations = [self._copies()]
+        self.submitted = False
 
     def _check_counts(self, form: PageIds) -> None:
         count, chunks, copy = self._count, self._chunks.count, self._copy
@@ -261,10 +265,12 @@ class PageRequest:
         if self._copy.step_rows:
             state.steps = BatchSteps(self._map.steps(self._copy.step_rows))
         operations = [*self._first, *self._operations]
-        return port.submit_operations(
+        ticket = port.submit_operations(
             b"".join(operations), state, count=len(operations), target=self._target,
             timeout=timeout, timed=timed,
         )  # fmt: skip
+        self.submitted = True
+        return ticket
 
 
 def map_pages(device: Device, format_: PageFormat, memories: Sequence[Any]) -> PageMap:

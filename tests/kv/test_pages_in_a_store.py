@@ -26,9 +26,7 @@ async def stored(device, store, tensors) -> int:
     async with kv.open_pages(device, LAYOUT, buffers) as pages:
         digests = await kv.digest_tokens(SPACE, TOKENS)
         async with store.reserve(SPACE, digests) as slots:
-            hold = slots.hold()
-            await (await pages.save(BLOCKS, slots.views()))
-            hold.release()
+            await (await pages.save(BLOCKS, slots))
             return len(slots) if await slots.commit() else 0
 
 
@@ -40,12 +38,10 @@ async def loaded(device, store, tensors, blocks):
         store.lease(SPACE, TOKENS) as lease,
     ):
         assert lease.tokens == len(TOKENS)
-        hold = lease.hold()
-        transfer = await pages.load(lease.views(), blocks)
+        transfer = await pages.load(lease, blocks)
         for layer in range(LAYOUT.layers):
             await transfer.layer(layer)
         await transfer
-        hold.release()
     return [np.asarray(await device.download(buffer)) for buffer in buffers]
 
 
