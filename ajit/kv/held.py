@@ -16,6 +16,9 @@ from ajit._system.loop import LoopHandle
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ajit.kv.keys import Namespace
+    from ajit.kv.layout import Layout
+
 __all__ = ["CopyHold", "StoredChunks", "hold_chunks"]
 
 
@@ -26,7 +29,13 @@ class _Hold(Protocol):
 
 
 class StoredChunks(Protocol):
-    """What pages need of a lease or a reservation. All of it returns at once."""
+    """What pages need of a lease or a reservation. All of it returns at once.
+
+    Attributes:
+        namespace: Of its chunks.
+    """
+
+    namespace: Namespace
 
     def __len__(self) -> int:
         """How many chunks."""
@@ -74,14 +83,15 @@ class CopyHold:
             self._loop.call_soon(hold.release)
 
 
-def hold_chunks(chunks: Any) -> tuple[Any, CopyHold | None]:
+def hold_chunks(chunks: Any, layout: Layout) -> tuple[Any, CopyHold | None]:
     """Return chunks as a copy takes them, and a hold of them if they are a store's.
 
     Raises:
-        UsageError: They are a handle that has ended.
+        UsageError: They are a handle that has ended, or chunks of another layout.
     """
     if not _is_stored(chunks):
         return chunks, None
+    layout.check_namespace(chunks.namespace)
     if not len(chunks):  # nothing is leased or reserved, so there is nothing to hold
         return [], None
     hold = CopyHold(chunks.hold())

@@ -123,7 +123,8 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         Raises:
             ArgumentError: A number is no page, or comes twice; chunks are too few, too many, or of
                 another size; or memory was freed. Nothing was submitted.
-            UsageError: The lease or reservation has ended. Nothing was submitted.
+            UsageError: The lease or reservation has ended, or its namespace is of another layout.
+                Nothing was submitted.
             RuntimeClosed: The pages or the device were closed. Nothing was submitted.
             DeviceLost: The context is unusable. Nothing was submitted.
 
@@ -182,7 +183,7 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         if self._closed:
             raise RuntimeClosed("the pages were closed")
         step_rows = self._step_rows(layers_per_step)
-        chunks, hold = hold_chunks(copy.chunks)
+        chunks, hold = hold_chunks(copy.chunks, self.layout)
         request: PageRequest | None = None
         try:
             events = await self._gates(step_rows, gates)

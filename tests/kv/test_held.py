@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anyio
 import anyio.to_thread
@@ -22,9 +23,7 @@ from tests.runtime.sequencer import Sequencer
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_device_left")]
 
 LAYOUT = kv.Layout(layers=4, heads=2, dim=8, dtype="float16", page_tokens=4, chunk_tokens=8)
-SPACE = kv.Namespace(
-    model="toy", weights="1", dtype="float16", layers=4, heads=(0, 2), dim=8, chunk_tokens=8
-)
+SPACE = LAYOUT.namespace("toy", "1")
 PAGES = 12
 CHUNKS = 4
 BLOCKS = [7, 2, 5, 0, 11, 3, 8, 1]
@@ -196,6 +195,25 @@ async def test_a_refused_submission_holds_nothing(open_any):
         assert await is_free(store)
 
 
+async def test_chunks_of_another_layout_are_refused_before_anything_is_submitted(open_any):
+    """Though they have the same size; and the error says what differs."""
+    other = replace(LAYOUT, dtype="bfloat16").namespace("toy", "1")
+    async with opened(open_any) as (store, device, pages):
+        before = device.statistics().dispatched
+        digests = kv.chunk_digests(other, range(CHUNKS * 8))
+        async with store.reserve(other, digests) as slots:
+            assert other.chunk_bytes == LAYOUT.chunk_bytes
+            with pytest.raises(UsageError, match="their dtype is 'bfloat16', that of the pages"):
+                await pages.save(BLOCKS, slots, gates=True)
+            assert await slots.commit()
+        async with store.lease(other, digests=digests) as lease:
+            with pytest.raises(UsageError, match="dtype"):
+                await pages.load(lease, BLOCKS, gates=True)
+
+        assert device.statistics().dispatched == before
+        assert await is_free(store)
+
+
 async def test_a_lost_device_gives_the_memory_back(open_any, faults):
     """It touches nothing any more."""
     async with opened(open_any) as (store, device, pages):
@@ -258,6 +276,8 @@ async def test_a_hold_dropped_in_another_thread_is_released_in_the_loop():
     released = []
 
     class Slots(list):
+        namespace = SPACE
+
         def views(self):
             return self
 
@@ -270,7 +290,7 @@ async def test_a_hold_dropped_in_another_thread_is_released_in_the_loop():
         def release(self):
             released.append(threading.get_ident())
 
-    kept = list(held.hold_chunks(Slots([b"x"])))
+    kept = list(held.hold_chunks(Slots([b"x"]), LAYOUT))
     await anyio.to_thread.run_sync(kept.clear)
     await until(lambda: released)
 
