@@ -63,8 +63,7 @@ class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_hos
     Attributes:
         address: Of its first byte.
         nbytes: Its size.
-        piece_bytes: The driver knows it in pieces of that size: no copy may cross from one to the
-            next.
+        piece_bytes: The driver knows it in pieces of that size. Copies across them are cut.
     """
 
     __slots__ = ("__weakref__", "_pieces", "_port", "address", "nbytes", "piece_bytes")
@@ -84,11 +83,8 @@ class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_hos
         return self._port.thread is thread and not self.freed
 
     def covers(self, address: int, nbytes: int) -> bool:
-        """Whether a range lies in one piece of it."""
-        offset = address - self.address
-        if not 0 <= offset <= self.nbytes - nbytes:
-            return False
-        return offset // self.piece_bytes == (offset + nbytes - 1) // self.piece_bytes
+        """Whether a range lies in it."""
+        return 0 <= address - self.address <= self.nbytes - nbytes
 
     def free(self) -> None:
         """Give it back. May be called more than once; submitted work may still use it."""
@@ -177,6 +173,6 @@ def _forget_ended() -> None:
 
 
 def are_registered(thread: DeviceThread, addresses: list[int], nbytes: int) -> bool:
-    """Whether each of these ranges lies in one piece that the driver knows."""
+    """Whether each of these ranges lies in memory that the driver knows."""
     known = [memory for memory in _known if memory.of(thread)]
     return all(any(memory.covers(at, nbytes) for memory in known) for at in addresses)

@@ -153,9 +153,8 @@ int ajit_resource_register(struct ajit_executor *executor, struct ajit_ticket *t
                            const struct ajit_region *op) {
     _Atomic uint64_t *ended = (_Atomic uint64_t *)(uintptr_t)op->ended;
     struct ajit_resource *resource = ajit_resource_make(executor, ticket, AJIT_REGISTERED);
-    int code = CUDA_ERROR_OUT_OF_MEMORY;
-    if (resource)
-        code = executor->driver.host_register((void *)(uintptr_t)op->address, op->size, 0);
+    int code = resource ? ajit_known_reserve(&executor->known) : CUDA_ERROR_OUT_OF_MEMORY;
+    if (!code) code = executor->driver.host_register((void *)(uintptr_t)op->address, op->size, 0);
     if (code) {
         if (resource) ajit_resource_unmake(executor, ticket);
         atomic_store(ended, 1);
@@ -164,6 +163,7 @@ int ajit_resource_register(struct ajit_executor *executor, struct ajit_ticket *t
     resource->pointer = op->address;
     resource->size = op->size;
     resource->ended = ended;
+    ajit_known_add(&executor->known, op->address, op->size);
     return CUDA_SUCCESS;
 }
 
@@ -194,6 +194,8 @@ void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource
             ajit_heartbeat_leave(executor);
         }
         forget(executor, resource);
+        if (resource->kind == AJIT_REGISTERED)
+            ajit_known_remove(&executor->known, resource->pointer);
         if (resource->ended) atomic_store(resource->ended, 1);
         if (ajit_driver_is_sticky(code)) ajit_flight_lose(executor, code);
     }
