@@ -28,8 +28,9 @@ from ajit.kv.events import (
     SlabAdded,
     StoreBusy,
 )
+from ajit.kv.feed import SlabFeed
 from ajit.kv.ledger import MOST_AT_ONCE, Ledger
-from ajit.kv.memory import Slab, SlabError, close_all
+from ajit.kv.memory import Slab, SlabError
 from ajit.kv.shelves import Shelves
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Keeper:
     Attributes:
         ledger: The books.
         slabs: The memory, by the numbers of slabs.
+        feed: Tells of slabs as they come and go.
         problem: Why no more slabs are made though the limit allows it; "" if all is well.
         events: Those who are told what happens.
     """
@@ -63,6 +65,7 @@ class Keeper:
             Limits(options.credit, options.most_leases),
         )
         self.slabs: list[Slab] = []
+        self.feed = SlabFeed()
         self.problem = ""
         self.closed = False
         self.events = KvEmitter(warn_only)
@@ -212,6 +215,7 @@ class Keeper:
             if slab is not None:
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
+                self.feed.add(slab)
                 if self.events.listening:
                     self._tell_slab(slab, time.monotonic() - begun)
         finally:
@@ -274,7 +278,7 @@ class Keeper:
         """Give all memory back; what others have mapped stays theirs."""
         self.closed = True
         self._announce()
-        close_all(self.slabs)
+        self.feed.close(self.slabs)
 
 
 @asynccontextmanager

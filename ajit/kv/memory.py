@@ -16,12 +16,8 @@ import fcntl
 import mmap
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["Slab", "SlabError", "close_all"]
+__all__ = ["Slab", "SlabError"]
 
 NAME = "ajit-kv"
 """Shown in ``/proc/<pid>/maps``; it names nothing that can be opened."""
@@ -108,15 +104,18 @@ class Slab:
 
     def close(self) -> None:
         """Give the descriptor back, and the mapping as soon as nothing refers to it. May repeat."""
-        if self._closed:
-            return
-        self._closed = True
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        with suppress(BufferError):  # views of chunks are out; the last one ends the mapping
-            self.view.release()
-            self._map.close()
+        self._closed = True
+        self.unmap_if_closed()
+
+    def unmap_if_closed(self) -> None:
+        """End the mapping of a closed slab, now that something that referred to it does not."""
+        if self._closed:
+            with suppress(BufferError):  # views of chunks are out; the last one ends the mapping
+                self.view.release()
+                self._map.close()
 
 
 def _check_sealed(descriptor: int, size_bytes: int) -> None:
@@ -125,9 +124,3 @@ def _check_sealed(descriptor: int, size_bytes: int) -> None:
         raise OSError(0, "its size is not sealed")
     if os.fstat(descriptor).st_size != size_bytes:
         raise OSError(0, f"it has not {size_bytes} bytes")
-
-
-def close_all(slabs: Iterable[Slab]) -> None:
-    """Close several."""
-    for slab in slabs:
-        slab.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from ajit.kv.held import hold_chunks
 from ajit.kv.kernels import PagesKernels, PageWay
 from ajit.kv.lent import EventPool
 from ajit.kv.probe import check_tensors, probe
+from ajit.kv.registering import register
 from ajit.kv.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from ajit._gpu.stream import Stream
     from ajit._runtime.runtime import Runtime
     from ajit.kv.layout import Layout
+    from ajit.kv.registering import RegisteredStatistics, RegisteredStore, SlabSource
 
 __all__ = ["Pages", "PagesStatistics", "open_pages"]
 
@@ -50,6 +52,7 @@ class PagesStatistics:
         by_kernel: How many of the requests a kernel copied.
         ways: What was measured to choose between copies and kernels.
         kernel_problem: Why there are no kernels; empty where there is nothing to tell.
+        registered: What the driver knows of the store that the pages were opened with.
     """
 
     loads: int
@@ -60,6 +63,7 @@ class PagesStatistics:
     by_kernel: int = 0
     ways: tuple[PageWay, ...] = ()
     kernel_problem: str = ""
+    registered: RegisteredStatistics | None = None
 
 
 class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
@@ -74,11 +78,16 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         count: How many pages there are.
     """
 
-    __slots__ = ("_closed", "_counts", "_events", "_kernels", "_loads", "_map", "_saves", "count",
-                 "device", "layout")  # fmt: skip
+    __slots__ = ("_closed", "_counts", "_events", "_kernels", "_loads", "_map", "_registered",
+                 "_saves", "count", "device", "layout")  # fmt: skip
 
     def __init__(
-        self, device: Device, layout: Layout, page_map: PageMap, streams: tuple[Stream, Stream]
+        self,
+        device: Device,
+        layout: Layout,
+        page_map: PageMap,
+        streams: tuple[Stream, Stream],
+        registered: RegisteredStore | None,
     ) -> None:
         """Made by `open_pages`."""
         self.device, self.layout, self._map = device, layout, page_map
@@ -86,6 +95,7 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         self.count = page_map.format.pages
         self._events = EventPool(device)
         self._kernels = PagesKernels(device, layout, page_map)
+        self._registered = registered
         self._counts = [0, 0, 0, 0]
         self._closed = False
 
@@ -164,6 +174,7 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         return PagesStatistics(
             loads, saves, loaded_bytes, saved_bytes, piece_bytes,
             kernels.used, tuple(kernels.ways), kernels.problem,
+            None if self._registered is None else self._registered.statistics(),
         )  # fmt: skip
 
     async def wait_for_kernels(self) -> None:
@@ -172,6 +183,11 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         For tests and benchmarks: until then the copy engine serves.
         """
         await self._kernels.made.wait()
+
+    async def wait_registered(self) -> None:
+        """Wait until the driver knows all slabs that the store has by now; at once without one."""
+        if self._registered is not None:
+            await self._registered.wait_registered()
 
     async def _copy(
         self,
@@ -247,6 +263,7 @@ async def open_pages(
     *,
     pages: int | None = None,
     check: bool = True,
+    store: SlabSource | None = None,
 ) -> AsyncGenerator[Pages, None]:
     """Bind a layout to the tensors of an engine.
 
@@ -261,24 +278,27 @@ async def open_pages(
         pages: How many pages there are; None: as many as the tensors have room for.
         check: Whether to write a pattern into the first and the last page, read it back, and
             restore them. Nothing else may use these pages meanwhile.
+        store: Whose memory the driver is to know, see `register`.
 
     Raises:
         ArgumentError: They are not as declared: another number, type, shape or size; or the pattern
             does not come back, for parts of the layout lie on each other. The pages are as before.
+        UsageError: The store belongs to another event loop.
     """
     device = where if isinstance(where, Device) else where.device
     count = check_tensors(layout, tensors, pages)
     page_map = map_pages(device, layout.format(count), tensors)
     if check:
         await probe(device, layout, tensors, count)
-    loads = await device.create_stream(priority=LOADS_FIRST)
-    opened: Pages = Pages.make(device, layout, page_map, (loads, await device.create_stream()))
-    making = await opened._make_kernels(None if isinstance(where, Device) else where)  # noqa: SLF001  # the block is its other half
-    try:
-        yield opened
-    finally:
+    streams = await device.create_stream(priority=LOADS_FIRST), await device.create_stream()
+    async with nullcontext() if store is None else register(device, store) as registered:
+        opened: Pages = Pages.make(device, layout, page_map, streams, registered)
+        making = await opened._make_kernels(None if isinstance(where, Device) else where)  # noqa: SLF001  # the block is its other half
         try:
-            if making is not None:
-                await making.aclose_uncancelled()
+            yield opened
         finally:
-            await opened._close()  # noqa: SLF001  # the same
+            try:
+                if making is not None:
+                    await making.aclose_uncancelled()
+            finally:
+                await opened._close()  # noqa: SLF001  # the same

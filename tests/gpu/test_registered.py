@@ -57,6 +57,8 @@ async def test_registered_memory_is_copied_from_and_to():
         with anyio.fail_after(GRACE_SECONDS):
             await registration.aclose()
             await registration.aclose()
+        view.release()
+        memory.close()  # nothing refers to it any more
 
         assert registration.freed
         assert device.statistics().live_resources == before + 1
@@ -80,7 +82,7 @@ async def test_what_the_driver_knows_is_held(faults):
         del ticket
 
         def is_gone():
-            registered._forget_ended()
+            registered.forget_ended()
             gc.collect()
             return gone() is None
 
@@ -98,7 +100,7 @@ async def test_memory_that_is_dropped_is_given_back():
     assert kept.freed
 
     def all_ended():
-        registered._forget_ended()
+        registered.forget_ended()
         return not registered._held
 
     await until(all_ended)
@@ -202,6 +204,31 @@ async def test_copies_are_cut_no_more_once_memory_is_given_back(faults):
         await device.copy(buffer, memory)
 
         assert device.statistics().copies == before + 1
+
+
+async def test_what_another_registration_has_told_is_left_to_it():
+    """It is no error if it may be so; giving back then gives nothing back."""
+    async with cpu_device() as device:
+        memory = shared_memory(4)
+        first = await device.register_host(memoryview(memory)[PAGE : 2 * PAGE])
+        second = registered.open_registration(device, memory, PAGE)
+        await second.register(shared=True)
+        assert (first.own_bytes, second.own_bytes, second.told_bytes) == (PAGE, 3 * PAGE, 4 * PAGE)
+        third = registered.open_registration(device, memory, PAGE)
+        await third.register(shared=True)
+        assert (third.own_bytes, third.told_bytes) == (0, 4 * PAGE)
+        with anyio.fail_after(GRACE_SECONDS):
+            await third.aclose()
+            with pytest.raises(DeviceError, match=r"ALREADY_REGISTERED.*once in a process"):
+                await device.register_host(memory)
+            await first.aclose()
+            await second.register(shared=True)
+            assert second.own_bytes == second.told_bytes == 4 * PAGE
+            await second.aclose()
+
+        assert second.ended
+        assert (second.own_bytes, second.told_bytes) == (0, 0)
+        await (await device.register_host(memory)).aclose()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ enum {
     CU_EVENT_DISABLE_TIMING = 2
 };
 enum { CU_MEMCPY_SRC_ACCESS_ORDER_STREAM = 1 };
+enum { CU_MEMHOSTREGISTER_PORTABLE = 1 };
 
 /* CUmemcpyAttributes of cuda.h: in which order the sources are read, and hints that are not
  * given. */
