@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from ajit._system.numa import NumaNode
     from ajit.kv.client import StoreClient
     from ajit.kv.options import StoreOptions
     from ajit.kv.service import Service
@@ -75,6 +76,9 @@ def command() -> None:
     help="A reservation that takes longer is dropped, so that others may store its chunks.",
 )
 @click.option("--huge-pages/--no-huge-pages", default=True, help="Use huge pages if there are any.")
+@click.option(
+    "--numa-node", default="", help="Memory of this NUMA node: a number, or device, the GPUs'."
+)
 @json_option
 def serve_(path: str | None, *, as_json: bool, **given: Any) -> None:
     """Serve a KV cache on a unix socket of this user.
@@ -98,7 +102,16 @@ def _options(given: dict[str, Any]) -> StoreOptions:
         quota_bytes=byte_size(given["quota"]),
         reserve_seconds=duration(given["reserve_time"]),
         huge_pages=given["huge_pages"],
+        numa_node=_numa_node(given["numa_node"]),
     )
+
+
+def _numa_node(given: str) -> NumaNode:
+    if not given or given == "device":
+        return "device" if given else None
+    if not given.isdigit():
+        raise click.BadParameter("a number, or device", param_hint="--numa-node")
+    return int(given)
 
 
 async def _serve_until_signal(
