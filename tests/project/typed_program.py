@@ -45,6 +45,7 @@ async def engine(rt: ajit.Runtime, tensor: DeviceBuffer, tokens: list[int]) -> N
             assert_type(lease.hold(), kv.Hold)
             load = await pages.load(lease.views(), [0], gates=True)
             assert_type(load, kv.Transfer)
+            assert_type(await rt.device.submit(load.gate, None, 0), Ticket[None])
             load.gate(rt.device, "0")  # error
         async with store.reserve(SPACE, kv.chunk_digests(SPACE, tokens)) as slots:
             assert_type(slots, kv.Reservation)
