@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from ajit._system.numa import NumaNode
     from ajit.kv.client import StoreClient
     from ajit.kv.options import StoreOptions
     from ajit.kv.service import Service
@@ -78,6 +79,9 @@ def command() -> None:
 )
 @click.option("--huge-pages/--no-huge-pages", default=True, help="Use huge pages if there are any.")
 @click.option(
+    "--numa-node", default="", help="Memory of this NUMA node: a number, or device, the GPUs'."
+)
+@click.option(
     "--metrics",
     metavar="HOST:PORT",
     help="Serve metrics for Prometheus there, under /metrics; for this machine only.",
@@ -109,7 +113,16 @@ def _options(given: dict[str, Any]) -> StoreOptions:
         quota_bytes=byte_size(given["quota"]),
         reserve_seconds=duration(given["reserve_time"]),
         huge_pages=given["huge_pages"],
+        numa_node=_numa_node(given["numa_node"]),
     )
+
+
+def _numa_node(given: str) -> NumaNode:
+    if not given or given == "device":
+        return "device" if given else None
+    if not given.isdigit():
+        raise click.BadParameter("a number, or device", param_hint="--numa-node")
+    return int(given)
 
 
 async def _serve_until_signal(

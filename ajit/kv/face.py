@@ -13,6 +13,7 @@ from ajit.kv.keys import DIGEST_BYTES, digest_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ajit.kv.feed import SlabFeed
     from ajit.kv.keys import Namespace, Tokens
 
 __all__ = ["AnyStore", "check_digests", "digests_of"]
@@ -23,7 +24,12 @@ class AnyStore:
 
     What a store cannot do is no error of the engine: it misses, or stores nothing. It belongs to
     the event loop that it was opened in, and to any number of its tasks.
+
+    Attributes:
+        slabs: Its memory that is mapped here, for `open_pages` and `register`.
     """
+
+    slabs: SlabFeed
 
     def __init__(self) -> None:
         self._loop = LoopHandle.current()

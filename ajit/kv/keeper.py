@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ajit._system.in_thread import run_in_thread
+from ajit._system.numa import choose_node
 from ajit._system.warn import warn_only
 from ajit.errors import RuntimeClosed
 from ajit.kv.arena import Arena
@@ -28,8 +29,9 @@ from ajit.kv.events import (
     SlabAdded,
     StoreBusy,
 )
+from ajit.kv.feed import SlabFeed
 from ajit.kv.ledger import MOST_AT_ONCE, Ledger
-from ajit.kv.memory import Slab, SlabError, close_all
+from ajit.kv.memory import Slab, SlabError
 from ajit.kv.shelves import Shelves
 
 if TYPE_CHECKING:
@@ -51,18 +53,24 @@ class Keeper:
     Attributes:
         ledger: The books.
         slabs: The memory, by the numbers of slabs.
+        feed: Tells of slabs as they come and go.
+        numa: Which NUMA node the memory comes from, or why from any.
         problem: Why no more slabs are made though the limit allows it; "" if all is well.
         events: Those who are told what happens.
     """
 
-    def __init__(self, options: StoreOptions, group: TaskGroup) -> None:
+    def __init__(
+        self, options: StoreOptions, group: TaskGroup, numa: tuple[int | None, str]
+    ) -> None:
         self.options = options
+        self._node, self.numa = numa
         self.ledger = Ledger(
             Arena(options.slab_bytes, options.most_slabs),
             Shelves(options.quotas, options.quota_bytes),
             Limits(options.credit, options.most_leases),
         )
         self.slabs: list[Slab] = []
+        self.feed = SlabFeed()
         self.problem = ""
         self.closed = False
         self.events = KvEmitter(warn_only)
@@ -215,6 +223,7 @@ class Keeper:
             if slab is not None:
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
+                self.feed.add(slab)
                 if self.events.listening:
                     self._tell_slab(slab, time.monotonic() - begun)
         finally:
@@ -227,11 +236,13 @@ class Keeper:
 
     def _make_slab(self) -> Slab | None:
         try:
-            slab = Slab.make(self.options.slab_bytes, huge=self.options.huge_pages)
+            size, huge = self.options.slab_bytes, self.options.huge_pages
+            slab = Slab.make(size, huge=huge, node=self._node)
         except SlabError as exc:
             self.problem = str(exc)
             warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
             return None
+        self.numa = slab.numa_problem or self.numa
         if self.closed:
             slab.close()
             return None
@@ -279,14 +290,20 @@ class Keeper:
         """Give all memory back; what others have mapped stays theirs."""
         self.closed = True
         self._announce()
-        close_all(self.slabs)
+        self.feed.close(self.slabs)
 
 
 @asynccontextmanager
 async def open_keeper(options: StoreOptions) -> AsyncIterator[Keeper]:
-    """Open the books and the memory of a store. Leaving gives all memory back."""
+    """Open the books and the memory of a store. Leaving gives all memory back.
+
+    Raises:
+        UsageError: There is no such NUMA node.
+    """
+    limiter = anyio.CapacityLimiter(1)
+    numa = await run_in_thread(choose_node, options.numa_node, limiter=limiter)
     async with anyio.create_task_group() as group:
-        keeper = Keeper(options, group)
+        keeper = Keeper(options, group, numa)
         group.start_soon(keeper.sweep)
         try:
             yield keeper

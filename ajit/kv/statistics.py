@@ -22,6 +22,7 @@ class StoreStatistics:
         slab_bytes: Memory that is taken from the system.
         used_bytes: Memory of chunks, those that are being written included.
         huge_slabs: Slabs that have huge pages for certain.
+        numa: Which NUMA node the memory comes from, or why from any.
         chunks: Chunks that are here.
         leases: Leases that are held.
         reservations: Reservations that are not over.
@@ -49,6 +50,7 @@ class StoreStatistics:
     slab_bytes: int
     used_bytes: int
     huge_slabs: int
+    numa: str
     chunks: int
     leases: int
     reservations: int
@@ -122,6 +124,7 @@ def statistics_of(keeper: Keeper) -> StoreStatistics:
         slab_bytes=sum(slab.size_bytes for slab in keeper.slabs),
         used_bytes=ledger.arena.used_bytes,
         huge_slabs=sum(slab.huge for slab in keeper.slabs),
+        numa=keeper.numa,
         chunks=ledger.chunks,
         leases=ledger.leases,
         reservations=ledger.reservations,

@@ -35,7 +35,7 @@ class Store(AnyStore):
 
     def __init__(self, keeper: Keeper) -> None:
         super().__init__()
-        self._keeper = keeper
+        self._keeper, self.slabs = keeper, keeper.feed
         self._owner = keeper.ledger.join()
         self._backend = _InProcess(keeper, self._owner)
 
