@@ -9,7 +9,7 @@ cancelled only leaves. Belongs to one event loop.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -35,7 +35,7 @@ from ajit.kv.memory import Slab, SlabError
 from ajit.kv.shelves import Shelves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -76,6 +76,7 @@ class Keeper:
         self.events = KvEmitter(warn_only)
         self._group = group
         self._growing: anyio.Event | None = None
+        self._made: list[Slab] = []
         self._storing: dict[bytes, anyio.Event] = {}
         self._due: dict[int, float] = {}
 
@@ -219,8 +220,9 @@ class Keeper:
         try:
             limiter = anyio.CapacityLimiter(1)
             begun = time.monotonic()
-            slab = await run_in_thread(self._make_slab, limiter=limiter)
-            if slab is not None:
+            # With little memory it may take for ever: who closes the store does not wait for it.
+            await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
+            for slab in _taken(self._made):
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
                 self.feed.add(slab)
@@ -234,19 +236,19 @@ class Keeper:
         size, count = slab.size_bytes, len(self.slabs)
         self.events.emit(SlabAdded(slabs=count, size_bytes=size, huge=slab.huge, seconds=seconds))
 
-    def _make_slab(self) -> Slab | None:
+    def _make_slab(self) -> None:
+        """In a helper thread, which none may wait for any more when it is done."""
         try:
             size, huge = self.options.slab_bytes, self.options.huge_pages
             slab = Slab.make(size, huge=huge, node=self._node)
         except SlabError as exc:
             self.problem = str(exc)
             warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
-            return None
+            return
         self.numa = slab.numa_problem or self.numa
+        self._made.append(slab)
         if self.closed:
-            slab.close()
-            return None
-        return slab
+            _close(self._made)
 
     # --- waiting ---
 
@@ -290,6 +292,7 @@ class Keeper:
         """Give all memory back; what others have mapped stays theirs."""
         self.closed = True
         self._announce()
+        _close(self._made)
         self.feed.close(self.slabs)
 
 
@@ -310,3 +313,15 @@ async def open_keeper(options: StoreOptions) -> AsyncIterator[Keeper]:
         finally:
             keeper.close()
             group.cancel_scope.cancel()
+
+
+def _taken(slabs: list[Slab]) -> Iterator[Slab]:
+    """Take slabs out of a list, each by one thread only."""
+    with suppress(IndexError):
+        while True:
+            yield slabs.pop()
+
+
+def _close(slabs: list[Slab]) -> None:
+    for slab in _taken(slabs):
+        slab.close()
