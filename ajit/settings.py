@@ -142,6 +142,7 @@ class SettingsOptions(TypedDict, total=False):
     failure_seconds: float | None
     explain: bool | None
     record: str | os.PathLike[str] | None
+    trace: str | os.PathLike[str] | None
     ticket_timeout_seconds: float | None
     time_tickets: bool | None
     spin_seconds: float | None
@@ -350,6 +351,12 @@ class Settings:
         "",
         "folder into which the kernels that are used are written, to be replayed at the next "
         "start; empty: none",
+        _A_PATH,
+        holds=usable_text,
+    )
+    trace: str = setting(
+        "",
+        "file to which a timeline is appended, for Perfetto; processes may share it; empty: none",
         _A_PATH,
         holds=usable_text,
     )

@@ -76,7 +76,7 @@ class Keeper:
         self.events = KvEmitter(warn_only)
         self._group = group
         self._growing: anyio.Event | None = None
-        self._changed: anyio.Event | None = None
+        self._storing: dict[bytes, anyio.Event] = {}
         self._due: dict[int, float] = {}
 
     # --- lookups ---
@@ -98,8 +98,8 @@ class Keeper:
         until = anyio.current_time() + wait_seconds
         while isinstance(found, Found) and found.pending and anyio.current_time() < until:
             self.ledger.release(owner, found.lease)
-            with anyio.move_on_at(until):
-                await self._wait_for_change()
+            with anyio.move_on_after(until - anyio.current_time()):
+                await self.wait_stored(digests[len(found.chunks)])
             self._check_open()
             found = self.find_now(owner, space, digests)
         return found
@@ -133,7 +133,7 @@ class Keeper:
         Cancelling reserves nothing.
         """
         while self.needs_slab(space, digests):
-            await self._wait_for_slab()
+            await self.wait_for_slab()
             self._check_open()
         return self.reserve_now(owner, space, parent, digests)
 
@@ -184,7 +184,9 @@ class Keeper:
 
     def discard(self, space: Space, digest: bytes) -> int:
         """Take a chunk that did not verify out of the index, and those after it."""
-        return self.ledger.discard(space, digest)
+        removed = self.ledger.discard(space, digest)
+        self._announce()
+        return removed
 
     # --- owners ---
 
@@ -205,7 +207,8 @@ class Keeper:
         slab, offset = slot >> 16, (slot & 0xFFFF) * size
         return self.slabs[slab].view[offset : offset + size]
 
-    async def _wait_for_slab(self) -> None:
+    async def wait_for_slab(self) -> None:
+        """Wait for one slab more, or for the reason why there is none. Cancelling only leaves."""
         if self._growing is None:
             self._growing = anyio.Event()
             self._group.start_soon(self._grow, self._growing)
@@ -247,15 +250,17 @@ class Keeper:
 
     # --- waiting ---
 
-    async def _wait_for_change(self) -> None:
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
+    async def wait_stored(self, digest: bytes) -> None:
+        """Wait while a chunk is being stored. Cancelling only leaves."""
+        if self.ledger.is_pending(digest) and not self.closed:
+            await self._storing.setdefault(digest, anyio.Event()).wait()
 
     def _announce(self) -> None:
-        changed, self._changed = self._changed, None
-        if changed is not None:
-            changed.set()
+        """Wake those whose chunk is not being stored any more, and no others."""
+        pending = self.ledger.is_pending
+        over = [digest for digest in self._storing if self.closed or not pending(digest)]
+        for digest in over:
+            self._storing.pop(digest).set()
 
     def _check_open(self) -> None:
         if self.closed:

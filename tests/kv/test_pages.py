@@ -140,8 +140,7 @@ async def test_layers_are_awaited_one_by_one_and_gate_streams(faults):
                 transfer = await pages.load(
                     chunks, list(range(PAGES)), layers_per_step=2, gates=True
                 )
-                transfer.gate(computing, 3)
-                gated = computing.mark()
+                gated = await device.submit(transfer.gate, computing, 3)
                 assert not any(each.done for each in (transfer, transfer.layer(0), gated))
             with anyio.fail_after(GRACE_SECONDS):
                 for layer in range(4):
