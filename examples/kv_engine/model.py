@@ -85,7 +85,7 @@ class Model:
 
 
 MODELS = {
-    "small": Model(name="small", layers=6, hidden=512, heads=8, kv_heads=4, dim=64, inner=1024),
+    "small": Model(name="small", layers=6, hidden=384, heads=6, kv_heads=3, dim=64, inner=768),
     "toy": Model(
         name="toy", layers=3, hidden=32, heads=4, kv_heads=2, dim=8, inner=48,
         page_tokens=4, chunk_tokens=16, positions=2048,

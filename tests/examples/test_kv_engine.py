@@ -206,6 +206,7 @@ async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, fau
     async with kv.open_service(ROOM, socket), engine_of() as engine:
         cold, _ = await ask(engine)
         hold_before(engine.prefix, "load", faults)
+        submitted = hold_before(engine.decoder, "step", faults)
         faults.inject("device:copy", count=12, delay=0.02)
         logits = []
 
@@ -214,8 +215,7 @@ async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, fau
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(engine.generate, PROMPT, COUNT, tell)
-            await until(lambda: counted(engine).get("loaded", 0) > 0)
-            await anyio.wait_all_tasks_blocked()
+            await submitted.wait()
             faults.let_go()
         await settled(engine)
 
@@ -291,17 +291,18 @@ async def nothing_held(engine: Engine, service: kv.Service) -> None:
 
 
 def hold_before(owner: object, name: str, faults) -> anyio.Event:
-    """Let the device do nothing from when a method is called; the event is set then."""
-    held, method = anyio.Event(), getattr(owner, name)
+    """Let the device do nothing from when a method is called; the event: it has submitted."""
+    submitted, method = anyio.Event(), getattr(owner, name)
 
     async def called(*args, **kwargs):
         faults.hold()
-        held.set()
         setattr(owner, name, method)
-        return await method(*args, **kwargs)
+        result = await method(*args, **kwargs)
+        submitted.set()
+        return result
 
     setattr(owner, name, called)
-    return held
+    return submitted
 
 
 @pytest.mark.parametrize("where", ["prefill", "load"])
@@ -312,12 +313,11 @@ async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, fau
         cold, _ = await ask(engine, use="layers" if where == "load" else "off")
         saved = counted(engine).get("saved")
         owner, name = (engine.prefix, "load") if where == "load" else (engine.decoder, "step")
-        held = hold_before(owner, name, faults)
+        submitted = hold_before(owner, name, faults)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask, engine, PROMPT, COUNT, use)
-                await held.wait()
-                await anyio.wait_all_tasks_blocked()
+                await submitted.wait()
                 tasks.cancel_scope.cancel()
             free = engine.blocks.free
         finally:
