@@ -23,6 +23,7 @@ PEERS = {
     "cuda_core": "cuda.core",
     "triton": "triton",
     "flashinfer": "flashinfer",
+    "quack": "quack",
     "tilelang": "tilelang",
     "warp": "warp",
 }

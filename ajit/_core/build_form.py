@@ -21,9 +21,15 @@ from ajit.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BUILD_KIND", "build_of", "written_build"]
+__all__ = ["BUILD_KIND", "KEPT_KIND", "RUN_KINDS", "build_of", "written_build"]
 
 BUILD_KIND = "build"
+
+KEPT_KIND = "kept"
+"""What a peer has made in its own process, by its key; it may have a recipe."""
+
+RUN_KINDS = (BUILD_KIND, KEPT_KIND)
+"""Kinds whose lines say what is run: a command, or a function of a module that is imported."""
 
 _Pairs = tuple[tuple[str, str], ...]
 

@@ -30,7 +30,7 @@ import msgspec
 from ajit._printable import printable_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 __all__ = [
     "MAX_LINE_BYTES",
@@ -211,9 +211,9 @@ class Record:
         """Whether only what other users may write to has this use."""
         return use.id not in self._safe
 
-    def drop_doubtful(self, kind: str) -> int:
-        """Forget the uses of a kind that only what others may write to has; return how many."""
-        found = [use for use in self.uses.values() if use.kind == kind and self.is_doubtful(use)]
+    def drop_doubtful(self, kinds: Collection[str]) -> int:
+        """Forget the uses of some kinds that only what others may write to has; return how many."""
+        found = [use for use in self.uses.values() if use.kind in kinds and self.is_doubtful(use)]
         for use in found:
             del self.uses[use.id]
         return len(found)

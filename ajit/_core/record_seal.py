@@ -1,5 +1,7 @@
 """Who vouches for a build of a record: a build is a command, and is run as it stands there.
 
+So is the recipe of what a peer has made: a function of a module that is imported.
+
 Without seals, the record's owner and mode do, as those of a cache do for its entries. Where seals
 are asked for (`ajit._core.seal`), each line of a build has one, over all that its id is made of;
 the texts that it names are named by their digests. What has none is not run.
@@ -45,7 +47,7 @@ def objection_to(use: Use, trust: Trust, *, doubtful: bool) -> str:
         doubtful: Whether other users may have put it there.
     """
     if trust.required == "none":
-        return "other users may write to the record, and a build is a command" if doubtful else ""
+        return "other users may write to the record, which says what is run" if doubtful else ""
     reasons = [_objection(use, seal, trust) for seal in use.seals]
     if "" in reasons:
         return ""

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ajit._gpu.completion.state import TicketState
     from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.device import Device
-    from ajit._gpu.kernel import Kernel
     from ajit._gpu.memory import DeviceBuffer
     from ajit._gpu.page_format import PageFormat, PageIds
     from ajit._gpu.page_kernel import PageKernel
@@ -58,6 +57,7 @@ class PageCopy:
         step_rows: After how many rows a step is told; 0: never.
         events: One for each step, recorded when it is done; or none.
         after: What all of it waits for on the device: an event, a ticket, or any stream.
+        keep: Whatever else the ticket keeps until the device is done.
     """
 
     to_host: bool
@@ -67,6 +67,7 @@ class PageCopy:
     step_rows: int = 0
     events: Sequence[Event] = ()
     after: Any = None
+    keep: object = None
 
 
 class PageMap(metaclass=FactoryMade, factory="map_pages()"):
@@ -139,10 +140,12 @@ class PageRequest:
 
     Attributes:
         nbytes: How much it copies.
+        submitted: Whether the CUDA thread has it.
     """
 
-    __slots__ = ("_chunks", "_copy", "_count", "_first", "_ids", "_keep", "_kernel", "_map",
-                 "_operations", "_port", "_stream", "_target", "nbytes")  # fmt: skip
+    __slots__ = ("_chunks", "_copies", "_copy", "_count", "_first", "_ids", "_keep", "_kernel",
+                 "_launches", "_map", "_port", "_stream", "_target", "nbytes",
+                 "submitted")  # fmt: skip
 
     def __init__(
         self, port: CompletionPort, page_map: PageMap, copy: PageCopy, stream: object
@@ -164,12 +167,14 @@ class PageRequest:
         if copy.after is not None:
             first, after = wait_operation(copy.after, port.thread)
             self._first.append(first)
-        self._kernel: Kernel | None = None
+        self._kernel: PageKernel | None = None
+        self._launches: list[bytes] = []
         # What may be freed by hand, and what else the ticket keeps.
         memories: tuple[object, ...] = (*self._chunks.keep, *page_map.memories)
-        others: tuple[object, ...] = (copy.events, after, stream)
+        others: tuple[object, ...] = (copy.events, after, stream, copy.keep)
         self._keep = memories, others
-        self._operations = [self._copies()]
+        self._copies = self._as_copies()
+        self.submitted = False
 
     def _check_counts(self, form: PageIds) -> None:
         count, chunks, copy = self._count, self._chunks.count, self._copy
@@ -179,7 +184,7 @@ class PageRequest:
         if copy.events and len(copy.events) != self._map.steps(copy.step_rows):
             raise ArgumentError(operation=_CALLED, detail="there is not one event for each step")
 
-    def _copies(self) -> bytes:
+    def _as_copies(self) -> bytes:
         """The request as one operation, which the executor makes copies of."""
         copy, form, rows = self._copy, self._map.form(self._copy), len(self._map.format.rows)
         events = array.array("Q", [event.handle for event in copy.events]).tobytes()
@@ -220,19 +225,19 @@ class PageRequest:
         into, kept = copy_operation(
             table[: len(packed)], packed, self._port.thread, self._target[1]
         )
-        self._operations = [into]
+        self._launches = [into]
         step_rows = copy.step_rows or rows
         for step, first in enumerate(range(0, rows, step_rows)):
             part = range(first, min(first + step_rows, rows))
             counts = (rows, self._chunks.count, self._count)
-            self._operations.append(kernel.operation(table, *counts, part))
+            self._launches.append(kernel.operation(table, *counts, part))
             if copy.events:
-                self._operations.append(wire.simple(wire.RECORD_EVENT, copy.events[step].handle))
+                self._launches.append(wire.simple(wire.RECORD_EVENT, copy.events[step].handle))
             if copy.step_rows:
-                self._operations.append(wire.simple(wire.STEP, step))
+                self._launches.append(wire.simple(wire.STEP, step))
         memories, others = self._keep
         self._keep = (*memories, table), (*others, kernel, kept, keep)
-        self._kernel = kernel.kernel
+        self._kernel = kernel
 
     def submit(self, *, timeout: float | None = None, timed: bool = False) -> Ticket[None]:
         """Submit it. The ticket keeps the memory of both sides until the device is done.
@@ -251,8 +256,8 @@ class PageRequest:
         port = self._port
         refuse_to_submit(_CALLED)
         memories, _ = self._keep
-        if self._kernel is not None and self._kernel.module.unloaded:
-            raise inner(self._kernel.module).unloaded_error()
+        if self._kernel is not None and self._kernel.kernel.module.unloaded:
+            raise inner(self._kernel.kernel.module).unloaded_error()
         if any(map(is_freed, memories)):
             raise ArgumentError(operation=_CALLED, detail="memory of a page or chunk was freed")
         mark_used(memories, self._target[1])
@@ -260,11 +265,15 @@ class PageRequest:
         state.stream = self._stream
         if self._copy.step_rows:
             state.steps = BatchSteps(self._map.steps(self._copy.step_rows))
-        operations = [*self._first, *self._operations]
-        return port.submit_operations(
+        # Memory of a chunk may have been given back meanwhile: a kernel must not touch it.
+        by_kernel = self._kernel is not None and self.suits(self._kernel)
+        operations = [*self._first, *(self._launches if by_kernel else [self._copies])]
+        ticket = port.submit_operations(
             b"".join(operations), state, count=len(operations), target=self._target,
             timeout=timeout, timed=timed,
         )  # fmt: skip
+        self.submitted = True
+        return ticket
 
 
 def map_pages(device: Device, format_: PageFormat, memories: Sequence[Any]) -> PageMap:

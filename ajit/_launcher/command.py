@@ -118,10 +118,12 @@ _DESCRIPTORS = ("/dev/stdin", "/dev/fd/", "/proc/")
 _NAMES_PATHS = re.compile(
     r"-g(?!0$|no-|encode|pu-).*|--?lineinfo|-lineinfo|-G|--debug|--device-debug"
     r"|--?generate-line-info|-f(?:lto|record-|debug|embed-bitcode|instrument).*|-dlto|--dlto"
-    r"|-frecord-gcc-switches|-p|-pg|--profile|.*[,=\s]-g[0-9a-z]*(?:[,\s].*)?",
+    r"|-frecord-gcc-switches|-p|-pg|--profile|.*[,=\s]-g[0-9a-z]*(?:[,\s].*)?"
+    r"|--?fatbin|--?optix-ir|--?ltoir|-emit-llvm",
     re.DOTALL,
 )
-"""Debug information and the code of link-time optimisation hold paths, and may be compressed."""
+"""Debug information and the code of link-time optimisation hold paths, and may be compressed, as a
+fat binary is; the strings of LLVM's bitcode begin in the middle of a byte."""
 
 _NO_COMPILE = {
     "gcc": re.compile(

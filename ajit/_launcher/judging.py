@@ -65,6 +65,9 @@ a temporary file, which is in every object of the host."""
 
 _PRECOMPILED = (".gch", ".pch", ".pcm", ".gcm")
 
+_PTX_HEAD_BYTES = 4096
+"""Far above the comment that compilers begin it with."""
+
 MOST_TEXT_BYTES = 64 * 1024 * 1024
 """A larger file is no source text: what it holds is not searched."""
 
@@ -81,7 +84,7 @@ def judge(wanted: Wanted, ran: Ran) -> Kept:
     _check_proof(wanted, ran.records)
     named = _check_texts(wanted, ran.records)
     sections = list(_sections(wanted, ran))
-    data = b"\0".join(bytes(section.data) for section in sections)
+    data = b"\0".join(map(_searchable, sections))
     reads, states = _settled(wanted, ran, data, named)
     return Kept(reads, states, sections)
 
@@ -206,6 +209,18 @@ def _sections(wanted: Wanted, ran: Ran) -> Iterator[Section]:
     for name, text in ((STDOUT, ran.stdout), (STDERR, ran.stderr)):
         if text:
             yield Section(name, 0, text)
+
+
+_NUMBERS = re.compile(rb"\{((?:\d{1,3}, ?)+\d{1,3})\}")
+
+
+def _searchable(section: Section) -> bytes:
+    """A result with what a path in it is found by: PTX has the bytes of texts as numbers."""
+    data = bytes(section.data)
+    if b".version" not in data[:_PTX_HEAD_BYTES]:
+        return data
+    listed = ([int(number) for number in found.split(b",")] for found in _NUMBERS.findall(data))
+    return b"\0".join((data, *(bytes(byte & 255 for byte in numbers) for numbers in listed)))
 
 
 def _settled(

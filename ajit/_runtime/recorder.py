@@ -27,7 +27,7 @@ import anyio
 import msgspec
 
 from ajit._core.build import Build
-from ajit._core.build_form import BUILD_KIND, written_build
+from ajit._core.build_form import BUILD_KIND, RUN_KINDS, written_build
 from ajit._core.record import Again, Record, Text, Use, encode_line, use_id
 from ajit._core.record_seal import objection_to, sealed
 from ajit._core.seal import NO_TRUST
@@ -46,7 +46,14 @@ if TYPE_CHECKING:
     from ajit._core.spec import Spec
     from ajit._resolve.services import Services
 
-__all__ = ["COUNTS_SECONDS", "Recorder", "close_recorder", "keep_counts", "note_use"]
+__all__ = [
+    "COUNTS_SECONDS",
+    "Recorder",
+    "close_recorder",
+    "is_recording",
+    "keep_counts",
+    "note_use",
+]
 
 COUNTS_SECONDS = 30.0
 """How often counts are written. Pretty arbitrary: they only say what matters most."""
@@ -230,7 +237,7 @@ class Recorder:
     def _is_good(self, use: Use, record: Record) -> bool:
         """Whether it need not be written again: this process would replay it."""
         doubtful = record.is_doubtful(use)
-        return use.kind != BUILD_KIND or not objection_to(use, self._trust, doubtful=doubtful)
+        return use.kind not in RUN_KINDS or not objection_to(use, self._trust, doubtful=doubtful)
 
     def _first_uses(self) -> Iterator[Line]:
         while True:
@@ -249,7 +256,7 @@ class Recorder:
         if use.id in self._known:
             yield Again(id=use.id, count=use.count, last_used=use.last_used)
             return
-        if use.kind == BUILD_KIND:
+        if use.kind in RUN_KINDS:
             use = sealed(use, self._trust)
         encode_line(use)  # raises before anything of it is written
         for digest, text in texts.items():
@@ -269,6 +276,11 @@ class Recorder:
 
 
 _open: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def is_recording() -> bool:
+    """Whether `note_use` has any effect in this process."""
+    return bool(_open)
 
 
 def note_use(

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ajit._core.build_form import BUILD_KIND, build_of
+from ajit._core.build_form import BUILD_KIND, KEPT_KIND, build_of
 from ajit._core.record import Record
 from ajit._core.record_seal import objection_to
 from ajit._core.spec import validate_arch
 from ajit._core.spec_form import SPEC_KIND, spec_of
 from ajit._runtime.family_work import KEY_KIND, key_replayer
-from ajit._runtime.kept import KEPT_KIND, replay_kept
+from ajit._runtime.kept import replay_kept
 from ajit._runtime.ranks import START_SECONDS, Ranks
 from ajit._runtime.record_files import read_record
 from ajit._runtime.work import Item, Listing, Ready, Unresolved, Work, item_of_spec
@@ -42,7 +42,7 @@ READ_SECONDS = 60.0
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
-_replayers: dict[str, Replayer] = {KEPT_KIND: replay_kept}
+_replayers: dict[str, Replayer] = {}
 
 
 def register_kind(kind: str, replayer: Replayer) -> None:
@@ -179,11 +179,25 @@ def _items(
         if target and use.arch not in ("", target):
             return []
         return [_item_of_build(use, record, kernels)]
+    if use.kind == KEPT_KIND:
+        return [_item_of_kept(use, record, kernels)]
     replayer = replayers.get(use.kind)
     if replayer is None:
         raise SpecError(f"nothing here makes kernels of kind {use.kind!r} ready")
     make: Any = partial(replayer, kernels, use, record.texts)
     return [Item(use.id, use.name, make, lambda: use.id, None, use.kind)]
+
+
+def _item_of_kept(use: Use, record: Record, kernels: Kernels) -> Item:
+    """The item of what a peer has made; its recipe is followed only if nothing is against it."""
+    doubtful = record.is_doubtful(use)
+    objection = objection_to(use, kernels.services.trust, doubtful=doubtful)
+
+    async def make(on_wait: Callable[[], None]) -> Ready:
+        del on_wait  # it is the peer's thread that waits
+        return await replay_kept(kernels, use, objection)
+
+    return Item(use.id, use.name, make, lambda: use.id, None, use.kind)
 
 
 def _item_of_build(use: Use, record: Record, kernels: Kernels) -> Item:

@@ -91,7 +91,7 @@ def merge(
     With -o nothing else is changed. Without it, the files of the one folder PATH become one, and
     files that a living process may still write to are left.
     """
-    from ajit._core.build_form import BUILD_KIND  # noqa: PLC0415  # command-line start-up
+    from ajit._core.build_form import RUN_KINDS  # noqa: PLC0415  # command-line start-up
     from ajit._runtime.record_files import (  # noqa: PLC0415  # command-line start-up
         merge_record,
         settled_files,
@@ -104,7 +104,7 @@ def merge(
     if output is None:
         sources = settled_files(paths[0])
         record = _read(sources, allow_unsafe=allow_unsafe)
-    left_out = record.drop_doubtful(BUILD_KIND)
+    left_out = record.drop_doubtful(RUN_KINDS)
     if left_out:
         told = count(left_out, "build", "builds")
         Output(as_json=as_json).warn(f"left out {told}, which other users may have written")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INSTALLABLE", "TRIED", "install"]
 
-INSTALLABLE = ("cupy", "flashinfer", "tilelang", "triton", "warp")
+INSTALLABLE = ("cupy", "flashinfer", "quack", "tilelang", "triton", "warp")
 """Peers that `install` takes. cuda.core has a hook of its own: see `cuda_core.program_cache`."""
 
 

@@ -81,7 +81,12 @@ class InPlaceAdapter:
         return kept_build(self._function, label[:100], self.version, key)
 
     def found_or_made(
-        self, build: Build, arch: str, over: Callable[[Path], Any], make: Callable[[Turn], Any]
+        self,
+        build: Build,
+        arch: str,
+        over: Callable[[Path], Any],
+        make: Callable[[Turn], Any],
+        recipe: Callable[[], str] = str,
     ) -> Any:
         """Return what is made of a view, or by the caller in its turn.
 
@@ -90,6 +95,7 @@ class InPlaceAdapter:
             arch: What it is for, for the record.
             over: Makes a result of a view; None if the view is of no use.
             make: Makes it, and ends the turn.
+            recipe: Returns the text of which it is made again, for the record; "" if there is none.
 
         Returns:
             The result, or None: the caller is left alone with it.
@@ -105,7 +111,7 @@ class InPlaceAdapter:
                 continue
             result = make(found) if isinstance(found, Turn) else over(found)
             if result is not None:
-                note_kept(self._peer, arch, build, time.monotonic() - begun)
+                note_kept(self._peer, arch, build, time.monotonic() - begun, recipe)
             return result
         return None
 

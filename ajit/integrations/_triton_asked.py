@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ajit._core.build import Build, Call
+from ajit.integrations._triton_recipe import recipe_of
 from ajit.integrations._triton_worker import FUNCTION as COMPILE_IR
 
 if TYPE_CHECKING:
@@ -55,6 +56,16 @@ class Asked:
         if not isinstance(arch, int):
             return str(arch)
         return f"sm_{arch}a" if arch >= FIRST_SPECIFIC else f"sm_{arch}"  # as Triton compiles
+
+    def recipe(self, options: Any) -> str:
+        """Return the text of which it is compiled again, or "".
+
+        Args:
+            options: As they were given.
+        """
+        if not isinstance(self._src, self._compiler.ASTSource):
+            return ""
+        return recipe_of(self._src, self._target, options)
 
     def kernel_over(self, view: Path) -> Any:
         """Return the kernel that the files of a view are."""

@@ -16,6 +16,8 @@ TRIED: dict[str, tuple[str, ...]] = {
     "cuda-core": ("1.2.2",),
     "cupy-cuda13x": ("14.2.0",),
     "flashinfer-python": ("0.7.4",),
+    "nvidia-cutlass-dsl": ("4.8.1",),
+    "quack-kernels": ("0.6.5",),
     "tilelang": ("0.1.15",),
     "triton": ("3.9.0",),
     "warp-lang": ("1.19.0",),

@@ -22,8 +22,9 @@ import anyio
 import anyio.to_thread
 
 from ajit._runtime import from_thread
+from ajit._runtime.kept import register_remaker
 from ajit._runtime.turns import Turn
-from ajit.errors import CompileError, UsageError
+from ajit.errors import AjitError, CompileError, SpecError, UsageError
 from ajit.integrations._in_place import InPlaceAdapter, check_on_loop
 from ajit.integrations._installed import GONE, Installed, Patch
 from ajit.integrations._store import Store, turns_of
@@ -35,6 +36,7 @@ from ajit.integrations._triton_errors import (
     shared_log,
 )
 from ajit.integrations._triton_key import triton_key_by
+from ajit.integrations._triton_recipe import remade
 from ajit.integrations._versions import is_tried, version_of
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ def install(
     key = triton_key_by(Store(runtime, "triton.runtime.cache:triton_key", version))
     patches.append(Patch(triton.runtime.cache, "triton_key", key))
     bound = _Bound(adapter)
-    return Installed(_forget, bound.undo, *(patch.undo for patch in patches))
+    undo_remaker = register_remaker("triton", adapter.remake)
+    return Installed(_forget, undo_remaker, bound.undo, *(patch.undo for patch in patches))
 
 
 def _forget() -> None:
@@ -174,6 +177,7 @@ class _Adapter(InPlaceAdapter):
         )
         self.original = original
         self._off_process = off_process
+        self._limiter: anyio.CapacityLimiter | None = None
         # Bound once: what is patched in is compared by identity.
         self.compile = self._compile
 
@@ -188,6 +192,24 @@ class _Adapter(InPlaceAdapter):
         except Exception as exc:  # noqa: BLE001  # reported, and does not stop the others
             return exc
 
+    async def remake(self, recipe: str) -> Build:
+        """Compile what a record's recipe says; see `register_remaker`. Cancelling waits for it."""
+        if self._limiter is None:
+            slots = from_thread.runtime_of(self.runtime).settings.compile_slots
+            self._limiter = anyio.CapacityLimiter(max(1, slots))
+        return await anyio.to_thread.run_sync(self._remake, recipe, limiter=self._limiter)
+
+    def _remake(self, recipe: str) -> Build:
+        made = remade(recipe)
+        try:
+            self.compile(*made)
+        except AjitError:
+            raise
+        except Exception as exc:
+            raise SpecError(f"it compiles no more: {type(exc).__name__}: {exc}") from exc
+        asked = Asked(*made, None)
+        return self.build(f"triton {made.source.name}", asked.key)
+
     def _compile(
         self, src: Any, target: Any = None, options: Any = None, _env_vars: Any = None
     ) -> Any:
@@ -201,7 +223,9 @@ class _Adapter(InPlaceAdapter):
         build = self.build(f"triton {src.name}", asked.key)
         make = partial(self._made_in_turn, asked, alone)
         try:
-            kernel = self.found_or_made(build, asked.arch, asked.kernel_over, make)
+            kernel = self.found_or_made(
+                build, asked.arch, asked.kernel_over, make, partial(asked.recipe, options)
+            )
         except CompileError as exc:
             raise as_triton_raises(exc, exc.log) from exc
         except GONE as exc:

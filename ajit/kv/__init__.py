@@ -51,6 +51,8 @@ __all__ = [
     "PageWay",
     "Pages",
     "PagesStatistics",
+    "RegisteredStatistics",
+    "RegisteredStore",
     "Reservation",
     "Service",
     "ServiceStatistics",
@@ -66,6 +68,7 @@ __all__ = [
     "open_pages",
     "open_service",
     "open_store",
+    "register",
 ]
 
 _HOMES = {
@@ -79,6 +82,8 @@ _HOMES = {
     "PageWay": "ajit.kv.kernels",
     "Pages": "ajit.kv.pages",
     "PagesStatistics": "ajit.kv.pages",
+    "RegisteredStatistics": "ajit.kv.registering",
+    "RegisteredStore": "ajit.kv.registering",
     "Reservation": "ajit.kv.handles",
     "Service": "ajit.kv.service",
     "ServiceStatistics": "ajit.kv.statistics",
@@ -94,6 +99,7 @@ _HOMES = {
     "open_pages": "ajit.kv.pages",
     "open_service": "ajit.kv.service",
     "open_store": "ajit.kv.store",
+    "register": "ajit.kv.registering",
 }
 
 

@@ -93,7 +93,7 @@ class StoreClient(AnyStore):
     """A store in a service. Get it with `connect`."""
 
     def __init__(self, connector: Connector, timeout: float, patience_seconds: float) -> None:
-        self._connector = connector
+        self._connector, self.slabs = connector, connector.feed
         self._timeout, self._patience_seconds = timeout, patience_seconds
         names = "lookups", "chunks_found", "disconnected", "timeouts", "silent", "failed"
         self._counts = dict.fromkeys(names, 0)

@@ -14,6 +14,7 @@ import anyio
 
 from ajit._system.in_thread import run_in_thread
 from ajit.errors import KvError
+from ajit.kv.feed import SlabFeed
 from ajit.kv.link import Link, LinkLost
 from ajit.kv.messages import ProtocolError, Retired
 from ajit.kv.place import check_folder
@@ -44,6 +45,7 @@ class Connector:
         path: The socket of the service.
         link: The connection; None while there is none.
         links: That one, and former ones of which something is held.
+        feed: Tells of slabs as they come and go, those of former connections included.
         connections: How often there was one.
         connected: Set while there is one.
         problem: Why there was no connection, the last time that there was none; "" if there always
@@ -55,6 +57,7 @@ class Connector:
         self.path = path
         self.link: Link | None = None
         self.links: set[Link] = set()
+        self.feed = SlabFeed()
         self.connections = 0
         self.connected = anyio.Event()
         self.problem = ""
@@ -92,7 +95,7 @@ class Connector:
         try:
             await run_in_thread(check_folder, self.path, limiter=anyio.CapacityLimiter(1))
             stream = await connect_unix(self.path)
-            link = Link(stream, self._link_retired)
+            link = Link(stream, self._link_retired, self.feed)
             with anyio.move_on_after(HELLO_SECONDS) as waited:
                 await self._greet(link, retired)
             if waited.cancelled_caught:

@@ -12,6 +12,7 @@ from ajit.kv.keys import DIGEST_BYTES, digest_tokens
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ajit.kv.feed import SlabFeed
     from ajit.kv.keys import Namespace, Tokens
 
 __all__ = ["AnyStore", "check_digests", "digests_of"]
@@ -21,7 +22,12 @@ class AnyStore:
     """Chunks of a paged KV cache in host memory, in this process or in a service.
 
     What a store cannot do is no error of the engine: it misses, or stores nothing.
+
+    Attributes:
+        slabs: Its memory that is mapped here, for `open_pages` and `register`.
     """
+
+    slabs: SlabFeed
 
     def lease(
         self,

@@ -17,7 +17,7 @@ from ajit.errors import UsageError
 from ajit.kv.arena import Place, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -52,18 +52,26 @@ class Backend(Protocol):
 
 
 class Hold:
-    """Keeps a lease or a reservation until `release` is called. Any thread of the loop's."""
+    """Keeps a lease or a reservation until `release` is called, in the loop's thread."""
 
     __slots__ = ("_handle",)
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
 
+    def follow(self, copy: Awaitable[object]) -> None:
+        """Say that it is the hold of a copy, which a commit awaits first: of its ticket.
+
+        So bytes that are not all there are never found.
+        """
+        if self._handle is not None:
+            self._handle._copies.append(copy)  # noqa: SLF001  # the two are one thing
+
     def release(self) -> None:
         """Give it back; twice is nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            handle._let_go()  # noqa: SLF001  # the two are one thing
+            handle._let_go()  # noqa: SLF001  # the same
 
 
 class Handle:
@@ -81,6 +89,7 @@ class Handle:
         self._backend, self._number = backend, number
         self._loop = LoopHandle.current()
         self._holds = 0
+        self._copies: list[Awaitable[object]] = []
         self._over = not number
         self._ended = not number
 
@@ -231,6 +240,8 @@ class Reservation(Handle):
     ) -> bool:
         """Let lookups find the next chunks, whose bytes are all there: before this returns.
 
+        Copies that `Pages.save` has submitted into the reservation are waited for first.
+
         Args:
             count: How many; default: all that are left.
             checksums: One for each, unsigned 64-bit, handed to readers as it is; default: 0.
@@ -241,9 +252,13 @@ class Reservation(Handle):
 
         Raises:
             UsageError: There are not so many, or it has ended. Nothing was committed.
+            DeviceError: A copy into it has failed; or what else awaiting its ticket raises. Nothing
+                was committed, nor will be.
 
         Cancelling may leave them committed or not.
         """
+        for copy in self._copies:
+            await copy
         left = len(self.slots) - self.committed
         number = left if count is None else count
         sums = [0] * number if checksums is None else list(checksums)

@@ -18,7 +18,8 @@ from typing import Final, Literal
 
 from ajit._gpu.dtype import DTYPES, dtype_named
 from ajit._gpu.page_format import PageFormat, PageIds, PageRow
-from ajit.errors import ArgumentError
+from ajit.errors import ArgumentError, UsageError
+from ajit.kv.keys import Namespace
 
 __all__ = ["Layout", "axes_of"]
 
@@ -125,6 +126,47 @@ class Layout:
         """
         sizes = "x".join(map(str, self.chunk_shape))
         return f"kv1 LPTHD {sizes} {self.dtype}"
+
+    def namespace(
+        self, model: str, weights: str, *, heads: tuple[int, int] | None = None, **others: str
+    ) -> Namespace:
+        """Return what chunks of this layout are called in a store: the geometry is its own.
+
+        Args:
+            model: See `Namespace`.
+            weights: The same.
+            heads: Which KV heads of the model these are, the first and the one after the last;
+                None: from 0 on, as without tensor parallelism.
+            **others: ``rope``, ``lora``, ``salt`` and ``extra`` of a `Namespace`.
+
+        Raises:
+            UsageError: There are not so many heads. Nothing was done.
+        """
+        first, stop = heads or (0, self.heads)
+        if stop - first != self.heads:
+            raise UsageError(f"heads is {heads}; the layout has {self.heads} of them: {self!r}")
+        return Namespace(
+            model=model, weights=weights, dtype=self.dtype, layers=self.layers, planes=self.planes,
+            heads=(first, stop), dim=self.dim, chunk_tokens=self.chunk_tokens,
+            chunk_bytes=self.chunk_bytes, **others,
+        )  # fmt: skip
+
+    def check_namespace(self, namespace: Namespace) -> None:
+        """Check that chunks of a namespace are those of this layout.
+
+        Raises:
+            UsageError: They are not; it says which field differs.
+        """
+        first, _ = namespace.heads
+        mine = self.namespace("", "", heads=(first, first + self.heads))
+        for name in ("dtype", "layers", "planes", "heads", "dim", "chunk_tokens", "chunk_bytes"):
+            theirs, ours = getattr(namespace, name), getattr(mine, name)
+            if theirs != ours:
+                raise UsageError(
+                    f"the chunks of namespace {namespace.model!r} are of another layout: "
+                    f"their {name} is {theirs!r}, that of the pages {ours!r}; "
+                    f"layout.namespace() makes one that fits"
+                )
 
     @property
     def tensors(self) -> int:

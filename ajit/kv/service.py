@@ -26,6 +26,7 @@ from ajit.kv.events import ClientGone, ClientJoined, ClientLost, ClientRejected
 from ajit.kv.health import BEAT_SECONDS, HealthPage
 from ajit.kv.keeper import Keeper, open_keeper
 from ajit.kv.line import Line
+from ajit.kv.metrics import metrics_text
 from ajit.kv.opening import open_in_own_task
 from ajit.kv.peer import Peer, peer_of
 from ajit.kv.place import claim, default_socket
@@ -34,7 +35,7 @@ from ajit.kv.statistics import ServiceStatistics, statistics_of
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import TaskGroup
@@ -59,6 +60,7 @@ class Service:
         line: Requests that touch its books.
         page: Its health, for clients to map.
         lag_seconds: How much too late the loop was at the last beat.
+        waits_refused: Requests that were refused, for too many of their client wait already.
     """
 
     def __init__(self, path: Path, keeper: Keeper, group: TaskGroup) -> None:
@@ -71,7 +73,8 @@ class Service:
         self._connections: set[Connection] = set()
         self._lingering: dict[bytes, anyio.Event] = {}
         self._longest_lag = 0.0
-        self._requests = self._refused_clients = self._violations = 0
+        self._requests = self._refused_clients = self._violations = self._unread_clients = 0
+        self._joined = self._lost = self.waits_refused = 0
         self._since = time.monotonic()
 
     # --- clients ---
@@ -114,6 +117,7 @@ class Service:
     async def _serve_client(self, stream: UnixStream, peer: Peer) -> None:
         connection = Connection(self, stream, peer)
         self._connections.add(connection)
+        self._joined += 1
         ended = time.monotonic()
         self._tell(lambda: ClientJoined(pid=peer.pid, clients=len(self._connections)))
         try:
@@ -122,9 +126,11 @@ class Service:
             self._connections.discard(connection)
             stream.close()  # a client that sent garbage sees it now
             if connection.problem:
-                self._violations += 1
+                self._unread_clients += connection.unread
+                self._violations += not connection.unread
                 self._tell(lambda: ClientRejected(pid=peer.pid, reason=connection.problem))
             if not connection.polite and not self.keeper.ledger.holds_nothing(connection.owner):
+                self._lost += 1
                 self._tell(lambda: ClientLost(pid=peer.pid))
                 await self._linger(connection)
         finally:
@@ -199,15 +205,23 @@ class Service:
         return ServiceStatistics(
             store=statistics_of(self.keeper),
             clients=len(self._connections),
+            joined_clients=self._joined,
+            lost_clients=self._lost,
             lingering=len(self._lingering),
             refused_clients=self._refused_clients,
             protocol_errors=self._violations,
+            unread_clients=self._unread_clients,
+            waits_refused=self.waits_refused,
             requests=self._requests,
             queued=len(self.line),
             lag_seconds=self.lag_seconds,
             longest_lag_seconds=self._longest_lag,
             up_seconds=time.monotonic() - self._since,
         )
+
+    def metrics(self) -> str:
+        """The same as text for Prometheus, to be served by any server in this process."""
+        return metrics_text(self.values())
 
     def values(self) -> dict[str, int | float | str]:
         """The same, flat, for a message."""
@@ -239,22 +253,21 @@ def open_service(
 async def serve(
     options: StoreOptions,
     path: str | os.PathLike[str] | None,
-    started: Callable[[Service], None],
+    main: Callable[[Service], Awaitable[None]],
 ) -> None:
-    """Serve a store on a unix socket, in this task, until cancelled.
+    """Serve a store on a unix socket, in this task, until cancelled or `main` returns.
 
     Args:
         options: What the store may use.
         path: Of the socket; default: `default_socket`.
-        started: Called when it listens.
+        main: Called when it listens. It ends with the service, however that ends.
 
     Raises:
         KvError: As `open_service`.
     """
     place = default_socket() if path is None else Path(path)
     async with _serving(options, place) as service:
-        started(service)
-        await anyio.sleep_forever()
+        await main(service)
 
 
 @asynccontextmanager

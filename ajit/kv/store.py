@@ -34,7 +34,7 @@ class Store(AnyStore):
     """Chunks of a paged KV cache in host memory. Get it with `open_store`."""
 
     def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+        self._keeper, self.slabs = keeper, keeper.feed
         self._owner = keeper.ledger.join()
         self._backend = _InProcess(keeper, self._owner)
 

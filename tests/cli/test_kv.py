@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import urllib.request
 
 import anyio
 import pytest
@@ -125,3 +126,31 @@ def test_a_supervisor_is_told_when_it_listens(ajit, place, tmp_path):
     assert told == b"READY=1"
     assert mode == 0o600
     assert json.loads(out) == {"socket": str(place), "pid": service.pid, "limit_bytes": 64 << 20}
+
+
+def test_metrics_are_printed_and_served(ajit, place):
+    """The same names by both; the line that says it listens has the URL."""
+    options = ("--socket", place, "--limit=1MiB", "--metrics", "127.0.0.1:0")
+    service = ajit.start("kv", "serve", *options)
+    try:
+        url = service.stdout.readline().split()[-1]
+        with urllib.request.urlopen(url, timeout=60) as page:  # noqa: S310 - http, of this test
+            served = page.read().decode()
+        printed = ajit("kv", "status", "--socket", place, "--metrics")
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
+
+    names = [line.split()[0] for line in served.splitlines() if not line.startswith("#")]
+    assert "ajit_kv_limit_bytes 1048576" in served
+    assert names == [x.split()[0] for x in printed.out.splitlines() if not x.startswith("#")]
+    assert service.returncode == exits.FINE
+
+
+def test_metrics_are_for_this_machine_only(ajit, place):
+    """Another address is a usage error that says which option it needs."""
+    told = ajit("kv", "serve", "--socket", place, "--metrics", "0.0.0.0:0")
+
+    assert told.code == exits.USAGE
+    assert "can be reached from other machines" in told.err
+    assert not place.exists()

@@ -244,6 +244,41 @@ class TileLang:
             return file.read()
 
 
+class Quack:
+    """A softmax for sm_90a. Alone, with its cache in a folder that all share."""
+
+    compiles, counts = 0, "own"
+
+    def __init__(self, folder: str) -> None:
+        os.environ |= {"CUTE_DSL_ARCH": "sm_90a", "QUACK_CACHE_DIR": folder}
+        from tests.integrations import quack_kernels
+
+        self._kernels, self._folder = quack_kernels, folder
+        cute = quack_kernels.cute
+        compile_kernel = cute.compile
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.compiles += 1
+            return compile_kernel(*args, **kwargs)
+
+        cute.compile = counted
+
+    def install(self, runtime: Any) -> AbstractContextManager[object]:
+        if runtime is None:
+            return nullcontext()
+        from ajit.integrations import quack as adapter
+
+        return adapter.install(runtime)
+
+    def compile(self, case: str) -> bytes:
+        if case == "good":
+            self._kernels.softmax(8192)
+        else:
+            self._kernels.refused()
+        (path,) = Path(self._folder).rglob("*.o")
+        return path.read_bytes()
+
+
 def environment_of_flashinfer(folder: str, place: str, calls: str) -> dict[str, str]:
     """Make a toolkit of what the wheels have; return the variables that FlashInfer finds it by."""
     import nvidia.cu13
@@ -284,6 +319,7 @@ extern "C" __global__ void heavy(const float* x, float* y) {{
 PEERS: dict[str, Any] = {
     "cuda_core": CudaCore,
     "flashinfer": FlashInfer,
+    "quack": Quack,
     "tilelang": TileLang,
     "triton": Triton,
     "warp": Warp,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,123 @@ def test_what_is_used_is_recorded(options: dict[str, Any], tmp_path: Path) -> No
     assert [(use.peer, use.name, use.arch, use.count) for use in record.finished()] == [
         ("triton", "triton twice", "sm_90a", 2)
     ]
+
+
+def record_and_replay(
+    options: dict[str, Any], tmp_path: Path, make: Any, between: Any, **later: Any
+) -> Any:
+    """Use a kernel; return the report of a start with another cache, after which it is used."""
+    record = str(tmp_path / "used")
+    with (
+        ajit.open_blocking_runtime(record=record, **options) as rt,
+        ajit.integrations.install("triton", runtime=rt),
+    ):
+        make()
+    between()
+    options = options | {"cache_dir": str(tmp_path / "another"), **later}
+    with (
+        ajit.open_blocking_runtime(**options) as rt,
+        ajit.integrations.install("triton", runtime=rt),
+    ):
+        report = rt.warmup(ajit.replay(record))
+        make()
+    return report
+
+
+def compile_mapped() -> Any:
+    """Compile an autotuned function, with a function, a type and a tuple as arguments."""
+    signature = {"x": "*fp32", **dict.fromkeys(("FN", "TYPE", "SHAPE"), "constexpr")}
+    values = {"FN": kernels.plus_one, "TYPE": triton.language.float32, "SHAPE": (128,)}
+    attrs = {(0,): [["tt.divisibility", 16]]}
+    src = ASTSource(kernels.mapped.fn, signature, values, attrs)
+    backend = triton.compiler.make_backend(TARGET)
+    # As a launch gives them: all, with the directories of this machine.
+    launched = vars(backend.parse_options({"num_warps": 2}))
+    return triton.compile(src, target=TARGET, options=launched)
+
+
+@pytest.mark.parametrize("make", [compile_twice, compile_mapped])
+def test_a_record_is_replayed_where_the_cache_has_it_no_more(
+    options: dict[str, Any], tmp_path: Path, compiled: list[str], make: Any
+) -> None:
+    """The very kernel is compiled again, so that nothing is left to do."""
+
+    def forget() -> None:
+        compiled.clear()
+        shutil.rmtree(tmp_path / "triton")
+
+    report = record_and_replay(options, tmp_path, make, forget)
+
+    assert (report.unresolved, report.failures) == ((), ())
+    assert len(compiled) == 1, "by the replay alone"
+
+
+def test_a_kernel_whose_source_was_edited_is_compiled_as_it_is_now(
+    options: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled: list[str],
+) -> None:
+    """The old one is asked for by nobody."""
+
+    def edit() -> None:
+        source = kernels.twice.src.replace("2.0", "3.0")
+        monkeypatch.setattr(kernels.twice, "_src", source)
+        monkeypatch.setattr(kernels.twice, "hash", None)
+        compiled.clear()
+
+    report = record_and_replay(options, tmp_path, compile_twice, edit)
+
+    assert (report.unresolved, report.failures) == ((), ())
+    assert len(compiled) == 1, "by the replay alone"
+
+
+@pytest.mark.parametrize("what", ["no module", "no function", "not there", "a function within"])
+def test_what_leads_to_no_kernel_any_more_is_unresolved(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """And no failure."""
+    terms: Any = (kernels.twice, kernels.GOOD, {"BLOCK": 128})
+    if what == "a function within":
+        terms = (kernels.made_here(), {"x": "*fp32"})
+
+    def make() -> Any:
+        return triton.compile(ASTSource(*terms), target=TARGET)
+
+    def change() -> None:
+        if what == "no module":
+            monkeypatch.setitem(sys.modules, kernels.__name__, None)
+        elif what == "no function":
+            monkeypatch.setattr(kernels, "twice", None)
+
+    if what == "not there":
+        monkeypatch.setattr(adapter, "register_remaker", lambda *_: lambda: None)
+    report = record_and_replay(options, tmp_path, make, change)
+
+    (line,) = report.unresolved
+    assert not report.failures
+    assert {
+        "no module": "cannot be imported",
+        "no function": "no function with @triton.jit",
+        "not there": "install the adapter of triton",
+        "a function within": "triton alone can make it",
+    }[what] in line.reason
+
+
+def test_a_recipe_that_others_may_have_written_is_not_followed(
+    options: dict[str, Any], tmp_path: Path, compiled: list[str]
+) -> None:
+    """It names a module to be imported."""
+
+    def open_up() -> None:
+        (tmp_path / "used").chmod(0o777)
+        shutil.rmtree(tmp_path / "triton")
+
+    report = record_and_replay(options, tmp_path, compile_twice, open_up, allow_unsafe_cache=True)
+
+    (line,) = report.unresolved
+    assert "other users may write" in line.reason
+    assert compiled == ["twice", "twice"], "the second time when it was asked for"
 
 
 def test_a_hit_is_the_kernel_that_triton_makes(

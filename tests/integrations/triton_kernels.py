@@ -22,6 +22,28 @@ def refuses(x, SIZE: tl.constexpr):
     tl.store(x, 1.0)
 
 
+@triton.jit
+def plus_one(x):
+    return x + 1
+
+
+@triton.autotune([triton.Config({}, num_warps=2)], key=[])
+@triton.jit
+def mapped(x, FN: tl.constexpr, TYPE: tl.constexpr, SHAPE: tl.constexpr):
+    offsets = tl.arange(0, SHAPE[0])
+    tl.store(x + offsets, FN(tl.load(x + offsets)).to(TYPE))
+
+
+def made_here() -> object:
+    """Return a function that no name leads to."""
+
+    @triton.jit
+    def hidden(x):
+        tl.store(x, 1.0)
+
+    return hidden
+
+
 MATMUL = {
     **dict.fromkeys("abc", "*fp16"),
     **dict.fromkeys("MNK", "i32"),

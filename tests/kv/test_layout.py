@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ajit.errors import ArgumentError
-from ajit.kv import Layout, axes_of
+from ajit.errors import ArgumentError, UsageError
+from ajit.kv import Layout, Namespace, axes_of
 from tests.kv.model import chunks_of, layouts, save_by_format, seen, tensors_of
 
 # Engines' layouts by name, and their axes.
@@ -94,6 +94,41 @@ def test_the_order_of_pages_does_not_change_a_chunk():
     third = Layout(layers=2, heads=4, dim=8, dtype="bfloat16", page_tokens=16)
 
     assert one.chunk_format == other.chunk_format != third.chunk_format
+
+
+def test_a_namespace_has_the_geometry_of_its_layout():
+    """It is typed once; the order of pages is no part of it, and the range of heads is."""
+    sizes = {"layers": 2, "heads": 4, "dim": 8, "dtype": "float16", "page_tokens": 16}
+    one, other = Layout(**sizes), Layout(**sizes, axes="BLPHTD")
+    expected = Namespace(
+        model="m", weights="w", dtype="float16", layers=2, heads=(4, 8), dim=8, salt="s"
+    )
+
+    assert expected == one.namespace("m", "w", heads=(4, 8), salt="s")
+    assert expected == other.namespace("m", "w", heads=(4, 8), salt="s")
+    assert one.namespace("m", "w").heads == (0, 4)
+    assert one.namespace("m", "w").chunk_bytes == one.chunk_bytes
+    with pytest.raises(UsageError, match=r"heads is \(0, 8\); the layout has 4"):
+        one.namespace("m", "w", heads=(0, 8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "bfloat16"}, {"layers": 3}, {"planes": 1}, {"heads": (4, 9)}, {"dim": 16},
+        {"chunk_tokens": 128}, {"chunk_bytes": 1 << 20},
+    ],
+)  # fmt: skip
+def test_a_namespace_of_another_layout_is_told(change):
+    """With the field that differs; any range of as many heads agrees."""
+    layout = Layout(layers=2, heads=4, dim=8, dtype="float16", page_tokens=16)
+    given = {
+        "model": "m", "weights": "w", "dtype": "float16", "layers": 2, "heads": (4, 8), "dim": 8,
+    }  # fmt: skip
+    layout.check_namespace(Namespace(**given))
+    (name,) = change
+    with pytest.raises(UsageError, match=f"their {name} is .*, that of the pages"):
+        layout.check_namespace(Namespace(**given | change))
 
 
 @pytest.mark.parametrize(

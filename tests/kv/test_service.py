@@ -41,7 +41,6 @@ from ajit.kv.messages import (
     Reserve,
     Reserved,
     Retired,
-    Stat,
     Welcome,
     encode,
 )
@@ -379,7 +378,7 @@ async def test_what_is_granted_in_the_turn_of_a_cancel_is_given_back(path, space
         await anyio.wait_all_tasks_blocked()
         (connection,) = service._connections
         service.keeper.commit(connection.owner, reserved.reservation, [0, 0])
-        await connection._take(Cancel(4, 2))
+        connection._take(Cancel(4, 2))
         answers = [await raw.hear() for _ in range(2)]
 
         assert [(type(answer), answer.id) for answer in answers] == [(Failed, 2), (Done, 4)]
@@ -410,21 +409,6 @@ async def test_unknown_names_and_odd_sizes_are_answers(path, space):
 
         assert (answers[0].code, type(answers[1])) == ("unknown", Done)
         assert (await raw.hear()).reason == "size"
-
-
-async def test_a_client_that_does_not_read_holds_up_no_other(path, space):
-    """The service takes no more requests of it than it can answer."""
-    async with open_service(options(), path) as service, raw_client(path) as raw:
-        (connection,) = service._connections
-        requests = b"".join(framed(encode(Stat(i))) for i in range(500))
-        with anyio.move_on_after(1.0):
-            while True:
-                await raw.stream.send(requests)
-        queued = connection._outbox._bytes
-        async with connect(path) as store:
-            assert await store.ping() is not None
-
-        assert 0 < queued < 3 << 20
 
 
 async def test_a_descriptor_that_comes_over_a_socket_is_not_inherited():

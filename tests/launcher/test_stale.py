@@ -270,6 +270,52 @@ def test_a_path_in_the_result(both_ways: Build) -> None:
 
 
 @needs_gxx
+@pytest.mark.parametrize(
+    ("definer", "use"),
+    [
+        ("#define LENGTH sizeof(__FILE__)\n", "LENGTH"),
+        ("#define OWN sizeof(__builtin_FILE())\n#define LENGTH OWN\n", "LENGTH"),
+        (
+            """constexpr int sum(const char* name = __builtin_FILE()) {
+              return *name ? *name + sum(name + 1) : 0; }\n""",
+            "sum()",
+        ),
+    ],
+    ids=["a macro", "a macro of a macro", "a function"],
+)
+def test_the_length_of_a_header_s_name(both_ways: Build, definer: str, use: str) -> None:
+    """By what another directory defines: of the name nothing else is in the result."""
+    both_ways.write("../common/names.h", definer)
+    above = both_ways.folder.parent
+    for name in ("one", "two-longer"):
+        text = f"#include <names.h>\nint value() {{ return {use}; }}\n"
+        both_ways.write(f"../{name}/v.h", text)
+        both_ways.write("a.cpp", "#include <v.h>\n")
+        command = ("g++", "-c", "a.cpp", "-o", "a.o", f"-I{above}/common", f"-I{above}/{name}")
+
+        assert both_ways.check(*command) == {"compiled": 1}
+        assert both_ways.check(*command) == {"hit": 1}
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ptx", "fatbin", "optix-ir"])
+def test_a_name_that_is_not_there_as_text(build: Build, kind: str) -> None:
+    """As numbers, or compressed: each directory has its own code for the device."""
+    found = []
+    build.write("k.cu", "#include <v.h>\n__global__ void k(int* p) { f(*p); }\n")
+    for name in ("one", "two-longer"):
+        text = "#include <assert.h>\n__device__ void f(int x) { assert(x); }\n"
+        header = build.write(f"../{name}/v.h", text)
+        where = f"-I{header.parent.resolve()}"
+        assert build.run(NVCC, f"-{kind}", "-arch=sm_90", where, "k.cu", "-o", "k").code == 0
+        found.append((build.folder / "k").read_bytes())
+
+    assert found[0] != found[1]
+    assert build.counted() == {"compiled": 2}
+
+
+@needs_gxx
 def test_a_directory_in_a_directory_is_not_mixed_up(both_ways: Build) -> None:
     """A file that is in two places counts for the one by which it was found."""
     text = '#include "inc/v.h"\n' + VALUE

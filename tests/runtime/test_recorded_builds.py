@@ -182,7 +182,7 @@ async def test_nothing_of_a_record_that_others_may_write_to_is_run(options, path
 
     assert scripted.started == 0
     (line,) = report.unresolved
-    assert "a build is a command" in line.reason
+    assert "what is run" in line.reason
 
 
 async def test_where_seals_are_asked_for_a_build_without_one_is_not_run(options, path, scripted):

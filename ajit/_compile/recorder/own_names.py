@@ -2,17 +2,31 @@
 
 ``__FILE__`` is the name of the file that it stands in, or of the one in which a macro that has it
 is used: of its length, or of a digest that the compiler works out, a search of the result finds
-nothing. So a user's header that asks for its name binds the result to its directory. To the name of
-the source it does not, where that uses no macro which may lead to such a question. DeepGEMM's
+nothing. So a user's header that asks for its name, or may use a macro that does, binds the result
+to its directory. To the name of the source it does not, where that uses no such macro. DeepGEMM's
 sources are of that kind, and lie in another directory in each process.
+
+``__builtin_FILE`` and `source_location` tell a function where it was called. Who calls it cannot be
+said from words, so there all of the user's directories count.
+
+The headers of a toolchain and of the system ask as well, as that of ``assert`` does. They hand the
+name on as a whole, to say where something failed, and a search of the result finds it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ajit._compile.recorder.digests import CHUNK_BYTES, MAX_FILE_BYTES, FileCache
+from ajit._compile.recorder.macros import (
+    Macro,
+    Macros,
+    asks_for_name,
+    macros_in,
+    plain,
+    words_in,
+)
 from ajit._compile.recorder.places import ANYWHERE, LABEL
 
 if TYPE_CHECKING:
@@ -26,29 +40,20 @@ __all__ = ["OF_THE_USER", "asked_names", "asks_for_name"]
 OF_THE_USER = ("i", ANYWHERE)
 """First letters of places whose files may be the user's. Those of a toolchain are not."""
 
-_ASKS = re.compile(rb"__(?:BASE_)?FILE|__builtin_FILE|source_location")
-_ASKS_FOR_ANOTHER = re.compile(rb"__BASE_FILE|__builtin_FILE|source_location")
-"""What may be the name of the source, or of a caller, wherever it stands."""
+_SYSTEM = ("/usr/include/", "/usr/lib/", "/usr/lib64/")
+"""What lies here is not the user's, unless an include directory is in it."""
+
+_OF_SOURCE = b"__BASE_FILE__"
+
+_OF_CALLER = frozenset({b"source_location", b"__builtin_FILE", b"__builtin_source_location"})
+_ITS_CLASS = re.compile(rb"\b(?:class|struct)\s+source_location\b")
+_ITS_CALL = re.compile(rb"\bcurrent\s*\(\s*\)")
+"""The header that defines the class says its name, and does not ask where it is called."""
 
 _LONGEST_BYTES = 32
 """No word that asks for a name is longer."""
 
-_SPLICE = re.compile(rb"\\\r?\n")
-_BLANK = rb"(?:[ \t\f\v]|/\*[\s\S]*?\*/)"
-_BODY = rb"""(?://[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|/\*[\s\S]*?\*/|[^\n])*"""
-_DEFINE = re.compile(
-    rb"^%b*(?:#|%%:)%b*define%b+(\w+)(%b)" % (_BLANK, _BLANK, _BLANK, _BODY), re.MULTILINE
-)
-"""A macro: its name and its body, which may go on behind a comment of several lines."""
-
-_WORD = re.compile(rb"\w+")
-
 _BINARY = (b"\x7fELF", b"!<arch>")
-
-
-def asks_for_name(text: bytes) -> bool:
-    """Whether a text may ask how a file is called."""
-    return _ASKS.search(text) is not None
 
 
 def asked_names(
@@ -66,67 +71,75 @@ def asked_names(
     named = {LABEL} if any(map(asks_for_name, texts)) else set()
     read = [(item.place, places.path(item.place, item.name)) for item in seen.reads
             if item.kind == "file" and item.place[0] in OF_THE_USER]  # fmt: skip
-    # Of the user's alone: CUDA's and C++'s headers ask for it in what says where it failed.
-    asking = [
-        (place, path) for place, path in read if place[0] == "i" and path and _asking.get(path)
-    ]
-    named.update(place for place, _ in asking)
-    headers = {path for _, path in asking if path}
-    if headers and (not sources or _may_tell_of_source(headers, read, texts, sources)):
+    files = [(place, path) for place, path in read if path and not _is_systems(place, path)]
+    asking = {path for _, path in files if _asking.get(path)}
+    if not asking and not named:
+        return named
+    named.update(place for place, path in files if place != ANYWHERE and path in asking)
+    names = _Names([path for _, path in files], texts)
+    for place, path in files:
+        # One of a place will do.
+        if place not in named and place != ANYWHERE and path not in sources and names.in_file(path):
+            named.add(place)
+    if not sources or not asking.isdisjoint(sources) or names.of_source(sources):
         named.add(LABEL)
     return named
 
 
-def _may_tell_of_source(
-    asking: set[str],
-    read: Iterable[tuple[str, str | None]],
-    texts: Iterable[bytes],
-    sources: Sequence[str],
-) -> bool:
-    """Whether a name that a header asks for may be the source's."""
-    if not asking.isdisjoint(sources) or any(map(_asks_for_another, map(_content, asking))):
-        return True
-    paths = {path for _, path in read if path and path not in sources}
-    words = {word for text in (*texts, *map(_content, sources)) for word in _WORD.findall(text)}
-    return _Macros(map(_content, paths)).may_lead(words)
+def _is_systems(place: str, path: str) -> bool:
+    return place == ANYWHERE and path.startswith(_SYSTEM)
 
 
-class _Macros:
-    """The macros of some texts: which of them ask for a name, and which use which."""
+class _Told(NamedTuple):
+    """What a text says, whatever else is read with it.
 
-    def __init__(self, texts: Iterable[bytes]) -> None:
-        self._words: dict[bytes, set[bytes]] = {}
-        self._asking: set[bytes] = set()
-        self._pasting: set[bytes] = set()
-        for text in texts:
-            self._read(_SPLICE.sub(b"", text))
+    Attributes:
+        macros: That it defines.
+        asks_for_source: Whether it may ask for the name of the source, wherever it stands.
+    """
 
-    def may_lead(self, words: set[bytes]) -> bool:
-        """Whether one that asks may be used by a text with these words."""
-        reached, new = set(words), words
-        while new:
-            new = set().union(*(self._words[word] for word in new if word in self._words)) - reached
-            reached |= new
-        if not reached.isdisjoint(self._asking):
-            return True
-        # A name that is pasted together begins with one word and ends with another.
-        return not reached.isdisjoint(self._pasting) and any(
-            any(name.startswith(word) for word in reached)
-            and any(name.endswith(word) for word in reached)
-            for name in self._asking
+    macros: tuple[Macro, ...]
+    asks_for_source: bool
+
+
+class _Names:
+    """Which texts of one compile may ask for names."""
+
+    def __init__(self, paths: Sequence[str], texts: Sequence[bytes]) -> None:
+        self._texts = texts
+        told = [*filter(None, map(_told.get, paths)), *map(_told_by, texts)]
+        self._macros = Macros(macro for each in told for macro in each.macros)
+        self._any_asks_for_source = any(each.asks_for_source for each in told)
+        self._any_asks_for_caller = self._has_caller((*map(_content, paths), *texts))
+
+    def in_file(self, path: str) -> bool:
+        """Whether the name of a header may be asked for."""
+        return self._any_asks_for_caller or self._may_lead(_content(path))
+
+    def of_source(self, sources: Iterable[str]) -> bool:
+        """Whether that of the source may be, by what others define."""
+        return (
+            self._any_asks_for_source
+            or self._any_asks_for_caller
+            or any(map(self._may_lead, (*self._texts, *map(_content, sources))))
         )
 
-    def _read(self, text: bytes) -> None:
-        for name, body in _DEFINE.findall(text):
-            self._words.setdefault(name, set()).update(_WORD.findall(body))
-            if b"##" in body or b"%:%:" in body:
-                self._pasting.add(name)
-            if b"__FILE" in body:
-                self._asking.add(name)
+    def _may_lead(self, text: bytes) -> bool:
+        return self._macros.may_lead(words_in(plain(text)))
+
+    def _has_caller(self, texts: Iterable[bytes]) -> bool:
+        """Whether a function asks where it was called: not those that only define how to."""
+        names = self._macros.leading_to(_OF_CALLER)
+        return any(
+            any(name in text for name in names) and _asks_for_caller(text, names) for text in texts
+        )
 
 
-def _asks_for_another(text: bytes) -> bool:
-    return _ASKS_FOR_ANOTHER.search(text) is not None
+def _asks_for_caller(text: bytes, names: frozenset[bytes]) -> bool:
+    _, rest = macros_in(plain(text))
+    if words_in(rest).isdisjoint(names):
+        return False
+    return _ITS_CLASS.search(rest) is None or _ITS_CALL.search(rest) is not None
 
 
 def _content(path: str) -> bytes:
@@ -139,14 +152,20 @@ def _content(path: str) -> bytes:
         return b""
 
 
+def _told_by(text: bytes) -> _Told:
+    text = plain(text)
+    return _Told(macros_in(text)[0], _OF_SOURCE in text)
+
+
 def _asks_in_file(path: str) -> bool:
     tail = b""
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            if asks_for_name(tail + chunk):
+            if asks_for_name(plain(tail + chunk)):
                 return True
             tail = chunk[-_LONGEST_BYTES:]
     return False
 
 
 _asking: FileCache[bool] = FileCache(_asks_in_file)
+_told: FileCache[_Told] = FileCache(lambda path: _told_by(_content(path)))
