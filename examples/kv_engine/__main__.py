@@ -41,6 +41,8 @@ def main() -> int:
         folder = Path(name)  # of mode 0700, as a service demands
         (folder / "tmp").mkdir()
         anyio.run(_run, folder, result, begun)
+        for number in (signal.SIGINT, signal.SIGTERM):  # all has ended; the folder goes, too
+            signal.signal(number, signal.SIG_IGN)
         result.problems += find_leftovers(folder)
     result.seconds = perf_counter() - begun
     if arguments.json:

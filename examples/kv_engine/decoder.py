@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from examples.kv_engine.loaded import LoadedLayer, LoadedModel
     from examples.kv_engine.weights import Array
 
-__all__ = ["Decoder", "Sequence", "is_over"]
+__all__ = ["Decoder", "Sequence"]
 
 THREADS = 64
 """Threads of a block. Arbitrary."""
@@ -33,7 +33,7 @@ class Sequence:
         tokens: Its tokens, int32.
         table: `blocks`, int32.
         logits: Of its last token, float32.
-        transfers: Loads into its pages.
+        transfers: Loads into its pages, and saves out of them.
     """
 
     blocks: list[int]
@@ -120,9 +120,9 @@ class Decoder:
 
         It is not, where work has run past its time and the device may be at it still.
         """
-        over = await is_over(self.stream.synchronize())
+        over = await _is_over(self.stream.synchronize())
         for transfer in sequence.transfers:
-            over &= await is_over(transfer)
+            over &= await _is_over(transfer)
         return over
 
     # --- parts of a step ------------------------------------------------------------------------
@@ -192,7 +192,7 @@ class Decoder:
         )  # fmt: skip
 
 
-async def is_over(work: Awaitable[object]) -> bool:
+async def _is_over(work: Awaitable[object]) -> bool:
     """Wait for work of the device; whether it is over, done or failed. Not to be cancelled."""
     with anyio.CancelScope(shield=True):
         try:

@@ -71,16 +71,8 @@ class Model:
             computed_by: What else decides about their last bits: kernels and driver. Without it the
                 answers would be right, and their logits not the same.
         """
-        return kv.Namespace(
-            model=self.name,
-            weights=weights,
-            dtype="float32",
-            layers=self.layers,
-            heads=(0, self.kv_heads),
-            dim=self.dim,
-            chunk_tokens=self.chunk_tokens,
-            rope=f"base {self.base}",
-            extra=computed_by,
+        return self.layout.namespace(
+            self.name, weights, rope=f"base {self.base}", extra=computed_by
         )
 
 
