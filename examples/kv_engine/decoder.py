@@ -78,7 +78,7 @@ class Decoder:
 
     async def step(
         self, sequence: Sequence, first: int, rows: int, *, load: kv.Transfer | None = None
-    ) -> ajit.Ticket[None]:
+    ) -> list[ajit.Ticket[None]]:
         """Submit the layers for some tokens of a sequence, and the logits of the last one.
 
         Args:
@@ -88,28 +88,34 @@ class Decoder:
             load: What the attention of each layer waits for, on the device: a load with gates.
 
         Returns:
-            A ticket of all of it.
+            The tickets of all of it: any of them may say that the driver has refused its part.
 
         Cancelling may leave a part of it submitted.
         """
         device, stream = self._device, self.stream
+        tickets: list[ajit.Ticket[None]] = []
         async with self._turn:  # the scratch memory is this step's until all is submitted
             batch = device.batch(stream=stream)
             self._add_embedding(batch, sequence, first, rows)
             for index, layer in enumerate(self.loaded.layers):
                 self._add_projections(batch, layer, sequence, first, rows)
                 if load is not None:
-                    await device.submit(batch.submit)
-                    await device.submit(load.gate, stream, index)
+                    tickets.append(await device.submit(batch.submit))
+                    tickets.append(await device.submit(load.gate, stream, index))
                 self._add_attention(batch, layer, sequence, first, rows)
                 self._add_mlp(batch, layer, rows)
             self._add_logits(batch, sequence, rows)
-            return await device.submit(batch.submit)
+            tickets.append(await device.submit(batch.submit))
+        return tickets
 
-    async def append(self, sequence: Sequence, position: int, token: int) -> None:
-        """Submit a token that was decoded, before the step that reads it."""
+    async def decode(
+        self, sequence: Sequence, position: int, token: int
+    ) -> list[ajit.Ticket[None]]:
+        """Submit a token that was decoded, and the step that reads it; returns what `step` does."""
         target, source = sequence.tokens[position : position + 1], np.array([token], np.int32)
-        await self._device.submit(self._device.copy, target, source, stream=self.stream)
+        copy = self._device.copy
+        copied = await self._device.submit(copy, target, source, stream=self.stream)
+        return [copied, *await self.step(sequence, position, 1)]
 
     async def logits(self, sequence: Sequence) -> Array:
         """Wait for the logits of the last step, [vocabulary], float32."""

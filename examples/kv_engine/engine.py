@@ -128,8 +128,8 @@ class Engine:
             if len(answer.tokens) == count:
                 return
             position = len(prompt) + len(answer.tokens) - 1
-            await self.decoder.append(sequence, position, token)
-            await self.decoder.step(sequence, position, 1)
+            for ticket in await self.decoder.decode(sequence, position, token):
+                await ticket
 
     async def _prefill(self, prompt: list[int], sequence: Sequence, use: Use) -> int:
         """Load what there is, compute the rest; how many tokens were loaded."""
@@ -158,7 +158,8 @@ class Engine:
         for begin in range(first, len(prompt), STEP_TOKENS):
             rows = min(STEP_TOKENS, len(prompt) - begin)
             # Each step is waited for: so others get their turn, and cancelling takes effect.
-            await (await self.decoder.step(sequence, begin, rows, load=load))
+            for ticket in await self.decoder.step(sequence, begin, rows, load=load):
+                await ticket
             load = None
 
     async def _finish(

@@ -291,6 +291,23 @@ async def test_a_load_that_fails_is_computed_instead(engine_of, socket, faults):
         await nothing_held(engine, service)
 
 
+async def test_an_answer_is_not_made_up(engine_of, faults):
+    """A step that the driver refuses ends the request; its pages come back, the next is right."""
+    async with engine_of() as engine:
+        cold, _ = await ask(engine)
+        for function in ("cuLaunchKernel", "cuMemcpyHtoDAsync_v2"):
+
+            async def tell(_token: int, _row: np.ndarray, function: str = function) -> None:
+                faults.inject(function, 1)
+
+            with pytest.raises(ajit.DeviceError):
+                await engine.generate(PROMPT, COUNT, tell)
+            await settled(engine)
+        logits, _ = await ask(engine)
+
+    assert cold.tobytes() == logits.tobytes()
+
+
 # --- cancellation -------------------------------------------------------------------------------
 
 
