@@ -14,11 +14,12 @@ import ajit
 from ajit import kv
 from examples.kv_engine.blocks import Blocks, NoRoom
 from examples.kv_engine.engine import open_engine
+from examples.kv_engine.kernels import specs_of
 from examples.kv_engine.model import MODELS
 from examples.kv_engine.reference import logits_of
 from examples.kv_engine.weights import Weights
 from tests.gpu.conftest import faults
-from tests.gpu.support import until
+from tests.gpu.support import GRACE_SECONDS, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,6 +90,17 @@ async def settled(engine: Engine) -> None:
 def counted(engine: Engine) -> dict[str, int]:
     """What it has counted of chunks."""
     return dict(engine.prefix.counts)
+
+
+async def let_copies_serve(engine: Engine) -> None:
+    """No kernel copies pages from now on: faults and delays are those of copies.
+
+    Nor is anything made in the background, which a device that does nothing would keep waiting.
+    """
+    pages = engine.prefix._pages
+    await pages.wait_for_kernels()
+    await pages.wait_registered()
+    pages._kernels._kernels.clear()
 
 
 # --- the model ----------------------------------------------------------------------------------
@@ -204,8 +216,10 @@ async def test_another_engine_answers_from_the_store_with_the_same_logits(engine
 async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, faults):
     """Slow copies: the stream waits for each layer, and the answer is the same."""
     async with kv.open_service(ROOM, socket), engine_of() as engine:
+        await let_copies_serve(engine)
         cold, _ = await ask(engine)
         hold_before(engine.prefix, "load", faults)
+        submitted = hold_before(engine.decoder, "step", faults)
         faults.inject("device:copy", count=12, delay=0.02)
         logits = []
 
@@ -214,8 +228,7 @@ async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, fau
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(engine.generate, PROMPT, COUNT, tell)
-            await until(lambda: counted(engine).get("loaded", 0) > 0)
-            await anyio.wait_all_tasks_blocked()
+            await submitted.wait()
             faults.let_go()
         await settled(engine)
 
@@ -267,6 +280,7 @@ async def test_what_the_store_refuses_is_skipped(engine_of, socket):
 async def test_a_load_that_fails_is_computed_instead(engine_of, socket, faults):
     """The driver refuses the copies: the answer is the same, and nothing stays held."""
     async with kv.open_service(ROOM, socket) as service, engine_of() as engine:
+        await let_copies_serve(engine)
         cold, _ = await ask(engine)
         for use in ("layers", "whole"):
             faults.inject("cuMemcpyBatchAsync_v2", 1)
@@ -275,6 +289,23 @@ async def test_a_load_that_fails_is_computed_instead(engine_of, socket, faults):
             assert answer.loaded == 0
             assert cold.tobytes() == logits.tobytes()
         await nothing_held(engine, service)
+
+
+async def test_an_answer_is_not_made_up(engine_of, faults):
+    """A step that the driver refuses ends the request; its pages come back, the next is right."""
+    async with engine_of() as engine:
+        cold, _ = await ask(engine)
+        for function in ("cuLaunchKernel", "cuMemcpyHtoDAsync_v2"):
+
+            async def tell(_token: int, _row: np.ndarray, function: str = function) -> None:
+                faults.inject(function, 1)
+
+            with pytest.raises(ajit.DeviceError):
+                await engine.generate(PROMPT, COUNT, tell)
+            await settled(engine)
+        logits, _ = await ask(engine)
+
+    assert cold.tobytes() == logits.tobytes()
 
 
 # --- cancellation -------------------------------------------------------------------------------
@@ -291,17 +322,18 @@ async def nothing_held(engine: Engine, service: kv.Service) -> None:
 
 
 def hold_before(owner: object, name: str, faults) -> anyio.Event:
-    """Let the device do nothing from when a method is called; the event is set then."""
-    held, method = anyio.Event(), getattr(owner, name)
+    """Let the device do nothing from when a method is called; the event: it has submitted."""
+    submitted, method = anyio.Event(), getattr(owner, name)
 
     async def called(*args, **kwargs):
         faults.hold()
-        held.set()
         setattr(owner, name, method)
-        return await method(*args, **kwargs)
+        result = await method(*args, **kwargs)
+        submitted.set()
+        return result
 
     setattr(owner, name, called)
-    return held
+    return submitted
 
 
 @pytest.mark.parametrize("where", ["prefill", "load"])
@@ -309,15 +341,17 @@ def hold_before(owner: object, name: str, faults) -> anyio.Event:
 async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, faults, where, use):
     """It leaves at once; its pages come back when the device is done with them, and not before."""
     async with kv.open_service(ROOM, socket) as service, engine_of() as engine:
-        cold, _ = await ask(engine, use="layers" if where == "load" else "off")
+        await let_copies_serve(engine)
+        for again in ("layers", "layers") if where == "load" else ("off",):
+            cold, _ = await ask(engine, use=again)
         saved = counted(engine).get("saved")
         owner, name = (engine.prefix, "load") if where == "load" else (engine.decoder, "step")
-        held = hold_before(owner, name, faults)
+        submitted = hold_before(owner, name, faults)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask, engine, PROMPT, COUNT, use)
-                await held.wait()
-                await anyio.wait_all_tasks_blocked()
+                with anyio.fail_after(GRACE_SECONDS):
+                    await submitted.wait()
                 tasks.cancel_scope.cancel()
             free = engine.blocks.free
         finally:
@@ -329,3 +363,15 @@ async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, fau
     assert free < PAGES
     assert saved == stored  # nothing of a prompt that was cancelled
     assert cold.tobytes() == logits.tobytes()
+
+
+# --- other devices ------------------------------------------------------------------------------
+
+
+def test_the_kernels_compile_for_a_gpu(kernel_cache):
+    """By NVRTC, which needs no GPU; none has run them."""
+    specs = specs_of(MODELS["small"])
+    with ajit.open_blocking_runtime(device="none", cache_dir=kernel_cache) as runtime:
+        artifacts = [runtime.compile(spec, arch="sm_90a") for spec in specs]
+
+    assert [spec.entry_names for spec in specs] == [tuple(each.entries) for each in artifacts]
