@@ -586,6 +586,19 @@ def test_a_lock_that_was_removed_after_it_was_opened_is_taken_anew(path, monkeyp
     second.give_up()
 
 
+def test_a_service_that_is_ending_is_waited_for(path, monkeypatch):
+    """A killed process closes its socket before its lock: the next one need not fail for that."""
+    first = claim(path)
+    first.listener.close()
+    ended = threading.Timer(0.2, first.give_up)
+    ended.start()
+    second = claim(path)
+    ended.join()
+    with pytest.raises(KvError, match="another service listens"):
+        claim(path)
+    second.give_up()
+
+
 # --- what a foreign service may do to a client ---
 
 
