@@ -38,12 +38,6 @@ ROOM = kv.StoreOptions(limit_bytes=1 << 20, slab_bytes=64 << 10)
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One kernel cache, so that the three loops compile each kernel once."""
-    return tmp_path_factory.mktemp("kv_engine") / "cache"
-
-
 @pytest.fixture
 def socket(tmp_path: Path) -> Path:
     """Where a service may listen."""
@@ -52,13 +46,13 @@ def socket(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine_of(kernel_cache: Path, socket: Path):
+def engine_of(kv_engine_cache: Path, socket: Path):
     """Opens an engine with a runtime of its own, which need not have a service."""
 
     @asynccontextmanager
     async def opened(pages: int = PAGES) -> AsyncIterator[Engine]:
         async with (
-            ajit.open_runtime(device="cpu", cache_dir=kernel_cache) as runtime,
+            ajit.open_runtime(device="cpu", cache_dir=kv_engine_cache) as runtime,
             open_engine(runtime, TOY, pages=pages, socket=socket) as engine,
         ):
             yield engine
@@ -368,10 +362,10 @@ async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, fau
 # --- other devices ------------------------------------------------------------------------------
 
 
-def test_the_kernels_compile_for_a_gpu(kernel_cache):
+def test_the_kernels_compile_for_a_gpu(kv_engine_cache):
     """By NVRTC, which needs no GPU; none has run them."""
     specs = specs_of(MODELS["small"])
-    with ajit.open_blocking_runtime(device="none", cache_dir=kernel_cache) as runtime:
+    with ajit.open_blocking_runtime(device="none", cache_dir=kv_engine_cache) as runtime:
         artifacts = [runtime.compile(spec, arch="sm_90a") for spec in specs]
 
     assert [spec.entry_names for spec in specs] == [tuple(each.entries) for each in artifacts]
