@@ -29,6 +29,7 @@ from ajit._runtime.log import LogLines
 from ajit._runtime.recorder import Recorder, close_recorder, keep_counts
 from ajit._runtime.runtime import Runtime
 from ajit._runtime.terms import checked_subscribers
+from ajit._runtime.trace import Trace
 from ajit._system.in_thread import run_in_thread
 from ajit._system.scarce import named
 from ajit._system.shared_tasks import SharedTasks
@@ -70,11 +71,14 @@ async def open_here(
             lines = LogLines(limiter)
             emitter.subscribe(lines)
             stack.push_async_callback(shielded, lines.aclose)
+            trace = _open_trace(stack, in_force, emitter, limiter)
             device = await _open_device(stack, in_force, limiter)
             services = await open_services(stack, in_force, trust, emitter, limiter)
             recorder = _open_recorder(stack, services)
             group = await stack.enter_async_context(anyio.create_task_group())
             runtime = _runtime_of(services, device, group, lines, recorder)
+            if trace is not None:
+                group.start_soon(trace.run, runtime.statistics)
             stack.push_async_callback(shielded, runtime._warmer.aclose)  # noqa: SLF001  # its other half
             try:
                 yield runtime
@@ -106,6 +110,18 @@ def _runtime_of(
     kernels = Kernels(resolver, device, tasks, lines.failed_behind, recorder)
     builds = kernels.builds = Builds(resolver, tasks, kernels.counts, weakly(kernels.note_build))
     return Runtime.make(kernels, builds)
+
+
+def _open_trace(
+    stack: AsyncExitStack, settings: Settings, emitter: Emitter, limiter: anyio.CapacityLimiter
+) -> Trace | None:
+    if not settings.trace:
+        return None
+    trace = Trace(settings.trace)
+    emitter.subscribe(trace)
+    close = partial(run_in_thread, trace.close, limiter=limiter)
+    stack.push_async_callback(shielded, close)
+    return trace
 
 
 def _open_recorder(stack: AsyncExitStack, services: Services) -> Recorder | None:
