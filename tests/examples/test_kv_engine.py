@@ -1,10 +1,10 @@
-"""The engines that share a KV cache: the toy model on the CPU driver, and a service on a socket."""
+"""The engines that share a KV cache: the toy model on a device, and a service on a socket."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
@@ -19,7 +19,7 @@ from examples.kv_engine.model import MODELS
 from examples.kv_engine.reference import logits_of
 from examples.kv_engine.weights import Weights
 from tests.gpu.conftest import faults
-from tests.gpu.support import GRACE_SECONDS, until
+from tests.gpu.support import GRACE_SECONDS, ON_GPU, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -35,13 +35,7 @@ WHOLE = len(PROMPT) // TOY.chunk_tokens * TOY.chunk_tokens
 COUNT = 5
 ROOM = kv.StoreOptions(limit_bytes=1 << 20, slab_bytes=64 << 10)
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One kernel cache, so that the three loops compile each kernel once."""
-    return tmp_path_factory.mktemp("kv_engine") / "cache"
+pytestmark = [pytest.mark.anyio, pytest.mark.both]
 
 
 @pytest.fixture
@@ -52,13 +46,14 @@ def socket(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine_of(kernel_cache: Path, socket: Path):
+def engine_of(kv_engine_cache: Path, socket: Path):
     """Opens an engine with a runtime of its own, which need not have a service."""
 
     @asynccontextmanager
-    async def opened(pages: int = PAGES) -> AsyncIterator[Engine]:
+    async def opened(pages: int = PAGES, **settings: Any) -> AsyncIterator[Engine]:
+        device = "cuda" if ON_GPU else "cpu"
         async with (
-            ajit.open_runtime(device="cpu", cache_dir=kernel_cache) as runtime,
+            ajit.open_runtime(device=device, cache_dir=kv_engine_cache, **settings) as runtime,
             open_engine(runtime, TOY, pages=pages, socket=socket) as engine,
         ):
             yield engine
@@ -133,28 +128,37 @@ async def test_the_bits_of_a_token_do_not_depend_on_those_computed_beside_it(eng
     assert rows[60].tobytes() == rows[1].tobytes() == rows[7].tobytes()
 
 
-async def test_requests_at_once_do_not_disturb_each_other(engine_of):
-    """Each gets the logits that it gets alone; those for which there are no pages wait."""
-    prompts = [PROMPT[:length] for length in (60, 33, 48, 5, 59)]
-    together = {}
-    async with engine_of() as engine:
-        alone = [(await ask(engine, prompt))[0] for prompt in prompts]
+async def test_requests_at_once_do_not_disturb_each_other(engine_of, socket):
+    """Each gets the logits that it gets alone, whether computed or loaded, also where they wait.
 
-        async def ask_one(index: int) -> None:
+    They wait for pages, and for room in the queue of the device, which has next to none.
+    """
+    prompts = [PROMPT[:length] for length in (60, 33, 48, 5, 59)]
+    together: list[dict[int, bytes]] = [{}, {}]
+    async with engine_of(ring_capacity=2) as engine:
+        alone = [(await ask(engine, prompt))[0].tobytes() for prompt in prompts]
+
+        async def ask_one(index: int, found: dict[int, bytes]) -> None:
             logits = []
 
             async def tell(_token: int, row: np.ndarray) -> None:
                 logits.append(row)
 
             await engine.generate(prompts[index], COUNT, tell)
-            together[index] = np.stack(logits)
+            found[index] = np.stack(logits).tobytes()
 
-        async with anyio.create_task_group() as tasks:
-            for index in range(len(prompts)):
-                tasks.start_soon(ask_one, index)
-        await settled(engine)
+        async with kv.open_service(ROOM, socket):
+            await engine.store.wait_connected()
+            for found in together:
+                before = counted(engine).get("loaded", 0)
+                async with anyio.create_task_group() as tasks:
+                    for index in range(len(prompts)):
+                        tasks.start_soon(ask_one, index, found)
+                await settled(engine)
+            loaded = counted(engine)["loaded"] - before
 
-    assert [each.tobytes() for each in alone] == [together[i].tobytes() for i in range(5)]
+    assert loaded == 3 + 2 + 2 + 3  # in the second round; in the first they share what is there
+    assert [dict(enumerate(alone))] * 2 == together
 
 
 async def test_a_request_that_is_too_long_is_refused(engine_of):
@@ -236,15 +240,18 @@ async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, fau
 
 
 async def test_the_answer_is_stored_as_well(engine_of, socket):
-    """So a conversation that goes on finds what was said before; its last token is computed."""
-    async with kv.open_service(ROOM, socket), engine_of() as engine:
-        _, before = await ask(engine, PROMPT[:30], 19)
-        longer = [*PROMPT[:30], *before.tokens]
-        cold, _ = await ask(engine, longer, use="off")
-        logits, answer = await ask(engine, longer)
+    """So a conversation that goes on finds what was said, but for the last token: it had no turn.
 
-    assert answer.loaded == 48
-    assert cold.tobytes() == logits.tobytes()
+    The prompt and its answer are three chunks, of which two and all but one token were computed.
+    """
+    async with kv.open_service(ROOM, socket), engine_of() as engine:
+        _, before = await ask(engine, PROMPT[:30], 18)
+        longer = [*PROMPT[:30], *before.tokens, 7]
+        cold, _ = await ask(engine, longer, use="off")
+        answers = [await ask(engine, longer) for _ in range(2)]
+
+    assert [answer.loaded for _, answer in answers] == [32, 48]
+    assert {cold.tobytes()} == {logits.tobytes() for logits, _ in answers}
 
 
 async def test_without_a_service_all_is_computed(engine_of, socket):
@@ -368,10 +375,10 @@ async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, fau
 # --- other devices ------------------------------------------------------------------------------
 
 
-def test_the_kernels_compile_for_a_gpu(kernel_cache):
+def test_the_kernels_compile_for_a_gpu(kv_engine_cache):
     """By NVRTC, which needs no GPU; none has run them."""
     specs = specs_of(MODELS["small"])
-    with ajit.open_blocking_runtime(device="none", cache_dir=kernel_cache) as runtime:
+    with ajit.open_blocking_runtime(device="none", cache_dir=kv_engine_cache) as runtime:
         artifacts = [runtime.compile(spec, arch="sm_90a") for spec in specs]
 
     assert [spec.entry_names for spec in specs] == [tuple(each.entries) for each in artifacts]
