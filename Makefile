@@ -25,7 +25,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test test-slow network crash lint format bench bench-kv gpu chaos chaos-kv wheel check-zig clean integrations
+.PHONY: help setup demo kv-demo test test-slow network crash lint format bench bench-kv gpu chaos chaos-kv wheel check-zig clean integrations
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ setup: $(STAMPS)/develop $(STAMPS)/native ## make .venv and build the C librarie
 
 demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on demand, verify, show what happened
 	@$(BIN)/ajit demo $(ARGS)
+
+kv-demo: $(STAMPS)/packages $(STAMPS)/native ## engines that share a KV cache: measured, killed, and compared bit for bit
+	@$(BIN)/python -m examples.kv_engine $(ARGS)
 
 # No limit for the whole run: each test has one (pyproject.toml), and a slow machine may need longer.
 test: setup ## the tests, all but the slow ones, in 4 to 10 minutes on 2 cores

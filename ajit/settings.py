@@ -377,7 +377,9 @@ class Settings:
         holds=lambda n: 2 <= n <= MOST_RING and n & (n - 1) == 0,
     )
     pinned_pool_bytes: int = byte_count(
-        256 * MiB, "limit of the pinned host memory used for staging copies", least=1
+        256 * MiB,
+        "limit of the pinned host memory used for staging copies, for all loops of a device",
+        least=1,
     )
     device_memory_limit_bytes: int = byte_count(
         0,

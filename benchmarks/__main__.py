@@ -21,7 +21,7 @@ NAMES = (
     "hot", "from_disk", "reads", "cold_race", "lease", "chain", "scale", "loop_lag", "completion",
     "memory", "imports", "launcher", "kv",
 )  # fmt: skip
-MORE = ("integrations", "kv_pieces", "kv_ping", "kv_peers")
+MORE = ("integrations", "instrumented", "kv_pieces", "kv_ping", "kv_peers")
 """Only when they are named: they need packages of their own, or are parts of another one."""
 
 

@@ -81,7 +81,8 @@ class AnyStore:
         Args:
             namespace: What the chunks belong to.
             digests: Of the whole prompt, from its start.
-            first: How many of these are here, by a lease that the caller has.
+            first: How many of these are here, by a lease that the caller has: they are not sent.
+                With 0 the store looks by itself, and `Reservation.first` says where it begins.
 
         Returns:
             A reservation of the chunks that are not here, as many as there is room for, and 1024 at

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "Hold", "Lease", "Opening", "Reservation"]
 
-T = TypeVar("T", bound="Handle")
+T = TypeVar("T", bound="Ending")
+
+
+class Ending(Protocol):
+    """What ends when its block does."""
+
+    def release(self) -> None:
+        """End it. Never waits; twice is nothing."""
+        ...
 
 
 class Backend(Protocol):

@@ -145,6 +145,22 @@ async def test_memory_given_back_before_the_submission_is_copied_by_the_driver(
         assert expected == shared[16 : 16 + layout.chunk_bytes]
 
 
+async def test_a_layout_with_scales_is_copied_by_the_driver(cache_dir):
+    """And the statistics say why."""
+    layout = kv.Layout(
+        layers=2, heads=1, dim=8, dtype="uint8", page_tokens=4, chunk_tokens=8, planes=1,
+        axes="BTHD", scales=kv.Scales(block=4),
+    )  # fmt: skip
+    async with opened_runtime(cache_dir) as rt:
+        buffers = await uploaded(rt.device, tensors_of(layout, PAGES))
+        async with kv.open_pages(rt, layout, buffers) as pages:
+            await pages.wait_for_kernels()
+            statistics = pages.statistics()
+
+    assert "without a kernel" in statistics.kernel_problem
+    assert statistics.ways == ()
+
+
 async def test_the_faster_way_is_taken(cache_dir):
     """What was measured says which, for each direction and kind of number."""
     layout = LAYOUTS["heads outside"]

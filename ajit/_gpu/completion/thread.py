@@ -23,6 +23,7 @@ from ajit._gpu.call import Call
 from ajit._gpu.completion.port import CompletionPort
 from ajit._gpu.completion.state import TicketState
 from ajit._gpu.health import DeviceHealth, dump_signal, health_of
+from ajit._gpu.pinned_budget import PinnedBudget
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
 from ajit._system.loop import Promise
 from ajit._system.numa import node_of_pci
@@ -53,6 +54,7 @@ class DeviceThread:
         numbers: Numbers for tickets; unique over all loops.
         info: What the driver says about the device.
         numa_node: That a GPU is at; None where the machine does not say.
+        pinned: How much page-locked memory the pools of its loops may hold.
         gone: Counts buffers and modules that were given back; while it stands still, what was alive
             before still is.
         forked: Whether this process is a fork of the one that made it.
@@ -64,6 +66,7 @@ class DeviceThread:
         self.choice = choice
         self.settings = settings
         self.numbers = itertools.count(1)
+        self.pinned = PinnedBudget(settings.pinned_pool_bytes)
         self.forked = False
         self.gone = 0
         self.info = wire.DeviceInfo()
