@@ -2,8 +2,8 @@
 
 Each line has a service of its own, in a process; so have those who keep it busy. Two lines have the
 same work done beside an idle service: what is late there is late for want of a processor. There is
-no tier that could hang yet; memory that does not come from the system is the one step that leaves the loop,
-so that hangs in one of the lines.
+no tier that could hang yet; memory that does not come from the system is the one step that leaves
+the loop, so that hangs in one of the lines.
 """
 
 from __future__ import annotations
