@@ -47,6 +47,10 @@ SWEEP_SECONDS = 1.0
 """How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
 
 
+AGAIN_SECONDS = 30.0
+"""After which memory is asked for again where there was none: others may have given theirs back."""
+
+
 class Keeper:
     """The books and the memory of one store. Get it with `open_keeper`.
 
@@ -55,7 +59,8 @@ class Keeper:
         slabs: The memory, by the numbers of slabs.
         feed: Tells of slabs as they come and go.
         numa: Which NUMA node the memory comes from, or why from any.
-        problem: Why no more slabs are made though the limit allows it; "" if all is well.
+        problem: Why no more slabs are made though the limit allows it; "" if all is well. It is
+            tried again after `AGAIN_SECONDS`.
         events: Those who are told what happens.
     """
 
@@ -72,6 +77,7 @@ class Keeper:
         self.slabs: list[Slab] = []
         self.feed = SlabFeed()
         self.problem = ""
+        self._problem_at = 0.0
         self.closed = False
         self.events = KvEmitter(warn_only)
         self._group = group
@@ -142,7 +148,9 @@ class Keeper:
         """Whether to make a slab before so many chunks are reserved."""
         arena, size = self.ledger.arena, space.chunk_bytes
         wanted = min(len(digests), self.options.credit // size, MOST_AT_ONCE)
-        return arena.free_slots(size) < wanted and arena.may_grow and not self.problem
+        if arena.free_slots(size) >= wanted or not arena.may_grow:
+            return False
+        return not self.problem or time.monotonic() - self._problem_at >= AGAIN_SECONDS
 
     def reserve_now(
         self, owner: int, space: Space, parent: bytes, digests: Sequence[bytes]
@@ -221,7 +229,10 @@ class Keeper:
             limiter = anyio.CapacityLimiter(1)
             begun = time.monotonic()
             # With little memory it may take for ever: who closes the store does not wait for it.
-            await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
+            try:
+                await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
+            except RuntimeError as exc:  # no thread can be started
+                self._tell_problem(exc)
             for slab in _taken(self._made):
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
@@ -242,13 +253,17 @@ class Keeper:
             size, huge = self.options.slab_bytes, self.options.huge_pages
             slab = Slab.make(size, huge=huge, node=self._node)
         except SlabError as exc:
-            self.problem = str(exc)
-            warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
+            self._tell_problem(exc)
             return
+        self.problem = ""
         self.numa = slab.numa_problem or self.numa
         self._made.append(slab)
         if self.closed:
             _close(self._made)
+
+    def _tell_problem(self, exc: Exception) -> None:
+        self.problem, self._problem_at = str(exc), time.monotonic()
+        warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
 
     # --- waiting ---
 
