@@ -21,6 +21,8 @@ __all__ = ["Outbox", "UnreadError"]
 
 MOST_QUEUED_BYTES = 1 << 20
 """Pretty arbitrary: some hundred answers to lookups of long prompts."""
+FRAME_BYTES = 128
+"""What a frame costs beside its bytes: most answers are smaller than the objects that they are."""
 MOST_SEND_BYTES = 64 << 10
 """Sent at once, as long as there are no descriptors in between."""
 
@@ -41,7 +43,7 @@ class Outbox:
     def put(self, frame: bytes, descriptors: Sequence[int] = ()) -> None:
         """Queue a frame. Never waits."""
         self._frames.append((frame, descriptors))
-        self._bytes += len(frame)
+        self._bytes += len(frame) + FRAME_BYTES
         self._more.set()
 
     def end(self) -> None:
@@ -73,21 +75,22 @@ class Outbox:
                 self._more = anyio.Event()
                 await self._more.wait()
                 continue
-            data, descriptors = self._next()
+            data, descriptors, cost = self._next()
             with anyio.move_on_after(patience_seconds) as patience:
                 await stream.send(data, descriptors)
             if patience.cancelled_caught:
                 raise UnreadError(f"it does not read what it is sent (for {patience_seconds:g} s)")
-            self._bytes -= len(data)
+            self._bytes -= cost
             self._less.set()
 
-    def _next(self) -> tuple[bytes, Sequence[int]]:
+    def _next(self) -> tuple[bytes, Sequence[int], int]:
+        """What is sent at once, its descriptors, and what it was counted as."""
         data, descriptors = self._frames.popleft()
         if descriptors:
-            return data, descriptors
+            return data, descriptors, len(data) + FRAME_BYTES
         parts, size = [data], len(data)
         while self._frames and not self._frames[0][1] and size < MOST_SEND_BYTES:
             more, _ = self._frames.popleft()
             parts.append(more)
             size += len(more)
-        return b"".join(parts), ()
+        return b"".join(parts), (), size + FRAME_BYTES * len(parts)

@@ -31,7 +31,7 @@ from ajit.kv.messages import (
     Retired,
     encode,
 )
-from ajit.kv.outbox import MOST_QUEUED_BYTES
+from ajit.kv.outbox import FRAME_BYTES, MOST_QUEUED_BYTES
 from tests.kv.raw import raw_client
 from tests.kv.store_support import content, options, prompt, store_prompt
 from tests.kv.test_service import LONG_SECONDS, until
@@ -190,12 +190,13 @@ async def test_a_client_that_never_reads_costs_bounded_memory_and_nobodys_ping(p
         (connection,) = [each for each in service._connections if each.token == raw.token]
         request = frames(*[Ping(i) for i in range(1000)])
         sent = await fill(raw, request)
-        queued = connection._outbox._bytes
+        queued, answers = connection._outbox._bytes, len(connection._outbox._frames)
         pings = [await store.ping() for _ in range(5)]
         in_flight = len(connection._in_flight)
 
         assert None not in pings
         assert MOST_QUEUED_BYTES < queued < MOST_QUEUED_BYTES + (64 << 10)
+        assert answers * FRAME_BYTES < queued  # they cost more than the bytes that they have
         assert in_flight <= 1
         count = -(-sent // len(request)) * 1000
         async with anyio.create_task_group() as group:
