@@ -142,6 +142,7 @@ class SettingsOptions(TypedDict, total=False):
     failure_seconds: float | None
     explain: bool | None
     record: str | os.PathLike[str] | None
+    trace: str | os.PathLike[str] | None
     ticket_timeout_seconds: float | None
     time_tickets: bool | None
     spin_seconds: float | None
@@ -353,6 +354,12 @@ class Settings:
         _A_PATH,
         holds=usable_text,
     )
+    trace: str = setting(
+        "",
+        "file to which a timeline is appended, for Perfetto; processes may share it; empty: none",
+        _A_PATH,
+        holds=usable_text,
+    )
     ticket_timeout_seconds: float = number(
         60.0, "default limit on waiting for device work; a ticket that takes longer fails", above=0
     )
@@ -370,7 +377,9 @@ class Settings:
         holds=lambda n: 2 <= n <= MOST_RING and n & (n - 1) == 0,
     )
     pinned_pool_bytes: int = byte_count(
-        256 * MiB, "limit of the pinned host memory used for staging copies", least=1
+        256 * MiB,
+        "limit of the pinned host memory used for staging copies, for all loops of a device",
+        least=1,
     )
     device_memory_limit_bytes: int = byte_count(
         0,
@@ -592,6 +601,8 @@ _OTHER_VARIABLES = frozenset(
         "AJIT_CC_DISABLE",
         "AJIT_CC_NVCC",
         "AJIT_CC_PTXAS",
+        # Of KV clients and services.
+        "AJIT_KV_SOCKET",
     }
 )
-"""Read by the CPU driver, and by compiler launchers, themselves."""
+"""Read by the CPU driver, by compiler launchers, and by `ajit.kv`, themselves."""

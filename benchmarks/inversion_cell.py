@@ -3,7 +3,7 @@
 The arguments are those of `main`, in its order; `benchmarks.inversion.run_cell` gives them. It
 calls the driver by ctypes: ``ctypes.PyDLL`` keeps the GIL during a call, ``ctypes.CDLL`` lets it
 go, and a ctypes callback takes the GIL on the thread that calls it. For ``ajit`` in place of a kind
-of callback, ajit itself does the operations.
+of callback, ajit itself does the operations, and for ``kv`` its KV pages do.
 """
 
 from __future__ import annotations
@@ -143,6 +143,11 @@ def main(arguments: list[str]) -> None:
     at = Progress(progress).at
     if callbacks == "ajit":
         anyio.run(drive_ajit, path, int(count), at)
+        return
+    if callbacks == "kv":
+        from benchmarks.inversion_kv import drive_kv
+
+        anyio.run(drive_kv, path, int(count), at, threads)
         return
     driver = Driver(path, holds_gil=gil == "held")
     make = {"python": python_callback, "eventfd": eventfd_callback}[callbacks]

@@ -7,30 +7,38 @@ in its own event loop; with no subscriber, none is even built.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ajit._core.short_repr import short_repr
+from ajit._core.event import Emitter, Event, Holder, Subscriber
 
 __all__ = [
+    "BackgroundFailed",
     "BundleReady",
     "CacheResponsive",
     "CacheUnresponsive",
     "CacheUnwritable",
     "CompileFailed",
     "CompileFinished",
+    "CompileRunning",
     "CompileStarted",
     "CompiledLate",
+    "DeviceLost",
+    "DeviceResumed",
+    "DeviceStalled",
     "Differences",
     "Emitter",
+    "EntriesEvicted",
+    "EntryRead",
     "EntryRejected",
     "Event",
     "FallbackUsed",
     "Holder",
     "KernelReady",
+    "KeyMade",
     "LocksUnavailable",
     "MakingKey",
+    "ModuleLoaded",
     "NotPublished",
     "Subscriber",
     "Tier",
@@ -45,56 +53,6 @@ Tier = Literal["memory", "disk", "remote", "compiled"]
 Differences: TypeAlias = "tuple[tuple[str, str | None, str | None], ...]"
 """In what two keys differ: the part, its value in the cached one, and its value in the wanted one;
 None where it does not have it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """The holder of a key's lease.
-
-    Attributes:
-        host: Host name.
-        pid: Process id on that host.
-        phase: ``queued``, ``compiling`` or ``publishing``.
-        compiler: Compiler and version.
-        age_seconds: Since it took the lease; only to its last beat if it is on another host.
-        cpu_seconds: CPU time that its compiler had used at the last beat: while that grows, the
-            compile makes progress.
-    """
-
-    host: str
-    pid: int
-    phase: str
-    compiler: str
-    age_seconds: float
-    cpu_seconds: float = 0.0
-
-    def __str__(self) -> str:
-        """One line: ``pid 7 on node3, compiling with nvcc 13.0 for 2.0 s (1.9 s CPU)``."""
-        used = f" ({self.cpu_seconds:.1f} s CPU)" if self.cpu_seconds else ""
-        return (
-            f"pid {self.pid} on {self.host}, {self.phase} with {self.compiler} "
-            f"for {self.age_seconds:.1f} s{used}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Event:
-    """Base: which spec and key an event is about.
-
-    Attributes:
-        name: The spec's label.
-        key: Hex base key: of everything but what the compile reads. All events of a kernel have it.
-    """
-
-    name: str
-    key: str
-
-    def __repr__(self) -> str:
-        return short_repr(self)
-
-
-Subscriber: TypeAlias = Callable[[Event], None]
-"""Called in the runtime's event loop, between two steps of a resolution: it must not block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -158,6 +116,8 @@ class CompileStarted(Event):
     """A compile was handed to the compile pool.
 
     Attributes:
+        reason: Why it was not found: no such kernel was kept, files have changed, its entry does
+            not verify, ...
         nearest: With the setting ``explain``, the key of the cached kernel that differs least; else
             or if none is like it, "".
         differences: In what they differ.
@@ -165,8 +125,24 @@ class CompileStarted(Event):
 
     compiler: str
     arch: str
+    reason: str = ""
     nearest: str = ""
     differences: Differences = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CompileRunning(Event):
+    """A compile of this process goes on. Emitted about once a second.
+
+    Attributes:
+        seconds: Since it was handed to the pool.
+        cpu_seconds: CPU time that the compiler has used: while that grows, it makes progress.
+    """
+
+    compiler: str
+    arch: str
+    seconds: float
+    cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -188,12 +164,19 @@ class CompiledLate(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CompileFinished(Event):
-    """A compile succeeded."""
+    """A compile succeeded.
+
+    Attributes:
+        seconds: What the compiler took.
+        queued_seconds: How long it waited before, for a slot of this process, memory, or a permit.
+        size_bytes: Of what it made.
+    """
 
     compiler: str
     arch: str
     seconds: float
     size_bytes: int
+    queued_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -261,6 +244,125 @@ class NotPublished(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EntriesEvicted(Event):
+    """This process has removed files of the cache, because of its limits or of their age.
+
+    Not about one kernel: ``name`` and ``key`` are empty.
+
+    Attributes:
+        entries: Entries removed.
+        others: Reading lists, digests, failure records, temporary files and permits removed.
+        size_bytes: Of all of them.
+        kept_entries: Entries that are left.
+        kept_bytes: Their size, with reading lists and digests.
+        limit_bytes: What the cache may hold; 0 is any number.
+    """
+
+    entries: int
+    others: int
+    size_bytes: int
+    kept_entries: int
+    kept_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class BackgroundFailed(Event):
+    """Calls on the cache failed where no request gets the error. Kernels are found all the same.
+
+    The first of its kind; the others are counted in ``statistics().background_errors``. Not about
+    one kernel: ``name`` and ``key`` are empty.
+
+    Attributes:
+        doing: ``evict``, or ``touch``: to mark as used.
+    """
+
+    doing: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class KeyMade(Event):
+    """The base key of a request was made: its compiler was found, and its text digested.
+
+    Attributes:
+        seconds: What that took, in its thread.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EntryRead(Event):
+    """An entry was read and verified, and the files were looked at that it depends on.
+
+    Attributes:
+        entry_key: The artifact's key.
+        seconds: What that took, in its thread.
+        size_bytes: Of the artifact.
+    """
+
+    entry_key: str
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ModuleLoaded(Event):
+    """A module was loaded on the device, by the CUDA thread.
+
+    Attributes:
+        entry_key: The artifact's key.
+        seconds: From the request for it.
+        size_bytes: Of the artifact.
+    """
+
+    entry_key: str
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class DeviceStalled(Event):
+    """The CUDA thread is in one operation for longer than ``stall_seconds``.
+
+    Emitted when that is seen, and then about every ten seconds. Not about one kernel: ``name`` and
+    ``key`` are empty.
+
+    Attributes:
+        operation: What it is at: ``launch``, ``load``, ...
+        seconds: For how long.
+        in_flight: Tickets that wait for the device.
+    """
+
+    operation: str
+    seconds: float
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class DeviceResumed(Event):
+    """The CUDA thread goes on, after `DeviceStalled`. ``name`` and ``key`` are empty.
+
+    Attributes:
+        seconds: Since when the stall was first reported.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class DeviceLost(Event):
+    """The device's context is unusable: all its work fails from now on. ``key`` is empty.
+
+    Attributes:
+        code: The driver's code.
+    """
+
+    code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class FallbackUsed(Event):
     """A request was answered with its fallback; the wanted kernel is made ready meanwhile.
 
@@ -313,42 +415,3 @@ class WarmupProgress(Event):
     total: int
     tier: Tier | None
     error: str = ""
-
-
-class Emitter:
-    """The subscribers of one runtime. It belongs to the runtime's event loop.
-
-    Callers check `listening` first, so that no event is built without a subscriber.
-    """
-
-    __slots__ = ("_on_error", "_subscribers")
-
-    def __init__(self, on_error: Callable[[Subscriber, Exception], None]) -> None:
-        self._subscribers: dict[object, Subscriber] = {}
-        self._on_error = on_error
-
-    @property
-    def listening(self) -> bool:
-        """Whether there is a subscriber."""
-        return bool(self._subscribers)
-
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Add a subscriber; the returned function removes it."""
-        subscription = object()  # one function may subscribe twice, and leave once
-        self._subscribers[subscription] = subscriber
-
-        def unsubscribe() -> None:
-            self._subscribers.pop(subscription, None)
-
-        return unsubscribe
-
-    def emit(self, event: Event) -> None:
-        """Hand an event to every subscriber, in order of subscription.
-
-        A subscriber that raises is reported and does not disturb what it watches.
-        """
-        for subscriber in tuple(self._subscribers.values()):  # they may leave meanwhile
-            try:
-                subscriber(event)
-            except Exception as exc:  # noqa: BLE001  # a broken log line must not fail a kernel
-                self._on_error(subscriber, exc)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 __all__ = ["cut", "short_repr"]
 
 LINE = 199
@@ -16,11 +21,11 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def short_repr(value: object) -> str:
+def short_repr(value: object, without: Collection[str] = ()) -> str:
     """Return ``Name(field=value, ...)`` in one line, with what is long cut. For dataclasses."""
     fields: dict[str, object] = getattr(value, "__dataclass_fields__", {})
-    shown = {name: repr(getattr(value, name)) for name in fields}
-    names = len(type(value).__name__) + 2 + sum(len(name) + 3 for name in fields)
+    shown = {name: repr(getattr(value, name)) for name in fields if name not in without}
+    names = len(type(value).__name__) + 2 + sum(len(name) + 3 for name in shown)
     limit = max(FIELD, _share([len(text) for text in shown.values()], LINE - names))
     parts = [f"{name}={cut(text, limit)}" for name, text in shown.items()]
     return cut(f"{type(value).__name__}({', '.join(parts)})", LINE)

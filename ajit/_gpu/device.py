@@ -61,6 +61,8 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
         multiprocessors: How many it has.
         warp_size: Threads of a warp.
         driver_version: Of the driver, as 13000 for CUDA 13.0.
+        numa_node: Whose host memory is next to it; None on the CPU driver, and where the machine
+            does not say.
     """
 
     def __init__(self, membership: ThreadMembership) -> None:
@@ -79,6 +81,7 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
         self.has_clusters = bool(thread.info.clusters)
         self.multiprocessors = int(thread.info.multiprocessors)
         self.driver_version = int(thread.info.driver_version)
+        self.numa_node = thread.numa_node
 
     # --- order ----------------------------------------------------------------------------------
 

@@ -81,8 +81,9 @@ class DeviceMemory:
         Args:
             memory: Writable and contiguous, from the beginning of a page of memory to the end of
                 one. It is held until the driver has let it go.
-            piece_bytes: Size of a piece, a multiple of a page. No copy may cross from one piece to
-                the next, or the driver refuses it; of chunks of a KV cache, take a multiple.
+            piece_bytes: Size of a piece, a multiple of a page. A copy that crosses from one piece
+                to the next is cut there, for drivers take none that does; not so in a graph that
+                was captured before.
 
         Raises:
             ArgumentError: It does not begin and end with a page; nothing was started.

@@ -80,6 +80,8 @@ class PageFormat:
         chunk_bytes: Size of a chunk.
         by_page: Numbers that are pages.
         by_slot: Numbers that are tokens: ``page * tokens + place``.
+        beside: What lies in the same pages and chunks in rows of another size, such as scales; it
+            is copied before the rows, and has no steps.
     """
 
     rows: tuple[PageRow, ...]
@@ -87,9 +89,17 @@ class PageFormat:
     chunk_bytes: int
     by_page: PageIds
     by_slot: PageIds
+    beside: PageFormat | None = None
+
+    @property
+    def parts(self) -> tuple[PageFormat, ...]:
+        """What is copied one after the other, the rows with the steps last."""
+        return (self,) if self.beside is None else (self.beside, self)
 
     def fault(self, sizes: tuple[int, ...]) -> str:
         """Return why memories of these sizes in bytes do not do, or an empty text."""
+        if self.beside is not None and (fault := self.beside.fault(sizes)):
+            return fault
         device = max(self.by_page.device_span_bytes, self.by_slot.device_span_bytes)
         chunk = max(self.by_page.chunk_span_bytes, self.by_slot.chunk_span_bytes)
         if self.pages < 1 or not self.rows:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ajit._gpu.completion.state import TicketState
     from ajit._gpu.completion.ticket import Ticket
     from ajit._gpu.device import Device
-    from ajit._gpu.kernel import Kernel
     from ajit._gpu.memory import DeviceBuffer
     from ajit._gpu.page_format import PageFormat, PageIds
     from ajit._gpu.page_kernel import PageKernel
@@ -58,6 +57,7 @@ class PageCopy:
         step_rows: After how many rows a step is told; 0: never.
         events: One for each step, recorded when it is done; or none.
         after: What all of it waits for on the device: an event, a ticket, or any stream.
+        keep: Whatever else the ticket keeps until the device is done.
     """
 
     to_host: bool
@@ -67,6 +67,7 @@ class PageCopy:
     step_rows: int = 0
     events: Sequence[Event] = ()
     after: Any = None
+    keep: object = None
 
 
 class PageMap(metaclass=FactoryMade, factory="map_pages()"):
@@ -75,7 +76,7 @@ class PageMap(metaclass=FactoryMade, factory="map_pages()"):
     Attributes:
         format: Where the pages lie.
         memories: That they lie in.
-        tables: Addresses, strides and offsets of the rows, packed.
+        tables: Addresses, strides and offsets of the rows of each part, packed.
         word_bytes: The largest word, up to 16 bytes, that all addresses on the device and all steps
             on both sides are multiples of.
     """
@@ -92,12 +93,10 @@ class PageMap(metaclass=FactoryMade, factory="map_pages()"):
         if fault := format_.fault(tuple(memory.nbytes for memory in found)):
             raise ArgumentError(operation="map pages", detail=fault)
         self.memories = tuple(memory.owner for memory in found)
-        rows = format_.rows
-        numbers = [found[row.memory].address + row.offset_bytes for row in rows]
-        numbers += [row.page_bytes for row in rows]
-        numbers += [row.chunk_offset_bytes for row in rows]
-        self.tables = array.array("Q", numbers).tobytes()
-        self.word_bytes = math.gcd(MAX_WORD_BYTES, *numbers, *format_.by_page.steps,
+        addresses = [memory.address for memory in found]
+        numbers = [_numbers(part, addresses) for part in format_.parts]
+        self.tables = tuple(array.array("Q", each).tobytes() for each in numbers)
+        self.word_bytes = math.gcd(MAX_WORD_BYTES, *numbers[-1], *format_.by_page.steps,
                                    *format_.by_slot.steps)  # fmt: skip
 
     def request(self, copy: PageCopy, stream: object = None) -> PageRequest:
@@ -128,7 +127,7 @@ class PageMap(metaclass=FactoryMade, factory="map_pages()"):
 
     def form(self, copy: PageCopy) -> PageIds:
         """Return what the numbers of a request stand for."""
-        return self.format.by_slot if copy.by_slot else self.format.by_page
+        return _form(self.format, copy)
 
     def __repr__(self) -> str:
         return f"<PageMap of {self.format.pages} pages in {len(self.format.rows)} rows>"
@@ -139,10 +138,12 @@ class PageRequest:
 
     Attributes:
         nbytes: How much it copies.
+        submitted: Whether the CUDA thread has it.
     """
 
-    __slots__ = ("_chunks", "_copy", "_count", "_first", "_ids", "_keep", "_kernel", "_map",
-                 "_operations", "_port", "_stream", "_target", "nbytes")  # fmt: skip
+    __slots__ = ("_chunks", "_copies", "_copy", "_count", "_first", "_ids", "_keep", "_kernel",
+                 "_launches", "_map", "_port", "_stream", "_target", "nbytes",
+                 "submitted")  # fmt: skip
 
     def __init__(
         self, port: CompletionPort, page_map: PageMap, copy: PageCopy, stream: object
@@ -159,17 +160,24 @@ class PageRequest:
             copy.ids, form.limit, _CALLED, "ids", unique=unique
         )
         self._check_counts(form)
-        self.nbytes = filled * len(format_.rows) * form.nbytes
+        self.nbytes = filled * sum(
+            len(part.rows) * _form(part, copy).nbytes for part in format_.parts
+        )
         self._first, after = [], None
         if copy.after is not None:
             first, after = wait_operation(copy.after, port.thread)
             self._first.append(first)
-        self._kernel: Kernel | None = None
+        self._kernel: PageKernel | None = None
+        self._launches: list[bytes] = []
         # What may be freed by hand, and what else the ticket keeps.
         memories: tuple[object, ...] = (*self._chunks.keep, *page_map.memories)
-        others: tuple[object, ...] = (copy.events, after, stream)
+        others: tuple[object, ...] = (copy.events, after, stream, copy.keep)
         self._keep = memories, others
-        self._operations = [self._copies()]
+        self._copies = [
+            self._as_copies(part, tables)
+            for part, tables in zip(format_.parts, page_map.tables, strict=True)
+        ]
+        self.submitted = False
 
     def _check_counts(self, form: PageIds) -> None:
         count, chunks, copy = self._count, self._chunks.count, self._copy
@@ -179,18 +187,20 @@ class PageRequest:
         if copy.events and len(copy.events) != self._map.steps(copy.step_rows):
             raise ArgumentError(operation=_CALLED, detail="there is not one event for each step")
 
-    def _copies(self) -> bytes:
-        """The request as one operation, which the executor makes copies of."""
-        copy, form, rows = self._copy, self._map.form(self._copy), len(self._map.format.rows)
-        events = array.array("Q", [event.handle for event in copy.events]).tobytes()
-        body = self._map.tables + self._chunks.packed + events + self._ids
+    def _as_copies(self, part: PageFormat, tables: bytes) -> bytes:
+        """A part of the request as one operation, which the executor makes copies of."""
+        copy, form, rows = self._copy, _form(part, self._copy), len(part.rows)
+        last = part is self._map.format
+        told, step_rows = (copy.events, copy.step_rows) if last else ((), 0)
+        events = array.array("Q", [event.handle for event in told]).tobytes()
+        body = tables + self._chunks.packed + events + self._ids
         body += bytes(-len(body) % 16)  # an operation's size is a multiple of 16
         outer, inside = form.axes
         header = wire.PAGES_LAYOUT.pack(
             wire.PAGES, wire.PAGES_LAYOUT.size + len(body), copy.to_host, rows, self._count,
-            self._chunks.count, len(copy.events), form.chunk_ids, form.id_bytes, form.split,
+            self._chunks.count, len(told), form.chunk_ids, form.id_bytes, form.split,
             form.split_bytes, outer[0], inside[0], outer[1], inside[1], outer[2], inside[2],
-            form.piece_bytes, copy.step_rows,
+            form.piece_bytes, step_rows,
         )  # fmt: skip
         return header + body
 
@@ -199,11 +209,11 @@ class PageRequest:
     @property
     def table_bytes(self) -> int:
         """What a kernel's tables take on the device."""
-        return len(self._map.tables) + len(self._chunks.packed) + len(self._ids)
+        return len(self._map.tables[-1]) + len(self._chunks.packed) + len(self._ids)
 
     def suits(self, kernel: PageKernel) -> bool:
         """Whether a kernel can do it: chunks that it reaches and whose addresses it can use."""
-        if kernel.kernel.module.unloaded:
+        if kernel.kernel.module.unloaded or self._map.format.beside is not None:
             return False
         return bool(self.nbytes) and self._chunks.reached_by(kernel.word_bytes)
 
@@ -216,23 +226,23 @@ class PageRequest:
             keep: What is let go with the ticket.
         """
         copy, rows = self._copy, len(self._map.format.rows)
-        packed = self._map.tables + self._chunks.packed + self._ids
+        packed = self._map.tables[-1] + self._chunks.packed + self._ids
         into, kept = copy_operation(
             table[: len(packed)], packed, self._port.thread, self._target[1]
         )
-        self._operations = [into]
+        self._launches = [into]
         step_rows = copy.step_rows or rows
         for step, first in enumerate(range(0, rows, step_rows)):
             part = range(first, min(first + step_rows, rows))
             counts = (rows, self._chunks.count, self._count)
-            self._operations.append(kernel.operation(table, *counts, part))
+            self._launches.append(kernel.operation(table, *counts, part))
             if copy.events:
-                self._operations.append(wire.simple(wire.RECORD_EVENT, copy.events[step].handle))
+                self._launches.append(wire.simple(wire.RECORD_EVENT, copy.events[step].handle))
             if copy.step_rows:
-                self._operations.append(wire.simple(wire.STEP, step))
+                self._launches.append(wire.simple(wire.STEP, step))
         memories, others = self._keep
         self._keep = (*memories, table), (*others, kernel, kept, keep)
-        self._kernel = kernel.kernel
+        self._kernel = kernel
 
     def submit(self, *, timeout: float | None = None, timed: bool = False) -> Ticket[None]:
         """Submit it. The ticket keeps the memory of both sides until the device is done.
@@ -251,8 +261,8 @@ class PageRequest:
         port = self._port
         refuse_to_submit(_CALLED)
         memories, _ = self._keep
-        if self._kernel is not None and self._kernel.module.unloaded:
-            raise inner(self._kernel.module).unloaded_error()
+        if self._kernel is not None and self._kernel.kernel.module.unloaded:
+            raise inner(self._kernel.kernel.module).unloaded_error()
         if any(map(is_freed, memories)):
             raise ArgumentError(operation=_CALLED, detail="memory of a page or chunk was freed")
         mark_used(memories, self._target[1])
@@ -260,11 +270,27 @@ class PageRequest:
         state.stream = self._stream
         if self._copy.step_rows:
             state.steps = BatchSteps(self._map.steps(self._copy.step_rows))
-        operations = [*self._first, *self._operations]
-        return port.submit_operations(
+        # Memory of a chunk may have been given back meanwhile: a kernel must not touch it.
+        by_kernel = self._kernel is not None and self.suits(self._kernel)
+        operations = [*self._first, *(self._launches if by_kernel else self._copies)]
+        ticket = port.submit_operations(
             b"".join(operations), state, count=len(operations), target=self._target,
             timeout=timeout, timed=timed,
         )  # fmt: skip
+        self.submitted = True
+        return ticket
+
+
+def _form(part: PageFormat, copy: PageCopy) -> PageIds:
+    return part.by_slot if copy.by_slot else part.by_page
+
+
+def _numbers(part: PageFormat, addresses: list[int]) -> list[int]:
+    """Addresses of the rows, what lies between two pages of each, and where they are in a chunk."""
+    rows = part.rows
+    numbers = [addresses[row.memory] + row.offset_bytes for row in rows]
+    numbers += [row.page_bytes for row in rows]
+    return numbers + [row.chunk_offset_bytes for row in rows]
 
 
 def map_pages(device: Device, format_: PageFormat, memories: Sequence[Any]) -> PageMap:

@@ -11,25 +11,34 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from ajit._core.factory import FactoryMade
 from ajit._gpu import wire
+from ajit._gpu.completion.port import CompletionPort
 from ajit._gpu.hostview import HostView
 from ajit._gpu.owned import Owned
+from ajit._gpu.wire import Resource
 from ajit.errors import ArgumentError
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from ajit._gpu.completion.port import CompletionPort
     from ajit._gpu.completion.thread import DeviceThread
     from ajit._gpu.completion.ticket import Ticket
+    from ajit._gpu.device import Device
 
-__all__ = ["RegisteredMemory", "are_registered", "register_host"]
+__all__ = [
+    "RegisteredMemory",
+    "are_registered",
+    "forget_ended",
+    "open_registration",
+    "register_host",
+]
 
 PIECE_BYTES = 64 << 20
 """Registered at once: some 10 ms. Arbitrary."""
@@ -44,15 +53,24 @@ _known: weakref.WeakSet[RegisteredMemory] = weakref.WeakSet()
 
 
 class _Piece(Owned):
-    """A part that the driver knows."""
+    """A part that the driver knows.
 
-    __slots__ = ("ended",)
+    Attributes:
+        ended: Set when it knows it no more.
+        nbytes: Its size.
+        own_bytes: The same, or 0 if another registration has told it, and may give it back.
+    """
+
+    __slots__ = ("ended", "nbytes", "own_bytes")
 
     _called = "registered memory"
 
-    def __init__(self, port: CompletionPort, resource: int, ended: ctypes.c_uint64) -> None:
+    def __init__(
+        self, port: CompletionPort, resource: int, ended: ctypes.c_uint64, nbytes: int
+    ) -> None:
         super().__init__(port, resource, wire.ALL_LANES)
-        self.ended = ended
+        self.ended, self.nbytes = ended, nbytes
+        self.own_bytes = int(Resource.from_address(resource).size)
 
 
 class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_host()"):
@@ -63,16 +81,60 @@ class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_hos
     Attributes:
         address: Of its first byte.
         nbytes: Its size.
-        piece_bytes: The driver knows it in pieces of that size: no copy may cross from one to the
-            next.
+        piece_bytes: The driver knows it in pieces of that size. Copies across them are cut.
     """
 
-    __slots__ = ("__weakref__", "_pieces", "_port", "address", "nbytes", "piece_bytes")
+    __slots__ = ("__weakref__", "_pieces", "_port", "_view", "address", "nbytes", "piece_bytes")
 
     def __init__(self, port: CompletionPort, view: HostView, piece_bytes: int) -> None:
         """Made by `register_host`."""
-        self._port, self._pieces = port, list[_Piece]()
+        self._port = port
+        self._view: HostView | None = view
+        self._pieces: list[_Piece] = []
         self.address, self.nbytes, self.piece_bytes = view.address, view.nbytes, piece_bytes
+
+    @property
+    def own_bytes(self) -> int:
+        """What this registration has told the driver of, and no other one."""
+        return 0 if self.freed else sum(piece.own_bytes for piece in self._pieces)
+
+    @property
+    def told_bytes(self) -> int:
+        """What the driver was told of by any registration, as far as is known here."""
+        return 0 if self.freed else sum(piece.nbytes for piece in self._pieces)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was given back, and the driver does not know it any more."""
+        return self._view is None and all(piece.ended.value for piece in self._pieces)
+
+    async def register(self, *, shared: bool) -> None:
+        """Tell the driver of what it does not know yet, piece by piece. Cancelling leaves a part.
+
+        Args:
+            shared: Whether it is no error that another registration has told it already. Call this
+                again when that one is given back.
+
+        Raises:
+            DeviceError: The driver does not take it.
+        """
+        view, size = self._view, self.piece_bytes
+        if view is None:  # it was given back
+            return
+        for index, offset in enumerate(range(0, view.nbytes, size)):
+            known = self._pieces[index] if index < len(self._pieces) else None
+            if known is not None and known.own_bytes:
+                continue
+            where = view.address + offset, min(size, view.nbytes - offset)
+            piece = await _register_piece(self._port, view, where, shared)
+            self._pieces[index : index + 1] = [piece]
+            if known is not None:
+                known.free()
+            if self._view is None:  # it was given back meanwhile
+                piece.free()
+                return
+        if self.own_bytes == self.nbytes:
+            _known.add(self)
 
     @property
     def freed(self) -> bool:
@@ -84,16 +146,15 @@ class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_hos
         return self._port.thread is thread and not self.freed
 
     def covers(self, address: int, nbytes: int) -> bool:
-        """Whether a range lies in one piece of it."""
-        offset = address - self.address
-        if not 0 <= offset <= self.nbytes - nbytes:
-            return False
-        return offset // self.piece_bytes == (offset + nbytes - 1) // self.piece_bytes
+        """Whether a range lies in it."""
+        return 0 <= address - self.address <= self.nbytes - nbytes
 
     def free(self) -> None:
         """Give it back. May be called more than once; submitted work may still use it."""
         for piece in self._pieces:
             piece.free()
+        self._view = None
+        _known.discard(self)
 
     async def aclose(self) -> None:
         """Give it back, and wait until the driver does not know it any more.
@@ -101,9 +162,9 @@ class RegisteredMemory(metaclass=FactoryMade, factory="await device.register_hos
         Then the memory may be unmapped. Cancelling only leaves.
         """
         self.free()
-        while not self._port.closed and not all(piece.ended.value for piece in self._pieces):  # noqa: ASYNC110  # the CUDA thread sets a number and no event
+        while not (self._port.closed or self.ended):  # noqa: ASYNC110  # the CUDA thread sets a number and no event
             await anyio.sleep(LOOK_SECONDS)
-        _forget_ended()
+        forget_ended()
 
     def __enter__(self) -> Self:
         return self
@@ -125,30 +186,45 @@ async def register_host(
     port: CompletionPort, memory: Any, piece_bytes: int = PIECE_BYTES
 ) -> RegisteredMemory:
     """Page-lock memory. See `Device.register_host`."""
-    view = HostView(memory, writable=True)
-    if fault := _fault(view, piece_bytes):
-        raise ArgumentError(operation="register host memory", detail=fault)
-    _forget_ended()
-    registered: RegisteredMemory = RegisteredMemory.make(port, view, piece_bytes)
+    registered = open_registration(port, memory, piece_bytes)
     try:
-        for offset in range(0, view.nbytes, piece_bytes):
-            size = min(piece_bytes, view.nbytes - offset)
-            where = view.address + offset, size
-            registered._pieces.append(await _register_piece(port, view, where))  # noqa: SLF001  # one module
+        await registered.register(shared=False)
     except BaseException:
         registered.free()
         raise
-    _known.add(registered)
     return registered
 
 
-async def _register_piece(port: CompletionPort, view: HostView, where: tuple[int, int]) -> _Piece:
+def open_registration(
+    where: Device | CompletionPort, memory: Any, piece_bytes: int = PIECE_BYTES
+) -> RegisteredMemory:
+    """Return memory that the driver is told of by `RegisteredMemory.register`.
+
+    Raises:
+        ArgumentError: It does not begin and end with a page.
+    """
+    view = HostView(memory, writable=True)
+    if fault := _fault(view, piece_bytes):
+        raise ArgumentError(operation="register host memory", detail=fault)
+    forget_ended()
+    port = where if isinstance(where, CompletionPort) else where._port  # noqa: SLF001  # one package
+    registered: RegisteredMemory = RegisteredMemory.make(port, view, piece_bytes)
+    return registered
+
+
+async def _register_piece(
+    port: CompletionPort,
+    view: HostView,
+    where: tuple[int, int],
+    shared: bool,  # noqa: FBT001  # private
+) -> _Piece:
     held = ended, _ = ctypes.c_uint64(), view
-    packed = wire.REGION.pack(wire.REGISTER, wire.REGION.size, *where, ctypes.addressof(ended))
+    region = (*where, ctypes.addressof(ended), shared, 0)
+    packed = wire.REGION.pack(wire.REGISTER, wire.REGION.size, *region)
 
     def submit() -> Ticket[_Piece]:
         name = f"register {where[1]} bytes of host memory"
-        state = port.new_state(name, held, lambda resource: _Piece(port, resource, ended))
+        state = port.new_state(name, held, lambda resource: _Piece(port, resource, ended, where[1]))
         return port.submit_operations(packed, state)
 
     _held.append(held)  # whatever becomes of the task: the CUDA thread writes there in the end
@@ -169,14 +245,15 @@ def _fault(view: HostView, piece_bytes: int) -> str:
     return ""
 
 
-def _forget_ended() -> None:
+def forget_ended() -> None:
     """Let go of the memory that the driver has let go."""
     for held in list(_held):
         if held[0].value:
-            _held.remove(held)
+            with suppress(ValueError):  # another loop's thread was faster
+                _held.remove(held)
 
 
 def are_registered(thread: DeviceThread, addresses: list[int], nbytes: int) -> bool:
-    """Whether each of these ranges lies in one piece that the driver knows."""
+    """Whether each of these ranges lies in memory that the driver knows."""
     known = [memory for memory in _known if memory.of(thread)]
     return all(any(memory.covers(at, nbytes) for memory in known) for at in addresses)

@@ -20,7 +20,9 @@ __all__ = ["OUT_OF_MEMORY", "STICKY", "code_name", "device_error", "overdue"]
 
 _ERRORS = TABLE.errors()
 
-(OUT_OF_MEMORY,) = TABLE.numbers("ERROR", "OUT_OF_MEMORY")
+OUT_OF_MEMORY, _REGISTERED = TABLE.numbers(
+    "ERROR", "OUT_OF_MEMORY", "HOST_MEMORY_ALREADY_REGISTERED"
+)
 
 STICKY = frozenset(code for code, (_, sticky) in _ERRORS.items() if sticky)
 """Codes of a context that cannot be used any more."""
@@ -49,6 +51,11 @@ def device_error(operation: str, code: int, *, lost: bool = False, detail: str =
         )
     elif code == OUT_OF_MEMORY:
         kind = OutOfMemory
+    elif code == _REGISTERED:
+        detail = detail or (
+            "memory can be registered once in a process, and some of this is already; that of a KV "
+            "store is shared by engines that open their pages with store=..."
+        )
     elif operation.startswith("launch"):
         kind = LaunchError
     elif operation.startswith("load"):

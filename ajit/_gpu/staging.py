@@ -3,8 +3,8 @@
 A driver copies from pageable memory by staging it itself, on the calling thread: a large upload
 would keep the CUDA thread, and with it every launch, waiting for milliseconds. So the bytes are
 moved into page-locked memory by a helper thread, with the GIL released, and the CUDA thread only
-starts the copy. The memory comes from a bounded pool; what does not fit into the pool is copied
-without.
+starts the copy. The memory comes from a pool of the loop, and all pools of a device have one limit;
+what does not fit into that, or waits for too long, is copied without.
 
 Owned by the loop's thread. The CPU driver needs none of this, its copies run on a thread of their
 own.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ajit._gpu.memory import PinnedBuffer
+    from ajit._gpu.pinned_budget import PinnedBudget, PinnedWaiter
 
 __all__ = ["STAGED_FROM_BYTES", "Staged", "StagingPool"]
 
@@ -55,78 +56,125 @@ class Staged:
 
 
 class StagingPool:
-    """A bounded pool of page-locked memory, in sizes that are powers of two.
+    """A loop's pool of page-locked memory, in sizes that are powers of two.
 
     Attributes:
-        limit_bytes: What it may hold in all, on loan or not.
-        held_bytes: What it holds now.
+        held_bytes: What it holds, on loan or not.
     """
 
     def __init__(
-        self, allocate: Callable[[int], Awaitable[PinnedBuffer]], limit_bytes: int
+        self,
+        allocate: Callable[[int], Awaitable[PinnedBuffer]],
+        budget: PinnedBudget,
+        patience_seconds: float,
     ) -> None:
-        self.limit_bytes = limit_bytes
         self.held_bytes = 0
+        self._budget, self._patience_seconds = budget, patience_seconds
         self._loop = LoopHandle.current()
         self._allocate = allocate
         self._free: dict[int, list[PinnedBuffer]] = {}
-        self._returned = anyio.Event()
+        self._closed = False
         self._movers = anyio.CapacityLimiter(_MOVERS)
+        budget.add_pool(self)
 
     async def lend(self, nbytes: int) -> Staged | None:
-        """Lend memory of at least that size; waits for loans to come back when all is lent.
+        """Lend memory of at least that size; waits in line for loans to come back.
 
         Returns:
-            None if it can never be had: the copy then goes without.
+            None if it cannot be had, or not in time: the copy then goes without.
         """
-        size = 1 << (nbytes - 1).bit_length()
-        if size > self.limit_bytes:
+        budget, size = self._budget, 1 << (nbytes - 1).bit_length()
+        if size > budget.limit_bytes:
             return None
-        while True:
+        if not budget.crowded:
             if self._free.get(size):
                 return Staged(self, self._free[size].pop())
-            if self.held_bytes + size <= self.limit_bytes:
+            if budget.take(size):
                 return await self._grow(size)
-            if not self._shrink():
-                if self._returned.is_set():
-                    self._returned = anyio.Event()
-                await self._returned.wait()
+        waiter = budget.stand_in_line(self, size)
+        try:
+            with anyio.move_on_after(self._patience_seconds):
+                await waiter.told.wait()
+        except BaseException:
+            if budget.leave(waiter):
+                self._return(waiter)
+            raise
+        if not budget.leave(waiter):
+            return None
+        if self._closed:
+            self._return(waiter)
+            return None
+        return Staged(self, waiter.buffer) if waiter.buffer else await self._grow(size)
 
     async def move(self, target: int, source: int, nbytes: int) -> None:
         """Copy host memory, in a helper thread. Cancelling waits for the end: milliseconds."""
         await run_in_thread(ctypes.memmove, target, source, nbytes, limiter=self._movers)
 
-    def close(self) -> None:
-        """Free what is not on loan."""
-        while self._shrink():
+    def make_room(self) -> None:
+        """Free what is not on loan, as long as someone waits. Any thread."""
+        if threading.get_ident() != self._loop.thread_id:
+            self._loop.call_soon(self.make_room)
+            return
+        while self._budget.crowded and self._shrink():
             pass
 
+    def close(self) -> None:
+        """Free all: the device is done with the loans as well."""
+        while self._shrink():
+            pass
+        self._closed = True
+        held, self.held_bytes = self.held_bytes, 0
+        self._budget.leave_all(self)
+        self._budget.give_back(held)
+
     async def _grow(self, size: int) -> Staged | None:
+        """Allocate memory for which there is room."""
         self.held_bytes += size
         try:
             return Staged(self, await self._allocate(size))
         except BaseException as error:
-            self.held_bytes -= size
-            self._returned.set()
+            self._let_go(size)
             if isinstance(error, OutOfMemory):
                 return None
             raise
+
+    def _return(self, waiter: PinnedWaiter) -> None:
+        """Give back what was granted to a task that was cancelled."""
+        if waiter.buffer is not None:
+            self._give_back(waiter.buffer)
+        else:
+            self._budget.give_back(waiter.size)
+
+    def _let_go(self, size: int) -> None:
+        if not self._closed:
+            self.held_bytes -= size
+            self._budget.give_back(size)
 
     def _shrink(self) -> bool:
         """Free one piece that is not on loan; returns whether there was one."""
         for size, buffers in self._free.items():
             if buffers:
                 buffers.pop().free()
-                self.held_bytes -= size
+                self._let_go(size)
                 return True
         return False
 
     def _give_back(self, buffer: PinnedBuffer) -> None:
-        if threading.get_ident() != self._loop.thread_id:  # the collector ran in another thread
+        """Take a loan back. The collector may run this in another thread, or under the lock."""
+        lock = self._budget.lock
+        elsewhere = threading.get_ident() != self._loop.thread_id
+        if elsewhere or not lock.acquire(blocking=False):
             self._loop.call_soon(self._give_back, buffer)
             return
-        self._free.setdefault(buffer.nbytes, []).append(buffer)
-        self._returned.set()
+        try:
+            taken = True if self._closed else self._budget.take_back(self, buffer)
+        finally:
+            lock.release()
+        if taken is None:
+            self._free.setdefault(buffer.nbytes, []).append(buffer)
+        elif not taken:
+            buffer.free()
+            self._let_go(buffer.nbytes)
 
     def __repr__(self) -> str:
-        return f"<StagingPool {self.held_bytes} of {self.limit_bytes} bytes>"
+        return f"<StagingPool {self.held_bytes} bytes of {self._budget!r}>"

@@ -42,7 +42,8 @@ class Transfers:
     ) -> None:
         self._port = port
         self.stages = port.thread.choice.kind == "cuda"
-        self.pool = StagingPool(alloc_pinned, port.thread.settings.pinned_pool_bytes)
+        patience_seconds = port.thread.settings.ticket_timeout_seconds
+        self.pool = StagingPool(alloc_pinned, port.thread.pinned, patience_seconds)
 
     async def upload(self, obj: Any, explain: Callable[[int], str], stream: object) -> DeviceBuffer:
         """See `Device.upload`. `explain` says why there is no memory."""

@@ -95,7 +95,7 @@ LoadLayout: Final = TABLE.layout("load", *_OPERATION, "image", "names", "count")
 SIMPLE: Final = TABLE.layout("alloc", *_OPERATION, "size")
 """Also of most other operations: those that have one number, or none."""
 ELAPSED_LAYOUT: Final = TABLE.layout("elapsed", *_OPERATION, "start", "end", "reserved")
-REGION: Final = TABLE.layout("region", *_OPERATION, "address", "size", "ended")
+REGION: Final = TABLE.layout("region", *_OPERATION, "address", "size", "ended", "shared", "unused")
 PAGES_LAYOUT: Final = TABLE.layout(
     "pages", *_OPERATION,
     "to_host", "rows", "ids", "chunks", "events", "chunk_ids", "id_bytes", "split", "split_bytes",

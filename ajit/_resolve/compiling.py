@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ajit
@@ -50,7 +51,7 @@ SETTLE_SECONDS = 60.0
 class Emit(Protocol):
     """Emits an event about the kernel that is resolved."""
 
-    def __call__(self, event: type[events.Event], **facts: object) -> None:
+    def __call__(self, event: type[events.Event], **facts: Any) -> None:
         """Emit it, if there are subscribers."""
 
 
@@ -64,6 +65,7 @@ class Compiling:
         lease: Returns the lease that the walk holds now, if any, which beats meanwhile.
 
     Attributes:
+        reason: Why it was not found; set by the walk.
         artifact: What it made.
         error: Why it made none.
         reads: What the compiler read, once it has answered.
@@ -82,6 +84,7 @@ class Compiling:
         self._seen = Seen(blind="nothing was compiled")
         self._loop: LoopHandle | None = None
         self._queued_at = 0.0
+        self.reason = ""
         self.artifact: Artifact | None = None
         self.error: AjitError | None = None
         self.reads: Settled | Unsettled | None = None
@@ -97,6 +100,7 @@ class Compiling:
             events.CompileStarted,
             compiler=compiler,
             arch=request.arch,
+            reason=self.reason,
             nearest=nearest.key,
             differences=nearest.differences,
         )
@@ -113,6 +117,10 @@ class Compiling:
             )
         except AjitError as exc:
             return await self._failed(exc, time.monotonic() - begun)
+        queued = max(0.0, time.monotonic() - begun - output.seconds)
+        tally = self._services.tally
+        tally.compile_seconds += output.seconds
+        tally.queue_seconds += queued
         self.reads = await self._settle(output.data if self._pack is None else self._pack)
         key = self._new_key(self.reads)
         self.artifact = self._make_artifact(output, key)
@@ -121,6 +129,7 @@ class Compiling:
             compiler=compiler,
             arch=request.arch,
             seconds=output.seconds,
+            queued_seconds=queued,
             size_bytes=self.artifact.size_bytes,
         )
         if isinstance(self.reads, Unsettled) and not self._is_vouched_for(self.reads):
@@ -146,6 +155,7 @@ class Compiling:
 
     async def _failed(self, error: AjitError, seconds: float) -> Happening:
         self.error = error
+        self._services.tally.compile_seconds += seconds
         if isinstance(error, CompileError):
             if note := missing_note(self._seen, error.log, self._job.include_dirs):
                 error.add_note(note)
@@ -208,12 +218,26 @@ class Compiling:
 
     def _beat(self, phase: str, cpu_seconds: float) -> None:
         """Called in a thread of the compile pool, once a second."""
-        if phase == "queued" and self._services.pool.held_back == "permit":
-            assert self._loop is not None  # it was set before the compile began
+        assert self._loop is not None  # it was set before the compile began
+        if phase != "queued":
+            self._loop.call_soon(partial(self._tell_running, cpu_seconds))
+        elif self._services.pool.held_back == "permit":
             self._loop.call_soon(self._tell_of_permit)
         lease = self._lease()
         if lease is not None:
             lease.post_beat("queued" if phase == "queued" else "compiling", cpu_seconds)
+
+    def _tell_running(self, cpu_seconds: float) -> None:
+        """In the event loop."""
+        if self._services.pool.phase(self._key) != "compiling":
+            return  # it has ended meanwhile
+        self._emit(
+            events.CompileRunning,
+            compiler=str(self._request.toolchain.identity),
+            arch=self._request.arch,
+            seconds=time.monotonic() - self._queued_at,
+            cpu_seconds=cpu_seconds,
+        )
 
     def _tell_of_permit(self) -> None:
         """In the event loop."""

@@ -89,6 +89,7 @@ class InPlace:
         lease: Returns the lease that the walk holds now, if any, which beats meanwhile.
 
     Attributes:
+        reason: Why it was not found; set by the walk.
         artifact: What was made.
         error: Why nothing was.
         reads: That nothing is known of them.
@@ -107,6 +108,7 @@ class InPlace:
         self._perform = perform
         self._emit = emit
         self._lease = lease
+        self.reason = ""
         self.artifact: BundleArtifact | None = None
         self.error: AjitError | None = None
         self.reads = Unsettled("the caller compiles itself", changed=False)
@@ -114,11 +116,11 @@ class InPlace:
     async def run(self) -> Happening:
         """Wait until the caller has compiled, and make the artifact, or the error."""
         compiler = str(self._request.toolchain.identity)
-        self._emit(events.CompileStarted, compiler=compiler, arch="")
+        self._emit(events.CompileStarted, compiler=compiler, arch="", reason=self.reason)
         begun = time.monotonic()
         made: Made | None = None
         async with anyio.create_task_group() as group:
-            group.start_soon(self._beat)
+            group.start_soon(self._beat, compiler, begun)
             try:
                 made = await self._perform()
             except CompileError as exc:
@@ -127,6 +129,7 @@ class InPlace:
                 self.error = exc
             group.cancel_scope.cancel()
         seconds = time.monotonic() - begun
+        self._services.tally.compile_seconds += seconds
         if made is None:
             self._emit(events.CompileFailed, error=str(self.error), seconds=seconds)
             failed = isinstance(self.error, CompileError)
@@ -156,13 +159,16 @@ class InPlace:
         key = self._request.wanted.base.hex
         return CompileError(name=error.name, key=key, compiler=compiler, log=error.log)
 
-    async def _beat(self) -> None:
+    async def _beat(self, compiler: str, begun: float) -> None:
         """Say once a second that the caller is at it. The caller itself has no time for that."""
         while True:
             lease = self._lease()
             if lease is not None:
                 lease.post_beat("compiling")
             await anyio.sleep(BEAT_SECONDS)
+            # What it uses of the CPU is not known: it works in this process.
+            facts = {"seconds": time.monotonic() - begun, "cpu_seconds": 0.0}
+            self._emit(events.CompileRunning, compiler=compiler, arch="", **facts)
 
 
 def artifact_of(request: Request, made: Made, seconds: float) -> BundleArtifact:

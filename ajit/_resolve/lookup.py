@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from ajit._cache.entries.disk import Found, Lost, Missing, Published, Rejected
+from ajit._cache.entries.disk import Found, Lost, Missing, Published, Rejected, has_entries
 from ajit._compile.recorder.places import Places, places_of
 from ajit._compile.recorder.today import Budget, ListsToday, states_today
 from ajit._compile.worker.text import label_of
@@ -69,6 +69,11 @@ def places_for_build(build: Build) -> Places:
     return places_of([path for _, path in build.dirs], (), (), "", BUILD_LABEL)
 
 
+NEVER_KEPT = "no such kernel was kept: of this source, its options, compiler and arch"
+CHANGED = "files that it reads have changed since it was kept"
+EVICTED = "its entry is gone"
+
+
 class Seeker:
     """Looks for entries of base keys in one cache and its layers. Any thread may use it.
 
@@ -96,15 +101,26 @@ class Seeker:
         self._copies = copies
         self._today = ListsToday()
 
-    def look(self, wanted: Wanted, moment: Moment | None = None, *, layers: bool = True) -> Look:
+    def look(
+        self,
+        wanted: Wanted,
+        moment: Moment | None = None,
+        *,
+        layers: bool = True,
+        again: bool = False,
+    ) -> Look:
         """Look for an entry and, where there is no good one, for the failure of its compile.
 
         Args:
             wanted: What is looked for.
             moment: What other looks of the same moment have found out.
             layers: Whether to look at the layers. What others publish is not seen there.
+            again: Whether this request has looked before: then only a find is counted, so that a
+                kernel that is not there counts once.
         """
         lookup = self.entry(wanted, moment, layers=layers)
+        if isinstance(lookup, Found) or not again:
+            self._store.count(type(lookup))
         if isinstance(lookup, Found):
             return lookup
         states_of = partial(states_today, places=wanted.places)
@@ -113,6 +129,7 @@ class Seeker:
     def entry(self, wanted: Wanted, moment: Moment | None = None, *, layers: bool = True) -> Lookup:
         """Look for an entry: the first list that holds today and leads to a good one."""
         best: Lookup = Missing()
+        listed = False
         budget = Budget()
         keys: dict[str, str | None] = {}
         for digest, found in self._lists.lists(wanted.base.hex):
@@ -120,18 +137,26 @@ class Seeker:
             keys[digest] = key = (
                 None if states is None else entry_key(wanted.base.hex, digest, states)
             )
+            listed = listed or found is not NOTHING_READ
             if key is None:
                 continue
-            lookup = self._store.read(key)
+            lookup = self._store.read(key, counted=False)
             if isinstance(lookup, Found):
                 self._lists.used(wanted.base.hex, digest)
                 return lookup
             if isinstance(lookup, Rejected) or not isinstance(best, Rejected):
                 best = lookup
-        if not (layers and self._layers):
-            return best
-        below = self._entry_below(wanted, keys, budget, moment)
-        return best if isinstance(below, Missing) else below
+        if layers and self._layers:
+            below = self._entry_below(wanted, keys, budget, moment)
+            best = best if isinstance(below, Missing) else below
+        return Missing(self._why(wanted, listed=listed)) if best == Missing() else best
+
+    def _why(self, wanted: Wanted, *, listed: bool) -> str:
+        """Why there is nothing, as far as names of files tell."""
+        if not listed:
+            return NEVER_KEPT
+        others = has_entries(self._store.directory, wanted.base.hex)
+        return CHANGED if others else EVICTED
 
     def entry_below(self, wanted: Wanted) -> Lookup:
         """Look for an entry in the layers alone, because the cache itself does not answer."""
@@ -156,7 +181,7 @@ class Seeker:
         # A list of a layer may lead to an entry of the cache, whose own list was evicted.
         for digest in keys.keys() - known:
             key = keys[digest]
-            above = Missing() if key is None else self._store.read(key)
+            above = Missing() if key is None else self._store.read(key, counted=False)
             if isinstance(above, Found):
                 return above
         return lookup

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ajit._core.build import Build
 from ajit._core.short_repr import short_repr
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
     from ajit._compile.toolchains.identity import Toolchain
     from ajit._core import events
-    from ajit._core.build import Build
     from ajit._core.entry import Artifact
     from ajit._core.job import CompilerName
     from ajit._core.spec import Spec
@@ -117,6 +117,7 @@ class Request:
         compiler: ``build`` for a build, whose toolchain is none.
         budget: What it may still wait for calls on the cache that are not answered.
         first_look: What the disk had when the base key was made; None if that was long ago.
+        looked: Whether it has looked before, long ago.
         recache: Whether to compile again what is cached, a failure included, and to replace it.
         perform: Of a build that its caller makes itself: waits for that, see `InPlace`.
     """
@@ -128,6 +129,7 @@ class Request:
     toolchain: Toolchain
     budget: Budget
     first_look: Look | None = None
+    looked: bool = False
     recache: bool = False
     urgency: Urgency = field(default_factory=Urgency)
     perform: Callable[[], Awaitable[Made]] | None = None
@@ -136,3 +138,8 @@ class Request:
     def for_bundle(self) -> bool:
         """Whether its answer is a bundle."""
         return self.compiler == "build"
+
+    @property
+    def entry(self) -> str:
+        """The kernel's entry points, as events have them."""
+        return "" if isinstance(self.spec, Build) else ", ".join(self.spec.entry_names)

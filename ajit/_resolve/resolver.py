@@ -22,7 +22,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ajit._cache.entries.disk import Found, Missing
 from ajit._compile.recorder.flags import native_option, plugin_option
@@ -42,6 +42,7 @@ from ajit._resolve.request import Request, Resolution, Urgency
 from ajit._resolve.walk import PlanRunner
 from ajit._system.batched_calls import BatchedCalls
 from ajit._system.guarded_calls import NoAnswer
+from ajit._system.timed import Timed
 from ajit.errors import AjitError, CompileForbidden, SpecError, UnknownArch
 
 if TYPE_CHECKING:
@@ -240,12 +241,14 @@ class Resolver:
     ) -> Resolution:
         begun = time.monotonic()
         making = Making(self.services, name)
+        making_key, looking = Timed(prepare), Timed(self._look)
         try:
             request, look = await self._calls.call(
-                prepare, self._look, missed=budget.take, slow=making.tell
+                making_key, looking, missed=budget.take, slow=making.tell
             )
         finally:
             making.end()
+        self._tell_found(request, look, making_key.seconds, looking.seconds)
         self.services.tell_silence()
         if look is None and self.services.layers:
             look = await self._look_below(request)
@@ -257,8 +260,26 @@ class Resolver:
             resolution = Resolution(artifact=artifact, tier="disk", seconds=seconds)
         else:
             resolution = await self._fly(request, begun)
+        if resolution.tier == "disk":
+            self.services.tally.saved_seconds += resolution.artifact.seconds
         self._announce(request, resolution)
         return resolution
+
+    def _tell_found(
+        self, request: Request, look: Look | None, key_seconds: float, look_seconds: float
+    ) -> None:
+        emitter = self.services.emitter
+        if not emitter.listening:
+            return
+        about: dict[str, Any] = {
+            "name": request.spec.name,
+            "entry": request.entry,
+            "key": request.wanted.base.hex,
+        }
+        emitter.emit(events.KeyMade(**about, seconds=key_seconds))
+        if isinstance(look, Found):
+            about |= {"entry_key": look.artifact.key, "size_bytes": look.artifact.size_bytes}
+            emitter.emit(events.EntryRead(**about, seconds=look_seconds))
 
     def _prepare(
         self, spec: Spec, arch: str, budget: Budget, *, recache: bool, urgency: Urgency
@@ -306,7 +327,7 @@ class Resolver:
             resolution = await membership.wait()
             if resolution is None:
                 # The former leader may have taken long: what we saw before counts no more.
-                request = replace(request, first_look=None)
+                request = replace(request, first_look=None, looked=True)
                 resolution = await self._lead(membership, request, begun)
         return resolution
 
@@ -345,6 +366,7 @@ class Resolver:
         self.services.emitter.emit(
             events.CompiledLate(
                 name=request.spec.name,
+                entry=request.entry,
                 key=request.wanted.base.hex,
                 peer=_peer_of(request),
                 nearest=nearest.key,
@@ -406,6 +428,7 @@ class Resolver:
             self.services.emitter.emit(
                 ready(
                     name=request.spec.name,
+                    entry=request.entry,
                     key=resolution.artifact.base,
                     entry_key=resolution.artifact.key,
                     tier=resolution.tier,

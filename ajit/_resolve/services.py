@@ -12,13 +12,11 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from ajit._cache.entries.collector import Collector
 from ajit._cache.entries.disk import DiskStore
-from ajit._cache.entries.eviction import Limits
 from ajit._cache.entries.failures import FailureStore
 from ajit._cache.entries.lists import ListStore
 from ajit._cache.entries.node_digests import NodeDigests
@@ -38,6 +36,7 @@ from ajit._resolve.credits import Credits
 from ajit._resolve.late import Freeze
 from ajit._resolve.layers import Layer, Layers, open_layers
 from ajit._resolve.lookup import Seeker
+from ajit._resolve.tally import Tally
 from ajit._system.guarded_calls import LINGER_SECONDS, GuardedCalls, NoAnswer, guarded_calls
 from ajit._system.in_thread import run_in_thread
 from ajit._system.uncancelled import uncancelled
@@ -54,25 +53,13 @@ if TYPE_CHECKING:
     from ajit._system.guarded_calls import LaneName
     from ajit.settings import Settings
 
-__all__ = ["Services", "keep_cache_small", "look_ahead", "open_services", "shielded"]
+__all__ = ["Services", "look_ahead", "open_services", "shielded"]
 
 T = TypeVar("T")
 
 CLOSE_SECONDS = 1.5
 """How long closing waits for the cache, and for compilers that are killed, all in all; each step
 that begins later gets `LEAST_SECONDS` even then."""
-
-COLLECT_FIRST_SECONDS = 60.0
-"""How long after opening a runtime first evicts; short-lived processes never do."""
-
-COLLECT_EVERY_SECONDS = 600.0
-"""How often one of the processes that share a cache looks for entries to evict."""
-
-COLLECT_WORK_SECONDS = 2.0
-"""How long it may remove files before it stops."""
-
-COLLECT_ANSWER_SECONDS = 120.0
-"""How long it may take in all: it looks at every file of the cache."""
 
 
 @dataclass(kw_only=True)
@@ -97,6 +84,7 @@ class Services:
     trust: Trust
     freeze: Freeze
     layers: Layers
+    tally: Tally = field(default_factory=Tally)
     waits: dict[str, events.Waiting] = field(default_factory=dict)
     """Key to the holder that a resolution waits for now, as last reported."""
     making: dict[object, events.MakingKey] = field(default_factory=dict)
@@ -256,7 +244,7 @@ class Services:
         elif not reason and path in self._silent_layers:
             self._emit(events.CacheResponsive, seconds=now - self._silent_layers.pop(path))
 
-    def _emit(self, event: type[events.Event], **facts: object) -> None:
+    def _emit(self, event: type[events.Event], **facts: Any) -> None:
         if self.emitter.listening:
             self.emitter.emit(event(name="", key="", **facts))
 
@@ -381,28 +369,6 @@ def _assemble(
     # Last, since whatever attaches it must detach it. It tells what the process knows already.
     digests.attach(services.node_digests)
     return services
-
-
-async def keep_cache_small(services: Services) -> None:
-    """Evict entries above the cache's limits, at intervals, until cancelled."""
-    settings = services.settings
-    limits = Limits(
-        max_bytes=settings.cache_limit_bytes,
-        max_age_seconds=settings.cache_max_age_seconds,
-        failure_seconds=settings.failure_seconds,
-    )
-    collector = Collector(services.store.directory, limits, services.trust)
-    collect = partial(
-        collector.collect,
-        every_seconds=COLLECT_EVERY_SECONDS,
-        work_seconds=COLLECT_WORK_SECONDS,
-    )
-    await anyio.sleep(COLLECT_FIRST_SECONDS)
-    while True:
-        # A cache that cannot be listed or written, or does not answer, is reported elsewhere.
-        with suppress(OSError, NoAnswer):
-            await services.on_cache(collect, seconds=COLLECT_ANSWER_SECONDS)
-        await anyio.sleep(COLLECT_EVERY_SECONDS)
 
 
 async def look_ahead(services: Services) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import msgspec
@@ -75,11 +75,14 @@ class PlanRunner:
         self._begun = begun
         self._first_look: Look | None = request.first_look
         self._saw_layers = False
+        # A request that was made before has been counted, whatever it has found.
+        self._looked = request.looked
         self._has_credit = False
         self._lease: Lease | None = None
         self._waiter: LeaseWaiter | None = None
         self._holder: HolderRecord | None = None
         self._waited_seconds = 0.0
+        self._rejections: set[str] = set()
         self._artifact: Artifact | None = None
         self._error: AjitError | None = None
         self._compiling: Compiling | InPlace
@@ -171,7 +174,7 @@ class PlanRunner:
         look, self._first_look = self._first_look, None
         if look is None:
             look = await self._look(layers=not self._saw_layers)
-        self._saw_layers = True
+        self._saw_layers = self._looked = True
         return self._take(look)
 
     async def _look(self, *, layers: bool = True) -> Look:
@@ -183,10 +186,11 @@ class PlanRunner:
     def _look_beating(self, lease: Lease | None, layers: bool) -> Look:  # noqa: FBT001 - private
         """Look, in a thread; another beats, for thousands of headers may take their time."""
         with lease.looking() if lease is not None else nullcontext():
-            return self._seeker.look(self._request.wanted, layers=layers)
+            return self._seeker.look(self._request.wanted, layers=layers, again=self._looked)
 
     def _take(self, look: Look) -> Happening:
         if self._request.recache and not isinstance(look, Missing):
+            self._compiling.reason = "it was to be compiled again"
             return Happening.REJECTED  # to be replaced, like a bad entry
         if isinstance(look, Found):
             self._artifact = look.artifact
@@ -194,14 +198,18 @@ class PlanRunner:
         if isinstance(look, CompileError):
             self._error = look
             return Happening.FAILED_BEFORE
+        self._compiling.reason = look.reason
         if isinstance(look, Missing):
             return Happening.MISSING
-        self._emit(events.EntryRejected, reason=look.reason)
+        if look.reason not in self._rejections:  # once, however often this walk looks
+            self._rejections.add(look.reason)
+            self._emit(events.EntryRejected, reason=look.reason)
         return Happening.REJECTED
 
     async def _look_again(self) -> Happening:
         try:
-            look = await self._on_cache(self._store.read, self._made().key)
+            read = partial(self._store.read, self._made().key, counted=False)
+            look = await self._on_cache(read)
         except NoAnswer:
             return Happening.MISSING
         if isinstance(look, Missing):
@@ -311,6 +319,7 @@ class PlanRunner:
 
     def _wait_ended(self, waiter: LeaseWaiter, end: WaitEnd) -> Happening:
         if end.how == "lease":
+            self._services.tally.handovers += 1
             self._lease, waiter.lease = waiter.lease, None
             return Happening.LEASE_TAKEN
         if end.how == "patience":
@@ -372,10 +381,11 @@ class PlanRunner:
     def _key(self) -> str:
         return self._request.wanted.base.hex
 
-    def _emit(self, event: type[events.Event], **facts: object) -> None:
+    def _emit(self, event: type[events.Event], **facts: Any) -> None:
         if self._services.emitter.listening:
-            made = event(name=self._request.spec.name, key=self._key, **facts)
-            self._services.emitter.emit(made)
+            request = self._request
+            about: dict[str, Any] = {"name": request.spec.name, "entry": request.entry}
+            self._services.emitter.emit(event(**about, key=self._key, **facts))
 
 
 def _release_late(taken: Lease | Busy | Unavailable) -> None:

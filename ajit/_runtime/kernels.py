@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ajit._core.events import FallbackUsed
+from ajit._core.events import FallbackUsed, ModuleLoaded
 from ajit._core.spec import is_cpu_arch, validate_arch
 from ajit._gpu.capturing import refuse_in_capture
 from ajit._gpu.inner import inner
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
 
     from ajit._core.build import Build
+    from ajit._core.entry import Artifact
     from ajit._core.events import Tier
     from ajit._core.spec import EntryPoint, Spec
     from ajit._gpu.device import Device
@@ -216,6 +217,7 @@ class Kernels:
             return None
         name, load, urgency = self._loading(spec, self._asked())
         self._tasks.begin(name, partial(self._load_behind, load, spec, fallback.name), urgency)
+        self.counts.fallbacks += 1
         emitter = self.services.emitter
         if emitter.listening:
             key = self._known_key(spec) or self._failed_behind.get(spec, "")
@@ -257,12 +259,25 @@ class Kernels:
     def statistics(self) -> RuntimeStatistics:
         """Return what was done and what is in progress."""
         counts, services = self.counts, self.services
+        tally = services.tally
         return RuntimeStatistics(
             from_memory=counts.memory,
             from_disk=counts.disk,
             compiled=counts.compiled,
             failed=counts.failed,
             waited=counts.waited,
+            fallbacks=counts.fallbacks,
+            handovers=tally.handovers,
+            compile_seconds=tally.compile_seconds,
+            queue_seconds=tally.queue_seconds,
+            saved_seconds=tally.saved_seconds,
+            cache_entries=tally.cache_entries,
+            cache_bytes=tally.cache_bytes,
+            cache_limit_bytes=services.settings.cache_limit_bytes,
+            evicted_entries=tally.evicted_entries,
+            evicted_bytes=tally.evicted_bytes,
+            background_errors=tally.background_errors,
+            events_dropped=services.emitter.failed,
             in_progress=len(self._tasks),
             waiting=tuple(services.waits.values()),
             layers=services.layers.statistics(),
@@ -342,13 +357,30 @@ class Kernels:
         name = (resolution.artifact.key, spec.entries)
         module = self._modules_by_key.get(name)
         if module is None or module.unloaded or recache:
-            load = partial(self.device.load, resolution.artifact, spec.entries)
+            load = partial(self._load_module, spec, resolution.artifact)
             # Specs that differ only in their labels share a module.
             module = await self._tasks.join(("module", name), load)
             self._modules_by_key[name] = module
             inner(module).on_unload = partial(_drop_unloaded, weakref.ref(self))
             if recache:
                 self._forget_loaded(resolution.artifact.key)
+        return module
+
+    async def _load_module(self, spec: Spec, artifact: Artifact) -> LoadedModule:
+        begun = time.monotonic()
+        module = await self.device.load(artifact, spec.entries)
+        emitter = self.services.emitter
+        if emitter.listening:
+            emitter.emit(
+                ModuleLoaded(
+                    name=spec.name,
+                    entry=", ".join(spec.entry_names),
+                    key=artifact.base,
+                    entry_key=artifact.key,
+                    seconds=time.monotonic() - begun,
+                    size_bytes=artifact.size_bytes,
+                )
+            )
         return module
 
     # --- helpers ---

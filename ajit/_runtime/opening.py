@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import platform
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,17 +16,20 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from ajit._cache.files.trust import load_trust
-from ajit._core.events import Emitter
+from ajit._core.event import Emitter, Stamp
 from ajit._core.spec import is_cpu_arch
 from ajit._resolve.flight import flights
 from ajit._resolve.resolver import Resolver
-from ajit._resolve.services import keep_cache_small, look_ahead, open_services, shielded
+from ajit._resolve.services import look_ahead, open_services, shielded
+from ajit._resolve.upkeep import Upkeep
 from ajit._runtime.builds import Builds
+from ajit._runtime.device_watch import DeviceWatch
 from ajit._runtime.kernels import Kernels
 from ajit._runtime.log import LogLines
 from ajit._runtime.recorder import Recorder, close_recorder, keep_counts
 from ajit._runtime.runtime import Runtime
 from ajit._runtime.terms import checked_subscribers
+from ajit._runtime.trace import Trace
 from ajit._system.in_thread import run_in_thread
 from ajit._system.scarce import named
 from ajit._system.shared_tasks import SharedTasks
@@ -57,7 +63,7 @@ async def open_here(
     first = checked_subscribers(subscribers)
     read = partial(_read_settings, settings, arguments)
     in_force, trust = await run_in_thread(read, limiter=limiter)
-    emitter = Emitter(_report_subscriber)
+    emitter = Emitter(_report_subscriber, _stamper())
     for subscriber in first:
         emitter.subscribe(subscriber)
     try:
@@ -65,11 +71,14 @@ async def open_here(
             lines = LogLines(limiter)
             emitter.subscribe(lines)
             stack.push_async_callback(shielded, lines.aclose)
+            trace = _open_trace(stack, in_force, emitter, limiter)
             device = await _open_device(stack, in_force, limiter)
             services = await open_services(stack, in_force, trust, emitter, limiter)
             recorder = _open_recorder(stack, services)
             group = await stack.enter_async_context(anyio.create_task_group())
             runtime = _runtime_of(services, device, group, lines, recorder)
+            if trace is not None:
+                group.start_soon(trace.run, runtime.statistics)
             stack.push_async_callback(shielded, runtime._warmer.aclose)  # noqa: SLF001  # its other half
             try:
                 yield runtime
@@ -89,7 +98,9 @@ def _runtime_of(
     recorder: Recorder | None,
 ) -> Runtime:
     """Start what goes on beside requests, and return the runtime over it all."""
-    group.start_soon(keep_cache_small, services)
+    group.start_soon(Upkeep(services).run)
+    if device is not None:
+        group.start_soon(DeviceWatch(device, services.emitter).run)
     if device is None or not is_cpu_arch(device.arch):
         group.start_soon(look_ahead, services)
     if recorder is not None:
@@ -99,6 +110,18 @@ def _runtime_of(
     kernels = Kernels(resolver, device, tasks, lines.failed_behind, recorder)
     builds = kernels.builds = Builds(resolver, tasks, kernels.counts, weakly(kernels.note_build))
     return Runtime.make(kernels, builds)
+
+
+def _open_trace(
+    stack: AsyncExitStack, settings: Settings, emitter: Emitter, limiter: anyio.CapacityLimiter
+) -> Trace | None:
+    if not settings.trace:
+        return None
+    trace = Trace(settings.trace)
+    emitter.subscribe(trace)
+    close = partial(run_in_thread, trace.close, limiter=limiter)
+    stack.push_async_callback(shielded, close)
+    return trace
 
 
 def _open_recorder(stack: AsyncExitStack, services: Services) -> Recorder | None:
@@ -129,6 +152,11 @@ async def _open_device(
     layer = await run_in_thread(load, limiter=limiter)
     device: Device = await stack.enter_async_context(layer.open_device(settings))
     return device
+
+
+def _stamper() -> Callable[[], Stamp]:
+    pid, host = os.getpid(), platform.node()
+    return lambda: Stamp(time.time(), time.monotonic(), pid, host)
 
 
 def _report_subscriber(subscriber: Callable[..., object], error: Exception) -> None:

@@ -27,6 +27,7 @@ class Counts:
     compiled: int = 0
     failed: int = 0
     waited: int = 0
+    fallbacks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,13 @@ class RuntimeStatistics:
             process.
         failed: Resolutions that ended with an error.
         waited: Resolutions that waited for another process to compile.
+        handovers: Of these, those that got the lease and no result: the other process died, was
+            cancelled, or could not keep what it had compiled.
+        fallbacks: Requests that were answered with their fallback.
+        compile_seconds: What compiles of this runtime took, failed ones included.
+        queue_seconds: For how long they had waited before, for a slot, memory or a permit.
+        saved_seconds: What the compiles had taken, wherever that was, whose results this runtime
+            found in the cache.
         in_progress: Kernels that are being looked for, compiled or loaded now.
         late: Compiles and builds that were asked for while the runtime was frozen: of its own, and
             of the adapters in its process; those that were refused among them.
@@ -54,7 +62,15 @@ class RuntimeStatistics:
         loaded_modules: Modules on the device now.
         cache_problem: Why the cache is not looked at, or nothing is kept in it: it does not answer,
             or cannot be written; "" if it is used.
-        disk: Reads and writes of the cache's entries.
+        cache_entries: Entries of the cache, and
+        cache_bytes: their size, as of the last time that this runtime looked, which it does
+            when it evicts; None before that.
+        cache_limit_bytes: What the cache may hold; 0 is any number.
+        evicted_entries: Entries that this runtime removed because of the cache's limits, and
+        evicted_bytes: the size of all files that it removed so.
+        background_errors: Calls on the cache that failed where no request gets the error.
+        events_dropped: Events that were lost for a subscriber, because it raised.
+        disk: Looks for entries in the cache, and what was written.
         pool: The compile pool: jobs and worker processes.
         credits: Leases that this runtime may try to take at once, so that processes share work.
         device: The device and its CUDA thread; None without one.
@@ -65,6 +81,11 @@ class RuntimeStatistics:
     compiled: int
     failed: int
     waited: int
+    handovers: int = 0
+    fallbacks: int = 0
+    compile_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    saved_seconds: float = 0.0
     in_progress: int
     late: int = 0
     waiting: tuple[Waiting, ...]
@@ -72,6 +93,13 @@ class RuntimeStatistics:
     layers: tuple[LayerStatistics, ...] = ()
     loaded_modules: int
     cache_problem: str
+    cache_entries: int | None = None
+    cache_bytes: int | None = None
+    cache_limit_bytes: int = 0
+    evicted_entries: int = 0
+    evicted_bytes: int = 0
+    background_errors: int = 0
+    events_dropped: int = 0
     disk: DiskStatistics
     pool: PoolStatistics
     credits: CreditStatistics
@@ -80,7 +108,7 @@ class RuntimeStatistics:
     def __str__(self) -> str:
         """Return several lines for people: the requests, each wait, and what each part counts."""
         counts = [(name, getattr(self, name)) for name in (*_REPR_FIELDS, "loaded_modules")]
-        counts += [("late", self.late)] if self.late else []
+        sums = [(name, shown) for name in _SUMS if (shown := self._shown(name))]
         parts: list[tuple[str, object]] = [
             ("disk", self.disk),
             ("pool", self.pool),
@@ -91,11 +119,16 @@ class RuntimeStatistics:
             parts.append(("device", self.device))
         return "\n".join([
             _line("runtime", counts),
+            *([_line("  sums", sums)] if sums else []),
             *([f"  cache: {self.cache_problem}"] if self.cache_problem else []),
             *(_line_of_wait(waiting) for waiting in self.waiting),
             *(_line_of_key(making) for making in self.making_keys),
             *(_line(f"  {name}", _counts(part)) for name, part in parts),
         ])  # fmt: skip
+
+    def _shown(self, name: str) -> object:
+        value = getattr(self, name)
+        return round(value, 3) if isinstance(value, float) else value
 
     def __repr__(self) -> str:
         counts = [f"{name}={getattr(self, name)}" for name in _REPR_FIELDS]
@@ -103,6 +136,22 @@ class RuntimeStatistics:
 
 
 _REPR_FIELDS = ("compiled", "from_disk", "from_memory", "failed", "waited", "in_progress")
+
+_SUMS = (
+    "late",
+    "handovers",
+    "fallbacks",
+    "compile_seconds",
+    "queue_seconds",
+    "saved_seconds",
+    "cache_entries",
+    "cache_bytes",
+    "evicted_entries",
+    "evicted_bytes",
+    "background_errors",
+    "events_dropped",
+)
+"""Shown where they are not zero."""
 
 
 def _line(title: str, counts: Iterable[tuple[str, object]]) -> str:

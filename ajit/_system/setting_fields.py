@@ -12,7 +12,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ajit._system.quantities import SIZE_FORM, parse_bytes
+from ajit._system.quantities import DURATION_FORM, SIZE_FORM, parse_bytes, parse_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,10 @@ def number(
     expected: str = "",
     parse: Callable[[str], Any] | None = None,
 ) -> Any:
-    """Make a field for a finite number with bounds: an int if its default is one."""
+    """Make a field for a finite number with bounds: an int if its default is one, else seconds.
+
+    Seconds may be written with a unit in a variable.
+    """
     kind = type(default)
     most = (MOST_SECONDS if kind is float else MOST_COUNT) if most is None else most
 
@@ -164,14 +167,23 @@ def number(
     if not expected:
         lower = f"above {above:g}" if least is None else f"{least:g} or above"
         finite = "finite, " if kind is float else ""
-        expected = f"{lower}, {finite}at most {most:.0f}"
-    return setting(default, doc, expected, parse=parse or kind, holds=holds)
+        unit = f", in seconds or with a unit, such as {DURATION_FORM}" if kind is float else ""
+        expected = f"{lower}, {finite}at most {most:.0f}{unit}"
+    read = _seconds if kind is float else kind
+    return setting(default, doc, expected, parse=parse or read, holds=holds)
 
 
 def byte_count(default: int, doc: str, *, least: int) -> Any:
     """Make a field for a size, which a variable may have with a unit."""
     expected = f"{least} or above, at most 1024 PiB, in bytes or with a unit, such as {SIZE_FORM}"
     return number(default, doc, least=least, most=MOST_BYTES, expected=expected, parse=_whole_bytes)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return parse_seconds(text)
 
 
 def _whole_bytes(text: str) -> int:

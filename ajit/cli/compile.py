@@ -12,6 +12,7 @@ import click
 from ajit._printable import difference_texts
 from ajit.cli import exits
 from ajit.cli.output import Output, facts, format_bytes, format_seconds, json_option
+from ajit.cli.spinner import Spinner
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ def command(  # one parameter per option
     # The runtime's log lines are for servers. Here the watcher reports waits, and the command
     # reports errors. Without a handler, logging's last resort would print both a second time.
     logging.getLogger("ajit").addHandler(logging.NullHandler())
-    resolution = anyio.run(_resolve, settings, spec, watcher)
+    try:
+        resolution = anyio.run(_resolve, settings, spec, watcher)
+    finally:
+        watcher.spinner.hide()
     watcher.warn_of_locks()
     payload = _payload(spec, resolution, settings, not_stored=watcher.not_stored)
     if settings.explain:
@@ -141,12 +145,15 @@ async def _resolve(settings: Settings, spec: Spec, watcher: _Watcher) -> Resolut
 class _Watcher:
     """Reports waits and bad entries on standard error; remembers whether the result was stored.
 
+    On a terminal a line says what goes on, from its first second.
+
     The command itself reports the result or the error. The runtime warns of a cache that cannot be
     written.
     """
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self.spinner = Spinner(wanted=not output.as_json)
         self._told_seconds: float | None = None
         self._told_bad_entry = False
         self._no_lease = ""
@@ -156,6 +163,7 @@ class _Watcher:
     def __call__(self, event: Event) -> None:
         from ajit._core import events  # noqa: PLC0415  # command-line start-up
 
+        self._spin(event)
         match event:
             case events.CompileStarted():
                 self.explained = {"nearest": event.nearest, "differences": event.differences}
@@ -165,13 +173,14 @@ class _Watcher:
                 self.not_stored = event.reason
             case events.Waiting() if self._is_news(event):
                 self._told_seconds = event.waited_seconds
-                self._output.note(_describe_wait(event))
+                self._note(_describe_wait(event))
             case events.WaitEnded(outcome="patience"):
                 waited = format_seconds(event.waited_seconds)
-                self._output.note(f"patience ended after {waited}: compiling here as well")
+                self._note(f"patience ended after {waited}: compiling here as well")
             case events.EntryRejected() if not self._told_bad_entry:
                 # The same entry is read again under the lease: report it once.
                 self._told_bad_entry = True
+                self.spinner.hide()
                 self._output.warn(f"the cached entry does not verify (a miss): {event.reason}")
             case events.LocksUnavailable():
                 self._no_lease = event.reason
@@ -180,6 +189,27 @@ class _Watcher:
         """Warn that another process may have compiled the same, if nothing worse was reported."""
         if self._no_lease and not self.not_stored:
             self._output.warn(f"compiled without a lease: {self._no_lease} (see: ajit doctor)")
+
+    def _note(self, text: str) -> None:
+        self.spinner.hide()
+        self._output.note(text)
+
+    def _spin(self, event: Event) -> None:
+        from ajit._core import events  # noqa: PLC0415  # command-line start-up
+
+        match event:
+            case events.MakingKey():
+                at = "asking for the version" if event.doing == "compiler" else "reading files"
+                self.spinner.show(f"making the key, {at}: {event.waited_seconds:.0f} s")
+            case events.CompileRunning():
+                used = f", {event.cpu_seconds:.0f} s CPU" if event.cpu_seconds else ""
+                self.spinner.show(f"compiling with {event.compiler}: {event.seconds:.0f} s{used}")
+            case events.WaitingForPermit():
+                self.spinner.show(
+                    f"waiting for other compiles of this machine: {event.waited_seconds:.0f} s"
+                )
+            case events.Waiting() if event.waited_seconds >= 1:
+                self.spinner.show(_describe_wait(event))
 
     def _is_news(self, event: Waiting) -> bool:
         told = self._told_seconds

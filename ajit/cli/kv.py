@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import sys
+from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,10 +27,11 @@ from ajit.cli.output import (
 from ajit.errors import KvError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from rich.console import RenderableType
 
+    from ajit._system.numa import NumaNode
     from ajit.kv.client import StoreClient
     from ajit.kv.options import StoreOptions
     from ajit.kv.service import Service
@@ -45,8 +48,8 @@ def socket_option(function: Callable[..., object]) -> Callable[..., object]:
         "--socket",
         "path",
         type=click.Path(),
-        help="Socket of the service; default: $XDG_RUNTIME_DIR/ajit/kv.sock, else kv.sock in "
-        "/tmp/ajit-kv-UID.",
+        help="Socket of the service; default: $AJIT_KV_SOCKET, else $XDG_RUNTIME_DIR/ajit/kv.sock, "
+        "else kv.sock in /tmp/ajit-kv-UID.",
     )(function)
 
 
@@ -75,6 +78,15 @@ def command() -> None:
     help="A reservation that takes longer is dropped, so that others may store its chunks.",
 )
 @click.option("--huge-pages/--no-huge-pages", default=True, help="Use huge pages if there are any.")
+@click.option(
+    "--numa-node", default="", help="Memory of this NUMA node: a number, or device, the GPUs'."
+)
+@click.option(
+    "--metrics",
+    metavar="HOST:PORT",
+    help="Serve metrics for Prometheus there, under /metrics; for this machine only.",
+)
+@click.option("--metrics-anywhere", is_flag=True, help="Let other machines scrape, too.")
 @json_option
 def serve_(path: str | None, *, as_json: bool, **given: Any) -> None:
     """Serve a KV cache on a unix socket of this user.
@@ -83,9 +95,12 @@ def serve_(path: str | None, *, as_json: bool, **given: Any) -> None:
     as well. SIGTERM and SIGINT end it, with exit code 0. Its clients miss from then on, and connect
     again when a service listens there.
     """
-    options = _options(given)
-    started = partial(_tell_started, Output(as_json=as_json))
-    anyio.run(_serve_until_signal, options, path, started)
+    from ajit.kv.scraping import parse_address  # noqa: PLC0415  # start-up
+
+    options, metrics = _options(given), given["metrics"]
+    address = parse_address(metrics, anywhere=given["metrics_anywhere"]) if metrics else None
+    stay = partial(_stay, Output(as_json=as_json), address)
+    anyio.run(_serve_until_signal, options, path, stay)
 
 
 def _options(given: dict[str, Any]) -> StoreOptions:
@@ -98,26 +113,50 @@ def _options(given: dict[str, Any]) -> StoreOptions:
         quota_bytes=byte_size(given["quota"]),
         reserve_seconds=duration(given["reserve_time"]),
         huge_pages=given["huge_pages"],
+        numa_node=_numa_node(given["numa_node"]),
     )
 
 
+def _numa_node(given: str) -> NumaNode:
+    if not given or given == "device":
+        return "device" if given else None
+    if not given.isdigit():
+        raise click.BadParameter("a number, or device", param_hint="--numa-node")
+    return int(given)
+
+
 async def _serve_until_signal(
-    options: StoreOptions, path: str | None, started: Callable[[Service], None]
+    options: StoreOptions, path: str | None, main: Callable[[Service], Awaitable[None]]
 ) -> None:
     from ajit.kv.service import serve  # noqa: PLC0415  # start-up
 
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
-            group.start_soon(serve, options, path, started)
+            group.start_soon(serve, options, path, main)
             async for _ in signals:
                 group.cancel_scope.cancel()
                 return
 
 
-def _tell_started(output: Output, service: Service) -> None:
+async def _stay(output: Output, metrics: tuple[str, int] | None, service: Service) -> None:
+    """Say that the service is there, and serve its metrics."""
+    from ajit.kv.scraping import serving_metrics  # noqa: PLC0415  # start-up
+
+    async with AsyncExitStack() as stack:
+        url = ""
+        if metrics is not None:
+            url = await stack.enter_async_context(serving_metrics(metrics, service.values))
+        _tell_started(output, service, url)
+        await anyio.sleep_forever()
+
+
+def _tell_started(output: Output, service: Service, metrics: str) -> None:
     limit = service.keeper.options.limit_bytes
     payload = {"socket": service.path, "pid": os.getpid(), "limit_bytes": limit}
     line = f"serving up to {format_bytes(limit)} on {service.path}"
+    if metrics:
+        payload["metrics"] = metrics
+        line += f", and metrics on {metrics}"
     output.result(payload, lambda: line)
     sys.stdout.flush()
     _tell_supervisor()
@@ -136,35 +175,50 @@ def _tell_supervisor() -> None:
 
 @command.command("status", short_help="What a service holds, and how it is.")
 @socket_option
+@click.option("--metrics", is_flag=True, help="Print the metrics for Prometheus instead.")
 @json_option
-def status(path: str | None, *, as_json: bool) -> None:
+def status(path: str | None, *, metrics: bool, as_json: bool) -> None:
     """Show what a service holds, what it has done, and how long it takes to answer.
 
     Exits with 4 if no service listens there, or none answers.
     """
     payload = anyio.run(_ask, path)
+    if metrics and not as_json:
+        from ajit.kv.metrics import metrics_text  # noqa: PLC0415  # start-up
+
+        click.echo(metrics_text(payload), nl=False)
+        return
     Output(as_json=as_json).result(payload, lambda: _draw(payload))
 
 
 async def _ask(path: str | None) -> dict[str, Any]:
-    from ajit.kv.client import connect  # noqa: PLC0415  # start-up
+    from ajit.kv.client import watch  # noqa: PLC0415  # start-up
     from ajit.kv.place import default_socket  # noqa: PLC0415
 
-    place = str(path or default_socket())
-    async with connect(place, timeout=TIMEOUT_SECONDS) as store:
+    place = Path(path or default_socket())
+    async with watch(place, timeout=TIMEOUT_SECONDS) as store:
         ping = await store.ping()
         values = await store.service_statistics()
         if ping is None or values is None:
-            raise _absent(place, store)
-        return {"socket": place, "ping_seconds": ping, **values}
+            raise _absent(place, store, given=path is not None)
+        return {"socket": str(place), "ping_seconds": ping, **values}
 
 
-def _absent(place: str, store: StoreClient) -> KvError:
+def _absent(place: Path, store: StoreClient, *, given: bool) -> KvError:
+    from ajit.kv.place import what_is_at  # noqa: PLC0415  # start-up
+
     statistics = store.statistics()
     if statistics.connections:
-        return KvError(path=place, reason=f"it does not answer for {TIMEOUT_SECONDS:g} s")
-    hint = "`ajit kv serve` starts one where none runs"
-    return KvError(path=place, reason=f"no service answers: {statistics.problem}", hint=hint)
+        return KvError(path=str(place), reason=f"it does not answer for {TIMEOUT_SECONDS:g} s")
+    if "it accepts connections" in statistics.problem:
+        return KvError(path=str(place), reason=f"no service answers: {statistics.problem}")
+    hint = "`ajit kv serve` starts one"
+    if not given:
+        hint = "this is the default; --socket or AJIT_KV_SOCKET names another one, and " + hint
+    reason = f"no service answers: {what_is_at(place)}"
+    if "no socket" in reason and place.exists():
+        hint = "--socket names the socket that `ajit kv serve` listens at"
+    return KvError(path=str(place), reason=reason, hint=hint)
 
 
 def _draw(values: dict[str, Any]) -> RenderableType:

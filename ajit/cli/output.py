@@ -21,6 +21,7 @@ import click
 import msgspec
 
 from ajit._printable import SHAPELESS, printable
+from ajit._units import format_bytes
 
 if TYPE_CHECKING:
     import re
@@ -170,15 +171,6 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
             digits[a] = max(digits[a], shared + MORE_DIGITS)
             digits[b] = max(digits[b], shared + MORE_DIGITS)
     return {key: key[:number] for key, number in digits.items()}
-
-
-def format_bytes(size: float) -> str:
-    """``1.4 MiB``: a size for a reader."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def format_seconds(seconds: float) -> str:

@@ -178,6 +178,13 @@ class Counts:
         chunks_discarded: Chunks that did not verify, and those after them.
         chunks_abandoned: Reserved chunks that were never committed.
         refused: Reservations that were refused as busy.
+        refused_pending: For another engine stores the chunk right now.
+        refused_parent: For what is before it is not here.
+        refused_stored: For all of it is here.
+        refused_size: Namespaces whose chunks fit into no slab.
+        leases_refused: Lookups of an owner that has too many leases.
+        found_bytes: Of the chunks that lookups found.
+        stored_bytes: Of the chunks that were committed.
     """
 
     lookups: int = 0
@@ -188,3 +195,10 @@ class Counts:
     chunks_discarded: int = 0
     chunks_abandoned: int = 0
     refused: int = 0
+    refused_pending: int = 0
+    refused_parent: int = 0
+    refused_stored: int = 0
+    refused_size: int = 0
+    leases_refused: int = 0
+    found_bytes: int = 0
+    stored_bytes: int = 0

@@ -2,58 +2,42 @@
 
 The reader decodes what comes. It answers at once what touches no memory (`Ping`, `Open`, `Release`,
 ...), and puts the rest in the service's line; what has to wait for memory or for another engine
-waits in a task of its own. So no request holds up another one, of this client or of others. What is
-no message closes this connection, and only this one.
+waits in a task of its own. So no request holds up another one, of this client or of others.
+
+No client holds up others either. In one turn of the loop so many of its frames are taken and no
+more; none is while it has enough in line, or while it does not read what it was answered. If it
+reads nothing for `UNREAD_SECONDS` it is sent away. What is no message closes this connection, and
+only this one.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from ajit._system.warn import warn_only
-from ajit.kv import line
-from ajit.kv.chunk import Found, Refusal, Reserved, Space
+from ajit.kv.answering import TURNS, Answering, Asked, RefusedError, digests_in
 from ajit.kv.framing import FrameBuffer, framed
 from ajit.kv.messages import (
-    MOST_SECONDS,
     VERSION,
-    Abort,
+    Answer,
     Bye,
-    Cancel,
-    Commit,
-    Discard,
-    Done,
     Failed,
-    Find,
     Hello,
-    Open,
-    Ping,
-    Pong,
     ProtocolError,
     Refused,
-    Release,
-    Reserve,
-    Retired,
+    Request,
     Slabs,
-    Stat,
-    Stats,
     Welcome,
     decode_request,
     encode,
-    pack_checksums,
-    pack_slots,
-    unpack_checksums,
-    unpack_digests,
 )
-from ajit.kv.messages import Found as FoundAnswer
-from ajit.kv.messages import Reserved as ReservedAnswer
-from ajit.kv.outbox import Outbox
+from ajit.kv.outbox import Outbox, UnreadError
 from ajit.kv.sockets import ENDED
 
 if TYPE_CHECKING:
@@ -61,7 +45,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from ajit.kv.messages import Answer, Request
     from ajit.kv.peer import Peer
     from ajit.kv.service import Service
     from ajit.kv.sockets import UnixStream
@@ -69,15 +52,17 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 RECEIVE_BYTES = 64 << 10
+FRAMES_A_TURN = 16
+DIGESTS_A_TURN = 4096
+"""Taken of one client in one turn of the loop, and one frame in any case: about 0.3 ms."""
 LAST_WORD_SECONDS = 1.0
 """How long a client that is sent away may take to read why."""
 HELLO_SECONDS = 10.0
 """How long a client may take to say what it speaks."""
-MOST_IN_FLIGHT = 1024
-"""Requests of one client that are not answered. Clients have a few at a time."""
+UNREAD_SECONDS = 30.0
+"""How long a client may leave what it was answered unread, once the kernel takes no more of it."""
 MOST_SLABS_AT_ONCE = 64
 """Descriptors in one message; the kernel takes 253."""
-BUSY_SECONDS = 0.05
 
 
 class Connection:
@@ -88,34 +73,24 @@ class Connection:
         token: What the client calls this connection by after it has ended.
         owner: Its number in the books.
         polite: Whether it has said that it holds nothing any more.
-        problem: Why it was closed, if by what it sent; else "".
+        problem: Why it was closed, if by what it sent or did not read; else "".
+        counts: Whether it is a client: it has said hello, and does more than watch.
+        unread: Whether it was closed for what it did not read.
     """
 
     def __init__(self, service: Service, stream: UnixStream, peer: Peer) -> None:
         self.peer, self.token = peer, secrets.token_bytes(16)
         self.owner = service.keeper.ledger.join()
-        self.polite = False
+        self.polite = self.unread = self.counts = False
         self.problem = ""
         self._service, self._keeper, self._stream = service, service.keeper, stream
         self._outbox = Outbox()
-        self._spaces: dict[int, Space | Refusal] = {}
-        self._in_flight: dict[int, _Asked] = {}
+        self._in_flight: dict[int, Asked] = {}
         self._sent = anyio.Event()
         self._slabs_sent = 0
+        self._frames = self._digests = 0
         self._group: TaskGroup
-        self._handlers: dict[type, Callable[[Any, _Asked], None]] = {
-            Open: self._open,
-            Find: self._find,
-            Release: self._release,
-            Reserve: self._reserve,
-            Commit: self._commit,
-            Abort: self._abort,
-            Discard: self._discard,
-            Cancel: self._cancel,
-            Retired: self._retired,
-            Ping: self._ping,
-            Stat: self._stat,
-        }
+        self._answering = Answering(self, service)
 
     async def run(self) -> None:
         """Serve the client until its connection ends, or what it sends is no message."""
@@ -131,6 +106,7 @@ class Connection:
                 self._group.cancel_scope.cancel()
         finally:
             self._in_flight.clear()  # what is still in line is answered no more
+            self._service.line.forget(self.owner)
 
     def close(self) -> None:
         """End it from the service's side."""
@@ -150,16 +126,30 @@ class Connection:
                             begun = self._greet(request)
                             hello.deadline = float("inf")
                         else:
-                            await self._take(request)
+                            await self._wait_for_turn(request)
+                            self._take(request)
         except (ProtocolError, TimeoutError) as exc:
             self.problem = str(exc) or "it never said hello"
         except ENDED:
             return
 
+    async def _wait_for_turn(self, request: Request) -> None:
+        """Wait until this client may have one more request: others have their turn meanwhile."""
+        self._frames += 1
+        self._digests += digests_in(request)
+        if self._frames > FRAMES_A_TURN or self._digests > DIGESTS_A_TURN:
+            self._frames, self._digests = 1, digests_in(request)
+            await checkpoint()
+        await self._outbox.wait_for_room()
+        await self._service.line.wait_for_room(self.owner)
+
     async def _send(self) -> None:
         try:
-            await self._outbox.run(self._stream)
+            await self._outbox.run(self._stream, UNREAD_SECONDS)
             self._sent.set()
+        except UnreadError as exc:
+            self.problem, self.unread = str(exc), True
+            self._group.cancel_scope.cancel()
         except ENDED:
             self._group.cancel_scope.cancel()
 
@@ -177,6 +167,8 @@ class Connection:
         if request.version != VERSION:
             self._put(Failed(0, "version", f"this service speaks version {VERSION}"))
             raise ProtocolError(f"a client of version {request.version}")
+        self.counts = not request.watches
+        self._service.joined_clients += self.counts
         for token in request.retired:
             self._service.retired(token)
         boot, slab_bytes = self._service.boot, self._keeper.options.slab_bytes
@@ -196,199 +188,83 @@ class Connection:
 
     # --- requests ---
 
-    async def _take(self, request: Request) -> None:
-        await self._outbox.wait_for_room()
+    def _take(self, request: Request) -> None:
         if isinstance(request, Hello):
             raise ProtocolError("a second hello")
         if isinstance(request, Bye):
             self.polite = True
             return
-        if request.id in self._in_flight or len(self._in_flight) >= MOST_IN_FLIGHT:
-            raise ProtocolError(f"request {request.id} is in flight, or too many are")
-        asked = _Asked(request.id, time.monotonic() + getattr(request, "seconds", MOST_SECONDS))
-        self._in_flight[request.id] = asked
-        turn = _TURNS.get(type(request))
-        if turn is None:
-            self._do(request, asked)
+        if request.id in self._in_flight:
+            raise ProtocolError(f"request {request.id} is in flight")
+        asked = self._in_flight[request.id] = Asked.of(request)
+        if type(request) in TURNS:
+            self.put_in_line(request, asked)
         else:
-            self._service.line.put(turn, partial(self._do, request, asked))
+            self._do(request, asked)
 
-    def _do(self, request: Request, asked: _Asked) -> None:
+    def put_in_line(self, request: Request, asked: Asked) -> None:
+        """Do a request that touches the books when its turn comes."""
+        do = partial(self._do, request, asked)
+        self._service.line.put(TURNS[type(request)], self.owner, asked.digests, do)
+
+    def _do(self, request: Request, asked: Asked) -> None:
         """Answer a request, or start the task that does. Whatever fails is an answer."""
         if not self._waits(asked):
             return  # it was cancelled, or the client has gone
         if asked.due <= time.monotonic():
-            self._fail(asked, "deadline", "it was in line for too long")
+            self._fail(asked, "deadline", "it was not done in time")
             return
         try:
-            self._service.meet(request)
-            self._handlers[type(request)](request, asked)
-        except _RefusedError as exc:
-            self._answer(asked, Refused(asked.id, str(exc)))
+            if asked.scope is None:  # else it has waited, and is counted already
+                self._service.meet(request)
+            self._answering.do(request, asked)
+        except RefusedError as exc:
+            self.answer(asked, Refused(asked.id, str(exc)))
         except Exception as exc:  # noqa: BLE001  # an error is an answer, and no reason to end
             self._broke(asked, exc)
 
-    def _waits(self, asked: _Asked) -> bool:
+    def _waits(self, asked: Asked) -> bool:
         """Whether a request is not answered yet. A later one may have the same id."""
         return self._in_flight.get(asked.id) is asked
 
-    def _answer(self, asked: _Asked, answer: Answer) -> None:
+    def answer(self, asked: Asked, answer: Answer) -> None:
         """Answer a request, unless it was answered."""
         if self._waits(asked):
             del self._in_flight[asked.id]
             self._send_slabs()
             self._put(answer)
 
-    def _fail(self, asked: _Asked, code: str, message: str) -> None:
-        self._answer(asked, Failed(asked.id, code, message))
+    def _fail(self, asked: Asked, code: str, message: str) -> None:
+        self.answer(asked, Failed(asked.id, code, message))
 
-    def _broke(self, asked: _Asked, error: Exception) -> None:
+    def _broke(self, asked: Asked, error: Exception) -> None:
         name = f"{type(error).__name__}: {error}"
         unknown = isinstance(error, LookupError)
         if not unknown:
             warn_only(f"the KV service could not do a request: {name}")
         self._fail(asked, "unknown" if unknown else "internal", name[:200])
 
-    def _later(self, asked: _Asked, do: Callable[[], Awaitable[None]]) -> None:
-        """Answer in a task of its own, which has to be done in time."""
+    def later(self, asked: Asked, do: Callable[[], Awaitable[None]]) -> None:
+        """Go on with a request in a task of its own, which has to be done in time."""
         left = asked.due - time.monotonic()
         asked.scope = anyio.CancelScope(deadline=anyio.current_time() + left)
         self._group.start_soon(self._run_later, asked, asked.scope, do)
 
     async def _run_later(
-        self, asked: _Asked, scope: anyio.CancelScope, do: Callable[[], Awaitable[None]]
+        self, asked: Asked, scope: anyio.CancelScope, do: Callable[[], Awaitable[None]]
     ) -> None:
         try:
             with scope:
                 await do()
+                return
         except Exception as exc:  # noqa: BLE001  # as in `_do`
             self._broke(asked, exc)
         self._fail(asked, "deadline", "it was not done in time")  # unless it is answered
 
-    def _space(self, number: int) -> Space:
-        space = self._spaces.get(number)
-        if space is None:
-            raise LookupError(f"namespace {number} was not opened")
-        if isinstance(space, Refusal):
-            raise _RefusedError(space.reason)
-        return space
-
-    # --- one handler for each kind of request ---
-
-    def _open(self, request: Open, asked: _Asked) -> None:
-        space = self._keeper.ledger.open(request.digest, request.chunk_bytes, request.tenant)
-        self._spaces[request.space] = space
-        if isinstance(space, Refusal):
-            raise _RefusedError(space.reason)
-        self._answer(asked, Done(request.id))
-
-    def _find(self, request: Find, asked: _Asked) -> None:
-        space, digests = self._space(request.space), unpack_digests(request.digests)
-        if not request.wait:
-            self._found(request, asked, self._keeper.find_now(self.owner, space, digests))
-            return
-
-        async def wait() -> None:
-            found = await self._keeper.find(self.owner, space, digests, request.wait)
-            self._found(request, asked, found)
-
-        self._later(asked, wait)
-
-    def _found(self, request: Find, asked: _Asked, found: Found | Refusal) -> None:
-        if isinstance(found, Refusal):
-            self._answer(asked, Refused(request.id, found.reason, BUSY_SECONDS))
-        elif not self._waits(asked):
-            self._keeper.release(self.owner, found.lease)
-        else:
-            slots = pack_slots([chunk.slot for chunk in found.chunks])
-            sums = [chunk.checksum for chunk in found.chunks] if request.sums else []
-            packed = pack_checksums(sums)
-            answer = FoundAnswer(request.id, found.lease, slots, packed, found.pending)
-            self._answer(asked, answer)
-
-    def _release(self, request: Release, asked: _Asked) -> None:
-        self._keeper.release(self.owner, request.lease)
-        self._answer(asked, Done(request.id))
-
-    def _reserve(self, request: Reserve, asked: _Asked) -> None:
-        space, digests = self._space(request.space), unpack_digests(request.digests)
-        if not self._keeper.needs_slab(space, digests):
-            got = self._keeper.reserve_now(self.owner, space, request.parent, digests)
-            self._reserved(request, asked, got)
-            return
-
-        async def grow() -> None:
-            got = await self._keeper.reserve(self.owner, space, request.parent, digests)
-            self._reserved(request, asked, got)
-
-        self._later(asked, grow)
-
-    def _reserved(self, request: Reserve, asked: _Asked, got: Reserved | Refusal) -> None:
-        if isinstance(got, Refusal):
-            again = BUSY_SECONDS if got.reason == "busy" else 0.0
-            self._answer(asked, Refused(request.id, got.reason, again))
-        elif not self._waits(asked):
-            self._keeper.abort(self.owner, got.reservation)
-        else:
-            slots = pack_slots([chunk.slot for chunk in got.chunks])
-            answer = ReservedAnswer(request.id, got.reservation, got.first, slots)
-            self._answer(asked, answer)
-
-    def _commit(self, request: Commit, asked: _Asked) -> None:
-        sums = unpack_checksums(request.checksums)
-        done = self._keeper.commit(self.owner, request.reservation, sums)
-        self._answer(asked, Done(request.id, int(done)))
-
-    def _abort(self, request: Abort, asked: _Asked) -> None:
-        self._keeper.abort(self.owner, request.reservation)
-        self._answer(asked, Done(request.id))
-
-    def _discard(self, request: Discard, asked: _Asked) -> None:
-        removed = self._keeper.discard(self._space(request.space), request.digest)
-        self._answer(asked, Done(request.id, removed))
-
-    def _cancel(self, request: Cancel, asked: _Asked) -> None:
-        other = self._in_flight.get(request.request)
-        if other is not None and other is not asked:
+    def cancel(self, number: int, by: Asked) -> None:
+        """Answer a request now, if it is not answered, and is not the one that asks for it."""
+        other = self._in_flight.get(number)
+        if other is not None and other is not by:
             self._fail(other, "cancelled", "the client has cancelled it")
             if other.scope is not None:
                 other.scope.cancel()
-        self._answer(asked, Done(request.id))
-
-    def _retired(self, request: Retired, asked: _Asked) -> None:
-        self._service.retired(request.token)
-        self._answer(asked, Done(request.id))
-
-    def _ping(self, request: Ping, asked: _Asked) -> None:
-        self._answer(asked, Pong(request.id, self._service.boot, self._service.lag_seconds))
-
-    def _stat(self, request: Stat, asked: _Asked) -> None:
-        self._answer(asked, Stats(request.id, self._service.values()))
-
-
-class _RefusedError(Exception):
-    """The namespace of a request was refused when it was opened."""
-
-
-@dataclass(slots=True, eq=False)
-class _Asked:
-    """A request that is not answered yet.
-
-    Attributes:
-        id: As the client calls it; a later request may have the same.
-        due: When its answer is waited for no more.
-        scope: Of the task that makes its answer, if one does.
-    """
-
-    id: int
-    due: float
-    scope: anyio.CancelScope | None = None
-
-
-_TURNS: dict[type, int] = {
-    Find: line.FIND,
-    Commit: line.COMMIT,
-    Discard: line.COMMIT,
-    Reserve: line.RESERVE,
-}
-"""What touches the index waits in line; all else is answered by the reader."""

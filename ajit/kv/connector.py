@@ -14,6 +14,7 @@ import anyio
 
 from ajit._system.in_thread import run_in_thread
 from ajit.errors import KvError
+from ajit.kv.feed import SlabFeed
 from ajit.kv.link import Link, LinkLost
 from ajit.kv.messages import ProtocolError, Retired
 from ajit.kv.place import check_folder
@@ -40,10 +41,15 @@ _NO_SERVICE = (*ENDED, LinkLost, TimeoutError, ProtocolError, KvError)
 class Connector:
     """Keeps a client connected.
 
+    Args:
+        path: The socket of the service.
+        watches: Whether it only asks how the service is.
+
     Attributes:
         path: The socket of the service.
         link: The connection; None while there is none.
         links: That one, and former ones of which something is held.
+        feed: Tells of slabs as they come and go, those of former connections included.
         connections: How often there was one.
         connected: Set while there is one.
         problem: Why there was no connection, the last time that there was none; "" if there always
@@ -51,10 +57,12 @@ class Connector:
         refused: The same, if what serves there must not be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, watches: bool = False) -> None:
         self.path = path
+        self._watches = watches
         self.link: Link | None = None
         self.links: set[Link] = set()
+        self.feed = SlabFeed()
         self.connections = 0
         self.connected = anyio.Event()
         self.problem = ""
@@ -92,7 +100,7 @@ class Connector:
         try:
             await run_in_thread(check_folder, self.path, limiter=anyio.CapacityLimiter(1))
             stream = await connect_unix(self.path)
-            link = Link(stream, self._link_retired)
+            link = Link(stream, self._link_retired, self.feed)
             with anyio.move_on_after(HELLO_SECONDS) as waited:
                 await self._greet(link, retired)
             if waited.cancelled_caught:
@@ -111,7 +119,7 @@ class Connector:
     async def _greet(self, link: Link, retired: Sequence[bytes]) -> None:
         if link.peer_uid not in (os.geteuid(), 0):
             raise KvError(path=str(self.path), reason=f"user {link.peer_uid} serves there")
-        await link.greet(retired)
+        await link.greet(retired, watches=self._watches)
 
     def _link_retired(self, link: Link) -> None:
         """A former link holds nothing any more: the service may use its memory again."""

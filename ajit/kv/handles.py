@@ -9,6 +9,7 @@ device is done with it.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ajit._system.loop import LoopHandle
@@ -17,7 +18,7 @@ from ajit.errors import UsageError
 from ajit.kv.arena import Place, place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "Hold", "Lease", "Opening", "Reservation"]
 
-T = TypeVar("T", bound="Handle")
+T = TypeVar("T", bound="Ending")
+
+
+class Ending(Protocol):
+    """What ends when its block does."""
+
+    def release(self) -> None:
+        """End it. Never waits; twice is nothing."""
+        ...
 
 
 class Backend(Protocol):
@@ -52,18 +61,26 @@ class Backend(Protocol):
 
 
 class Hold:
-    """Keeps a lease or a reservation until `release` is called. Any thread of the loop's."""
+    """Keeps a lease or a reservation until `release` is called, by any thread."""
 
     __slots__ = ("_handle",)
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
 
+    def follow(self, copy: Awaitable[object]) -> None:
+        """Say that it is the hold of a copy, which a commit awaits first: of its ticket.
+
+        So bytes that are not all there are never found.
+        """
+        if self._handle is not None:
+            self._handle._copies.append(copy)  # noqa: SLF001  # the two are one thing
+
     def release(self) -> None:
         """Give it back; twice is nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            handle._let_go()  # noqa: SLF001  # the two are one thing
+            handle._let_go()  # noqa: SLF001  # the same
 
 
 class Handle:
@@ -81,6 +98,7 @@ class Handle:
         self._backend, self._number = backend, number
         self._loop = LoopHandle.current()
         self._holds = 0
+        self._copies: list[Awaitable[object]] = []
         self._over = not number
         self._ended = not number
 
@@ -119,13 +137,23 @@ class Handle:
         return Hold(self)
 
     def release(self) -> None:
-        """End it, as soon as nothing holds it. Never waits; twice is nothing."""
+        """End it, as soon as nothing holds it. Never waits; twice is nothing. Any thread may."""
         self._over = True
-        self._end_if_free()
+        self._in_loop(self._end_if_free)
 
     def _let_go(self) -> None:
+        self._in_loop(self._let_go_now)
+
+    def _let_go_now(self) -> None:
         self._holds -= 1
         self._end_if_free()
+
+    def _in_loop(self, function: Callable[[], None]) -> None:
+        """Call it: in the loop's own thread at once, from another one soon."""
+        if self._loop.thread_id == get_ident():
+            function()
+        else:
+            self._loop.call_soon(function)
 
     def _end_if_free(self) -> None:
         if self._over and not self._holds and not self._ended:
@@ -205,7 +233,8 @@ class Reservation(Handle):
 
     Attributes:
         first: Index of its first chunk in the prompt.
-        reason: "" if there are slots; else ``stored``, ``pending`` (another engine stores it right
+        reason: "" if there are slots; else ``short`` (the prompt has not one whole chunk),
+            ``stored``, ``pending`` (another engine stores it right
             now), ``parent`` (what is before it is not here), ``busy``, ``size`` (a chunk does not
             fit into a slab, or is tiny), ``disconnected`` or ``failed``.
         retry_after: Seconds after which a busy store is worth another try.
@@ -231,6 +260,8 @@ class Reservation(Handle):
     ) -> bool:
         """Let lookups find the next chunks, whose bytes are all there: before this returns.
 
+        Copies that `Pages.save` has submitted into the reservation are waited for first.
+
         Args:
             count: How many; default: all that are left.
             checksums: One for each, unsigned 64-bit, handed to readers as it is; default: 0.
@@ -241,9 +272,15 @@ class Reservation(Handle):
 
         Raises:
             UsageError: There are not so many, or it has ended. Nothing was committed.
+            DeviceError: A copy into it has failed; or what else awaiting its ticket raises. Nothing
+                was committed, nor will be.
 
         Cancelling may leave them committed or not.
         """
+        if self.slots and not self._loop.is_running_here:
+            raise UsageError(f"{self!r} belongs to the event loop that it was reserved in")
+        for copy in self._copies:
+            await copy
         left = len(self.slots) - self.committed
         number = left if count is None else count
         sums = [0] * number if checksums is None else list(checksums)

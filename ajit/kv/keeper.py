@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ajit._system.in_thread import run_in_thread
+from ajit._system.numa import choose_node
 from ajit._system.warn import warn_only
 from ajit.errors import RuntimeClosed
 from ajit.kv.arena import Arena
@@ -28,8 +29,9 @@ from ajit.kv.events import (
     SlabAdded,
     StoreBusy,
 )
+from ajit.kv.feed import SlabFeed
 from ajit.kv.ledger import MOST_AT_ONCE, Ledger
-from ajit.kv.memory import Slab, SlabError, close_all
+from ajit.kv.memory import Slab, SlabError
 from ajit.kv.shelves import Shelves
 
 if TYPE_CHECKING:
@@ -51,24 +53,30 @@ class Keeper:
     Attributes:
         ledger: The books.
         slabs: The memory, by the numbers of slabs.
+        feed: Tells of slabs as they come and go.
+        numa: Which NUMA node the memory comes from, or why from any.
         problem: Why no more slabs are made though the limit allows it; "" if all is well.
         events: Those who are told what happens.
     """
 
-    def __init__(self, options: StoreOptions, group: TaskGroup) -> None:
+    def __init__(
+        self, options: StoreOptions, group: TaskGroup, numa: tuple[int | None, str]
+    ) -> None:
         self.options = options
+        self._node, self.numa = numa
         self.ledger = Ledger(
             Arena(options.slab_bytes, options.most_slabs),
             Shelves(options.quotas, options.quota_bytes),
             Limits(options.credit, options.most_leases),
         )
         self.slabs: list[Slab] = []
+        self.feed = SlabFeed()
         self.problem = ""
         self.closed = False
         self.events = KvEmitter(warn_only)
         self._group = group
         self._growing: anyio.Event | None = None
-        self._changed: anyio.Event | None = None
+        self._storing: dict[bytes, anyio.Event] = {}
         self._due: dict[int, float] = {}
 
     # --- lookups ---
@@ -90,8 +98,8 @@ class Keeper:
         until = anyio.current_time() + wait_seconds
         while isinstance(found, Found) and found.pending and anyio.current_time() < until:
             self.ledger.release(owner, found.lease)
-            with anyio.move_on_at(until):
-                await self._wait_for_change()
+            with anyio.move_on_after(until - anyio.current_time()):
+                await self.wait_stored(digests[len(found.chunks)])
             self._check_open()
             found = self.find_now(owner, space, digests)
         return found
@@ -125,7 +133,7 @@ class Keeper:
         Cancelling reserves nothing.
         """
         while self.needs_slab(space, digests):
-            await self._wait_for_slab()
+            await self.wait_for_slab()
             self._check_open()
         return self.reserve_now(owner, space, parent, digests)
 
@@ -176,7 +184,9 @@ class Keeper:
 
     def discard(self, space: Space, digest: bytes) -> int:
         """Take a chunk that did not verify out of the index, and those after it."""
-        return self.ledger.discard(space, digest)
+        removed = self.ledger.discard(space, digest)
+        self._announce()
+        return removed
 
     # --- owners ---
 
@@ -197,7 +207,8 @@ class Keeper:
         slab, offset = slot >> 16, (slot & 0xFFFF) * size
         return self.slabs[slab].view[offset : offset + size]
 
-    async def _wait_for_slab(self) -> None:
+    async def wait_for_slab(self) -> None:
+        """Wait for one slab more, or for the reason why there is none. Cancelling only leaves."""
         if self._growing is None:
             self._growing = anyio.Event()
             self._group.start_soon(self._grow, self._growing)
@@ -212,6 +223,7 @@ class Keeper:
             if slab is not None:
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
+                self.feed.add(slab)
                 if self.events.listening:
                     self._tell_slab(slab, time.monotonic() - begun)
         finally:
@@ -224,11 +236,13 @@ class Keeper:
 
     def _make_slab(self) -> Slab | None:
         try:
-            slab = Slab.make(self.options.slab_bytes, huge=self.options.huge_pages)
+            size, huge = self.options.slab_bytes, self.options.huge_pages
+            slab = Slab.make(size, huge=huge, node=self._node)
         except SlabError as exc:
             self.problem = str(exc)
             warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
             return None
+        self.numa = slab.numa_problem or self.numa
         if self.closed:
             slab.close()
             return None
@@ -236,15 +250,17 @@ class Keeper:
 
     # --- waiting ---
 
-    async def _wait_for_change(self) -> None:
-        if self._changed is None:
-            self._changed = anyio.Event()
-        await self._changed.wait()
+    async def wait_stored(self, digest: bytes) -> None:
+        """Wait while a chunk is being stored. Cancelling only leaves."""
+        if self.ledger.is_pending(digest) and not self.closed:
+            await self._storing.setdefault(digest, anyio.Event()).wait()
 
     def _announce(self) -> None:
-        changed, self._changed = self._changed, None
-        if changed is not None:
-            changed.set()
+        """Wake those whose chunk is not being stored any more, and no others."""
+        pending = self.ledger.is_pending
+        over = [digest for digest in self._storing if self.closed or not pending(digest)]
+        for digest in over:
+            self._storing.pop(digest).set()
 
     def _check_open(self) -> None:
         if self.closed:
@@ -274,14 +290,20 @@ class Keeper:
         """Give all memory back; what others have mapped stays theirs."""
         self.closed = True
         self._announce()
-        close_all(self.slabs)
+        self.feed.close(self.slabs)
 
 
 @asynccontextmanager
 async def open_keeper(options: StoreOptions) -> AsyncIterator[Keeper]:
-    """Open the books and the memory of a store. Leaving gives all memory back."""
+    """Open the books and the memory of a store. Leaving gives all memory back.
+
+    Raises:
+        UsageError: There is no such NUMA node.
+    """
+    limiter = anyio.CapacityLimiter(1)
+    numa = await run_in_thread(choose_node, options.numa_node, limiter=limiter)
     async with anyio.create_task_group() as group:
-        keeper = Keeper(options, group)
+        keeper = Keeper(options, group, numa)
         group.start_soon(keeper.sweep)
         try:
             yield keeper

@@ -110,6 +110,9 @@ class PagesKernels:
             self.made.set()
 
     async def _make_one(self, runtime: Runtime, *, to_host: bool, by_slot: bool) -> None:
+        if self._map.format.beside is not None:
+            self.problem = "a layout with scales is copied without a kernel"
+            return
         form = self._map.format.by_slot if by_slot else self._map.format.by_page
         if form.piece_bytes >= SMALL_BYTES:
             return

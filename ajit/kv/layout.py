@@ -12,13 +12,16 @@ with two heads), and a wrong guess copies wrong bytes without an error (LMCache 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from ajit._gpu.dtype import DTYPES, dtype_named
 from ajit._gpu.page_format import PageFormat, PageIds, PageRow
-from ajit.errors import ArgumentError
+from ajit.errors import ArgumentError, UsageError
+from ajit.kv.axes import axes_of, joined
+from ajit.kv.keys import Namespace
+from ajit.kv.scales import Scales
 
 __all__ = ["Layout", "axes_of"]
 
@@ -26,34 +29,6 @@ CHUNK_TOKENS: Final = 256
 """Of a chunk, unless told otherwise: what LMCache has, too."""
 _AXES: Final = frozenset("LPBTHD")
 _ALWAYS: Final = frozenset("BTHD")
-
-
-def axes_of(
-    order: Literal["NHD", "HND"] = "NHD",
-    planes: Literal["first", "in page", "fused", "apart"] = "first",
-    layers: Literal["apart", "outside", "in page"] = "apart",
-) -> str:
-    """Return the axes of a layout, outermost first.
-
-    Args:
-        order: In a page: tokens, heads, elements; or heads, tokens, elements.
-        planes: Where keys and values part: ``first`` outside of the pages, ``in page`` as two
-            halves of each, ``fused`` side by side for each head, ``apart`` in tensors of their own
-            (also where there is one plane only).
-        layers: ``apart`` in tensors of their own, ``outside`` around all else, or ``in page``: all
-            layers of a page beside each other.
-
-    Raises:
-        KeyError: One of these is another word.
-    """
-    page = {"NHD": "TH", "HND": "HT"}[order]
-    inside = {"first": page, "in page": f"P{page}", "fused": f"{page}P", "apart": page}[planes]
-    outside = "P" if planes == "first" else ""
-    return {
-        "apart": f"{outside}B{inside}D",
-        "outside": f"L{outside}B{inside}D",
-        "in page": f"BL{inside}D" if planes != "first" else f"BLP{inside}D",
-    }[layers]
 
 
 @dataclass(frozen=True)
@@ -72,6 +47,8 @@ class Layout:
             own; the tensors go layer by layer. See `axes_of`. vLLM's FlashAttention has ``PBTHD``.
         strides: Bytes from one to the next along an axis, by its letter, where memory is padded.
         chunk_tokens: Tokens of a chunk outside of the device, a multiple of a page's.
+        scales: Those of quantised values, behind the values of each page and of each plane of a
+            layer in a chunk; None: there are none.
 
     Raises:
         ArgumentError: It is none: an axis is missing or comes twice, elements do not lie side by
@@ -87,6 +64,7 @@ class Layout:
     axes: str = "PBTHD"
     strides: Mapping[str, int] = field(default_factory=dict, hash=False)
     chunk_tokens: int = CHUNK_TOKENS
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         """Check it."""
@@ -99,13 +77,23 @@ class Layout:
 
     @property
     def row_bytes(self) -> int:
-        """What a token has in one plane of one layer."""
+        """What a token has in one plane of one layer, without scales."""
         return self.heads * self.dim * self._itemsize
+
+    @property
+    def scale_bytes(self) -> int:
+        """What the scales of a token take in one plane of one layer."""
+        return 0 if self.scales is None else self.heads * self.scales.nbytes(self.dim)
 
     @property
     def chunk_bytes(self) -> int:
         """Size of a chunk."""
-        return self.layers * self.planes * self.chunk_tokens * self.row_bytes
+        return self.layers * self.planes * self._plane_bytes
+
+    @property
+    def _plane_bytes(self) -> int:
+        """What a chunk has of one plane of one layer."""
+        return self.chunk_tokens * (self.row_bytes + self.scale_bytes)
 
     @property
     def chunk_pages(self) -> int:
@@ -114,7 +102,9 @@ class Layout:
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Axes of a chunk: layers, planes, tokens, heads, elements."""
+        """Axes of a chunk: layers, planes, tokens, heads, elements; with scales, L, P and bytes."""
+        if self.scales is not None:
+            return (self.layers, self.planes, self._plane_bytes)
         return (self.layers, self.planes, self.chunk_tokens, self.heads, self.dim)
 
     @property
@@ -123,8 +113,55 @@ class Layout:
 
         Engines whose pages lie differently have the same, and can read each other's chunks.
         """
-        sizes = "x".join(map(str, self.chunk_shape))
-        return f"kv1 LPTHD {sizes} {self.dtype}"
+        sizes = (self.layers, self.planes, self.chunk_tokens, self.heads, self.dim)
+        return f"kv1 LPTHD {'x'.join(map(str, sizes))} {self.chunk_dtype}"
+
+    @property
+    def chunk_dtype(self) -> str:
+        """The type of the elements of a chunk, and of their scales."""
+        scales = self.scales
+        return self.dtype if scales is None else f"{self.dtype}+{scales.dtype}/{scales.block}"
+
+    def namespace(
+        self, model: str, weights: str, *, heads: tuple[int, int] | None = None, **others: str
+    ) -> Namespace:
+        """Return what chunks of this layout are called in a store: the geometry is its own.
+
+        Args:
+            model: See `Namespace`.
+            weights: The same.
+            heads: Which KV heads of the model these are, the first and the one after the last;
+                None: from 0 on, as without tensor parallelism.
+            **others: ``rope``, ``lora``, ``salt`` and ``extra`` of a `Namespace`.
+
+        Raises:
+            UsageError: There are not so many heads. Nothing was done.
+        """
+        first, stop = heads or (0, self.heads)
+        if stop - first != self.heads:
+            raise UsageError(f"heads is {heads}; the layout has {self.heads} of them: {self!r}")
+        return Namespace(
+            model=model, weights=weights, dtype=self.chunk_dtype, layers=self.layers,
+            planes=self.planes, heads=(first, stop), dim=self.dim, chunk_tokens=self.chunk_tokens,
+            chunk_bytes=self.chunk_bytes, **others,
+        )  # fmt: skip
+
+    def check_namespace(self, namespace: Namespace) -> None:
+        """Check that chunks of a namespace are those of this layout.
+
+        Raises:
+            UsageError: They are not; it says which field differs.
+        """
+        first, _ = namespace.heads
+        mine = self.namespace("", "", heads=(first, first + self.heads))
+        for name in ("dtype", "layers", "planes", "heads", "dim", "chunk_tokens", "chunk_bytes"):
+            theirs, ours = getattr(namespace, name), getattr(mine, name)
+            if theirs != ours:
+                raise UsageError(
+                    f"the chunks of namespace {namespace.model!r} are of another layout: "
+                    f"their {name} is {theirs!r}, that of the pages {ours!r}; "
+                    f"layout.namespace() makes one that fits"
+                )
 
     @property
     def tensors(self) -> int:
@@ -133,13 +170,21 @@ class Layout:
         return layers * (1 if "P" in self.axes else self.planes)
 
     def shape(self, pages: int) -> tuple[int, ...]:
-        """Return the shape of a tensor with so many pages, without its padding."""
-        return tuple(self._sizes(pages)[axis] for axis in self.axes)
+        """Return the shape of a tensor with so many pages, without its padding.
+
+        With scales it is one of bytes: what tokens have of all heads is the last axis.
+        """
+        sizes = self._sizes(pages)
+        if self.scales is not None:
+            outer = [sizes[axis] for axis in self.axes[:-3]]
+            return (*outer, self.page_tokens, self.row_bytes + self.scale_bytes)
+        return tuple(sizes[axis] for axis in self.axes)
 
     def tensor_bytes(self, pages: int) -> int:
         """Return the size of a tensor with so many pages: to the end of its last element."""
         strides, sizes = self._strides(pages), self._sizes(pages)
-        return sum((sizes[axis] - 1) * strides[axis] for axis in self.axes) + self._itemsize
+        last = sum((sizes[axis] - 1) * strides[axis] for axis in self.axes)
+        return last + self._itemsize + self.page_tokens * self.scale_bytes
 
     def pages_in(self, nbytes: int) -> int:
         """Return how many pages a tensor of so many bytes has.
@@ -175,18 +220,37 @@ class Layout:
         """
         if fault := self._stride_fault(pages):
             raise ArgumentError(operation="describe a layout", detail=fault)
-        device = self._strides(pages)
-        host = {"T": self.row_bytes, "H": self.dim * self._itemsize}
+        values = self._part(pages, self.dim * self._itemsize, 0, 0)
+        if self.scales is None:
+            return values
+        behind = self.page_tokens * self.row_bytes, self.chunk_tokens * self.row_bytes
+        return replace(values, beside=self._part(pages, self.scales.nbytes(self.dim), *behind))
+
+    def _part(self, pages: int, head_bytes: int, in_page: int, in_chunk: int) -> PageFormat:
+        """Return the strides of values, or of their scales.
+
+        Args:
+            pages: How many there are.
+            head_bytes: What a head of a token has of it.
+            in_page: Where it begins in a page.
+            in_chunk: Where it begins in a plane of a layer of a chunk.
+        """
+        device, row_bytes = self._strides(pages), self.heads * head_bytes
+        host = {"T": row_bytes, "H": head_bytes}
+        if in_page:  # scales lie as values do that have no padding
+            inner, outer = self.axes[-2], self.axes[-3]
+            sizes = self._sizes(pages)
+            device |= {inner: head_bytes, outer: head_bytes * sizes[inner]}
         rows = tuple(
-            self._row(layer, plane, device)
+            self._row((layer, plane), device, in_page, in_chunk)
             for layer in range(self.layers)
             for plane in range(self.planes)
         )
-        page = _joined(
+        page = joined(
             [(self.page_tokens, device["T"], host["T"]), (self.heads, device["H"], host["H"])],
             host["H"],
         )
-        slot = _joined([(self.heads, device["H"], host["H"])], host["H"])
+        slot = joined([(self.heads, device["H"], host["H"])], host["H"])
         by_page = PageIds(pages, self.chunk_pages, self.page_tokens * host["T"], *page)
         by_slot = PageIds(
             pages * self.page_tokens, self.chunk_tokens, host["T"], *slot,
@@ -194,15 +258,18 @@ class Layout:
         )  # fmt: skip
         return PageFormat(rows, pages, self.chunk_bytes, by_page, by_slot)
 
-    def _row(self, layer: int, plane: int, device: Mapping[str, int]) -> PageRow:
-        tensor, offset = 0, 0
+    def _row(
+        self, place: tuple[int, int], device: Mapping[str, int], in_page: int, in_chunk: int
+    ) -> PageRow:
+        tensor, offset = 0, in_page
+        layer, plane = place
         for axis, index, count in (("L", layer, self.layers), ("P", plane, self.planes)):
             if axis in self.axes:
                 offset += index * device[axis]
             else:
                 tensor = tensor * count + index
         number = layer * self.planes + plane
-        return PageRow(tensor, offset, device["B"], number * self.chunk_tokens * self.row_bytes)
+        return PageRow(tensor, offset, device["B"], number * self._plane_bytes + in_chunk)
 
     def _strides(self, pages: int) -> dict[str, int]:
         """Bytes from one to the next along each axis."""
@@ -210,6 +277,8 @@ class Layout:
         for axis in reversed(self.axes):
             strides[axis] = self.strides.get(axis, stride)
             stride = strides[axis] * sizes[axis]
+            if axis == self.axes[-3]:
+                stride += self.page_tokens * self.scale_bytes
         return strides
 
     def _sizes(self, pages: int) -> dict[str, int]:
@@ -238,7 +307,12 @@ class Layout:
             return f"a stride for {min(unknown)!r}, which the axes {axes!r} do not have"
         if self.chunk_tokens % self.page_tokens:
             return f"a chunk of {self.chunk_tokens} tokens is no whole number of pages"
-        return self._stride_fault(1)
+        return self._scales_fault() or self._stride_fault(1)
+
+    def _scales_fault(self) -> str:
+        if self.scales is None:
+            return ""
+        return self.scales.fault(self.dim, self._itemsize, self.axes, frozenset(self.strides))
 
     def _stride_fault(self, pages: int) -> str:
         if pages < 1:
@@ -250,15 +324,6 @@ class Layout:
                     f"the stride {strides[axis]} of {axis!r} is less than the {needed} bytes inside"
                 )
             needed += (sizes[axis] - 1) * strides[axis]
+            if axis == self.axes[-3]:
+                needed += self.page_tokens * self.scale_bytes
         return ""
-
-
-def _joined(
-    axes: list[tuple[int, int, int]], piece_bytes: int
-) -> tuple[tuple[tuple[int, int, int], tuple[int, int, int]], int]:
-    """Make pieces larger where neighbours lie side by side on both sides; outer axis first."""
-    while axes and (axes[-1][0] == 1 or axes[-1][1] == axes[-1][2] == piece_bytes):
-        piece_bytes *= axes.pop()[0]
-    left = [axis for axis in axes if axis[0] > 1]
-    outer, inner = [(1, 0, 0)] * (2 - len(left)) + left
-    return (outer, inner), piece_bytes

@@ -83,15 +83,23 @@ class Ledger:
         """Whether a reservation is not over."""
         return reservation in self._writings
 
+    def is_pending(self, digest: bytes) -> bool:
+        """Whether a chunk is being stored right now."""
+        chunk = self._chunks.get(digest)
+        return chunk is not None and not slots.is_found(chunk.state)
+
     def open(self, digest: bytes, chunk_bytes: int, tenant: bytes) -> Space | Refusal:
         """Return what stands for a namespace; refused if no slab can be cut into such chunks."""
         space = self._spaces.get(digest)
         if space is None:
             if not self.arena.fits(chunk_bytes):
+                self.counts.refused_size += 1
                 return Refusal("size")
             space = self._spaces[digest] = Space(digest, chunk_bytes, tenant)
-        same = space.chunk_bytes == chunk_bytes and space.tenant == tenant
-        return space if same else Refusal("size")
+        if space.chunk_bytes == chunk_bytes and space.tenant == tenant:
+            return space
+        self.counts.refused_size += 1
+        return Refusal("size")
 
     # --- owners ---
 
@@ -135,11 +143,13 @@ class Ledger:
         """
         held = self._owners[owner]
         if len(held.leases) >= self.limits.leases:
+            self.counts.leases_refused += 1
             return Refusal("busy")
         found, pending = self._walk(space, digests)
         self.counts.lookups += 1
         self.counts.chunks_wanted += len(digests)
         self.counts.chunks_found += len(found)
+        self.counts.found_bytes += len(found) * space.chunk_bytes
         if not found:
             return Found(0, found, pending)
         for chunk in found:
@@ -195,6 +205,7 @@ class Ledger:
         if parent and (
             before is None or before.space is not space or not slots.is_found(before.state)
         ):
+            self.counts.refused_parent += 1
             return Refusal("parent")
         first = 0
         for digest in digests:
@@ -202,10 +213,13 @@ class Ledger:
             if chunk is None:
                 return self._reserve(owner, space, before, digests, first)
             if chunk.parent is not before or chunk.space is not space:
+                self.counts.refused_parent += 1
                 return Refusal("parent")
             if not slots.is_found(chunk.state):
+                self.counts.refused_pending += 1
                 return Refusal("pending")
             before, first = chunk, first + 1
+        self.counts.refused_stored += 1
         return Refusal("stored")
 
     def commit(self, owner: int, reservation: int, checksums: Sequence[int]) -> bool:
@@ -229,6 +243,7 @@ class Ledger:
             chunk = writing.chunks.pop(0)
             chunk.checksum = checksum
             self._happens(chunk, Happening.COMMITTED)
+            self.counts.stored_bytes += chunk.space.chunk_bytes
             self._stop_writing(chunk)
         self.counts.chunks_stored += len(checksums)
         if not writing.chunks:

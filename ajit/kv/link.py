@@ -19,7 +19,7 @@ import anyio
 
 from ajit.kv.framing import FrameBuffer, framed
 from ajit.kv.health import HealthReader
-from ajit.kv.memory import Slab, close_all
+from ajit.kv.memory import Slab
 from ajit.kv.messages import (
     VERSION,
     Abort,
@@ -46,6 +46,7 @@ from ajit.kv.sockets import ENDED, UnixStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from ajit.kv.feed import SlabFeed
     from ajit.kv.keys import Namespace
     from ajit.kv.messages import Answer
 
@@ -86,13 +87,13 @@ class Link:
         live: Leases and reservations that have not ended.
     """
 
-    def __init__(self, stream: UnixStream, retire: Callable[[Link], None]) -> None:
+    def __init__(self, stream: UnixStream, retire: Callable[[Link], None], feed: SlabFeed) -> None:
         self.token = self.boot = b""
         self.health: HealthReader
         self.lost = False
         self.problem = ""
         self.live: set[tuple[str, int]] = set()
-        self._stream, self._retire = stream, retire
+        self._stream, self._retire, self._feed = stream, retire, feed
         self._slab_bytes = 0
         self._slabs: list[Slab] = []
         self._descriptors: deque[int] = deque()
@@ -113,18 +114,19 @@ class Link:
         found = self._stream.raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(found[4:8], "little")
 
-    async def greet(self, retired: Sequence[bytes]) -> None:
+    async def greet(self, retired: Sequence[bytes], *, watches: bool) -> None:
         """Say hello, and take the answer.
 
         Args:
             retired: Tokens of former links whose copies have ended.
+            watches: Whether this side only asks how the service is.
 
         Raises:
             ProtocolError: What answers is no service of this version.
             LinkLost: The connection has ended.
         """
         try:
-            await self._stream.send(framed(encode(Hello(VERSION, list(retired)))))
+            await self._stream.send(framed(encode(Hello(VERSION, list(retired), watches))))
             answer = await self._next_answer()
         except ENDED as exc:
             raise LinkLost from exc
@@ -190,7 +192,7 @@ class Link:
     def _end_if_free(self) -> None:
         if self.lost and not self.live and not self._retired:
             self._retired = True
-            close_all(self._slabs)
+            self._feed.close(self._slabs)
             self._retire(self)
 
     # --- receiving ---
@@ -221,7 +223,9 @@ class Link:
         if answer.first != len(self._slabs) or answer.count > len(self._descriptors):
             raise ProtocolError("slabs that do not follow those before")
         for _ in range(answer.count):
-            self._slabs.append(Slab.map(self._descriptors.popleft(), self._slab_bytes))
+            slab = Slab.map(self._descriptors.popleft(), self._slab_bytes)
+            self._slabs.append(slab)
+            self._feed.add(slab)
 
     def _note(self, answer: Answer) -> None:
         if isinstance(answer, Found) and answer.lease:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ajit._system.numa import NumaNode
 from ajit.errors import UsageError
 from ajit.kv.arena import MOST_SLABS
 
@@ -25,6 +26,8 @@ class StoreOptions:
         slab_bytes: Size of a slab, which a chunk has to fit into; 0: as much as makes 128 to 256
             slabs, and 64 MiB or more. Each slab costs the store two descriptors, and a client one.
         huge_pages: Whether to use huge pages where there are any.
+        numa_node: NUMA node that the memory is to come from: a number, such as `Device.numa_node`,
+            or ``"device"`` for that of this machine's GPUs, if all have the same; None: any.
         credit_bytes: Most that one client may have reserved and not committed; 0: a quarter of the
             limit. What is more is refused as busy.
         most_leases: Most leases of one client at once.
@@ -41,6 +44,7 @@ class StoreOptions:
     limit_bytes: int
     slab_bytes: int = 0
     huge_pages: bool = True
+    numa_node: NumaNode = None
     credit_bytes: int = 0
     most_leases: int = 4096
     quota_bytes: int = 0

@@ -1,11 +1,12 @@
 """What is to be sent on one connection: in order, by one task, with descriptors.
 
 Requests never wait for a peer that does not read. What is queued is bounded by the reader, which
-takes no more requests while too much waits here (`Outbox.wait_for_room`).
+takes no more requests while too much waits here (`Outbox.wait_for_room`), and in time.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
 
     from ajit.kv.sockets import UnixStream
 
-__all__ = ["Outbox"]
+__all__ = ["Outbox", "UnreadError"]
 
 MOST_QUEUED_BYTES = 1 << 20
 """Pretty arbitrary: some hundred answers to lookups of long prompts."""
 MOST_SEND_BYTES = 64 << 10
 """Sent at once, as long as there are no descriptors in between."""
+
+
+class UnreadError(Exception):
+    """A peer does not read what is sent to it."""
 
 
 class Outbox:
@@ -50,10 +55,15 @@ class Outbox:
             self._less = anyio.Event()
             await self._less.wait()
 
-    async def run(self, stream: UnixStream) -> None:
+    async def run(self, stream: UnixStream, patience_seconds: float = math.inf) -> None:
         """Send what is queued, as it comes.
 
+        Args:
+            stream: The connection.
+            patience_seconds: How long one piece, of 128 KiB at most, may take.
+
         Raises:
+            UnreadError: It took longer: the peer does not read.
             OSError: The connection has ended; or `anyio.ClosedResourceError`.
         """
         while True:
@@ -64,7 +74,10 @@ class Outbox:
                 await self._more.wait()
                 continue
             data, descriptors = self._next()
-            await stream.send(data, descriptors)
+            with anyio.move_on_after(patience_seconds) as patience:
+                await stream.send(data, descriptors)
+            if patience.cancelled_caught:
+                raise UnreadError(f"it does not read what it is sent (for {patience_seconds:g} s)")
             self._bytes -= len(data)
             self._less.set()
 

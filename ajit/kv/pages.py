@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +15,22 @@ from ajit._gpu.page_map import PageCopy, map_pages
 from ajit._gpu.shape import whole_number
 from ajit._system.own_task import OwnTask
 from ajit.errors import AjitError, ArgumentError, RuntimeClosed
+from ajit.kv.held import hold_chunks
 from ajit.kv.kernels import PagesKernels, PageWay
 from ajit.kv.lent import EventPool
 from ajit.kv.probe import check_tensors, probe
+from ajit.kv.registering import register
 from ajit.kv.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from ajit._gpu.page_map import PageMap
+    from ajit._gpu.completion.ticket import Ticket
+    from ajit._gpu.page_map import PageMap, PageRequest
     from ajit._gpu.stream import Stream
     from ajit._runtime.runtime import Runtime
     from ajit.kv.layout import Layout
+    from ajit.kv.registering import RegisteredStatistics, RegisteredStore, SlabSource
 
 __all__ = ["Pages", "PagesStatistics", "open_pages"]
 
@@ -48,6 +52,7 @@ class PagesStatistics:
         by_kernel: How many of the requests a kernel copied.
         ways: What was measured to choose between copies and kernels.
         kernel_problem: Why there are no kernels; empty where there is nothing to tell.
+        registered: What the driver knows of the store that the pages were opened with.
     """
 
     loads: int
@@ -58,6 +63,7 @@ class PagesStatistics:
     by_kernel: int = 0
     ways: tuple[PageWay, ...] = ()
     kernel_problem: str = ""
+    registered: RegisteredStatistics | None = None
 
 
 class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
@@ -72,11 +78,16 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         count: How many pages there are.
     """
 
-    __slots__ = ("_closed", "_counts", "_events", "_kernels", "_loads", "_map", "_saves", "count",
-                 "device", "layout")  # fmt: skip
+    __slots__ = ("_closed", "_counts", "_events", "_kernels", "_loads", "_map", "_registered",
+                 "_saves", "count", "device", "layout")  # fmt: skip
 
     def __init__(
-        self, device: Device, layout: Layout, page_map: PageMap, streams: tuple[Stream, Stream]
+        self,
+        device: Device,
+        layout: Layout,
+        page_map: PageMap,
+        streams: tuple[Stream, Stream],
+        registered: RegisteredStore | None,
     ) -> None:
         """Made by `open_pages`."""
         self.device, self.layout, self._map = device, layout, page_map
@@ -84,6 +95,7 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         self.count = page_map.format.pages
         self._events = EventPool(device)
         self._kernels = PagesKernels(device, layout, page_map)
+        self._registered = registered
         self._counts = [0, 0, 0, 0]
         self._closed = False
 
@@ -102,8 +114,10 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         """Submit the copy of chunks into pages. Waits for room in the queue only.
 
         Args:
-            chunks: `Chunks`, or memory on the host of ``layout.chunk_bytes`` bytes, or a list of
-                those. Pinned, if it is to be fast. Not to be changed before the transfer is done.
+            chunks: A lease or a reservation of a store, which keeps its memory until the device is
+                done, whatever is cancelled or released; or `Chunks`, or memory on the host of
+                ``layout.chunk_bytes`` bytes, or a list of those, not to be changed before the
+                transfer is done. Pinned, if it is to be fast.
             blocks: Numbers of the pages, in the order of the tokens: int32 or int64 in contiguous
                 memory on the host (numpy, a tensor on the CPU, `array.array`), or a list. They fill
                 the chunks, the last one perhaps in part. A negative number is a gap: those tokens
@@ -119,18 +133,15 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         Raises:
             ArgumentError: A number is no page, or comes twice; chunks are too few, too many, or of
                 another size; or memory was freed. Nothing was submitted.
+            UsageError: The lease or reservation has ended, or its namespace is of another layout.
+                Nothing was submitted.
             RuntimeClosed: The pages or the device were closed. Nothing was submitted.
             DeviceLost: The context is unusable. Nothing was submitted.
 
         Cancelling submits nothing.
         """
-        copy = PageCopy(
-            to_host=False, ids=blocks, chunks=chunks, by_slot=slots,
-            step_rows=self._step_rows(layers_per_step), events=await self._gates(
-                layers_per_step, gates
-            ), after=after,
-        )  # fmt: skip
-        return await self._submit(copy, self._loads, layers_per_step, timeout, timed)
+        copy = PageCopy(to_host=False, ids=blocks, chunks=chunks, by_slot=slots, after=after)
+        return await self._copy(copy, layers_per_step, gates, timeout=timeout, timed=timed)
 
     async def save(
         self,
@@ -152,12 +163,8 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         otherwise. ``after`` has to be what wrote the pages, such as the engine's stream.
         """
         per_step = self.layout.layers if layers_per_step is None else layers_per_step
-        copy = PageCopy(
-            to_host=True, ids=blocks, chunks=chunks, by_slot=slots,
-            step_rows=self._step_rows(per_step), events=await self._gates(per_step, gates),
-            after=after,
-        )  # fmt: skip
-        return await self._submit(copy, self._saves, per_step, timeout, timed)
+        copy = PageCopy(to_host=True, ids=blocks, chunks=chunks, by_slot=slots, after=after)
+        return await self._copy(copy, per_step, gates, timeout=timeout, timed=timed)
 
     def statistics(self) -> PagesStatistics:
         """Return what was submitted so far."""
@@ -167,6 +174,7 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         return PagesStatistics(
             loads, saves, loaded_bytes, saved_bytes, piece_bytes,
             kernels.used, tuple(kernels.ways), kernels.problem,
+            None if self._registered is None else self._registered.statistics(),
         )  # fmt: skip
 
     async def wait_for_kernels(self) -> None:
@@ -176,25 +184,45 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         """
         await self._kernels.made.wait()
 
-    async def _submit(
+    async def wait_registered(self) -> None:
+        """Wait until the driver knows all slabs that the store has by now; at once without one."""
+        if self._registered is not None:
+            await self._registered.wait_registered()
+
+    async def _copy(
         self,
         copy: PageCopy,
-        stream: Stream,
         layers_per_step: int,
-        timeout: float | None,
-        timed: bool,  # noqa: FBT001  # private
+        gates: bool,  # noqa: FBT001  # private
+        **how: Any,
     ) -> Transfer:
         if self._closed:
             raise RuntimeClosed("the pages were closed")
-        request = self._map.request(copy, stream)
-        await self._kernels.take(request, to_host=copy.to_host, by_slot=copy.by_slot)
-        ticket = await self.device.submit(request.submit, timeout=timeout, timed=timed)
-        self._counts[copy.to_host] += 1
-        self._counts[2 + copy.to_host] += request.nbytes
+        step_rows = self._step_rows(layers_per_step)
+        chunks, hold = hold_chunks(copy.chunks, self.layout)
+        request: PageRequest | None = None
+        try:
+            events = await self._gates(step_rows, gates)
+            copy = replace(copy, chunks=chunks, keep=hold, step_rows=step_rows, events=events)
+            request = self._map.request(copy, self._saves if copy.to_host else self._loads)
+            ticket = await self._submit(request, copy, **how)
+        except BaseException:
+            if hold is not None and not (request is not None and request.submitted):
+                hold.release()  # the exception keeps frames, and with them what they refer to
+            raise
+        if hold is not None:
+            hold.follow(ticket)
         layers = self.layout.layers
         return Transfer.make(
             self._map, ticket, copy.events, layers, layers_per_step, request.nbytes
         )
+
+    async def _submit(self, request: PageRequest, copy: PageCopy, **how: Any) -> Ticket[None]:
+        await self._kernels.take(request, to_host=copy.to_host, by_slot=copy.by_slot)
+        ticket = await self.device.submit(request.submit, **how)
+        self._counts[copy.to_host] += 1
+        self._counts[2 + copy.to_host] += request.nbytes
+        return ticket
 
     def _step_rows(self, layers: int) -> int:
         layers = whole_number("copy pages", "layers_per_step", layers)
@@ -202,10 +230,8 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
             raise ArgumentError(operation="copy pages", detail=f"layers_per_step is {layers}")
         return layers * self.layout.planes
 
-    async def _gates(self, layers_per_step: int, asked: bool) -> Sequence[Any]:  # noqa: FBT001  # private
-        if not asked:
-            return ()
-        return await self._events.lend(self._map.steps(self._step_rows(layers_per_step)))
+    async def _gates(self, step_rows: int, asked: bool) -> Sequence[Any]:  # noqa: FBT001  # private
+        return await self._events.lend(self._map.steps(step_rows)) if asked else ()
 
     async def _make_kernels(self, runtime: Runtime | None) -> OwnTask[None] | None:
         """Begin to make them, in a task of their own: any task may close the pages."""
@@ -237,6 +263,7 @@ async def open_pages(
     *,
     pages: int | None = None,
     check: bool = True,
+    store: SlabSource | None = None,
 ) -> AsyncGenerator[Pages, None]:
     """Bind a layout to the tensors of an engine.
 
@@ -251,24 +278,27 @@ async def open_pages(
         pages: How many pages there are; None: as many as the tensors have room for.
         check: Whether to write a pattern into the first and the last page, read it back, and
             restore them. Nothing else may use these pages meanwhile.
+        store: Whose memory the driver is to know, see `register`.
 
     Raises:
         ArgumentError: They are not as declared: another number, type, shape or size; or the pattern
             does not come back, for parts of the layout lie on each other. The pages are as before.
+        UsageError: The store belongs to another event loop.
     """
     device = where if isinstance(where, Device) else where.device
     count = check_tensors(layout, tensors, pages)
     page_map = map_pages(device, layout.format(count), tensors)
     if check:
         await probe(device, layout, tensors, count)
-    loads = await device.create_stream(priority=LOADS_FIRST)
-    opened: Pages = Pages.make(device, layout, page_map, (loads, await device.create_stream()))
-    making = await opened._make_kernels(None if isinstance(where, Device) else where)  # noqa: SLF001  # the block is its other half
-    try:
-        yield opened
-    finally:
+    streams = await device.create_stream(priority=LOADS_FIRST), await device.create_stream()
+    async with nullcontext() if store is None else register(device, store) as registered:
+        opened: Pages = Pages.make(device, layout, page_map, streams, registered)
+        making = await opened._make_kernels(None if isinstance(where, Device) else where)  # noqa: SLF001  # the block is its other half
         try:
-            if making is not None:
-                await making.aclose_uncancelled()
+            yield opened
         finally:
-            await opened._close()  # noqa: SLF001  # the same
+            try:
+                if making is not None:
+                    await making.aclose_uncancelled()
+            finally:
+                await opened._close()  # noqa: SLF001  # the same

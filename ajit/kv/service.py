@@ -26,6 +26,7 @@ from ajit.kv.events import ClientGone, ClientJoined, ClientLost, ClientRejected
 from ajit.kv.health import BEAT_SECONDS, HealthPage
 from ajit.kv.keeper import Keeper, open_keeper
 from ajit.kv.line import Line
+from ajit.kv.metrics import metrics_text
 from ajit.kv.opening import open_in_own_task
 from ajit.kv.peer import Peer, peer_of
 from ajit.kv.place import claim, default_socket
@@ -34,7 +35,7 @@ from ajit.kv.statistics import ServiceStatistics, statistics_of
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import TaskGroup
@@ -59,6 +60,8 @@ class Service:
         line: Requests that touch its books.
         page: Its health, for clients to map.
         lag_seconds: How much too late the loop was at the last beat.
+        waits_refused: Requests that were refused, for too many of their client wait already.
+        joined_clients: Clients so far.
     """
 
     def __init__(self, path: Path, keeper: Keeper, group: TaskGroup) -> None:
@@ -71,7 +74,8 @@ class Service:
         self._connections: set[Connection] = set()
         self._lingering: dict[bytes, anyio.Event] = {}
         self._longest_lag = 0.0
-        self._requests = self._refused_clients = self._violations = 0
+        self._requests = self._refused_clients = self._violations = self._unread_clients = 0
+        self._lost = self.joined_clients = self.waits_refused = 0
         self._since = time.monotonic()
 
     # --- clients ---
@@ -122,9 +126,11 @@ class Service:
             self._connections.discard(connection)
             stream.close()  # a client that sent garbage sees it now
             if connection.problem:
-                self._violations += 1
+                self._unread_clients += connection.unread
+                self._violations += not connection.unread
                 self._tell(lambda: ClientRejected(pid=peer.pid, reason=connection.problem))
             if not connection.polite and not self.keeper.ledger.holds_nothing(connection.owner):
+                self._lost += 1
                 self._tell(lambda: ClientLost(pid=peer.pid))
                 await self._linger(connection)
         finally:
@@ -168,6 +174,11 @@ class Service:
                 connection.polite = True
                 connection.close()
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected, those that only watch left out."""
+        return sum(each.counts for each in self._connections)
+
     def meet(self, request: Request) -> None:  # noqa: ARG002  # tests put a fault here
         """Count a request that is done now."""
         self._requests += 1
@@ -189,7 +200,7 @@ class Service:
             self.lag_seconds,
             ledger.arena.used_bytes,
             self.keeper.options.limit_bytes,
-            len(self._connections),
+            self.clients,
             ledger.leases,
             ledger.reservations,
         )
@@ -198,16 +209,24 @@ class Service:
         """What the service holds, and what has happened since it was started."""
         return ServiceStatistics(
             store=statistics_of(self.keeper),
-            clients=len(self._connections),
+            clients=self.clients,
+            joined_clients=self.joined_clients,
+            lost_clients=self._lost,
             lingering=len(self._lingering),
             refused_clients=self._refused_clients,
             protocol_errors=self._violations,
+            unread_clients=self._unread_clients,
+            waits_refused=self.waits_refused,
             requests=self._requests,
             queued=len(self.line),
             lag_seconds=self.lag_seconds,
             longest_lag_seconds=self._longest_lag,
             up_seconds=time.monotonic() - self._since,
         )
+
+    def metrics(self) -> str:
+        """The same as text for Prometheus, to be served by any server in this process."""
+        return metrics_text(self.values())
 
     def values(self) -> dict[str, int | float | str]:
         """The same, flat, for a message."""
@@ -239,22 +258,21 @@ def open_service(
 async def serve(
     options: StoreOptions,
     path: str | os.PathLike[str] | None,
-    started: Callable[[Service], None],
+    main: Callable[[Service], Awaitable[None]],
 ) -> None:
-    """Serve a store on a unix socket, in this task, until cancelled.
+    """Serve a store on a unix socket, in this task, until cancelled or `main` returns.
 
     Args:
         options: What the store may use.
         path: Of the socket; default: `default_socket`.
-        started: Called when it listens.
+        main: Called when it listens. It ends with the service, however that ends.
 
     Raises:
         KvError: As `open_service`.
     """
     place = default_socket() if path is None else Path(path)
     async with _serving(options, place) as service:
-        started(service)
-        await anyio.sleep_forever()
+        await main(service)
 
 
 @asynccontextmanager

@@ -133,6 +133,7 @@ async def accept(listener: socket.socket) -> UnixStream:
     Raises:
         OSError: It cannot be taken now; later ones may be.
     """
+    await checkpoint()  # clients that never stop coming must not have the loop for themselves
     while True:
         try:
             raw, _ = listener.accept()

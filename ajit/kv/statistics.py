@@ -22,6 +22,7 @@ class StoreStatistics:
         slab_bytes: Memory that is taken from the system.
         used_bytes: Memory of chunks, those that are being written included.
         huge_slabs: Slabs that have huge pages for certain.
+        numa: Which NUMA node the memory comes from, or why from any.
         chunks: Chunks that are here.
         leases: Leases that are held.
         reservations: Reservations that are not over.
@@ -35,6 +36,13 @@ class StoreStatistics:
         chunks_discarded: Chunks that did not verify, and those after them.
         chunks_abandoned: Chunks that were reserved and never committed.
         refused: Reservations that were refused as busy.
+        refused_pending: Those that another engine stores right now.
+        refused_parent: Those that follow what is not here.
+        refused_stored: Those of which all is here.
+        refused_size: Namespaces whose chunks fit into no slab.
+        leases_refused: Lookups of clients that have too many leases.
+        found_bytes: Of the chunks that lookups found.
+        stored_bytes: Of the chunks that were committed.
         problem: Why the store takes no more memory though its limit allows it; "" if all is well.
     """
 
@@ -42,6 +50,7 @@ class StoreStatistics:
     slab_bytes: int
     used_bytes: int
     huge_slabs: int
+    numa: str
     chunks: int
     leases: int
     reservations: int
@@ -54,6 +63,13 @@ class StoreStatistics:
     chunks_discarded: int
     chunks_abandoned: int
     refused: int
+    refused_pending: int
+    refused_parent: int
+    refused_stored: int
+    refused_size: int
+    leases_refused: int
+    found_bytes: int
+    stored_bytes: int
     problem: str
 
     def __repr__(self) -> str:
@@ -66,10 +82,14 @@ class ServiceStatistics:
 
     Attributes:
         store: Of its store.
-        clients: Connections.
+        clients: Those that are connected; who only asks for these figures is none.
+        joined_clients: Clients so far.
+        lost_clients: Those that ended while something was held.
         lingering: Ended connections of processes that live and may still copy.
         refused_clients: Connections of other users, or too many at once.
         protocol_errors: Connections that were closed for what they sent.
+        unread_clients: Connections that were closed, for their client did not read its answers.
+        waits_refused: Requests that were refused, for too many of their client wait already.
         requests: Requests that were done, or failed.
         queued: Requests that wait in line.
         lag_seconds: How much too late the loop was at its last beat.
@@ -79,9 +99,13 @@ class ServiceStatistics:
 
     store: StoreStatistics
     clients: int
+    joined_clients: int
+    lost_clients: int
     lingering: int
     refused_clients: int
     protocol_errors: int
+    unread_clients: int
+    waits_refused: int
     requests: int
     queued: int
     lag_seconds: float
@@ -100,6 +124,7 @@ def statistics_of(keeper: Keeper) -> StoreStatistics:
         slab_bytes=sum(slab.size_bytes for slab in keeper.slabs),
         used_bytes=ledger.arena.used_bytes,
         huge_slabs=sum(slab.huge for slab in keeper.slabs),
+        numa=keeper.numa,
         chunks=ledger.chunks,
         leases=ledger.leases,
         reservations=ledger.reservations,

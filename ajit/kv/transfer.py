@@ -75,7 +75,7 @@ class Transfer(metaclass=FactoryMade, factory="await pages.load() or pages.save(
         """
         return self.ticket.at(self._step(index))
 
-    def gate(self, stream: object, index: int) -> None:
+    def gate(self, stream: object, index: int) -> Ticket[None]:
         """Let a stream wait on the device for a layer; the host does not wait.
 
         What the stream is given from now on comes after the copies of that layer.
@@ -84,15 +84,19 @@ class Transfer(metaclass=FactoryMade, factory="await pages.load() or pages.save(
             stream: Any stream: of ajit, of another library, or None for the device's own.
             index: Of the layer.
 
+        Returns:
+            The ticket of the wait itself, as `Stream.wait` has; it need not be awaited.
+
         Raises:
             IndexError: There is no such layer.
             UsageError: It was not submitted with ``gates=True``.
-            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted.
+            WouldBlock: Too many submissions wait for the CUDA thread. Nothing was submitted;
+                ``await device.submit(transfer.gate, stream, index)`` waits instead.
         """
         step = self._step(index)
         if not self._events:
             raise UsageError(f"{self!r} has no gates; submit it with gates=True")
-        self._map.hold(stream, self._events[step])
+        return self._map.hold(stream, self._events[step])
 
     def _step(self, index: int) -> int:
         index = operator.index(index)

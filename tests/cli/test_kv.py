@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import urllib.request
 
 import anyio
 import pytest
@@ -51,6 +52,7 @@ def test_status_shows_what_clients_did(ajit, serving, place):
     assert found == 2
     assert (told["chunks"], told["chunks_found"], told["pid"]) == (2, 2, serving.pid)
     assert told["ping_seconds"] > 0
+    assert told["clients"] == 0
     assert "8.0 KiB of 1.0 MiB used" in shown.out
     assert "100% of their chunks found" in shown.out
 
@@ -81,6 +83,40 @@ def test_without_a_service_status_says_how_to_start_one(ajit, place):
 
     assert told.code == exits.ENVIRONMENT
     assert "ajit kv serve" in told.err
+
+
+def test_the_default_socket_is_named_with_the_ways_to_another_one(ajit, tmp_path):
+    """Whoever forgot --socket sees where status looked; the variable does the same."""
+    told = ajit("kv", "status", XDG_RUNTIME_DIR=str(tmp_path / "none"))
+    named = ajit("kv", "status", AJIT_KV_SOCKET=str(tmp_path / "mine.sock"))
+
+    assert told.code == named.code == exits.ENVIRONMENT
+    assert f"{tmp_path}/none/ajit/kv.sock" in told.err
+    assert "there is no socket" in told.err
+    assert "--socket or AJIT_KV_SOCKET" in told.err
+    assert f"{tmp_path}/mine.sock" in named.err
+    assert "unknown variable" not in named.err
+
+
+def test_a_place_that_is_no_socket_is_called_so(ajit, place):
+    """Starting a service there would not help, and is not advised."""
+    place.write_text("precious")
+    told = ajit("kv", "status", "--socket", place)
+
+    assert told.code == exits.ENVIRONMENT
+    assert "what is there is no socket" in told.err
+    assert "starts one" not in told.err
+
+
+def test_a_socket_that_was_left_behind_is_called_so(ajit, serving, place):
+    """Its service was killed."""
+    serving.kill()
+    serving.wait(60)
+    told = ajit("kv", "status", "--socket", place)
+
+    assert told.code == exits.ENVIRONMENT
+    assert "none listens: its service was killed" in told.err
+    assert "`ajit kv serve` starts one" in told.err
 
 
 @pytest.mark.slow  # it waits for a hello that does not come
@@ -125,3 +161,31 @@ def test_a_supervisor_is_told_when_it_listens(ajit, place, tmp_path):
     assert told == b"READY=1"
     assert mode == 0o600
     assert json.loads(out) == {"socket": str(place), "pid": service.pid, "limit_bytes": 64 << 20}
+
+
+def test_metrics_are_printed_and_served(ajit, place):
+    """The same names by both; the line that says it listens has the URL."""
+    options = ("--socket", place, "--limit=1MiB", "--metrics", "127.0.0.1:0")
+    service = ajit.start("kv", "serve", *options)
+    try:
+        url = service.stdout.readline().split()[-1]
+        with urllib.request.urlopen(url, timeout=60) as page:  # noqa: S310 - http, of this test
+            served = page.read().decode()
+        printed = ajit("kv", "status", "--socket", place, "--metrics")
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
+
+    names = [line.split()[0] for line in served.splitlines() if not line.startswith("#")]
+    assert "ajit_kv_limit_bytes 1048576" in served
+    assert names == [x.split()[0] for x in printed.out.splitlines() if not x.startswith("#")]
+    assert service.returncode == exits.FINE
+
+
+def test_metrics_are_for_this_machine_only(ajit, place):
+    """Another address is a usage error that says which option it needs."""
+    told = ajit("kv", "serve", "--socket", place, "--metrics", "0.0.0.0:0")
+
+    assert told.code == exits.USAGE
+    assert "can be reached from other machines" in told.err
+    assert not place.exists()

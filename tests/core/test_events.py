@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from ajit._core import events
+from ajit._core.event import Stamp
 from ajit._core.events import CacheUnwritable, CompileFailed, Emitter, Event, Holder
 
 EVENTS = [
@@ -28,7 +29,10 @@ def make(event: type[Event]) -> Event:
 def emitter(*subscribers) -> tuple[Emitter, list]:
     """An emitter with subscribers, and the list of what they raised."""
     raised = []
-    made = Emitter(lambda subscriber, error: raised.append((subscriber, error)))
+    made = Emitter(
+        lambda subscriber, error: raised.append((subscriber, error)),
+        lambda: Stamp(1_700_000_000.5, 12.25, 7, "node3"),
+    )
     for subscriber in subscribers:
         made.subscribe(subscriber)
     return made, raised
@@ -131,3 +135,28 @@ def test_one_function_subscribed_twice_leaves_once():
     made.emit(make(CompileFailed))
 
     assert len(seen) == 1
+
+
+def test_emitted_event_says_when_and_where():
+    """By both clocks, with process and host: lines of many processes can be put in order."""
+    seen = []
+    made, _ = emitter(seen.append)
+    made.emit(CacheUnwritable(name="k", key="", reason="full"))
+
+    (event,) = seen
+    assert (event.unix_seconds, event.monotonic_seconds) == (1_700_000_000.5, 12.25)
+    assert (event.pid, event.host) == (7, "node3")
+    assert event == CacheUnwritable(name="k", key="", reason="full"), "it says the same"
+    assert "node3" not in repr(event), "a representation is what it says, in one line"
+
+
+def test_event_that_a_subscriber_raised_at_is_counted():
+    """It was lost for that subscriber."""
+
+    def broken(_event):
+        raise ValueError("no")
+
+    made, raised = emitter(broken, lambda _event: None)
+    made.emit(CacheUnwritable(name="k", key="", reason="full"))
+
+    assert made.failed == len(raised) == 1

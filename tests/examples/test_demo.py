@@ -22,7 +22,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(110)
+@pytest.mark.timeout(300)
 def test_the_demo_ends_well(environment: dict[str, str], tmp_path: Path) -> None:
     """Two server starts and a compile for another GPU: nothing goes wrong, nothing stays behind.
 

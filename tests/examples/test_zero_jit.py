@@ -25,7 +25,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(110)
+@pytest.mark.timeout(300)
 def test_a_second_start_elsewhere_compiles_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

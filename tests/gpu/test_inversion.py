@@ -32,3 +32,11 @@ def test_ajit_does_not():
     outcome = run_cell(DRIVER, "ajit", "released", "foreign", 5_000)
 
     assert (outcome.done, outcome.deadlocked, outcome.error) == (5_000, False, "")
+
+
+@pytest.mark.parametrize("beside", ["foreign", "callbacks"])
+def test_loads_and_saves_of_a_kv_cache_do_not(beside):
+    """Some of them cancelled, their bytes compared: beside calls that keep the GIL, or want it."""
+    outcome = run_cell(DRIVER, "kv", "released", beside, 2_000)
+
+    assert (outcome.done, outcome.deadlocked, outcome.error) == (2_000, False, "")

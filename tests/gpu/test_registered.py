@@ -8,7 +8,10 @@ import os
 import weakref
 
 import anyio
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ajit._gpu import registered
 from ajit._gpu.host_chunks import Chunks
@@ -54,6 +57,8 @@ async def test_registered_memory_is_copied_from_and_to():
         with anyio.fail_after(GRACE_SECONDS):
             await registration.aclose()
             await registration.aclose()
+        view.release()
+        memory.close()  # nothing refers to it any more
 
         assert registration.freed
         assert device.statistics().live_resources == before + 1
@@ -77,7 +82,7 @@ async def test_what_the_driver_knows_is_held(faults):
         del ticket
 
         def is_gone():
-            registered._forget_ended()
+            registered.forget_ended()
             gc.collect()
             return gone() is None
 
@@ -95,14 +100,14 @@ async def test_memory_that_is_dropped_is_given_back():
     assert kept.freed
 
     def all_ended():
-        registered._forget_ended()
+        registered.forget_ended()
         return not registered._held
 
     await until(all_ended)
 
 
 async def test_pages_are_copied_to_chunks_in_several_pieces():
-    """No copy crosses two pieces, though chunks and pages are neighbours: the driver refuses it."""
+    """Though chunks and pages are neighbours: no copy crosses two pieces, the driver refuses it."""
     rows = (PageRow(0, 0, PAGE // 2, 0),)
     none = (1, 0, 0), (1, 0, 0)
     ids = PageIds(4, 2, PAGE // 2, none, PAGE // 2)
@@ -117,6 +122,117 @@ async def test_pages_are_copied_to_chunks_in_several_pieces():
         assert data == bytes(memory)
         with anyio.fail_after(GRACE_SECONDS):
             await registration.aclose()
+
+
+async def registered_in_parts(device, memory):
+    """Pages 1, 2 and 3, 5: known in three pieces, with gaps around them."""
+    view = memoryview(memory)
+    return [
+        await device.register_host(view[PAGE : 4 * PAGE], piece_bytes=2 * PAGE),
+        await device.register_host(view[5 * PAGE : 6 * PAGE]),
+    ]
+
+
+RANGES = st.tuples(st.integers(0, 7 * PAGE - 1), st.integers(1, 7 * PAGE)).map(
+    lambda pair: (pair[0], min(pair[1], 7 * PAGE - pair[0]))
+)
+
+
+@given(st.lists(RANGES, min_size=1, max_size=4))
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_copies_go_across_what_is_known_in_pieces(ranges):
+    """In either direction, one by one and many at once, into gaps and out of them."""
+    data = np.random.default_rng(1).integers(0, 256, 7 * PAGE, np.uint8)
+    async with cpu_device() as device:
+        memory = shared_memory(7)
+        host, buffer = memoryview(memory), await device.upload(data)
+        known = await registered_in_parts(device, memory)
+        for start, size in ranges:
+            part = slice(start, start + size)
+            await device.copy(host[part], buffer[part])
+            assert bytes(host[part]) == data[part].tobytes()
+        host[:] = data[::-1].tobytes()
+        async with device.batch() as batch:
+            batch.add_copies([(buffer[s : s + n], host[s : s + n]) for s, n in ranges])
+            start, size = ranges[0]
+            batch.add_copy(buffer[start : start + size], host[start : start + size])
+        await batch.ticket
+        expected = data.copy()
+        for start, size in ranges:
+            expected[start : start + size] = data[::-1][start : start + size]
+        assert (np.asarray(await device.download(buffer)) == expected).all()
+        for each in known:
+            await each.aclose()
+
+
+@given(st.integers(1, 6), st.integers(0, 1000), st.booleans())
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_chunks_may_lie_across_pieces(places, offset, back):
+    """A chunk of a KV cache, of any size: in parts in memory that the driver knows or does not."""
+    size = 1000 * places + offset + 1
+    ids = PageIds(4, 4, size, ((1, 0, 0), (1, 0, 0)), size)
+    rows = (PageRow(0, 0, size, 0),)
+    async with cpu_device() as device:
+        memory = shared_memory(7)
+        data = np.random.default_rng(2).integers(0, 256, 4 * size, np.uint8)
+        buffer = await device.upload(data)
+        known = await registered_in_parts(device, memory)
+        page_map = map_pages(device, PageFormat(rows, 4, 4 * size, ids, ids), [buffer])
+        order, chunks = range(3, -1, -1) if back else range(4), Chunks(memory, [offset])
+        await page_map.request(PageCopy(to_host=True, ids=order, chunks=chunks)).submit()
+        saved = memory[offset : offset + 4 * size]
+        await device.fill(buffer, 0)
+        await page_map.request(PageCopy(to_host=False, ids=order, chunks=chunks)).submit()
+
+        assert saved == data.reshape(4, size)[list(order)].tobytes()
+        assert (np.asarray(await device.download(buffer)) == data).all()
+        for each in known:
+            await each.aclose()
+
+
+async def test_copies_are_cut_no_more_once_memory_is_given_back(faults):
+    """What the driver had known is plain memory again."""
+    async with cpu_device() as device:
+        memory, buffer = shared_memory(7), await device.alloc(7 * PAGE)
+        for each in await registered_in_parts(device, memory):
+            await each.aclose()
+        before = device.statistics().copies
+        await device.copy(buffer, memory)
+
+        assert device.statistics().copies == before + 1
+
+
+async def test_what_another_registration_has_told_is_left_to_it():
+    """It is no error if it may be so; giving back then gives nothing back."""
+    async with cpu_device() as device:
+        memory = shared_memory(4)
+        first = await device.register_host(memoryview(memory)[PAGE : 2 * PAGE])
+        second = registered.open_registration(device, memory, PAGE)
+        await second.register(shared=True)
+        assert (first.own_bytes, second.own_bytes, second.told_bytes) == (PAGE, 3 * PAGE, 4 * PAGE)
+        third = registered.open_registration(device, memory, PAGE)
+        await third.register(shared=True)
+        assert (third.own_bytes, third.told_bytes) == (0, 4 * PAGE)
+        with anyio.fail_after(GRACE_SECONDS):
+            await third.aclose()
+            with pytest.raises(DeviceError, match=r"ALREADY_REGISTERED.*once in a process"):
+                await device.register_host(memory)
+            await first.aclose()
+            await second.register(shared=True)
+            assert second.own_bytes == second.told_bytes == 4 * PAGE
+            await second.aclose()
+
+        assert second.ended
+        assert (second.own_bytes, second.told_bytes) == (0, 0)
+        await (await device.register_host(memory)).aclose()
 
 
 @pytest.mark.parametrize(

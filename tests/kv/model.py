@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
 
-from ajit.kv import Layout
+from ajit.kv import Layout, Scales
 
 if TYPE_CHECKING:
     from ajit._gpu.page_format import PageFormat
@@ -59,10 +60,55 @@ def chunks_of(layout: Layout, cache: np.ndarray, blocks: list[int]) -> np.ndarra
     return chunks.reshape(count, *layout.chunk_shape)
 
 
+def seen_scaled(layout: Layout, tensors: list[np.ndarray], pages: int) -> list[np.ndarray]:
+    """Values and scales of a cache with scales, each of axes L, P, B, T, H and bytes: copies."""
+    sizes = {"L": layout.layers, "P": layout.planes, "B": pages, "T": layout.page_tokens,
+             "H": layout.heads}  # fmt: skip
+    outer_axes, inside = layout.axes[:-3], layout.axes[-3:-1]
+    outer = [sizes[axis] for axis in outer_axes]
+    page = layout.page_tokens * (layout.row_bytes + layout.scale_bytes)
+    strides, stride = [], page
+    for axis in reversed(outer_axes):
+        strides.insert(0, layout.strides.get(axis, stride))
+        stride = strides[0] * sizes[axis]
+    views = [np.ndarray((*outer, page), np.uint8, each.data, strides=(*strides, 1))
+             for each in tensors]  # fmt: skip
+    missing = [axis for axis in "LP" if axis not in layout.axes]
+    stacked = np.stack(views).reshape(*(sizes[axis] for axis in missing), *outer, page)
+    letters = "".join(missing) + layout.axes
+    order = [letters.index(axis) for axis in "LPBTHD"]
+    cut = layout.page_tokens * layout.row_bytes
+    parts = stacked[..., :cut], stacked[..., cut:]
+    shape = (*stacked.shape[:-1], *(sizes[axis] for axis in inside), -1)
+    return [part.reshape(shape).transpose(order).copy() for part in parts]
+
+
+def scaled_chunks(layout: Layout, parts: list[np.ndarray], blocks: list[int]) -> np.ndarray:
+    """What a save makes of them: for each plane of each layer, values and then scales."""
+    count = -(-len(blocks) // layout.chunk_pages)
+    planes = []
+    for part in parts:
+        tokens = np.zeros((count * layout.chunk_pages, *part.shape[:2], *part.shape[3:]), np.uint8)
+        for place, block in enumerate(blocks):
+            if block >= 0:
+                tokens[place] = part[:, :, block]
+        by_chunk = tokens.reshape(count, layout.chunk_pages, *tokens.shape[1:])
+        # Chunk, layer, plane; then pages, tokens, heads and bytes side by side.
+        planes.append(
+            by_chunk.transpose(0, 2, 3, 1, 4, 5, 6).reshape(
+                *by_chunk.shape[:1], *tokens.shape[1:3], -1
+            )
+        )
+    return np.concatenate(planes, axis=-1).reshape(count, layout.chunk_bytes)
+
+
 def save_by_format(
     format_: PageFormat, tensors: list[np.ndarray], ids: list[int], *, by_slot: bool = False
 ) -> np.ndarray:
     """What the executor makes of a format: byte by byte, as pages.c says."""
+    if format_.beside is not None:
+        beside = save_by_format(format_.beside, tensors, ids, by_slot=by_slot)
+        return beside | save_by_format(replace(format_, beside=None), tensors, ids, by_slot=by_slot)
     form = format_.by_slot if by_slot else format_.by_page
     count = -(-len(ids) // form.chunk_ids)
     out = np.zeros((count, format_.chunk_bytes), np.uint8)
@@ -102,3 +148,23 @@ def layouts(draw: st.DrawFn) -> Layout:
         page_tokens=sizes["T"], axes=axes, strides=padded,
         chunk_tokens=sizes["T"] * draw(st.integers(1, 3)),
     )  # fmt: skip
+
+
+@st.composite
+def scaled_layouts(draw: st.DrawFn) -> Layout:
+    """Any layout with scales in its pages, with or without padding."""
+    planes, block = draw(st.integers(1, 2)), draw(st.integers(1, 4))
+    outside = draw(st.permutations(["B", *draw(st.sampled_from([[], ["L"], ["P"], ["L", "P"]]))]))
+    scales = Scales(draw(st.sampled_from(["float32", "float16", "uint8"])), block)
+    given = {
+        "layers": draw(st.integers(1, 3)), "planes": planes, "heads": draw(st.integers(1, 3)),
+        "dim": block * draw(st.integers(1, 3)), "dtype": "float8_e4m3fn", "scales": scales,
+        "page_tokens": draw(st.sampled_from([1, 2, 4])),
+        "axes": "".join(outside) + draw(st.sampled_from(["TH", "HT"])) + "D",
+    }  # fmt: skip
+    given["chunk_tokens"] = given["page_tokens"] * draw(st.integers(1, 3))
+    layout = Layout(**given)
+    if outside[0] == "B" and draw(st.booleans()):
+        page = layout.tensor_bytes(1)
+        given["strides"] = {"B": page + draw(st.integers(0, 3))}
+    return Layout(**given)

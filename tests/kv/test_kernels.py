@@ -118,6 +118,49 @@ async def test_chunks_that_a_kernel_cannot_reach_are_copied_by_the_driver(cache_
         assert expected == bytes(pinned.view())[: layout.chunk_bytes]
 
 
+@pytest.mark.usefixtures("by_kernel")
+async def test_memory_given_back_before_the_submission_is_copied_by_the_driver(
+    cache_dir, monkeypatch
+):
+    """A kernel would touch what the driver knows no more: an illegal address, on a GPU."""
+    layout, blocks = LAYOUTS["heads outside"], [0, 1, 2, 3]
+    tensors = tensors_of(layout, PAGES)
+    expected = chunks_of(layout, seen(layout, tensors, PAGES), blocks).tobytes()
+    async with opened_runtime(cache_dir) as rt:
+        buffers, shared = await uploaded(rt.device, tensors), mmap.mmap(-1, mmap.PAGESIZE)
+        registration = await rt.device.register_host(shared)
+        async with kv.open_pages(rt, layout, buffers) as pages:
+            await pages.wait_for_kernels()
+            submit = rt.device.submit
+
+            async def later(function, **how):
+                await registration.aclose()
+                return await submit(function, **how)
+
+            monkeypatch.setattr(rt.device, "submit", later)
+            before = rt.device.statistics().launches
+            await (await pages.save(blocks, kv.Chunks(shared, [16])))
+            assert rt.device.statistics().launches == before
+
+        assert expected == shared[16 : 16 + layout.chunk_bytes]
+
+
+async def test_a_layout_with_scales_is_copied_by_the_driver(cache_dir):
+    """And the statistics say why."""
+    layout = kv.Layout(
+        layers=2, heads=1, dim=8, dtype="uint8", page_tokens=4, chunk_tokens=8, planes=1,
+        axes="BTHD", scales=kv.Scales(block=4),
+    )  # fmt: skip
+    async with opened_runtime(cache_dir) as rt:
+        buffers = await uploaded(rt.device, tensors_of(layout, PAGES))
+        async with kv.open_pages(rt, layout, buffers) as pages:
+            await pages.wait_for_kernels()
+            statistics = pages.statistics()
+
+    assert "without a kernel" in statistics.kernel_problem
+    assert statistics.ways == ()
+
+
 async def test_the_faster_way_is_taken(cache_dir):
     """What was measured says which, for each direction and kind of number."""
     layout = LAYOUTS["heads outside"]

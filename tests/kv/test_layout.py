@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ajit.errors import ArgumentError
-from ajit.kv import Layout, axes_of
-from tests.kv.model import chunks_of, layouts, save_by_format, seen, tensors_of
+from ajit.errors import ArgumentError, UsageError
+from ajit.kv import Layout, Namespace, Scales, axes_of
+from tests.kv.model import (
+    chunks_of,
+    layouts,
+    save_by_format,
+    scaled_chunks,
+    scaled_layouts,
+    seen,
+    seen_scaled,
+    tensors_of,
+)
 
 # Engines' layouts by name, and their axes.
 KNOWN = {
@@ -43,6 +54,43 @@ def test_strides_say_what_numpy_says(layout, pages, data):
     assert format_.fault(tuple(tensor.nbytes for tensor in tensors)) == ""
     assert expected.tobytes() == save_by_format(format_, tensors, blocks).tobytes()
     assert expected.tobytes() == save_by_format(format_, tensors, slots, by_slot=True).tobytes()
+
+
+@given(scaled_layouts(), st.integers(1, 5), st.data())
+def test_scales_lie_behind_the_values(layout, pages, data):
+    """In each page, and in each plane of each layer of a chunk: the model's bytes."""
+    order = data.draw(st.permutations(range(pages)))
+    blocks = [block if data.draw(st.integers(0, 3)) else -1 for block in order]
+    tensors = tensors_of(layout, pages)
+    expected = scaled_chunks(layout, seen_scaled(layout, tensors, pages), blocks)
+    format_ = layout.format(pages)
+    slots = [-1 if block < 0 else block * layout.page_tokens + token
+             for block in blocks for token in range(layout.page_tokens)]  # fmt: skip
+
+    assert format_.fault(tuple(tensor.nbytes for tensor in tensors)) == ""
+    assert pages == layout.pages_in(layout.tensor_bytes(pages))
+    assert expected.tobytes() == save_by_format(format_, tensors, blocks).tobytes()
+    assert expected.tobytes() == save_by_format(format_, tensors, slots, by_slot=True).tobytes()
+
+
+def test_the_indexer_of_vllm_is_a_layout():
+    """Pages of 64 tokens, 128 bytes each, and a float32 for each token behind them."""
+    layout = Layout(
+        layers=61, planes=1, heads=1, dim=128, dtype="float8_e4m3fn", page_tokens=64, axes="BTHD",
+        scales=Scales(),
+    )  # fmt: skip
+
+    assert layout.shape(10) == (10, 64, 132)
+    assert layout.tensor_bytes(10) == 10 * 64 * 132
+    assert layout.chunk_bytes == 61 * 256 * 132
+    assert layout.chunk_shape == (61, 1, 256 * 132)
+    assert layout.chunk_format == "kv1 LPTHD 61x1x256x1x128 float8_e4m3fn+float32/128"
+    assert layout.format(10).by_page.piece_bytes == 64 * 128
+    space = layout.namespace("m", "w")
+    assert (space.dtype, space.chunk_bytes) == ("float8_e4m3fn+float32/128", layout.chunk_bytes)
+    layout.check_namespace(space)
+    with pytest.raises(UsageError, match="their dtype is 'float8_e4m3fn'"):
+        layout.check_namespace(replace(layout, scales=None).namespace("m", "w"))
 
 
 @given(layouts(), st.integers(1, 50))
@@ -96,6 +144,41 @@ def test_the_order_of_pages_does_not_change_a_chunk():
     assert one.chunk_format == other.chunk_format != third.chunk_format
 
 
+def test_a_namespace_has_the_geometry_of_its_layout():
+    """It is typed once; the order of pages is no part of it, and the range of heads is."""
+    sizes = {"layers": 2, "heads": 4, "dim": 8, "dtype": "float16", "page_tokens": 16}
+    one, other = Layout(**sizes), Layout(**sizes, axes="BLPHTD")
+    expected = Namespace(
+        model="m", weights="w", dtype="float16", layers=2, heads=(4, 8), dim=8, salt="s"
+    )
+
+    assert expected == one.namespace("m", "w", heads=(4, 8), salt="s")
+    assert expected == other.namespace("m", "w", heads=(4, 8), salt="s")
+    assert one.namespace("m", "w").heads == (0, 4)
+    assert one.namespace("m", "w").chunk_bytes == one.chunk_bytes
+    with pytest.raises(UsageError, match=r"heads is \(0, 8\); the layout has 4"):
+        one.namespace("m", "w", heads=(0, 8))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dtype": "bfloat16"}, {"layers": 3}, {"planes": 1}, {"heads": (4, 9)}, {"dim": 16},
+        {"chunk_tokens": 128}, {"chunk_bytes": 1 << 20},
+    ],
+)  # fmt: skip
+def test_a_namespace_of_another_layout_is_told(change):
+    """With the field that differs; any range of as many heads agrees."""
+    layout = Layout(layers=2, heads=4, dim=8, dtype="float16", page_tokens=16)
+    given = {
+        "model": "m", "weights": "w", "dtype": "float16", "layers": 2, "heads": (4, 8), "dim": 8,
+    }  # fmt: skip
+    layout.check_namespace(Namespace(**given))
+    (name,) = change
+    with pytest.raises(UsageError, match=f"their {name} is .*, that of the pages"):
+        layout.check_namespace(Namespace(**given | change))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -110,6 +193,14 @@ def test_the_order_of_pages_does_not_change_a_chunk():
         ({"strides": {"L": 8}}, "a stride for 'L'"),
         ({"strides": {"D": 8}}, "side by side"),
         ({"dtype": "float17"}, "float17"),
+        ({"scales": Scales("float32", 8)}, "scales belong to values of one byte"),
+        ({"scales": Scales("float32", 3), "dtype": "uint8"}, "no whole number of blocks of 3"),
+        ({"scales": Scales("float32", 8), "dtype": "uint8", "axes": "BTHPD"}, "come last"),
+        ({"scales": Scales("float32", 8), "dtype": "uint8", "strides": {"T": 64}}, "no stride for"),
+        (
+            {"scales": Scales("float32", 8), "dtype": "uint8", "strides": {"B": 600}},
+            "less than the 768 bytes inside",
+        ),
     ],
 )
 def test_what_is_no_layout_is_refused(change, says):

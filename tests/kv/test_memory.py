@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ajit._system.numa import memory_nodes
 from ajit.kv import memory
 from ajit.kv.memory import Slab, SlabError
 
@@ -117,6 +118,26 @@ def test_without_huge_pages_there_are_others(monkeypatch):
 
     assert asked == [os.MFD_HUGETLB, 0]
     assert not slab.huge
+    slab.close()
+
+
+@pytest.mark.skipif(0 not in memory_nodes(), reason="the kernel has no NUMA")
+def test_memory_comes_from_the_node_that_was_asked_for():
+    """The policy is there before the pages are."""
+    slab = Slab.make(SIZE, node=0)
+    lines = Path("/proc/self/numa_maps").read_text().splitlines()
+
+    assert slab.numa_problem == ""
+    assert any("prefer" in line and f"memfd:{memory.NAME}" in line for line in lines)
+    slab.close()
+
+
+def test_memory_of_no_such_node_is_of_any_node(monkeypatch):
+    """So is it where a container forbids to ask; the slab says why."""
+    slab = Slab.make(SIZE, node=1000)
+
+    assert "mbind" in slab.numa_problem
+    slab.view[:4] = b"here"
     slab.close()
 
 

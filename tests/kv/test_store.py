@@ -8,8 +8,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from ajit._system.numa import memory_nodes
 from ajit.errors import AjitWarning, RuntimeClosed, UsageError
-from ajit.kv import StoreOptions, chunk_digests
+from ajit.kv import StoreOptions, chunk_digests, keeper, open_store
 from ajit.kv.memory import Slab, SlabError
 from tests.kv.store_support import (
     CHUNK_BYTES,
@@ -24,6 +25,24 @@ from tests.kv.store_support import (
 )
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.skipif(0 not in memory_nodes(), reason="the kernel has no NUMA")
+async def test_the_node_of_the_memory_is_told(monkeypatch, space):
+    """Nothing is done where there is one; a node that is not there is refused."""
+    async with open_store(options()) as store:
+        assert store.statistics().numa == "not asked for"
+    with pytest.raises(UsageError, match="NUMA node 1000 is not there"):
+        async with open_store(options(numa_node=1000)):
+            pass
+    monkeypatch.setattr(keeper, "choose_node", lambda asked: (0, f"node {asked}"))
+    async with open_store(options(numa_node=0)) as store:
+        await store_prompt(store, space, chunk_digests(space, prompt(1, 1)))
+        assert store.statistics().numa in ("node 0", "mbind: Operation not permitted")
+    monkeypatch.setattr(keeper, "choose_node", lambda asked: (1000, f"node {asked}"))
+    async with open_store(options(numa_node=0)) as store:
+        assert await store_prompt(store, space, chunk_digests(space, prompt(1, 1))) == 1
+        assert "mbind" in store.statistics().numa
 
 
 async def test_what_is_committed_is_found_by_its_tokens(open_any, space):
@@ -239,7 +258,7 @@ async def test_a_handle_that_is_dropped_is_released_and_warns(open_any, space):
 async def test_memory_that_the_system_refuses_makes_the_store_busy(open_any, space, monkeypatch):
     """One warning says so, and what is there serves on."""
 
-    def refused(size_bytes, *, huge):
+    def refused(size_bytes, **given):
         raise SlabError(12, f"no memory for a slab of {size_bytes} bytes")
 
     async with open_any(options()) as (store, keeper):
@@ -338,3 +357,13 @@ async def test_what_is_leased_can_only_be_read(open_any, space):
         await store_prompt(store, space, digests)
         async with store.lease(space, digests=digests) as lease:
             assert all(view.readonly for view in lease.views())
+
+
+async def test_a_prompt_below_one_chunk_is_short_and_not_stored_already(open_any, space):
+    """Nothing of it can be stored, and that is said."""
+    async with open_any(options()) as (store, _):
+        async with store.reserve(space, chunk_digests(space, [1, 2, 3])) as slots:
+            assert (len(slots), slots.reason) == (0, "short")
+            assert await slots.commit()
+        async with store.lease(space, [1, 2, 3]) as lease:
+            assert lease.tokens == 0

@@ -13,6 +13,7 @@ import pytest
 
 from ajit.cli.kv import command
 from ajit.kv import Namespace
+from ajit.kv.metrics import metrics_table
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "kv-service.md").read_text()
@@ -60,3 +61,8 @@ def test_the_table_of_a_namespace_is_complete():
     missing = [field.name for field in fields(Namespace) if f"`{field.name}`" not in PAGE]
 
     assert missing == []
+
+
+def test_the_table_of_metrics_is_the_one_of_the_service():
+    """`ajit.kv.metrics.metrics_table()` writes it."""
+    assert metrics_table() in PAGE

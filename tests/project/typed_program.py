@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import assert_type
 
 import ajit
-from ajit import Artifact, DeviceBuffer, HostArray, Kernel, LoadedModule, Ticket
+from ajit import Artifact, DeviceBuffer, HostArray, Kernel, LoadedModule, Ticket, kv
 
 SPEC = ajit.Spec("__global__ void k(float* x) {}", "k", defines={"N": 4})
+LAYOUT = kv.Layout(layers=1, heads=1, dim=8, dtype="float16", page_tokens=16)
+SPACE = kv.Namespace(model="m", weights="1", dtype="float16", layers=1, dim=8)
 SEVERAL = ajit.Spec("__global__ void k() {}", ["k", ajit.EntryPoint("k<int>")])
 
 
@@ -31,6 +33,25 @@ async def main() -> None:
         report: ajit.WarmupReport = await rt.warmup([SPEC])
         statistics: ajit.RuntimeStatistics = rt.statistics()
         print(report, statistics, rt.device.health())
+
+
+async def engine(rt: ajit.Runtime, tensor: DeviceBuffer, tokens: list[int]) -> None:
+    """An engine with a KV cache."""
+    async with kv.open_pages(rt, LAYOUT, [tensor]) as pages, kv.connect() as store:
+        assert_type(pages, kv.Pages)
+        assert_type(store, kv.StoreClient)
+        async with store.lease(SPACE, tokens) as lease:
+            assert_type(lease, kv.Lease)
+            assert_type(lease.hold(), kv.Hold)
+            load = await pages.load(lease.views(), [0], gates=True)
+            assert_type(load, kv.Transfer)
+            assert_type(await rt.device.submit(load.gate, None, 0), Ticket[None])
+            load.gate(rt.device, "0")  # error
+        async with store.reserve(SPACE, kv.chunk_digests(SPACE, tokens)) as slots:
+            assert_type(slots, kv.Reservation)
+            assert_type(await slots.commit(), bool)
+        print(store.statistics().connected, kv.events)
+    kv.connect(patience=2)  # error
 
 
 def on_event(event: ajit.events.Event) -> None:

@@ -67,12 +67,13 @@ async def test_statistics_show_what_matters(with_device):
         "RuntimeStatistics(compiled=1, from_disk=0, from_memory=1, failed=0, waited=0, "
         "in_progress=0, waiting=1)"
     )
-    first, second, *others = str(statistics).splitlines()
+    first, sums, second, *others = str(statistics).splitlines()
     assert repr(statistics) == expected
     assert first == (
         "runtime: compiled 1, from disk 0, from memory 1, failed 0, waited 0, in progress 0, "
         "loaded modules 1"
     )
+    assert sums.startswith("  sums: compile seconds ")
     assert second == (
         "  waiting: rms_norm (5b5b5b5b5b5b5b5b) for 12.0 s, for pid 4711 on node3, compiling with "
         "nvcc 13.0 for 14.2 s"

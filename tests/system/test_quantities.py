@@ -17,7 +17,16 @@ def test_sizes(text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("90", 90), ("1.5s", 1.5), ("2min", 120), ("12h", 43200), ("1w", 604800)]
+    ("text", "expected"),
+    [
+        ("90", 90),
+        ("1.5s", 1.5),
+        ("2min", 120),
+        ("12h", 43200),
+        ("1w", 604800),
+        ("30m", 1800),
+        ("5ms", 0.005),
+    ],
 )
 def test_durations(text, expected):
     """Without a unit they are seconds."""
@@ -29,7 +38,7 @@ def test_what_is_no_quantity_is_refused_with_the_form(text):
     """The message says how to write one."""
     with pytest.raises(ValueError, match="write it like 500M, 4GiB or 1000000"):
         parse_bytes(text)
-    with pytest.raises(ValueError, match="write it like 90s, 12h or 30d"):
+    with pytest.raises(ValueError, match="write it like 90s, 30m or 12h"):
         parse_seconds(text)
 
 

@@ -124,6 +124,9 @@ class BundleStore:
         directory: The cache.
         trust: Which seal of a bundle is asked for.
         count: Counts the results, as those of entries are.
+
+    Attributes:
+        count: The same.
     """
 
     def __init__(
@@ -134,7 +137,7 @@ class BundleStore:
     ) -> None:
         self.directory = directory
         self._trust = trust
-        self._count = count
+        self.count = count
         self._touches = Touches(directory)
 
     def open(self, key: str | None, name: str) -> OpenBundle:
@@ -155,8 +158,12 @@ class BundleStore:
             fs.close_unwritten(fd)
             raise
 
-    def read(self, key: str) -> Lookup:
+    def read(self, key: str, *, counted: bool = True) -> Lookup:
         """Look for a bundle, and verify its head.
+
+        Args:
+            key: Whose.
+            counted: Whether it is counted; else who asks does.
 
         Raises:
             ValueError: The text is not a key.
@@ -166,7 +173,8 @@ class BundleStore:
             with suppress(OSError):
                 name = entry_name(key)
                 self._touches.note(name, fs.stat_file(self.directory, name).st_mtime)
-        self._count(type(lookup))
+        if counted:
+            self.count(type(lookup))
         return lookup
 
     def look(self, key: str) -> Lookup:
@@ -233,7 +241,7 @@ class BundleStore:
             result: PublishResult = PublishFailed(f"cache is {access}: {self.directory.problem}")
         else:
             result = self._publish(artifact, name, replace=replace)
-        self._count(type(result))
+        self.count(type(result))
         return result
 
     def remove_damaged(self, key: str, identity: tuple[int, int]) -> bool:

@@ -63,6 +63,8 @@ class Collected:
         entries: Entries removed.
         debris: Reading lists, digests, failure records, temporary files and permits removed.
         bytes: Their size.
+        kept_entries: Entries that are left, or that were not gone through yet.
+        kept_bytes: Their size, with that of reading lists and digests.
         skipped: Files of the plan that were not removed.
         finished: Whether the whole plan was carried out; if not, the next one continues.
     """
@@ -70,6 +72,8 @@ class Collected:
     entries: int = 0
     debris: int = 0
     bytes: int = 0
+    kept_entries: int = 0
+    kept_bytes: int = 0
     skipped: tuple[Skipped, ...] = ()
     finished: bool = True
 
@@ -155,7 +159,7 @@ class Collector:
                 skipped.append(Skipped(doomed.file.name, reason))
             else:
                 removed.append(doomed)
-        return _collected(removed, skipped, finished=finished)
+        return _collected(plan, removed, skipped, finished=finished)
 
     def _remove(self, doomed: Doomed, bases: _LeasedBases) -> str:
         """Remove one file, and return "" or why it was not removed."""
@@ -183,6 +187,7 @@ class Collector:
         except FileNotFoundError:
             return "it is already gone"
         except OSError as exc:
+            self._directory.troubles.note("evict", exc)
             return exc.strerror or str(exc)
         return ""
 
@@ -246,12 +251,18 @@ class _LeasedBases:
         return fs.list_names(self._directory, f"locks/{shard}")
 
 
-def _collected(removed: list[Doomed], skipped: list[Skipped], *, finished: bool) -> Collected:
+def _collected(
+    plan: Eviction, removed: list[Doomed], skipped: list[Skipped], *, finished: bool
+) -> Collected:
     entries = sum(doomed.file.name.startswith(TOP) for doomed in removed)
+    gone = {doomed.file.name for doomed in removed}
+    stayed = [doomed.file for doomed in plan.entries if doomed.file.name not in gone]
     return Collected(
         entries=entries,
         debris=len(removed) - entries,
         bytes=sum(doomed.file.size_bytes for doomed in removed),
+        kept_entries=plan.kept_entries + len(stayed),
+        kept_bytes=plan.kept_bytes + sum(file.size_bytes for file in stayed),
         skipped=tuple(skipped),
         finished=finished,
     )

@@ -43,6 +43,7 @@ from ajit._core.entry import (
     seal_of,
 )
 from ajit._core.manifest import MAX_MANIFEST_BYTES
+from ajit._core.reads import BASE_DIGITS
 from ajit._core.seal import NO_TRUST, CannotSeal
 from ajit.errors import CacheError
 
@@ -68,6 +69,7 @@ __all__ = [
     "PublishResult",
     "Published",
     "Rejected",
+    "has_entries",
     "is_entry_key",
 ]
 
@@ -99,9 +101,11 @@ class DiskStatistics:
     """Counts of a store since it was made: one for each read and publish of an entry.
 
     Attributes:
-        found: Reads of an entry that verified.
-        missing: Reads where there was no entry, or none that could be read.
-        rejected: Reads of an entry that did not verify; it counted as a miss.
+        found: Looks that found an entry that verified.
+        missing: Looks that found none, or none that could be read. A kernel that is compiled counts
+            once, however often its walk looks.
+        rejected: Looks that found an entry that did not verify, likewise; such a kernel is
+            compiled, too.
         published: Entries that were written.
         lost: Entries that were not written, because another process had written the same before.
         failed: Entries that could not be written.
@@ -123,6 +127,14 @@ _COUNTED: dict[type, str] = {
     Lost: "lost",
     PublishFailed: "failed",
 }
+
+
+def has_entries(directory: CacheDirectory, base: str) -> bool:
+    """Whether a cache has any entry of a base key, whatever its compile has read."""
+    try:
+        return any(True for _ in fs.list_files(directory, TOP, SUFFIX, base[:BASE_DIGITS]))
+    except OSError:
+        return False
 
 
 class DiskStore:
@@ -162,14 +174,19 @@ class DiskStore:
         """Equal for all stores of one directory, whatever path it was opened by."""
         return self.directory.identity
 
-    def read(self, key: str) -> Lookup:
+    def read(self, key: str, *, counted: bool = True) -> Lookup:
         """Read and verify an entry: one open, one read; nothing is used before the digest matches.
+
+        Args:
+            key: Whose.
+            counted: Whether it is counted in `statistics`; else who asks does (`count`).
 
         Raises:
             ValueError: The text is not a key.
         """
         lookup = self._read(key, used=True)
-        self.count(type(lookup))
+        if counted:
+            self.count(type(lookup))
         return lookup
 
     def publish(self, artifact: Artifact, *, replace: bool = False) -> PublishResult:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ajit._cache.files import fs
@@ -67,5 +66,7 @@ class Touches:
     def _work(self) -> None:
         while (name := self._next()) is not None:
             # The file server's clock, not ours: both times that eviction compares come from there.
-            with suppress(OSError):
+            try:
                 fs.touch_file(self._directory, name)
+            except OSError as exc:
+                self._directory.troubles.note("touch", exc)

@@ -28,6 +28,7 @@ from ajit._cache.files.folders import Folders, UnsafeFolder, close_unwritten
 from ajit._cache.files.fs import sync_folder
 from ajit._cache.files.marker import SUBDIRECTORIES, mark
 from ajit._cache.files.sharing import DirectoryRole, Sharing, sharing_with
+from ajit._cache.files.troubles import Troubles
 from ajit.errors import CacheError, UnsafeCacheDirectory
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class CacheDirectory:
         lease_kind: How its leases exclude other nodes: by ``locks`` or by ``directory``, see
             `ajit._cache.leases.table`.
         patience_seconds: After how much silence of a holder its waiters lose patience.
+        troubles: Calls that failed in the background.
         open_later: Opens it, if it did not answer.
     """
 
@@ -80,6 +82,7 @@ class CacheDirectory:
         self.path, self.fd, self.access, self.problem = path, fd, access, problem
         self.sharing = sharing
         self.folders = Folders(fd, sharing)
+        self.troubles = Troubles()
         self._identity = _identity(fd)
         self._opened: CacheDirectory | None = None
         self._making = threading.Lock()  # during calls, which may hang

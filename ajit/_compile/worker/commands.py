@@ -110,7 +110,7 @@ def _ask_again(
     explaining = Explaining(first.seconds)
     for asked, entry in _questions(request.job.entries):
         if not explaining.has_time:
-            return without_more_time(request.job.entries, first.log, asked)
+            return without_more_time(request.job.entries, first.log)
         ran = attempt(asked)
         explaining.took(ran.seconds)
         if failed := broke_off(ran):

@@ -116,7 +116,7 @@ def _module_block(entries: Sequence[str]) -> str:
     if not entries:
         return ""
     kernels = ",\n".join(f'AJIT_CPU_KERNEL("{entry}", {entry})' for entry in entries)
-    return f"AJIT_CPU_MODULE(\n{kernels})"
+    return f"AJIT_CPU_MODULE({kernels})"  # each in the line of its number
 
 
 def _compile_arguments(request: WorkerRequest) -> list[str]:

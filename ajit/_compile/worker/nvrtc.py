@@ -160,7 +160,7 @@ def _rejected(
     for entry in ("", *request.job.entries):
         asked = (entry,) if entry else ()
         if not explaining.has_time:
-            return without_more_time(request.job.entries, log, asked)
+            return without_more_time(request.job.entries, log)
         begun = time.perf_counter()
         rejected = _log_if_rejected(request, request.job.source, asked, options)
         explaining.took(time.perf_counter() - begun)

@@ -48,8 +48,8 @@ _NVRTC_LINES = "__nv_name_map"
 
 # EDG (NVRTC and nvcc), then gcc and clang. An "internal error" is none of the source's.
 _ERROR = re.compile(
-    r"^(?P<edg>[^\s(][^(\n]*)\(\d+\): (?:catastrophic |fatal )?error\b"
-    r"|^(?P<gcc>[^\s:][^:\n]*):\d+:(?:\d+:)? (?:fatal )?error: ",
+    r"^(?P<edg>[^\s(][^(\n]*)\((?P<edg_line>\d+)\): (?:catastrophic |fatal )?error\b"
+    r"|^(?P<gcc>[^\s:][^:\n]*):(?P<gcc_line>\d+):(?:\d+:)? (?:fatal )?error: ",
     re.MULTILINE,
 )
 
@@ -90,18 +90,19 @@ class Explaining:
         self._left_seconds -= seconds
 
 
-def without_more_time(
-    entries: Sequence[str], first_log: str, next_asked: Sequence[str]
-) -> JobFailed:
-    """Say what is known when there is no time for the next question.
+def without_more_time(entries: Sequence[str], first_log: str) -> JobFailed:
+    """Say what the log alone tells, when there is no time for the next question.
+
+    Each entry point has its own line of those that ajit adds, and they come after the source, whose
+    errors would have come first.
 
     Args:
-        entries: The entry points of the job.
+        entries: The entry points of the job, in the order of their lines.
         first_log: Of the compile that failed, with all of them.
-        next_asked: With which of them the source would be compiled next.
     """
-    entry = next_asked[0] if len(next_asked) == len(entries) == 1 else ""
-    if entry and first_error_place(first_log) == "entries":
-        # The source compiles, and the first try has asked for this entry point alone.
-        return JobFailed(kind="entry", entry=entry, log=first_log)
+    match = _ERROR.search(first_log)
+    if match is not None and first_error_place(first_log) == "entries":
+        line = int(match["edg_line"] or match["gcc_line"])
+        if 1 <= line <= len(entries):
+            return JobFailed(kind="entry", entry=entries[line - 1], log=first_log)
     return JobFailed(kind="compile", log=first_log)

@@ -23,8 +23,10 @@ from ajit._gpu.call import Call
 from ajit._gpu.completion.port import CompletionPort
 from ajit._gpu.completion.state import TicketState
 from ajit._gpu.health import DeviceHealth, dump_signal, health_of
+from ajit._gpu.pinned_budget import PinnedBudget
 from ajit._gpu.statistics import ThreadStatistics, read_statistics
 from ajit._system.loop import Promise
+from ajit._system.numa import node_of_pci
 from ajit.errors import AjitError, ForkedRuntime, RuntimeClosed
 
 if TYPE_CHECKING:
@@ -51,6 +53,8 @@ class DeviceThread:
         handle: The executor's address.
         numbers: Numbers for tickets; unique over all loops.
         info: What the driver says about the device.
+        numa_node: That a GPU is at; None where the machine does not say.
+        pinned: How much page-locked memory the pools of its loops may hold.
         gone: Counts buffers and modules that were given back; while it stands still, what was alive
             before still is.
         forked: Whether this process is a fork of the one that made it.
@@ -62,9 +66,11 @@ class DeviceThread:
         self.choice = choice
         self.settings = settings
         self.numbers = itertools.count(1)
+        self.pinned = PinnedBudget(settings.pinned_pool_bytes)
         self.forked = False
         self.gone = 0
         self.info = wire.DeviceInfo()
+        self.numa_node: int | None = None
         self._library = wire.library()
         options = wire.Options(
             capacity=settings.ring_capacity,
@@ -270,6 +276,9 @@ class DeviceThread:
             return
         address = self.handle + self._library.layout["executor_info"]
         ctypes.memmove(ctypes.byref(self.info), address, ctypes.sizeof(self.info))
+        if self.choice.kind == "cuda":
+            domain, bus, device = self.info.pci
+            self.numa_node = node_of_pci(f"{domain:04x}:{bus:02x}:{device:02x}.0")
         self._announce(start_code=0, ended=False)
         number = ctypes.c_uint64()
         while self._library.serve(self.handle, ctypes.byref(number)) == wire.CALL:

@@ -297,13 +297,29 @@ def test_an_entry_with_an_error_inside_is_not_unknown() -> None:
     assert failed == JobFailed(kind="compile", log=IN_A_TEMPLATE)
 
 
-def test_the_only_entry_of_a_slow_source_is_unknown_after_one_more_try() -> None:
-    """The source compiles without it: so it is the entry point, and the first log says so."""
+@pytest.mark.parametrize(
+    ("log", "entry"),
+    [
+        (OWN, "a"),
+        ('ajit-entries(2): error: identifier "b" is undefined', "b"),
+        ("ajit-entries:2:25: error: 'b' was not declared in this scope", "b"),
+        ('__nv_name_map(2): error: identifier "b" is undefined', "b"),
+    ],
+)
+def test_an_unknown_entry_of_a_slow_source_is_told_by_its_line(log: str, entry: str) -> None:
+    """As on a busy machine, where a small source is slow, too: there is no time to ask again."""
     compiled: list[tuple[str, ...]] = []
-    failed = _explain(_ran(1, 9.0, OWN), [_ran(0, 9.0)], compiled, entries=("a",))
+    failed = _explain(_ran(1, EXPLAIN_SECONDS + 1, log), [], compiled)
 
-    assert failed == JobFailed(kind="entry", entry="a", log=OWN)
-    assert compiled == [()]
+    assert failed == JobFailed(kind="entry", entry=entry, log=log)
+    assert compiled == []
+
+
+def test_a_line_that_is_no_entrys_names_none() -> None:
+    """A source may print what it likes."""
+    log = "ajit-entries(3): error: nothing stands there"
+
+    assert _explain(_ran(1, EXPLAIN_SECONDS + 1, log), [], []) == JobFailed(kind="compile", log=log)
 
 
 @pytest.mark.parametrize(

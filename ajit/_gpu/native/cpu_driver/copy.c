@@ -49,7 +49,7 @@ static void drop_copy(cpu_op *base) {
 /* CUDA_SUCCESS if the driver knows all of these bytes, or none of them and that is allowed. */
 static CUresult check(CUdeviceptr address, size_t bytes, bool must_know) {
     if (cpu_memory_find(address, bytes) != NULL) return CUDA_SUCCESS;
-    bool partly = cpu_memory_at(address) != NULL;
+    bool partly = cpu_memory_meets(address, bytes);
     return partly || must_know || address == 0 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 

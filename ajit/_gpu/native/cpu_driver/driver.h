@@ -207,6 +207,8 @@ typedef struct cpu_range {
 
 /* The range that contains all of [address, address + bytes), or NULL. Under the driver lock. */
 const cpu_range *cpu_memory_find(uintptr_t address, size_t bytes);
+/* Whether any of these bytes are known. */
+bool cpu_memory_meets(uintptr_t address, size_t bytes);
 /* The range that contains `address`, or NULL. */
 const cpu_range *cpu_memory_at(uintptr_t address);
 CUresult cpu_memory_new(CUcontext context, enum cpu_kind kind, size_t bytes, uintptr_t *address);

@@ -43,6 +43,12 @@ const cpu_range *cpu_memory_find(uintptr_t address, size_t bytes) {
     return range;
 }
 
+bool cpu_memory_meets(uintptr_t address, size_t bytes) {
+    size_t index = upper(address);
+    return cpu_memory_at(address) != NULL ||
+           (index < count && ranges[index].start - address < bytes);
+}
+
 static CUresult reserve(void) {
     if (count < capacity) return CUDA_SUCCESS;
     size_t wanted = capacity ? capacity * 2 : 256;

@@ -143,7 +143,8 @@ CUresult cuMemFreeHost(void *p) { CPU_CALL(CPU_FREE | CPU_UNSAFE, free_host(p));
 static CUresult register_host(void *address, size_t bytes, unsigned flags) {
     if (address == NULL || bytes == 0 || (flags & ~(unsigned)HOST_REGISTER_FLAGS))
         return CUDA_ERROR_INVALID_VALUE;
-    if (cpu_memory_at((uintptr_t)address) != NULL) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    if (cpu_memory_meets((uintptr_t)address, bytes))
+        return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
     return cpu_memory_add(cpu_current(), CPU_REGISTERED_MEMORY, (uintptr_t)address, bytes);
 }
 

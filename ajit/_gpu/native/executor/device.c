@@ -27,6 +27,9 @@ static int read_device(struct ajit_executor *executor) {
         {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, &info->multiprocessors},
         {CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH, &info->clusters},
         {CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED, &info->memory_pools},
+        {CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID, &info->pci[0]},
+        {CU_DEVICE_ATTRIBUTE_PCI_BUS_ID, &info->pci[1]},
+        {CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID, &info->pci[2]},
     };
     int code = driver->device_name(info->name, sizeof info->name, executor->device);
     if (!code) code = driver->device_total_memory(&total, executor->device);

@@ -41,6 +41,7 @@ static void destroy(struct ajit_executor *executor) {
     }
     free(executor->slots);
     free(executor->pieces);
+    ajit_known_free(&executor->known);
     ajit_heartbeat_close(executor);
     free(executor);
 }

@@ -49,10 +49,18 @@ struct ajit_lane { /* the tickets in flight of one stream, oldest first; see fli
     bool taken;
 };
 
-struct ajit_pieces { /* copies that are handed to the driver at once, see pages.c */
+struct ajit_pieces { /* copies that are handed to the driver at once, see pieces.c */
     CUdeviceptr targets[AJIT_PIECES], sources[AJIT_PIECES];
     size_t sizes[AJIT_PIECES];
     uint64_t count;
+};
+
+struct ajit_known_piece { uint64_t start, end; };
+
+struct ajit_known { /* host memory of others that the driver knows, by address; see known.c */
+    struct ajit_known_piece *pieces;
+    uint64_t count, room;
+    uint64_t low, high; /* what was looked at last: no piece begins or ends between these */
 };
 
 struct ajit_executor {
@@ -101,9 +109,10 @@ struct ajit_executor {
     struct ajit_ticket *call;       /* the AJIT_CALL that Python runs now */
     uint64_t next_sequence;
     uint64_t swept_ns, unlooked;
-    uint64_t turn_ns;                      /* when the second lane may go before work */
-    struct ajit_timer *timers;             /* that are not in use */
-    struct ajit_pieces *pieces;            /* room for PAGES; NULL before the first */
+    uint64_t turn_ns;           /* when the second lane may go before work */
+    struct ajit_timer *timers;  /* that are not in use */
+    struct ajit_pieces *pieces; /* room for many copies; NULL before the first */
+    struct ajit_known known;
     uint64_t load_began_ns, load_ended_ns; /* the last one */
     bool stopping;                         /* nothing waits any more */
 };
@@ -196,6 +205,25 @@ int ajit_copy_pieces(struct ajit_executor *, CUstream, uint64_t count, CUdevicep
                      CUdeviceptr *sources, size_t *sizes, bool *enqueued);
 int ajit_copy_pages(struct ajit_executor *, struct ajit_ticket *, const struct ajit_pages *,
                     bool *enqueued);
+
+struct ajit_gathering { /* copies of one direction that are collected */
+    struct ajit_executor *executor;
+    CUstream stream;
+    bool *enqueued;
+    bool to_host; /* which side the host is */
+    bool apart;   /* the next one begins anew, whatever is beside it */
+};
+int ajit_pieces_begin(struct ajit_gathering *);
+int ajit_pieces_add(struct ajit_gathering *, uint64_t target, uint64_t source, uint64_t bytes);
+int ajit_pieces_flush(struct ajit_gathering *);
+
+int ajit_known_reserve(struct ajit_known *);
+void ajit_known_add(struct ajit_known *, uint64_t start, uint64_t size);
+void ajit_known_remove(struct ajit_known *, uint64_t start);
+void ajit_known_free(struct ajit_known *);
+uint64_t ajit_known_span(struct ajit_known *, uint64_t address, uint64_t bytes);
+bool ajit_known_parts(struct ajit_known *, uint64_t address);
+
 int ajit_launch_kernel(struct ajit_executor *, struct ajit_ticket *, const struct ajit_launch *);
 
 int ajit_stream_make(struct ajit_executor *, struct ajit_ticket *, int64_t priority);

@@ -3,25 +3,20 @@
  * A request names pages by their numbers; a table says once where the rows of a layer begin, how
  * far apart their pages lie, and where they stand in a chunk. So what crosses the ring is a few
  * numbers for each page, and not three for each copy; the copies are made here, on the CUDA thread.
- * Copies that are neighbours on both sides become one, and the driver is given a bounded number at
- * a time.
+ * Copies that are neighbours on both sides become one, see pieces.c.
  *
  * A negative number is a gap: nothing is copied, and its place in the chunk is left as it is.
  * Numbers are checked before they get here (tables.c).
  */
 #include "executor.h"
 
-#include <stdlib.h>
-
 struct expansion {
-    struct ajit_executor *executor;
+    struct ajit_gathering pieces;
     struct ajit_ticket *ticket;
     const struct ajit_pages *op;
     const uint64_t *bases, *strides, *offsets; /* of the rows */
     const uint64_t *chunks, *events;
     const int32_t *ids;
-    bool *enqueued;
-    bool apart; /* the next copy begins anew, whatever is beside it */
 };
 
 static struct expansion read_tables(struct ajit_executor *executor, struct ajit_ticket *ticket,
@@ -29,7 +24,7 @@ static struct expansion read_tables(struct ajit_executor *executor, struct ajit_
     const uint64_t *bases = (const uint64_t *)(op + 1);
     const uint64_t *chunks = bases + 3 * op->rows, *events = chunks + op->chunks;
     return (struct expansion){
-        .executor = executor,
+        .pieces = {executor, ticket->stream, enqueued, op->to_host, true},
         .ticket = ticket,
         .op = op,
         .bases = bases,
@@ -38,37 +33,12 @@ static struct expansion read_tables(struct ajit_executor *executor, struct ajit_
         .chunks = chunks,
         .events = events,
         .ids = (const int32_t *)(events + op->events),
-        .enqueued = enqueued,
     };
 }
 
-static int flush(struct expansion *of) {
-    struct ajit_pieces *pieces = of->executor->pieces;
-    uint64_t count = pieces->count;
-    pieces->count = 0;
-    if (!count) return CUDA_SUCCESS;
-    return ajit_copy_pieces(of->executor, of->ticket->stream, count, pieces->targets,
-                            pieces->sources, pieces->sizes, of->enqueued);
-}
-
 static int add(struct expansion *of, uint64_t device, uint64_t host, uint64_t bytes) {
-    struct ajit_pieces *pieces = of->executor->pieces;
-    uint64_t target = of->op->to_host ? host : device, source = of->op->to_host ? device : host;
-    if (pieces->count && !of->apart) {
-        uint64_t last = pieces->count - 1, size = pieces->sizes[last];
-        if (pieces->targets[last] + size == target && pieces->sources[last] + size == source) {
-            pieces->sizes[last] = size + bytes;
-            return CUDA_SUCCESS;
-        }
-    }
-    of->apart = false;
-    int code = pieces->count == AJIT_PIECES ? flush(of) : CUDA_SUCCESS;
-    if (code) return code;
-    uint64_t at = pieces->count++;
-    pieces->targets[at] = target;
-    pieces->sources[at] = source;
-    pieces->sizes[at] = bytes;
-    return CUDA_SUCCESS;
+    bool to_host = of->op->to_host;
+    return ajit_pieces_add(&of->pieces, to_host ? host : device, to_host ? device : host, bytes);
 }
 
 /* What one id stands for in one row. */
@@ -90,7 +60,7 @@ static int add_row(struct expansion *of, uint64_t row) {
     int code = CUDA_SUCCESS;
     for (uint64_t chunk = 0; chunk < op->chunks; chunk++) {
         uint64_t host = of->chunks[chunk] + of->offsets[row];
-        of->apart = true; /* memory that was registered in pieces lets no copy cross them */
+        of->pieces.apart = true; /* neighbours may be of different allocations */
         for (uint64_t i = 0; i < op->chunk_ids && next < op->ids; i++, host += op->id_bytes) {
             int32_t id = of->ids[next++];
             if (id < 0) continue;
@@ -105,12 +75,13 @@ static int add_row(struct expansion *of, uint64_t row) {
 
 /* The rows up to here are enqueued: a task may wait for that, and another stream. */
 static int end_step(struct expansion *of, uint64_t step) {
-    int code = flush(of);
+    struct ajit_executor *executor = of->pieces.executor;
+    int code = ajit_pieces_flush(&of->pieces);
     if (!code && of->op->events) {
         CUevent event = (CUevent)(uintptr_t)of->events[step];
-        code = of->executor->driver.event_record(event, of->ticket->stream);
+        code = executor->driver.event_record(event, of->ticket->stream);
     }
-    return code ? code : ajit_ticket_step(of->executor, of->ticket, step);
+    return code ? code : ajit_ticket_step(executor, of->ticket, step);
 }
 
 static int add_rows(struct expansion *of) {
@@ -123,16 +94,13 @@ static int add_rows(struct expansion *of) {
         if (done % op->step_rows && done != op->rows) continue;
         code = end_step(of, step++);
     }
-    return code ? code : flush(of);
+    return code ? code : ajit_pieces_flush(&of->pieces);
 }
 
 /* On an error what was enqueued before still runs. */
 int ajit_copy_pages(struct ajit_executor *executor, struct ajit_ticket *ticket,
                     const struct ajit_pages *op, bool *enqueued) {
-    if (!executor->pieces) executor->pieces = calloc(1, sizeof *executor->pieces);
-    if (!executor->pieces) return CUDA_ERROR_OUT_OF_MEMORY;
     struct expansion of = read_tables(executor, ticket, op, enqueued);
-    int code = add_rows(&of);
-    executor->pieces->count = 0;
-    return code;
+    int code = ajit_pieces_begin(&of.pieces);
+    return code ? code : add_rows(&of);
 }

@@ -32,7 +32,8 @@ enum ajit_resource_kind {
 struct ajit_resource {
     uint64_t kind;
     uint64_t pointer; /* device or host address, or the driver's handle */
-    uint64_t size;    /* bytes; for a module the number of functions, for a stream its lane */
+    uint64_t size;    /* bytes; for a module the number of functions, for a stream its lane; 0 for
+                       * host memory that another context has registered */
     struct ajit_function *functions;
     _Atomic uint64_t *ended; /* of registered memory: set when it is registered no more */
     /* What stands below belongs to the CUDA thread, save `posted`, the link of the post box. */

@@ -148,23 +148,32 @@ int ajit_resource_alloc(struct ajit_executor *executor, struct ajit_ticket *tick
     return CUDA_SUCCESS;
 }
 
-/* Lets the driver know memory that Python has made, and keeps until `ended` is set. */
+/* Lets the driver know memory that Python has made, for all contexts, and keeps until `ended` is
+ * set. What another context has registered is noted, if it may be: copies are cut there. */
 int ajit_resource_register(struct ajit_executor *executor, struct ajit_ticket *ticket,
                            const struct ajit_region *op) {
     _Atomic uint64_t *ended = (_Atomic uint64_t *)(uintptr_t)op->ended;
     struct ajit_resource *resource = ajit_resource_make(executor, ticket, AJIT_REGISTERED);
-    int code = CUDA_ERROR_OUT_OF_MEMORY;
-    if (resource)
-        code = executor->driver.host_register((void *)(uintptr_t)op->address, op->size, 0);
-    if (code) {
+    void *address = (void *)(uintptr_t)op->address;
+    int code = resource ? ajit_known_reserve(&executor->known) : CUDA_ERROR_OUT_OF_MEMORY;
+    if (!code)
+        code = executor->driver.host_register(address, op->size, CU_MEMHOSTREGISTER_PORTABLE);
+    bool noted = op->shared && code == CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    if (code && !noted) {
         if (resource) ajit_resource_unmake(executor, ticket);
         atomic_store(ended, 1);
         return code;
     }
     resource->pointer = op->address;
-    resource->size = op->size;
+    resource->size = noted ? 0 : op->size;
     resource->ended = ended;
+    ajit_known_add(&executor->known, op->address, op->size);
     return CUDA_SUCCESS;
+}
+
+static int unregister(struct ajit_driver *driver, const struct ajit_resource *resource) {
+    void *address = (void *)(uintptr_t)resource->pointer;
+    return resource->size ? driver->host_unregister(address) : CUDA_SUCCESS;
 }
 
 static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *resource) {
@@ -174,7 +183,7 @@ static int give_to_driver(struct ajit_executor *executor, struct ajit_resource *
         return executor->pool ? ajit_pool_free(executor, resource)
                               : driver->memory_free(resource->pointer);
     case AJIT_HOST_MEMORY: return driver->host_free((void *)(uintptr_t)resource->pointer);
-    case AJIT_REGISTERED: return driver->host_unregister((void *)(uintptr_t)resource->pointer);
+    case AJIT_REGISTERED: return unregister(driver, resource);
     case AJIT_STREAM:
         ajit_lane_leave(executor, resource->size);
         return driver->stream_destroy((CUstream)(uintptr_t)resource->pointer);
@@ -194,6 +203,8 @@ void ajit_resource_free_now(struct ajit_executor *executor, struct ajit_resource
             ajit_heartbeat_leave(executor);
         }
         forget(executor, resource);
+        if (resource->kind == AJIT_REGISTERED)
+            ajit_known_remove(&executor->known, resource->pointer);
         if (resource->ended) atomic_store(resource->ended, 1);
         if (ajit_driver_is_sticky(code)) ajit_flight_lose(executor, code);
     }

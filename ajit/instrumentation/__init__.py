@@ -1,0 +1,13 @@
+"""Exporters of what a runtime does: faces over its events and its statistics.
+
+Each module needs a library of its own and is imported by name: `prometheus` (the extra
+``prometheus``), `opentelemetry` (the extra ``opentelemetry``), and `perfetto`, which needs nothing.
+All are async context managers around the time in which a server serves::
+
+    from ajit.instrumentation import prometheus
+
+    async with ajit.open_runtime() as rt, prometheus.instrument(rt):
+        ...
+
+They subscribe to events, look at the statistics once a second, and use nothing else of ajit.
+"""

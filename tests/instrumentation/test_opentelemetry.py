@@ -1,0 +1,105 @@
+"""OpenTelemetry: the spans and metrics of a real runtime, in the SDK's own exporters."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+import ajit
+from ajit.instrumentation import opentelemetry
+from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def exporter():
+    """Keeps the spans."""
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def tracing(exporter):
+    """A tracer provider that exports at once."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield provider
+    provider.shutdown()
+
+
+async def test_request_is_a_span_below_the_callers_with_its_parts_inside(
+    with_device, exporter, tracing
+):
+    """Key, compile and load; each lies within what it is a part of."""
+    tracer = tracing.get_tracer("server")
+    async with (
+        ajit.open_runtime(**with_device) as rt,
+        opentelemetry.instrument(rt, tracer_provider=tracing),
+    ):
+        with tracer.start_as_current_span("POST /v1/infer") as caller:
+            await rt.kernel(SAXPY)
+
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    request = spans["ajit.kernel"]
+    assert request.parent.span_id == caller.get_span_context().span_id
+    assert spans["ajit.load"].parent.span_id == caller.get_span_context().span_id
+    for name in ("ajit.key", "ajit.compile"):
+        assert spans[name].parent.span_id == request.context.span_id
+        assert request.start_time <= spans[name].start_time + 1_000_000
+        assert spans[name].end_time <= request.end_time + 1_000_000
+    assert request.attributes["ajit.tier"] == "compiled"
+    assert request.attributes["ajit.kernel"] == request.attributes["ajit.entry"] == "saxpy"
+    assert spans["ajit.compile"].attributes["ajit.arch"] == ARCH
+
+
+async def test_failed_compile_is_a_span_with_an_error(options, exporter, tracing):
+    """With the compiler's first line."""
+    async with (
+        ajit.open_runtime(**options) as rt,
+        opentelemetry.instrument(rt, tracer_provider=tracing),
+    ):
+        with pytest.raises(ajit.CompileError):
+            await rt.compile(SYNTAX_ERROR, arch=ARCH)
+
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert spans["ajit.kernel"].status.status_code is StatusCode.ERROR
+    assert "broken" in spans["ajit.kernel"].status.description
+    assert spans["ajit.compile"].parent.span_id == spans["ajit.kernel"].context.span_id
+
+
+async def test_hit_is_a_span_with_the_read_inside(options, exporter, tracing):
+    """No compile in it."""
+    async with ajit.open_runtime(**options) as rt:
+        await rt.compile(SAXPY, arch=ARCH)
+        async with opentelemetry.instrument(rt, tracer_provider=tracing):
+            await rt.compile(SAXPY, arch=ARCH)
+
+    names = sorted(span.name for span in exporter.get_finished_spans())
+    assert names == ["ajit.kernel", "ajit.key", "ajit.read"]
+
+
+async def test_metrics_have_units_and_the_same_figures(options):
+    """Counters and gauges by callback, durations as histograms."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    async with (
+        ajit.open_runtime(**options) as rt,
+        opentelemetry.instrument(rt, meter_provider=provider),
+    ):
+        await rt.compile(SAXPY, arch=ARCH)
+        data = reader.get_metrics_data()
+    (resource,) = data.resource_metrics
+    found = {each.name: each for scope in resource.scope_metrics for each in scope.metrics}
+    provider.shutdown()
+
+    compiles = found["ajit.compile_duration"]
+    (point,) = compiles.data.data_points
+    assert (compiles.unit, point.count, dict(point.attributes)) == ("s", 1, {"compiler": "host"})
+    assert found["ajit.cache_limit"].unit == "By"
+    (slots,) = found["ajit.compile_slots"].data.data_points
+    assert slots.value == 2
