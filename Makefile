@@ -25,7 +25,7 @@ GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo test test-slow network crash lint format bench gpu chaos wheel check-zig clean integrations
+.PHONY: help setup demo kv-demo test test-slow network crash lint format bench bench-kv gpu chaos chaos-kv wheel check-zig clean integrations
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ setup: $(STAMPS)/develop $(STAMPS)/native ## make .venv and build the C librarie
 
 demo: $(STAMPS)/packages $(STAMPS)/native ## the main job: serve, compile on demand, verify, show what happened
 	@$(BIN)/ajit demo $(ARGS)
+
+kv-demo: $(STAMPS)/packages $(STAMPS)/native ## engines that share a KV cache: measured, killed, and compared bit for bit
+	@$(BIN)/python -m examples.kv_engine $(ARGS)
 
 # No limit for the whole run: each test has one (pyproject.toml), and a slow machine may need longer.
 test: setup ## the tests, all but the slow ones, in 4 to 10 minutes on 2 cores
@@ -77,6 +80,13 @@ integrations: setup $(STAMPS)/integrations ## install the peers (1 GB), test the
 chaos: $(STAMPS)/packages $(STAMPS)/native ## servers killed at random, their cache damaged, headers edited, 10 minutes
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
+bench-kv: $(STAMPS)/bench $(STAMPS)/native ## the KV cache beside LMCache, in a venv of its own (1 GB and more)
+	@tools/install-lmcache .venv-lmcache "$(PYTHON)"
+	@$(BIN)/python -m benchmarks kv_peers
+
+chaos-kv: $(STAMPS)/packages $(STAMPS)/native ## engines and their KV service killed, stopped, flooded, 10 minutes
+	@$(BIN)/python -m benchmarks kv-chaos $(ARGS)
+
 wheel: $(STAMPS)/venv ## build the wheel into dist/
 	@tools/with-compilers $(VENV) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
@@ -85,7 +95,7 @@ check-zig: ## set up and test in a copy with every C and C++ compiler hidden (mi
 	@tools/check-without-compilers
 
 clean: ## remove what make made, .venv included
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-lmcache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -f $(NATIVE)/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

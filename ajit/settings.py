@@ -601,6 +601,8 @@ _OTHER_VARIABLES = frozenset(
         "AJIT_CC_DISABLE",
         "AJIT_CC_NVCC",
         "AJIT_CC_PTXAS",
+        # Of KV clients and services.
+        "AJIT_KV_SOCKET",
     }
 )
-"""Read by the CPU driver, and by compiler launchers, themselves."""
+"""Read by the CPU driver, by compiler launchers, and by `ajit.kv`, themselves."""

@@ -1,5 +1,7 @@
 """``python -m benchmarks [NAME ...]``: measure the budgets and print them as one table.
 
+``python -m benchmarks kv-chaos [OPTION ...]`` is a program of its own, see `benchmarks.kv_chaos`.
+
 Nothing here decides whether a build is good: the machine is shared and its timings vary. What
 counts are the ratios within one run.
 """
@@ -19,13 +21,18 @@ NAMES = (
     "hot", "from_disk", "reads", "cold_race", "lease", "chain", "scale", "loop_lag", "completion",
     "memory", "imports", "launcher", "kv",
 )  # fmt: skip
-MORE = ("integrations",)
-"""Only when they are named: they need packages of their own."""
+MORE = ("integrations", "instrumented", "kv_pieces", "kv_ping", "kv_peers")
+"""Only when they are named: they need packages of their own, or are parts of another one."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmarks that are named, or all."""
-    names = _parser().parse_args(args).names
+    given = list(sys.argv[1:] if args is None else args)
+    if given[:1] == ["kv-chaos"]:
+        from benchmarks import kv_chaos
+
+        return kv_chaos.main(given[1:])
+    names = _parser().parse_args(given).names
     console.print(f"{environment()}; device figures are from the CPU driver, not from a GPU")
     rows = []
     for name in names or NAMES:
@@ -40,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the budgets and print them as one table.",
-        epilog=f"benchmarks, in the order in which they run:\n{listed}",
+        epilog=f"benchmarks, in the order in which they run:\n{listed}\n\n"
+        "A program of its own: kv-chaos [--seconds 600] [--seed N] [--engines 3]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", type=_name, metavar="NAME", help="default: all")

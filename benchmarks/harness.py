@@ -17,8 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Racers", "Row", "Sample", "environment", "print_rows", "race", "timed"]
+__all__ = ["GB", "Racers", "Row", "Sample", "environment", "print_rows", "race", "timed"]
 
+GB = 1e9
 ROOT = Path(__file__).resolve().parent.parent
 console = Console(width=max(100, Console().width))
 

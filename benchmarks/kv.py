@@ -8,6 +8,7 @@ of each layer, which is what a program without a device would write.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import statistics
 import tempfile
 import time
@@ -20,10 +21,11 @@ import numpy as np
 
 import ajit
 from ajit import kv
-from benchmarks.harness import Row, Sample
+from benchmarks.harness import GB, Row, Sample
 
+PARTS = ("kv_pieces", "kv_ping", "kv_peers")
+"""More of it: pieces of many sizes, pings of the service, and LMCache where it is installed."""
 RUNS = 15
-GB = 1e9
 MEMMOVE_SHARE = 0.7
 LOOP_SECONDS = 1e-3
 MANY_PAGES = 8192
@@ -52,8 +54,11 @@ class Times:
 
 def rows() -> list[Row]:
     """Measure."""
-    found = [row for what in SHAPES for row in _rows(what, anyio.run(_measure, *SHAPES[what]))]
-    return [*found, *anyio.run(_loop_time), *anyio.run(_small_pieces)]
+    found = [row for what in SHAPES for row in _rows(what, anyio.run(measure, *SHAPES[what]))]
+    found += [*anyio.run(_loop_time), *anyio.run(_small_pieces)]
+    for name in PARTS:
+        found += importlib.import_module(f"benchmarks.{name}").rows()
+    return found
 
 
 def _rows(what: str, times: Times) -> list[Row]:
@@ -70,7 +75,13 @@ def _rows(what: str, times: Times) -> list[Row]:
     return [*found, first]
 
 
-async def _measure(layout: kv.Layout, count: int) -> Times:
+async def measure(layout: kv.Layout, count: int) -> Times:
+    """Save and load so many pages in a random order, and compare every byte.
+
+    Args:
+        layout: Of the pages.
+        count: How many there are.
+    """
     random = np.random.default_rng(0)
     blocks = random.permutation(count).astype(np.int32)
     chunk_count = -(-count // layout.chunk_pages)
@@ -95,7 +106,7 @@ async def _transfers(pages: kv.Pages, chunks: kv.Chunks, blocks: Any, host: Any)
     """All of it in turn, so that what else the machine does meets all alike."""
     times = Times(0, [], [], [], [], [])
     rows = pages.layout.layers * pages.layout.planes
-    peers = _Peers(host[: rows * len(blocks) * pages.layout.page_tokens * pages.layout.row_bytes])
+    peers = Peers(host[: rows * len(blocks) * pages.layout.page_tokens * pages.layout.row_bytes])
     for _ in range(RUNS):
         load = await pages.load(chunks, blocks)
         await load.layer(0)
@@ -111,7 +122,7 @@ async def _transfers(pages: kv.Pages, chunks: kv.Chunks, blocks: Any, host: Any)
     return times
 
 
-class _Peers:
+class Peers:
     """What has the same bytes to move."""
 
     def __init__(self, source: Any) -> None:

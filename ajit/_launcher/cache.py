@@ -146,6 +146,27 @@ class LauncherCache:
             return Hit(key, sections, found.reads, states)
         return None
 
+    def lease_key(self, wanted: Wanted) -> str:
+        """Return what a compile is leased under: its base, or that of its own directories.
+
+        Where results of a base are known to belong to directories, those of other directories are
+        of no use, and who wants them must not wait in turn for each other.
+
+        Raises:
+            CacheGone: See there.
+        """
+        return self.ask(partial(self.lease_key_now, wanted))
+
+    def lease_key_now(self, wanted: Wanted) -> str:
+        """The same, in a thread that may hang."""
+        base = wanted.base.hex
+        reads = (read for _, found in self.lists.lists(base) for read in found.reads)
+        bound = {read.place for read in reads if read.kind == "same"}
+        if not bound:
+            return base
+        own = map(":".join, wanted.places.traces(b"", bound))
+        return entry_key(base, "directories", sorted(own))
+
     def publish(self, artifact: Artifact, made: ReadingList) -> bool:
         """Put a result there. Whether it is there now.
 

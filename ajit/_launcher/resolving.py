@@ -40,6 +40,9 @@ __all__ = ["resolve"]
 
 PERMIT_POLL_SECONDS = 0.05
 
+MOST_LEASES = 4
+"""Pretty arbitrary: each compile of this source may tell of one more directory that matters."""
+
 
 def resolve(compiler: str, arguments: Sequence[str], memo_key: str) -> int:
     """Find or make the result of a compile, and return the compiler's exit code.
@@ -147,9 +150,19 @@ class _Resolving:
     def _lease(self) -> Lease | Hit | CompileError | None:
         if not self._cache.can_keep:
             return None
-        family, name = self._wanted.command.family, self._name
-        leases, base = self._cache.leases, self._wanted.base.hex
-        taken = self._cache.ask(lambda: leases.try_acquire(base, family, name=name), _release_late)
+        key = self._cache.lease_key(self._wanted)
+        for _ in range(MOST_LEASES):
+            outcome = self._lease_of(key)
+            before, key = key, self._cache.lease_key(self._wanted)
+            if not isinstance(outcome, Lease) or key == before:
+                return outcome
+            # Meanwhile it is known that what the others make is of no use here.
+            outcome.release()
+        return None
+
+    def _lease_of(self, key: str) -> Lease | Hit | CompileError | None:
+        family, name, leases = self._wanted.command.family, self._name, self._cache.leases
+        taken = self._cache.ask(lambda: leases.try_acquire(key, family, name=name), _release_late)
         if isinstance(taken, Lease):
             # Published since the first look.
             found = self._cache.look(self._wanted)
@@ -160,7 +173,7 @@ class _Resolving:
             return None
         from ajit._launcher.waiting import wait_for_lease  # noqa: PLC0415  # an event loop: 50 ms
 
-        return wait_for_lease(self._cache, self._wanted)
+        return wait_for_lease(self._cache, self._wanted, key)
 
     def _compile(self, lease: Lease | None) -> int:
         with self._permit(lease):

@@ -26,17 +26,17 @@ Outcome: TypeAlias = "Lease | Hit | CompileError | None"
 """The lease; what its holder published, or the error that it got; None: compile without it."""
 
 
-def wait_for_lease(cache: LauncherCache, wanted: Wanted) -> Outcome:
+def wait_for_lease(cache: LauncherCache, wanted: Wanted, key: str) -> Outcome:
     """Wait until the lease is ours, its holder has published, or patience ends. Blocks."""
-    return anyio.run(_wait, cache, wanted)
+    return anyio.run(_wait, cache, wanted, key)
 
 
-async def _wait(cache: LauncherCache, wanted: Wanted) -> Outcome:
+async def _wait(cache: LauncherCache, wanted: Wanted, key: str) -> Outcome:
     glance = partial(_glance, cache, wanted)
     name = wanted.command.sources[0].rpartition("/")[2]
     begun = last = time.monotonic()
     silence, pulse = 0.0, Pulse(paced=cache.trust.required != "none")
-    with cache.leases.wait(wanted.base.hex, wanted.command.family, glance, name=name) as place:
+    with cache.leases.wait(key, wanted.command.family, glance, name=name) as place:
         while True:
             with anyio.move_on_after(LOOK_SECONDS):
                 won = await place.wait()
@@ -49,7 +49,7 @@ async def _wait(cache: LauncherCache, wanted: Wanted) -> Outcome:
             silence += min(now - last, 2 * LOOK_SECONDS)
             last = now
             try:
-                holder = cache.ask(partial(cache.leases.read_holder, wanted.base.hex))
+                holder = cache.ask(partial(cache.leases.read_holder, key))
                 found = cache.look(wanted)
             except CacheGone:
                 return None

@@ -61,6 +61,11 @@ class LoopHandle:
         """
         return cls(current_token().native_token, threading.get_ident())
 
+    @property
+    def is_running_here(self) -> bool:
+        """Whether the caller is a task of this loop."""
+        return self.native is current_token().native_token
+
     def call_soon(self, function: Callable[..., object], *args: Any) -> bool:
         """Run ``function(*args)`` in the loop, soon. Any thread may call this.
 

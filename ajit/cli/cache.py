@@ -7,17 +7,31 @@ does not answer.
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import click
 
-from ajit.cli import cache_archive, cache_export, cache_extract, cache_verified, exits
+from ajit._printable import printable
+from ajit.cli import (
+    cache_archive,
+    cache_export,
+    cache_extract,
+    cache_fix,
+    cache_verified,
+    exits,
+)
 from ajit.cli import cache_views as views
 from ajit.cli.answering import if_cache_answers, if_layers_answer
 from ajit.cli.cache_finder import Cache, NoSuchEntry, NotRemoved, key_text
 from ajit.cli.cache_prune import prune
 from ajit.cli.cache_stack import Caches, several
 from ajit.cli.options import cache_dir_option
-from ajit.cli.output import Output, json_option
+from ajit.cli.output import Output, count, format_bytes, json_option
 from ajit.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["command"]
 
@@ -52,21 +66,42 @@ def path_(*, cache_dir: str | None, as_json: bool) -> None:
 
 
 @command.command("ls", short_help="List the entries.")
+@click.argument("text", required=False, default="")
+@click.option(
+    "--sort",
+    type=click.Choice(list(views.SORTS)),
+    default="age",
+    show_default=True,
+    help="What comes last: the newest, the last used, the largest, the slowest, ...",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Show only so many, the last ones.")
 @cache_dir_option
 @json_option
 @if_layers_answer
-def ls(*, cache_dir: str | None, as_json: bool) -> None:
-    """List the entries of the cache and of its layers with what they hold, the newest last.
+def ls(  # options
+    *, text: str, sort: str, limit: int | None, cache_dir: str | None, as_json: bool
+) -> None:
+    """List the entries of the cache and of its layers with what they hold.
+
+    With TEXT only those that have it in a kernel's name, the label, the arch, the compiler, the
+    host, or what is wrong with them. When an entry was last used is known to about an hour.
 
     Of an entry that several of them have, the first is used: the cache's own, then each layer's.
     AJIT_CACHE_LAYERS= before the command leaves the layers out.
     """
     caches = Caches(cache_dir)
-    found = (views.row(cache, info) for cache in caches for info in cache.entries())
-    rows = sorted(found, key=views.by_age)
-    payload = {"cache_dir": caches.path, "layers": caches.layers, "entries": rows}
+    found = [views.row(cache, info) for cache in caches for info in cache.entries()]
+    rows = sorted((item for item in found if views.matches(item, text)), key=views.SORTS[sort])
+    rows = rows[-limit:] if limit else rows
+    left_out = len(found) - len(rows)
+    payload = {
+        "cache_dir": caches.path,
+        "layers": caches.layers,
+        "entries": rows,
+        "left_out": left_out,
+    }
     Output(as_json=as_json).result(
-        payload, lambda: views.draw_list(rows, caches.path, caches.layers)
+        payload, lambda: views.draw_list(rows, caches.path, caches.layers, left_out)
     )
 
 
@@ -87,16 +122,20 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
 
 
 @command.command("verify", short_help="Check every entry.")
+@click.option("--fix", is_flag=True, help="Remove what is bad.")
 @cache_dir_option
 @json_option
 @if_cache_answers
-def verify(*, cache_dir: str | None, as_json: bool) -> int:
+def verify(*, fix: bool, cache_dir: str | None, as_json: bool) -> int:
     """Read every entry and check its checksum, its key, and whether its compiled bytes are whole.
 
     An entry with a bad checksum or key does no harm: it counts as a miss and is compiled again. One
     whose bytes are cut short was published so: remove it. Reading lists and digests of files are
     checked, too; a bad one counts as not there. A directory that is a link, or that another user
     could put files into, is not used, and should be removed. Exits with 1 if anything is bad.
+
+    With --fix bad entries, reading lists and digests are removed, while servers may use the cache;
+    directories are not. Exits with 0 if all that was bad is gone, with 3 if some of it is not.
 
     Layers are not checked: name one with --cache-dir.
     """
@@ -105,8 +144,17 @@ def verify(*, cache_dir: str | None, as_json: bool) -> int:
     payload = cache_verified.verified(
         cache.path, checked, cache.lists(), cache.digests(), cache.unsafe()
     )
-    Output(as_json=as_json).result(payload, lambda: cache_verified.draw_verified(payload))
-    return exits.PROBLEM if cache_verified.is_bad(payload) else exits.FINE
+    output = Output(as_json=as_json)
+    if not fix:
+        output.result(payload, lambda: cache_verified.draw_verified(payload))
+        return exits.PROBLEM if cache_verified.is_bad(payload) else exits.FINE
+    payload["fixed"], payload["not_fixed"] = fixed, stuck = cache_fix.fix(cache, payload)
+    for problem in stuck:
+        output.warn(f"not removed: {problem['name']}: {problem['reason']}")
+    output.result(payload, lambda: cache_fix.draw_fixed(payload))
+    if not stuck:
+        return exits.FINE
+    return exits.PARTLY if fixed else exits.PROBLEM
 
 
 @command.command("inspect", short_help="Show one entry.")
@@ -148,10 +196,20 @@ def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:
 @command.command("rm", short_help="Remove entries.")
 @click.argument("keys", metavar="KEY...", nargs=-1, type=key_text)
 @click.option("--all", "everything", is_flag=True, help="Remove every entry.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask. --all asks where it is run by hand.")
 @cache_dir_option
 @json_option
 @if_cache_answers
-def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_json: bool) -> int:
+def rm(  # options
+    *,
+    keys: tuple[str, ...],
+    everything: bool,
+    dry_run: bool,
+    yes: bool,
+    cache_dir: str | None,
+    as_json: bool,
+) -> int:
     """Remove entries by key, or all of them, and the reading lists that lead only to them.
 
     Safe while servers use the cache: a process that is reading an entry can finish, and the next
@@ -163,6 +221,10 @@ def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_jso
     output = Output(as_json=as_json)
     cache = Cache(cache_dir)
     found, missing = (cache.keys, []) if everything else _found(cache, keys)
+    if dry_run:
+        return _preview(output, cache, found, missing)
+    if everything and not yes:
+        _ask(cache)
     removed, stuck, lists = cache.remove(found)
     failed = missing + stuck
     for problem in failed:
@@ -177,6 +239,34 @@ def rm(*, keys: tuple[str, ...], everything: bool, cache_dir: str | None, as_jso
     if not failed:
         return exits.FINE
     return exits.PARTLY if removed else exits.PROBLEM
+
+
+def _ask(cache: Cache) -> None:
+    """Let a person see what goes before it does; a script is not asked.
+
+    Raises:
+        click.Abort: It is to stay.
+    """
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        infos = cache.entries()
+        size = format_bytes(sum(info.size_bytes for info in infos))
+        what = f"{count(len(infos), 'entry', 'entries')} of {size} in {cache.path}"
+        click.confirm(printable(f"Remove {what}?"), abort=True, err=True)
+
+
+def _preview(
+    output: Output, cache: Cache, found: Sequence[str], missing: Sequence[NotRemoved]
+) -> int:
+    """Show what would be removed."""
+    wanted = set(found)
+    rows = [views.row(cache, info) for info in cache.entries() if info.key in wanted]
+    for problem in missing:
+        output.warn(problem["reason"])
+    payload = {"cache_dir": cache.path, "would_remove": rows, "failed": missing}
+    output.result(payload, lambda: views.draw_list(rows, cache.path, [], 0))
+    if not missing:
+        return exits.FINE
+    return exits.PARTLY if rows else exits.PROBLEM
 
 
 def _found(cache: Cache, texts: tuple[str, ...]) -> tuple[list[str], list[NotRemoved]]:

@@ -142,9 +142,12 @@ class Cache:
         """Whether an entry verifies, with all of its files if it is a bundle."""
         from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
 
+        return isinstance(self.read(key), Found)
+
+    def read(self, key: str) -> Lookup:
+        """Read an entry, with all of its files if it is a bundle."""
         bundles = self.store.bundles
-        held = bundles.verify(key) if bundles.has(key) else self.store.read(key)
-        return isinstance(held, Found)
+        return bundles.verify(key) if bundles.has(key) else self.store.read(key)
 
     def manifest(self, key: str) -> Described:
         """What an entry says of itself, verified."""

@@ -20,7 +20,7 @@ from ajit.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rich.console import RenderableType
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
     from ajit.cli.cache_finder import Cache
 
 __all__ = [
+    "SORTS",
     "Row",
-    "by_age",
     "draw_differences",
     "draw_inspection",
     "draw_list",
     "draw_removed",
     "draw_summary",
     "inspection",
+    "matches",
     "row",
     "summarise",
 ]
@@ -60,6 +61,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: Size of the compiled bytes.
         compile_seconds: How long the compile took.
         created: Unix time in seconds.
+        used: When it was last used, to about an hour, likewise.
         host: The machine that compiled.
         problem: Why the entry cannot be used, or "".
         layer: Path of the layer that has it; "" for the cache itself.
@@ -75,6 +77,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     compile_seconds: float = 0.0
     created: float = 0.0
+    used: float = 0.0
     host: str = ""
     problem: str = ""
     layer: str = ""
@@ -88,6 +91,7 @@ def row(cache: Cache, info: EntryInfo) -> Row:
             key=info.key,
             file_bytes=info.size_bytes,
             created=info.modified,
+            used=info.modified,
             problem=found.reason or "removed meanwhile",
             layer=cache.layer,
         )
@@ -103,25 +107,42 @@ def row(cache: Cache, info: EntryInfo) -> Row:
         size_bytes=size_bytes,
         compile_seconds=manifest.seconds,
         created=manifest.created,
+        used=info.modified,
         host=manifest.host,
         layer=cache.layer,
     )
 
 
-def by_age(item: Row) -> float:
-    """Sort key: oldest first."""
-    return item.created
+SORTS: dict[str, Callable[[Row], Any]] = {
+    "age": lambda item: item.created,
+    "used": lambda item: item.used,
+    "size": lambda item: item.file_bytes,
+    "compile": lambda item: item.compile_seconds,
+    "name": lambda item: (item.entries, item.name),
+}
+"""What entries are sorted by; the last one is what is looked for most: newest, largest, ..."""
 
 
-def draw_list(rows: Sequence[Row], path: Path, layers: Sequence[str]) -> RenderableType:
+def matches(item: Row, text: str) -> bool:
+    """Whether an entry has a text in its kernels, label, arch, compiler, host or problem."""
+    told = (*item.entries, item.name, item.arch, item.compiler, item.host, item.problem)
+    return any(text.lower() in part.lower() for part in told)
+
+
+def draw_list(
+    rows: Sequence[Row], path: Path, layers: Sequence[str], left_out: int
+) -> RenderableType:
     """Draw the entries, one a line."""
     if not rows:
-        return f"no entries in {', '.join([str(path), *layers])}"
+        among = f" like this among {left_out}" if left_out else ""
+        return f"no entries{among} in {', '.join([str(path), *layers])}"
     drawn = table(
-        "key", "kernel", "label", "arch", "compiler", "size", "compile", "age",
+        "key", "kernel", "label", "arch", "compiler", "size", "compile", "age", "used",
         *(["layer"] if layers else []),
-        numbers=("size", "compile", "age"), whole=("key", "arch", "compiler"),
+        numbers=("size", "compile", "age", "used"), whole=("key", "arch", "compiler"),
     )  # fmt: skip
+    if left_out:
+        drawn.caption = f"{left_out} more are not shown"
     short = short_keys(item.key for item in rows)
     for item in rows:
         what = f"unusable: {item.problem}" if item.problem else ", ".join(item.entries)
@@ -134,6 +155,7 @@ def draw_list(rows: Sequence[Row], path: Path, layers: Sequence[str]) -> Rendera
             item.compiler,
             *(("", "") if item.problem else known),
             format_age(time.time() - item.created),
+            format_age(time.time() - item.used),
             *([item.layer] if layers else []),
         )
     return drawn

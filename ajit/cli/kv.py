@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -47,8 +48,8 @@ def socket_option(function: Callable[..., object]) -> Callable[..., object]:
         "--socket",
         "path",
         type=click.Path(),
-        help="Socket of the service; default: $XDG_RUNTIME_DIR/ajit/kv.sock, else kv.sock in "
-        "/tmp/ajit-kv-UID.",
+        help="Socket of the service; default: $AJIT_KV_SOCKET, else $XDG_RUNTIME_DIR/ajit/kv.sock, "
+        "else kv.sock in /tmp/ajit-kv-UID.",
     )(function)
 
 
@@ -191,24 +192,33 @@ def status(path: str | None, *, metrics: bool, as_json: bool) -> None:
 
 
 async def _ask(path: str | None) -> dict[str, Any]:
-    from ajit.kv.client import connect  # noqa: PLC0415  # start-up
+    from ajit.kv.client import watch  # noqa: PLC0415  # start-up
     from ajit.kv.place import default_socket  # noqa: PLC0415
 
-    place = str(path or default_socket())
-    async with connect(place, timeout=TIMEOUT_SECONDS) as store:
+    place = Path(path or default_socket())
+    async with watch(place, timeout=TIMEOUT_SECONDS) as store:
         ping = await store.ping()
         values = await store.service_statistics()
         if ping is None or values is None:
-            raise _absent(place, store)
-        return {"socket": place, "ping_seconds": ping, **values}
+            raise _absent(place, store, given=path is not None)
+        return {"socket": str(place), "ping_seconds": ping, **values}
 
 
-def _absent(place: str, store: StoreClient) -> KvError:
+def _absent(place: Path, store: StoreClient, *, given: bool) -> KvError:
+    from ajit.kv.place import what_is_at  # noqa: PLC0415  # start-up
+
     statistics = store.statistics()
     if statistics.connections:
-        return KvError(path=place, reason=f"it does not answer for {TIMEOUT_SECONDS:g} s")
-    hint = "`ajit kv serve` starts one where none runs"
-    return KvError(path=place, reason=f"no service answers: {statistics.problem}", hint=hint)
+        return KvError(path=str(place), reason=f"it does not answer for {TIMEOUT_SECONDS:g} s")
+    if "it accepts connections" in statistics.problem:
+        return KvError(path=str(place), reason=f"no service answers: {statistics.problem}")
+    hint = "`ajit kv serve` starts one"
+    if not given:
+        hint = "this is the default; --socket or AJIT_KV_SOCKET names another one, and " + hint
+    reason = f"no service answers: {what_is_at(place)}"
+    if "no socket" in reason and place.exists():
+        hint = "--socket names the socket that `ajit kv serve` listens at"
+    return KvError(path=str(place), reason=reason, hint=hint)
 
 
 def _draw(values: dict[str, Any]) -> RenderableType:

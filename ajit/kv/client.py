@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ajit.kv.keys import Namespace, Tokens
     from ajit.kv.messages import Answer
 
-__all__ = ["ClientStatistics", "StoreClient", "connect"]
+__all__ = ["ClientStatistics", "StoreClient", "connect", "watch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +93,7 @@ class StoreClient(AnyStore):
     """A store in a service. Get it with `connect`."""
 
     def __init__(self, connector: Connector, timeout: float, patience_seconds: float) -> None:
+        super().__init__()
         self._connector, self.slabs = connector, connector.feed
         self._timeout, self._patience_seconds = timeout, patience_seconds
         names = "lookups", "chunks_found", "disconnected", "timeouts", "silent", "failed"
@@ -134,6 +135,7 @@ class StoreClient(AnyStore):
 
     async def wait_connected(self) -> None:
         """Wait until there is a service. Cancelling only leaves."""
+        self._check_loop()
         await self._connector.connected.wait()
 
     def statistics(self) -> ClientStatistics:
@@ -176,6 +178,8 @@ class StoreClient(AnyStore):
         self, namespace: Namespace, digests: Sequence[bytes], first: int
     ) -> Reservation:
         check_digests(digests, first)
+        if not digests:
+            return Reservation(_NOTHING, 0, namespace, reason="short")
         parent = digests[first - 1] if first else b""
         packed = pack_digests(digests[first : first + MOST_CHUNKS])
         got = await self._ask(
@@ -198,6 +202,7 @@ class StoreClient(AnyStore):
         self, make: Callable[[Link], Callable[[int], Any]], timeout: float
     ) -> tuple[Link, Any] | None:
         """Ask the service, if there is one that answers; None if not."""
+        self._check_loop()
         link = self._connector.link
         if link is None:
             self._counts["disconnected"] += 1
@@ -265,15 +270,20 @@ def connect(
     by the service until this process has ended.
     """
     place = default_socket() if path is None else Path(path)
-    client = partial(_connected, place, timeout, patience_seconds)
+    client = partial(_connected, Connector(place), timeout, patience_seconds)
     return open_in_own_task(client, "a client of a KV service")
+
+
+def watch(path: Path, *, timeout: float) -> AbstractAsyncContextManager[StoreClient]:
+    """Connect as `connect` does, only to ask how a service is: it is not counted as a client."""
+    client = partial(_connected, Connector(path, watches=True), timeout, timeout)
+    return open_in_own_task(client, "a watcher of a KV service")
 
 
 @asynccontextmanager
 async def _connected(
-    path: Path, timeout: float, patience_seconds: float
+    connector: Connector, timeout: float, patience_seconds: float
 ) -> AsyncIterator[StoreClient]:
-    connector = Connector(path)
     async with anyio.create_task_group() as group:
         group.start_soon(connector.keep_connected)
         try:

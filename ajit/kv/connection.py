@@ -74,13 +74,14 @@ class Connection:
         owner: Its number in the books.
         polite: Whether it has said that it holds nothing any more.
         problem: Why it was closed, if by what it sent or did not read; else "".
+        counts: Whether it is a client: it has said hello, and does more than watch.
         unread: Whether it was closed for what it did not read.
     """
 
     def __init__(self, service: Service, stream: UnixStream, peer: Peer) -> None:
         self.peer, self.token = peer, secrets.token_bytes(16)
         self.owner = service.keeper.ledger.join()
-        self.polite = self.unread = False
+        self.polite = self.unread = self.counts = False
         self.problem = ""
         self._service, self._keeper, self._stream = service, service.keeper, stream
         self._outbox = Outbox()
@@ -166,6 +167,8 @@ class Connection:
         if request.version != VERSION:
             self._put(Failed(0, "version", f"this service speaks version {VERSION}"))
             raise ProtocolError(f"a client of version {request.version}")
+        self.counts = not request.watches
+        self._service.joined_clients += self.counts
         for token in request.retired:
             self._service.retired(token)
         boot, slab_bytes = self._service.boot, self._keeper.options.slab_bytes

@@ -41,6 +41,10 @@ _NO_SERVICE = (*ENDED, LinkLost, TimeoutError, ProtocolError, KvError)
 class Connector:
     """Keeps a client connected.
 
+    Args:
+        path: The socket of the service.
+        watches: Whether it only asks how the service is.
+
     Attributes:
         path: The socket of the service.
         link: The connection; None while there is none.
@@ -53,8 +57,9 @@ class Connector:
         refused: The same, if what serves there must not be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, watches: bool = False) -> None:
         self.path = path
+        self._watches = watches
         self.link: Link | None = None
         self.links: set[Link] = set()
         self.feed = SlabFeed()
@@ -114,7 +119,7 @@ class Connector:
     async def _greet(self, link: Link, retired: Sequence[bytes]) -> None:
         if link.peer_uid not in (os.geteuid(), 0):
             raise KvError(path=str(self.path), reason=f"user {link.peer_uid} serves there")
-        await link.greet(retired)
+        await link.greet(retired, watches=self._watches)
 
     def _link_retired(self, link: Link) -> None:
         """A former link holds nothing any more: the service may use its memory again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ajit._system.loop import LoopHandle
 from ajit.errors import UsageError
 from ajit.kv.handles import Lease, Opening, Reservation
 from ajit.kv.keys import DIGEST_BYTES, digest_tokens
@@ -21,13 +22,28 @@ __all__ = ["AnyStore", "check_digests", "digests_of"]
 class AnyStore:
     """Chunks of a paged KV cache in host memory, in this process or in a service.
 
-    What a store cannot do is no error of the engine: it misses, or stores nothing.
+    What a store cannot do is no error of the engine: it misses, or stores nothing. It belongs to
+    the event loop that it was opened in, and to any number of its tasks.
 
     Attributes:
         slabs: Its memory that is mapped here, for `open_pages` and `register`.
     """
 
     slabs: SlabFeed
+
+    def __init__(self) -> None:
+        self._loop = LoopHandle.current()
+
+    def _check_loop(self) -> None:
+        """Refuse what another event loop calls.
+
+        Raises:
+            UsageError: One does. Nothing was done.
+        """
+        if not self._loop.is_running_here:
+            raise UsageError(
+                f"{self!r} belongs to the event loop that it was opened in; open one for each loop"
+            )
 
     def lease(
         self,
@@ -65,7 +81,8 @@ class AnyStore:
         Args:
             namespace: What the chunks belong to.
             digests: Of the whole prompt, from its start.
-            first: How many of these are here, by a lease that the caller has.
+            first: How many of these are here, by a lease that the caller has: they are not sent.
+                With 0 the store looks by itself, and `Reservation.first` says where it begins.
 
         Returns:
             A reservation of the chunks that are not here, as many as there is room for, and 1024 at

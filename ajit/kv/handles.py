@@ -9,6 +9,7 @@ device is done with it.
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ajit._system.loop import LoopHandle
@@ -60,7 +61,7 @@ class Backend(Protocol):
 
 
 class Hold:
-    """Keeps a lease or a reservation until `release` is called, in the loop's thread."""
+    """Keeps a lease or a reservation until `release` is called, by any thread."""
 
     __slots__ = ("_handle",)
 
@@ -136,13 +137,23 @@ class Handle:
         return Hold(self)
 
     def release(self) -> None:
-        """End it, as soon as nothing holds it. Never waits; twice is nothing."""
+        """End it, as soon as nothing holds it. Never waits; twice is nothing. Any thread may."""
         self._over = True
-        self._end_if_free()
+        self._in_loop(self._end_if_free)
 
     def _let_go(self) -> None:
+        self._in_loop(self._let_go_now)
+
+    def _let_go_now(self) -> None:
         self._holds -= 1
         self._end_if_free()
+
+    def _in_loop(self, function: Callable[[], None]) -> None:
+        """Call it: in the loop's own thread at once, from another one soon."""
+        if self._loop.thread_id == get_ident():
+            function()
+        else:
+            self._loop.call_soon(function)
 
     def _end_if_free(self) -> None:
         if self._over and not self._holds and not self._ended:
@@ -222,7 +233,8 @@ class Reservation(Handle):
 
     Attributes:
         first: Index of its first chunk in the prompt.
-        reason: "" if there are slots; else ``stored``, ``pending`` (another engine stores it right
+        reason: "" if there are slots; else ``short`` (the prompt has not one whole chunk),
+            ``stored``, ``pending`` (another engine stores it right
             now), ``parent`` (what is before it is not here), ``busy``, ``size`` (a chunk does not
             fit into a slab, or is tiny), ``disconnected`` or ``failed``.
         retry_after: Seconds after which a busy store is worth another try.
@@ -265,6 +277,8 @@ class Reservation(Handle):
 
         Cancelling may leave them committed or not.
         """
+        if self.slots and not self._loop.is_running_here:
+            raise UsageError(f"{self!r} belongs to the event loop that it was reserved in")
         for copy in self._copies:
             await copy
         left = len(self.slots) - self.committed

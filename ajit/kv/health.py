@@ -41,7 +41,7 @@ class Health:
         lag_seconds: How much too late the loop was at the last beat.
         used_bytes: Memory of chunks.
         limit_bytes: Most memory for chunks.
-        clients: Connections.
+        clients: That are connected.
         leases: Leases that are held.
         reservations: Reservations that are not over.
     """

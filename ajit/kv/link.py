@@ -114,18 +114,19 @@ class Link:
         found = self._stream.raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(found[4:8], "little")
 
-    async def greet(self, retired: Sequence[bytes]) -> None:
+    async def greet(self, retired: Sequence[bytes], *, watches: bool) -> None:
         """Say hello, and take the answer.
 
         Args:
             retired: Tokens of former links whose copies have ended.
+            watches: Whether this side only asks how the service is.
 
         Raises:
             ProtocolError: What answers is no service of this version.
             LinkLost: The connection has ended.
         """
         try:
-            await self._stream.send(framed(encode(Hello(VERSION, list(retired)))))
+            await self._stream.send(framed(encode(Hello(VERSION, list(retired), watches))))
             answer = await self._next_answer()
         except ENDED as exc:
             raise LinkLost from exc

@@ -100,10 +100,12 @@ class Hello(_Message, tag="hello"):
     Attributes:
         version: `VERSION` of the client.
         retired: Tokens of former connections of this client whose copies have all ended.
+        watches: Whether it only asks how the service is; then it is not counted.
     """
 
     version: Number
     retired: Annotated[list[Digest], Meta(max_length=64)] = []  # msgspec copies it
+    watches: bool = False
 
 
 class Bye(_Message, tag="bye"):

@@ -3,16 +3,20 @@
 The socket has mode 0600 and lies in a directory that only its owner can write, or root: who can
 write there could put a socket of its own in its place. Beside it lies a lock file, which the
 service locks as long as it runs (the kernel unlocks it when it dies): so a socket that is found is
-either served, or was left behind and may be removed.
+either served, or was left behind and may be removed. Who has the lock removes its file before it
+lets go; who gets a lock looks whether its file is still the one that lies there, else it has locked
+nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +30,35 @@ MOST_PATH_BYTES = 107
 
 BACKLOG = 128
 
+ENDING_SECONDS = 5.0
+"""How long a process may take to end after its socket was closed: the kernel frees its memory."""
+ENDING_POLL_SECONDS = 0.01
+
 
 def default_socket() -> Path:
-    """``$XDG_RUNTIME_DIR/ajit/kv.sock``, else one in a folder of this user's among temporary files.
+    """``$AJIT_KV_SOCKET``, else ``$XDG_RUNTIME_DIR/ajit/kv.sock``.
 
-    Nothing is made.
+    Without either, one in a folder of this user's among temporary files. Nothing is made.
     """
+    if given := os.environ.get("AJIT_KV_SOCKET", ""):
+        return Path(given)
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime):  # noqa: PTH117  # a text
         return Path(runtime) / "ajit" / "kv.sock"
     return Path(tempfile.gettempdir()) / f"ajit-kv-{os.getuid()}" / "kv.sock"
+
+
+def what_is_at(path: Path) -> str:
+    """Say in words what is where a socket is looked for, if none listens there."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return "there is no socket"
+    except OSError as exc:
+        return f"it cannot be looked at: {exc.strerror}"
+    if not stat.S_ISSOCK(mode):
+        return "what is there is no socket"
+    return "a socket is there, and none listens: its service was killed"
 
 
 def check_folder(path: Path) -> None:
@@ -68,10 +91,10 @@ class Claim:
     path: Path
 
     def give_up(self) -> None:
-        """Remove the socket, and let others listen there. Blocks shortly."""
+        """Remove the socket and the lock, and let others listen there. Blocks shortly."""
         self.path.unlink(missing_ok=True)
         self.listener.close()
-        os.close(self.lock)
+        _unlock(self.path, self.lock)
 
 
 def claim(path: Path) -> Claim:
@@ -87,20 +110,79 @@ def claim(path: Path) -> Claim:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_folder(path)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        lock = os.open(f"{path}.lock", flags, 0o600)
+        lock = _wait_for_lock(path)
+    except BlockingIOError as exc:
+        raise KvError(path=str(path), reason="another service listens there") from exc
     except OSError as exc:
         raise KvError(path=str(path), reason=str(exc.strerror)) from exc
     try:
-        # Of the open file, and not of the process: it is let go when that is closed.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         _remove_left_behind(path)
         return Claim(_listen(path), lock, path)
     except OSError as exc:
-        os.close(lock)
-        taken = isinstance(exc, BlockingIOError)
-        reason = "another service listens there" if taken else str(exc.strerror)
-        raise KvError(path=str(path), reason=reason) from exc
+        _unlock(path, lock)
+        raise KvError(path=str(path), reason=str(exc.strerror)) from exc
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
+def _wait_for_lock(path: Path) -> int:
+    """Lock it; wait a little for one that is ending, whose socket nobody listens at any more.
+
+    Raises:
+        BlockingIOError: Another service has it.
+        OSError: There can be no lock.
+    """
+    until = time.monotonic() + ENDING_SECONDS
+    while True:
+        try:
+            return _lock(path)
+        except BlockingIOError:
+            if _is_served(path) or time.monotonic() > until:
+                raise
+        time.sleep(ENDING_POLL_SECONDS)
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # noqa: FBT003  # its signature
+        return probe.connect_ex(str(path)) in (0, errno.EAGAIN)  # or its queue is full
+
+
+def _lock(path: Path) -> int:
+    """Lock the place of a socket; the descriptor has the lock until it is closed.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        OSError: There can be no lock.
+    """
+    name = _lock_file(path)
+    while True:
+        lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            # Of the open file, and not of the process: it is let go when that is closed.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(lock, name):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)  # its owner has removed it since it was opened
+
+
+def _is_at(descriptor: int, name: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), name.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _unlock(path: Path, lock: int) -> None:
+    """Remove the file of a lock while it is held, so none is locked that others have opened."""
+    if _is_at(lock, _lock_file(path)):
+        _lock_file(path).unlink(missing_ok=True)
+    os.close(lock)
 
 
 def _listen(path: Path) -> socket.socket:

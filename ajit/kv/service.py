@@ -61,6 +61,7 @@ class Service:
         page: Its health, for clients to map.
         lag_seconds: How much too late the loop was at the last beat.
         waits_refused: Requests that were refused, for too many of their client wait already.
+        joined_clients: Clients so far.
     """
 
     def __init__(self, path: Path, keeper: Keeper, group: TaskGroup) -> None:
@@ -74,7 +75,7 @@ class Service:
         self._lingering: dict[bytes, anyio.Event] = {}
         self._longest_lag = 0.0
         self._requests = self._refused_clients = self._violations = self._unread_clients = 0
-        self._joined = self._lost = self.waits_refused = 0
+        self._lost = self.joined_clients = self.waits_refused = 0
         self._since = time.monotonic()
 
     # --- clients ---
@@ -117,7 +118,6 @@ class Service:
     async def _serve_client(self, stream: UnixStream, peer: Peer) -> None:
         connection = Connection(self, stream, peer)
         self._connections.add(connection)
-        self._joined += 1
         ended = time.monotonic()
         self._tell(lambda: ClientJoined(pid=peer.pid, clients=len(self._connections)))
         try:
@@ -174,6 +174,11 @@ class Service:
                 connection.polite = True
                 connection.close()
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected, those that only watch left out."""
+        return sum(each.counts for each in self._connections)
+
     def meet(self, request: Request) -> None:  # noqa: ARG002  # tests put a fault here
         """Count a request that is done now."""
         self._requests += 1
@@ -195,7 +200,7 @@ class Service:
             self.lag_seconds,
             ledger.arena.used_bytes,
             self.keeper.options.limit_bytes,
-            len(self._connections),
+            self.clients,
             ledger.leases,
             ledger.reservations,
         )
@@ -204,8 +209,8 @@ class Service:
         """What the service holds, and what has happened since it was started."""
         return ServiceStatistics(
             store=statistics_of(self.keeper),
-            clients=len(self._connections),
-            joined_clients=self._joined,
+            clients=self.clients,
+            joined_clients=self.joined_clients,
             lost_clients=self._lost,
             lingering=len(self._lingering),
             refused_clients=self._refused_clients,

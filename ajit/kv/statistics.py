@@ -82,8 +82,8 @@ class ServiceStatistics:
 
     Attributes:
         store: Of its store.
-        clients: Connections.
-        joined_clients: Connections so far.
+        clients: Those that are connected; who only asks for these figures is none.
+        joined_clients: Clients so far.
         lost_clients: Those that ended while something was held.
         lingering: Ended connections of processes that live and may still copy.
         refused_clients: Connections of other users, or too many at once.

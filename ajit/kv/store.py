@@ -34,6 +34,7 @@ class Store(AnyStore):
     """Chunks of a paged KV cache in host memory. Get it with `open_store`."""
 
     def __init__(self, keeper: Keeper) -> None:
+        super().__init__()
         self._keeper, self.slabs = keeper, keeper.feed
         self._owner = keeper.ledger.join()
         self._backend = _InProcess(keeper, self._owner)
@@ -44,6 +45,7 @@ class Store(AnyStore):
         Returns:
             How many chunks were removed: those after it are of no use without it.
         """
+        self._check_loop()
         space = self._space(namespace)
         return 0 if isinstance(space, Refusal) else self._keeper.discard(space, digest)
 
@@ -63,6 +65,7 @@ class Store(AnyStore):
         wait_seconds: float,
         checksums: bool,  # noqa: FBT001  # as in `AnyStore`
     ) -> Lease:
+        self._check_loop()
         wanted = await digests_of(namespace, tokens, digests)
         space = self._space(namespace)
         if isinstance(space, Refusal):
@@ -77,7 +80,10 @@ class Store(AnyStore):
     async def _reserve(
         self, namespace: Namespace, digests: Sequence[bytes], first: int
     ) -> Reservation:
+        self._check_loop()
         check_digests(digests, first)
+        if not digests:
+            return Reservation(self._backend, 0, namespace, reason="short")
         space = self._space(namespace)
         if isinstance(space, Refusal):
             return Reservation(self._backend, 0, namespace, reason=space.reason)

@@ -49,7 +49,8 @@ def _tests(part: Part) -> dict[str, Any]:
     if missing:
         raise Skip(f"the tests need {', '.join(missing)}")
     report = part.folder / "tests.xml"
-    where = ["tests/gpu/test_batch.py"] if part.quick else ["tests/gpu", "tests/kv"]
+    where = ["tests/gpu", "tests/kv", "tests/examples/test_kv_engine.py"]
+    where = ["tests/gpu/test_batch.py"] if part.quick else where
     which = "gpu or both" if part.driver == "cuda" else "both"
     command = [sys.executable, "-m", "pytest", *where, "-m", which, "-q", f"--junitxml={report}"]
     environ = os.environ | {"AJIT_TEST_DEVICE": part.driver}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from examples.kv_engine.loaded import LoadedLayer, LoadedModel
     from examples.kv_engine.weights import Array
 
-__all__ = ["Decoder", "Sequence", "is_over"]
+__all__ = ["Decoder", "Sequence"]
 
 THREADS = 64
 """Threads of a block. Arbitrary."""
@@ -33,7 +33,7 @@ class Sequence:
         tokens: Its tokens, int32.
         table: `blocks`, int32.
         logits: Of its last token, float32.
-        transfers: Loads into its pages.
+        transfers: Loads into its pages, and saves out of them.
     """
 
     blocks: list[int]
@@ -78,7 +78,7 @@ class Decoder:
 
     async def step(
         self, sequence: Sequence, first: int, rows: int, *, load: kv.Transfer | None = None
-    ) -> ajit.Ticket[None]:
+    ) -> list[ajit.Ticket[None]]:
         """Submit the layers for some tokens of a sequence, and the logits of the last one.
 
         Args:
@@ -88,28 +88,34 @@ class Decoder:
             load: What the attention of each layer waits for, on the device: a load with gates.
 
         Returns:
-            A ticket of all of it.
+            The tickets of all of it: any of them may say that the driver has refused its part.
 
         Cancelling may leave a part of it submitted.
         """
         device, stream = self._device, self.stream
+        tickets: list[ajit.Ticket[None]] = []
         async with self._turn:  # the scratch memory is this step's until all is submitted
             batch = device.batch(stream=stream)
             self._add_embedding(batch, sequence, first, rows)
             for index, layer in enumerate(self.loaded.layers):
                 self._add_projections(batch, layer, sequence, first, rows)
                 if load is not None:
-                    await device.submit(batch.submit)
-                    await device.submit(load.gate, stream, index)
+                    tickets.append(await device.submit(batch.submit))
+                    tickets.append(await device.submit(load.gate, stream, index))
                 self._add_attention(batch, layer, sequence, first, rows)
                 self._add_mlp(batch, layer, rows)
             self._add_logits(batch, sequence, rows)
-            return await device.submit(batch.submit)
+            tickets.append(await device.submit(batch.submit))
+        return tickets
 
-    async def append(self, sequence: Sequence, position: int, token: int) -> None:
-        """Submit a token that was decoded, before the step that reads it."""
+    async def decode(
+        self, sequence: Sequence, position: int, token: int
+    ) -> list[ajit.Ticket[None]]:
+        """Submit a token that was decoded, and the step that reads it; returns what `step` does."""
         target, source = sequence.tokens[position : position + 1], np.array([token], np.int32)
-        await self._device.submit(self._device.copy, target, source, stream=self.stream)
+        copy = self._device.copy
+        copied = await self._device.submit(copy, target, source, stream=self.stream)
+        return [copied, *await self.step(sequence, position, 1)]
 
     async def logits(self, sequence: Sequence) -> Array:
         """Wait for the logits of the last step, [vocabulary], float32."""
@@ -120,9 +126,9 @@ class Decoder:
 
         It is not, where work has run past its time and the device may be at it still.
         """
-        over = await is_over(self.stream.synchronize())
+        over = await _is_over(self.stream.synchronize())
         for transfer in sequence.transfers:
-            over &= await is_over(transfer)
+            over &= await _is_over(transfer)
         return over
 
     # --- parts of a step ------------------------------------------------------------------------
@@ -192,7 +198,7 @@ class Decoder:
         )  # fmt: skip
 
 
-async def is_over(work: Awaitable[object]) -> bool:
+async def _is_over(work: Awaitable[object]) -> bool:
     """Wait for work of the device; whether it is over, done or failed. Not to be cancelled."""
     with anyio.CancelScope(shield=True):
         try:

@@ -128,18 +128,17 @@ class Engine:
             if len(answer.tokens) == count:
                 return
             position = len(prompt) + len(answer.tokens) - 1
-            await self.decoder.append(sequence, position, token)
-            await self.decoder.step(sequence, position, 1)
+            for ticket in await self.decoder.decode(sequence, position, token):
+                await ticket
 
     async def _prefill(self, prompt: list[int], sequence: Sequence, use: Use) -> int:
         """Load what there is, compute the rest; how many tokens were loaded."""
         found, gates = None, use == "layers"
         if use != "off":
-            found = await self.prefix.load(prompt, sequence.blocks, gates=gates)
+            found = await self.prefix.load(prompt, sequence, gates=gates)
         if found is None:
             await self._compute(prompt, sequence, 0)
             return 0
-        sequence.transfers.append(found.transfer)
         try:
             if use == "whole":
                 await found.transfer
@@ -159,7 +158,8 @@ class Engine:
         for begin in range(first, len(prompt), STEP_TOKENS):
             rows = min(STEP_TOKENS, len(prompt) - begin)
             # Each step is waited for: so others get their turn, and cancelling takes effect.
-            await (await self.decoder.step(sequence, begin, rows, load=load))
+            for ticket in await self.decoder.step(sequence, begin, rows, load=load):
+                await ticket
             load = None
 
     async def _finish(
@@ -167,8 +167,8 @@ class Engine:
     ) -> None:
         """Save what was computed, and give the pages back when nothing uses them any more."""
         try:
-            if computed:
-                await self.prefix.save(computed, blocks, self.decoder.stream)
+            if sequence is not None and computed:
+                await self.prefix.save(computed, sequence, self.decoder.stream)
         except ajit.AjitError as error:
             logger.warning("a prompt is not stored: %s", error)
         finally:
@@ -218,9 +218,8 @@ async def open_engine(
     decoder = Decoder(loaded, await runtime.device.create_stream())
     namespace = model.namespace(weights.digest, f"{runtime.device.arch} {sources_digest()}")
     async with (
-        kv.open_pages(runtime, model.layout, loaded.cache) as opened,
         kv.connect(socket) as store,
+        kv.open_pages(runtime, model.layout, loaded.cache, store=store) as opened,
         anyio.create_task_group() as tasks,
     ):
-        prefix = PrefixCache(store, opened, namespace, tasks)
-        yield Engine(decoder, store, prefix, tasks)
+        yield Engine(decoder, store, PrefixCache(store, opened, namespace), tasks)

@@ -71,21 +71,13 @@ class Model:
             computed_by: What else decides about their last bits: kernels and driver. Without it the
                 answers would be right, and their logits not the same.
         """
-        return kv.Namespace(
-            model=self.name,
-            weights=weights,
-            dtype="float32",
-            layers=self.layers,
-            heads=(0, self.kv_heads),
-            dim=self.dim,
-            chunk_tokens=self.chunk_tokens,
-            rope=f"base {self.base}",
-            extra=computed_by,
+        return self.layout.namespace(
+            self.name, weights, rope=f"base {self.base}", extra=computed_by
         )
 
 
 MODELS = {
-    "small": Model(name="small", layers=6, hidden=512, heads=8, kv_heads=4, dim=64, inner=1024),
+    "small": Model(name="small", layers=6, hidden=384, heads=6, kv_heads=3, dim=64, inner=768),
     "toy": Model(
         name="toy", layers=3, hidden=32, heads=4, kv_heads=2, dim=8, inner=48,
         page_tokens=4, chunk_tokens=16, positions=2048,

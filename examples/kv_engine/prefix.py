@@ -1,8 +1,8 @@
 """The prefix cache: prompts that some engine has computed, found in the store and kept there.
 
 Nothing here is an error of a request. What the store does not have, or cannot take now, is counted.
-A copy may go on when the request that began it has gone: so each has a *hold* on its memory in the
-store, which a task of the engine gives back when the device is done.
+A copy may go on when the request that began it has gone. What it uses in the store is kept until
+the device is done, by `ajit.kv`; its pages are kept by the engine, which is told of each transfer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ajit import kv
-from examples.kv_engine.decoder import is_over
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from anyio.abc import TaskGroup
-
     import ajit
+    from examples.kv_engine.decoder import Sequence
 
 __all__ = ["Found", "PrefixCache"]
 
@@ -44,27 +40,23 @@ class PrefixCache:
         counts: Of chunks: ``loaded``, ``saved``, and ``skipped: REASON``, as the reservations say.
     """
 
-    def __init__(
-        self, store: kv.StoreClient, pages: kv.Pages, namespace: kv.Namespace, tasks: TaskGroup
-    ) -> None:
+    def __init__(self, store: kv.StoreClient, pages: kv.Pages, namespace: kv.Namespace) -> None:
         """Make it.
 
         Args:
             store: Where prompts are kept.
             pages: Of this engine.
             namespace: Of its model.
-            tasks: Of the engine. They wait for copies whose requests have gone.
         """
         self._store, self._pages, self._namespace = store, pages, namespace
-        self._tasks = tasks
         self.counts: Counter[str] = Counter()
 
-    async def load(self, tokens: Sequence[int], blocks: list[int], *, gates: bool) -> Found | None:
+    async def load(self, tokens: list[int], sequence: Sequence, *, gates: bool) -> Found | None:
         """Begin to load what the store has of a prompt, but never all of it: one token is left.
 
         Args:
             tokens: The prompt.
-            blocks: Its pages. The first ones are written to until the transfer is done.
+            sequence: Its first pages are written to until the transfer is done.
             gates: Whether streams will wait for single layers.
 
         Returns:
@@ -76,24 +68,22 @@ class PrefixCache:
         async with self._store.lease(self._namespace, digests=digests) as lease:
             if not lease:
                 return None
-            count = len(lease) * self._pages.layout.chunk_pages
-            hold = lease.hold()
-            try:
-                transfer = await self._pages.load(lease.views(), blocks[:count], gates=gates)
-            except BaseException:
-                hold.release()  # nothing was submitted
-                raise
-            self._tasks.start_soon(_release_when_done, hold, transfer)
+            blocks = sequence.blocks[: len(lease) * self._pages.layout.chunk_pages]
+            transfer = await self._pages.load(lease, blocks, gates=gates)
+            sequence.transfers.append(transfer)
             self.counts["loaded"] += len(lease)
             return Found(lease.tokens, transfer)
 
-    async def save(self, tokens: Sequence[int], blocks: list[int], after: ajit.Stream) -> None:
+    async def save(self, tokens: list[int], sequence: Sequence, after: ajit.Stream) -> None:
         """Store the chunks of a sequence that are not stored.
 
         Args:
-            tokens: Whose keys and values are in the pages.
-            blocks: The pages. They are read until this returns.
+            tokens: Whose keys and values are in its pages.
+            sequence: Its pages are read until the transfer is done.
             after: What computes them.
+
+        Raises:
+            AjitError: The copy has failed. Nothing was stored.
         """
         digests = await kv.digest_tokens(self._namespace, tokens)
         if not digests:
@@ -102,23 +92,9 @@ class PrefixCache:
             if not slots:
                 self.counts[f"skipped: {slots.reason}"] += len(digests)
                 return
-            first, count = slots.first, len(slots)
             pages = self._pages.layout.chunk_pages
-            hold = slots.hold()
-            try:
-                transfer = await self._pages.save(
-                    blocks[first * pages : (first + count) * pages], slots.views(), after=after
-                )
-            except BaseException:
-                hold.release()  # nothing was submitted
-                raise
-            await _release_when_done(hold, transfer)
-            await transfer  # done; raises if it has failed
+            blocks = sequence.blocks[slots.first * pages : (slots.first + len(slots)) * pages]
+            sequence.transfers.append(await self._pages.save(blocks, slots, after=after))
+            # The commit waits for the copy, so nobody finds what is not all there.
             committed = await slots.commit()
-            self.counts["saved" if committed else "skipped: too late"] += count
-
-
-async def _release_when_done(hold: kv.Hold, transfer: kv.Transfer) -> None:
-    """Give a hold back when the device is done with it, also if the engine ends meanwhile."""
-    if await is_over(transfer):
-        hold.release()
+            self.counts["saved" if committed else "skipped: too late"] += len(slots)

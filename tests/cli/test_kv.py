@@ -52,6 +52,7 @@ def test_status_shows_what_clients_did(ajit, serving, place):
     assert found == 2
     assert (told["chunks"], told["chunks_found"], told["pid"]) == (2, 2, serving.pid)
     assert told["ping_seconds"] > 0
+    assert told["clients"] == 0
     assert "8.0 KiB of 1.0 MiB used" in shown.out
     assert "100% of their chunks found" in shown.out
 
@@ -82,6 +83,40 @@ def test_without_a_service_status_says_how_to_start_one(ajit, place):
 
     assert told.code == exits.ENVIRONMENT
     assert "ajit kv serve" in told.err
+
+
+def test_the_default_socket_is_named_with_the_ways_to_another_one(ajit, tmp_path):
+    """Whoever forgot --socket sees where status looked; the variable does the same."""
+    told = ajit("kv", "status", XDG_RUNTIME_DIR=str(tmp_path / "none"))
+    named = ajit("kv", "status", AJIT_KV_SOCKET=str(tmp_path / "mine.sock"))
+
+    assert told.code == named.code == exits.ENVIRONMENT
+    assert f"{tmp_path}/none/ajit/kv.sock" in told.err
+    assert "there is no socket" in told.err
+    assert "--socket or AJIT_KV_SOCKET" in told.err
+    assert f"{tmp_path}/mine.sock" in named.err
+    assert "unknown variable" not in named.err
+
+
+def test_a_place_that_is_no_socket_is_called_so(ajit, place):
+    """Starting a service there would not help, and is not advised."""
+    place.write_text("precious")
+    told = ajit("kv", "status", "--socket", place)
+
+    assert told.code == exits.ENVIRONMENT
+    assert "what is there is no socket" in told.err
+    assert "starts one" not in told.err
+
+
+def test_a_socket_that_was_left_behind_is_called_so(ajit, serving, place):
+    """Its service was killed."""
+    serving.kill()
+    serving.wait(60)
+    told = ajit("kv", "status", "--socket", place)
+
+    assert told.code == exits.ENVIRONMENT
+    assert "none listens: its service was killed" in told.err
+    assert "`ajit kv serve` starts one" in told.err
 
 
 @pytest.mark.slow  # it waits for a hello that does not come

@@ -1,10 +1,10 @@
-"""The engines that share a KV cache: the toy model on the CPU driver, and a service on a socket."""
+"""The engines that share a KV cache: the toy model on a device, and a service on a socket."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import numpy as np
@@ -14,11 +14,12 @@ import ajit
 from ajit import kv
 from examples.kv_engine.blocks import Blocks, NoRoom
 from examples.kv_engine.engine import open_engine
+from examples.kv_engine.kernels import specs_of
 from examples.kv_engine.model import MODELS
 from examples.kv_engine.reference import logits_of
 from examples.kv_engine.weights import Weights
 from tests.gpu.conftest import faults
-from tests.gpu.support import until
+from tests.gpu.support import GRACE_SECONDS, ON_GPU, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,13 +35,7 @@ WHOLE = len(PROMPT) // TOY.chunk_tokens * TOY.chunk_tokens
 COUNT = 5
 ROOM = kv.StoreOptions(limit_bytes=1 << 20, slab_bytes=64 << 10)
 
-pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One kernel cache, so that the three loops compile each kernel once."""
-    return tmp_path_factory.mktemp("kv_engine") / "cache"
+pytestmark = [pytest.mark.anyio, pytest.mark.both]
 
 
 @pytest.fixture
@@ -51,13 +46,14 @@ def socket(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def engine_of(kernel_cache: Path, socket: Path):
+def engine_of(kv_engine_cache: Path, socket: Path):
     """Opens an engine with a runtime of its own, which need not have a service."""
 
     @asynccontextmanager
-    async def opened(pages: int = PAGES) -> AsyncIterator[Engine]:
+    async def opened(pages: int = PAGES, **settings: Any) -> AsyncIterator[Engine]:
+        device = "cuda" if ON_GPU else "cpu"
         async with (
-            ajit.open_runtime(device="cpu", cache_dir=kernel_cache) as runtime,
+            ajit.open_runtime(device=device, cache_dir=kv_engine_cache, **settings) as runtime,
             open_engine(runtime, TOY, pages=pages, socket=socket) as engine,
         ):
             yield engine
@@ -91,6 +87,17 @@ def counted(engine: Engine) -> dict[str, int]:
     return dict(engine.prefix.counts)
 
 
+async def let_copies_serve(engine: Engine) -> None:
+    """No kernel copies pages from now on: faults and delays are those of copies.
+
+    Nor is anything made in the background, which a device that does nothing would keep waiting.
+    """
+    pages = engine.prefix._pages
+    await pages.wait_for_kernels()
+    await pages.wait_registered()
+    pages._kernels._kernels.clear()
+
+
 # --- the model ----------------------------------------------------------------------------------
 
 
@@ -121,28 +128,37 @@ async def test_the_bits_of_a_token_do_not_depend_on_those_computed_beside_it(eng
     assert rows[60].tobytes() == rows[1].tobytes() == rows[7].tobytes()
 
 
-async def test_requests_at_once_do_not_disturb_each_other(engine_of):
-    """Each gets the logits that it gets alone; those for which there are no pages wait."""
-    prompts = [PROMPT[:length] for length in (60, 33, 48, 5, 59)]
-    together = {}
-    async with engine_of() as engine:
-        alone = [(await ask(engine, prompt))[0] for prompt in prompts]
+async def test_requests_at_once_do_not_disturb_each_other(engine_of, socket):
+    """Each gets the logits that it gets alone, whether computed or loaded, also where they wait.
 
-        async def ask_one(index: int) -> None:
+    They wait for pages, and for room in the queue of the device, which has next to none.
+    """
+    prompts = [PROMPT[:length] for length in (60, 33, 48, 5, 59)]
+    together: list[dict[int, bytes]] = [{}, {}]
+    async with engine_of(ring_capacity=2) as engine:
+        alone = [(await ask(engine, prompt))[0].tobytes() for prompt in prompts]
+
+        async def ask_one(index: int, found: dict[int, bytes]) -> None:
             logits = []
 
             async def tell(_token: int, row: np.ndarray) -> None:
                 logits.append(row)
 
             await engine.generate(prompts[index], COUNT, tell)
-            together[index] = np.stack(logits)
+            found[index] = np.stack(logits).tobytes()
 
-        async with anyio.create_task_group() as tasks:
-            for index in range(len(prompts)):
-                tasks.start_soon(ask_one, index)
-        await settled(engine)
+        async with kv.open_service(ROOM, socket):
+            await engine.store.wait_connected()
+            for found in together:
+                before = counted(engine).get("loaded", 0)
+                async with anyio.create_task_group() as tasks:
+                    for index in range(len(prompts)):
+                        tasks.start_soon(ask_one, index, found)
+                await settled(engine)
+            loaded = counted(engine)["loaded"] - before
 
-    assert [each.tobytes() for each in alone] == [together[i].tobytes() for i in range(5)]
+    assert loaded == 3 + 2 + 2 + 3  # in the second round; in the first they share what is there
+    assert [dict(enumerate(alone))] * 2 == together
 
 
 async def test_a_request_that_is_too_long_is_refused(engine_of):
@@ -204,8 +220,10 @@ async def test_another_engine_answers_from_the_store_with_the_same_logits(engine
 async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, faults):
     """Slow copies: the stream waits for each layer, and the answer is the same."""
     async with kv.open_service(ROOM, socket), engine_of() as engine:
+        await let_copies_serve(engine)
         cold, _ = await ask(engine)
         hold_before(engine.prefix, "load", faults)
+        submitted = hold_before(engine.decoder, "step", faults)
         faults.inject("device:copy", count=12, delay=0.02)
         logits = []
 
@@ -214,8 +232,7 @@ async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, fau
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(engine.generate, PROMPT, COUNT, tell)
-            await until(lambda: counted(engine).get("loaded", 0) > 0)
-            await anyio.wait_all_tasks_blocked()
+            await submitted.wait()
             faults.let_go()
         await settled(engine)
 
@@ -223,15 +240,18 @@ async def test_a_layer_is_not_computed_before_it_is_there(engine_of, socket, fau
 
 
 async def test_the_answer_is_stored_as_well(engine_of, socket):
-    """So a conversation that goes on finds what was said before; its last token is computed."""
-    async with kv.open_service(ROOM, socket), engine_of() as engine:
-        _, before = await ask(engine, PROMPT[:30], 19)
-        longer = [*PROMPT[:30], *before.tokens]
-        cold, _ = await ask(engine, longer, use="off")
-        logits, answer = await ask(engine, longer)
+    """So a conversation that goes on finds what was said, but for the last token: it had no turn.
 
-    assert answer.loaded == 48
-    assert cold.tobytes() == logits.tobytes()
+    The prompt and its answer are three chunks, of which two and all but one token were computed.
+    """
+    async with kv.open_service(ROOM, socket), engine_of() as engine:
+        _, before = await ask(engine, PROMPT[:30], 18)
+        longer = [*PROMPT[:30], *before.tokens, 7]
+        cold, _ = await ask(engine, longer, use="off")
+        answers = [await ask(engine, longer) for _ in range(2)]
+
+    assert [answer.loaded for _, answer in answers] == [32, 48]
+    assert {cold.tobytes()} == {logits.tobytes() for logits, _ in answers}
 
 
 async def test_without_a_service_all_is_computed(engine_of, socket):
@@ -267,6 +287,7 @@ async def test_what_the_store_refuses_is_skipped(engine_of, socket):
 async def test_a_load_that_fails_is_computed_instead(engine_of, socket, faults):
     """The driver refuses the copies: the answer is the same, and nothing stays held."""
     async with kv.open_service(ROOM, socket) as service, engine_of() as engine:
+        await let_copies_serve(engine)
         cold, _ = await ask(engine)
         for use in ("layers", "whole"):
             faults.inject("cuMemcpyBatchAsync_v2", 1)
@@ -275,6 +296,23 @@ async def test_a_load_that_fails_is_computed_instead(engine_of, socket, faults):
             assert answer.loaded == 0
             assert cold.tobytes() == logits.tobytes()
         await nothing_held(engine, service)
+
+
+async def test_an_answer_is_not_made_up(engine_of, faults):
+    """A step that the driver refuses ends the request; its pages come back, the next is right."""
+    async with engine_of() as engine:
+        cold, _ = await ask(engine)
+        for function in ("cuLaunchKernel", "cuMemcpyHtoDAsync_v2"):
+
+            async def tell(_token: int, _row: np.ndarray, function: str = function) -> None:
+                faults.inject(function, 1)
+
+            with pytest.raises(ajit.DeviceError):
+                await engine.generate(PROMPT, COUNT, tell)
+            await settled(engine)
+        logits, _ = await ask(engine)
+
+    assert cold.tobytes() == logits.tobytes()
 
 
 # --- cancellation -------------------------------------------------------------------------------
@@ -291,17 +329,18 @@ async def nothing_held(engine: Engine, service: kv.Service) -> None:
 
 
 def hold_before(owner: object, name: str, faults) -> anyio.Event:
-    """Let the device do nothing from when a method is called; the event is set then."""
-    held, method = anyio.Event(), getattr(owner, name)
+    """Let the device do nothing from when a method is called; the event: it has submitted."""
+    submitted, method = anyio.Event(), getattr(owner, name)
 
     async def called(*args, **kwargs):
         faults.hold()
-        held.set()
         setattr(owner, name, method)
-        return await method(*args, **kwargs)
+        result = await method(*args, **kwargs)
+        submitted.set()
+        return result
 
     setattr(owner, name, called)
-    return held
+    return submitted
 
 
 @pytest.mark.parametrize("where", ["prefill", "load"])
@@ -309,15 +348,17 @@ def hold_before(owner: object, name: str, faults) -> anyio.Event:
 async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, faults, where, use):
     """It leaves at once; its pages come back when the device is done with them, and not before."""
     async with kv.open_service(ROOM, socket) as service, engine_of() as engine:
-        cold, _ = await ask(engine, use="layers" if where == "load" else "off")
+        await let_copies_serve(engine)
+        for again in ("layers", "layers") if where == "load" else ("off",):
+            cold, _ = await ask(engine, use=again)
         saved = counted(engine).get("saved")
         owner, name = (engine.prefix, "load") if where == "load" else (engine.decoder, "step")
-        held = hold_before(owner, name, faults)
+        submitted = hold_before(owner, name, faults)
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(ask, engine, PROMPT, COUNT, use)
-                await held.wait()
-                await anyio.wait_all_tasks_blocked()
+                with anyio.fail_after(GRACE_SECONDS):
+                    await submitted.wait()
                 tasks.cancel_scope.cancel()
             free = engine.blocks.free
         finally:
@@ -329,3 +370,15 @@ async def test_a_request_that_is_cancelled_leaves_nothing(engine_of, socket, fau
     assert free < PAGES
     assert saved == stored  # nothing of a prompt that was cancelled
     assert cold.tobytes() == logits.tobytes()
+
+
+# --- other devices ------------------------------------------------------------------------------
+
+
+def test_the_kernels_compile_for_a_gpu(kv_engine_cache):
+    """By NVRTC, which needs no GPU; none has run them."""
+    specs = specs_of(MODELS["small"])
+    with ajit.open_blocking_runtime(device="none", cache_dir=kv_engine_cache) as runtime:
+        artifacts = [runtime.compile(spec, arch="sm_90a") for spec in specs]
+
+    assert [spec.entry_names for spec in specs] == [tuple(each.entries) for each in artifacts]

@@ -30,19 +30,13 @@ ROOM = kv.StoreOptions(limit_bytes=2 << 20, slab_bytes=64 << 10)
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="session")
-def kernel_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One kernel cache, so that the three loops compile each kernel once."""
-    return tmp_path_factory.mktemp("kv_engine") / "cache"
-
-
 @pytest.fixture(autouse=True)
-def socket(kernel_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def socket(kv_engine_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The environment of a deployment; where its service may listen."""
     tmp_path.chmod(0o700)
     path = tmp_path / "kv.sock"
     monkeypatch.setenv("AJIT_DEVICE", "cpu")
-    monkeypatch.setenv("AJIT_CACHE_DIR", str(kernel_cache))
+    monkeypatch.setenv("AJIT_CACHE_DIR", str(kv_engine_cache))
     monkeypatch.setenv("KV_ENGINE_MODEL", "toy")
     monkeypatch.setenv("KV_ENGINE_SOCKET", str(path))
     return path

@@ -1,135 +1,91 @@
-"""Engines and services that are killed and stopped at random, with little memory: no wrong byte.
+"""A short run of `benchmarks.kv_chaos`, and that it would see what goes wrong.
 
-Several real engines (`engine_main`) store and load prompts that share their beginnings, in memory
-for a part of them. They, and the service, are killed, stopped and started again; another client
-sends garbage. At the end all that was held is back.
+Engines with real pages and their service are killed, stopped, flooded and kept short of memory, at
+random: no wrong byte, no hang, nothing left. The long run is ``make chaos-kv``.
 """
 
 from __future__ import annotations
 
-import random
-import signal
-import subprocess
+import secrets
 import sys
-import time
+from collections import Counter
+from pathlib import Path
 
-import anyio
 import pytest
 
-from ajit.kv import connect
-from tests.kv.engine_main import WRONG
-from tests.kv.raw import raw_client
-from tests.kv.store_support import CHUNK_BYTES
+from benchmarks.kv_chaos import Plan, Verdict, run
+from benchmarks.kv_chaos_engine import HANG, WRONG
+from benchmarks.kv_chaos_fleet import Fleet, StuckError, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-ENGINES = 3
 SECONDS = 15.0
-CHUNKS = 16
 
 
-def start(*arguments) -> subprocess.Popen[str]:
-    """Start a program, and wait until it says something."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
-    process.stdout.readline()
-    return process
-
-
-def serve(path) -> subprocess.Popen[str]:
-    """Start a service."""
-    limit, slab = CHUNKS * CHUNK_BYTES, 4 * CHUNK_BYTES
-    return start("ajit", "kv", "serve", "--socket", path, f"--limit={limit}", f"--slab={slab}")
-
-
-def end(process) -> int:
-    """Kill a process, and return what it ended with."""
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    return process.returncode
-
-
-def step(chance, path, service, engines):
-    """Do something to one of them; the service that runs afterwards."""
-    what = chance.choice(["kill", "kill", "kill", "stop", "garbage", "garbage", "restart"])
-    if what == "kill":
-        number = chance.randrange(len(engines))
-        assert end(engines[number]) != WRONG
-        engines[number] = start("tests.kv.engine_main", path, chance.randrange(10**6))
-    elif what == "stop":
-        stopped = chance.choice([service, *engines])
-        stopped.send_signal(signal.SIGSTOP)
-        time.sleep(chance.random() / 2)
-        stopped.send_signal(signal.SIGCONT)
-    elif what == "garbage":
-        anyio.run(garbage, path, chance.randbytes(chance.randrange(1, 300)))
-    elif chance.random() < 0.5:
-        end(service)
-        return serve(path)
-    return service
-
-
-async def garbage(path, data) -> None:
-    """Send bytes that mean nothing."""
-    try:
-        async with raw_client(path, greets=False) as raw:
-            await raw.stream.send(data)
-    except OSError:
-        return
-
-
-async def what_is_left(path) -> dict[str, int | float | str]:
-    """What the service holds when the ends of all others have been seen."""
-    async with connect(path, timeout=30) as store:
-        values = await store.service_statistics()
-        with anyio.move_on_after(30):
-            while values["owners"] > 1:  # this client is one
-                await anyio.sleep(0.01)
-                values = await store.service_statistics()
-        return values
-
-
-def test_no_wrong_byte_and_no_leak_whatever_is_killed(tmp_path, capsys):
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # far above what its own limits allow; each wait in it has one
+def test_no_wrong_byte_no_hang_and_no_leak_whatever_is_killed(capsys):
     """And engines that live go on."""
-    seed = random.randrange(10**6)  # noqa: S311 - no secret
-    chance = random.Random(seed)  # noqa: S311 - no secret
-    tmp_path.chmod(0o700)
-    path = tmp_path / "kv.sock"
-    service = serve(path)
-    engines = [start("tests.kv.engine_main", path, number) for number in range(ENGINES)]
-    steps, until = 0, time.monotonic() + SECONDS
-    try:
-        while time.monotonic() < until:
-            service = step(chance, path, service, engines)
-            steps += 1
-            assert all(engine.poll() is None for engine in engines), f"seed {seed}"
-            time.sleep(chance.random() / 10)
-        before = anyio.run(ask, path)
-        codes = [end(engine) for engine in engines]
-        left = anyio.run(what_is_left, path)
-    finally:
-        for process in (service, *engines):
-            if process.poll() is None:
-                end(process)
-
+    plan = Plan(seconds=SECONDS, seed=secrets.randbelow(10**6))
+    verdict = run(plan)
     with capsys.disabled():
-        done = {name: before[name] for name in ("chunks_found", "chunks_stored", "chunks_evicted")}
-        sys.stdout.write(f"\n  seed {seed}: {steps} steps; of the last service: {done}\n")
-    assert codes == [-signal.SIGKILL] * ENGINES
-    held = ("owners", "leases", "reservations", "lingering")
-    assert {name: left[name] for name in held} == dict(zip(held, (1, 0, 0, 0), strict=True))
-    assert left["used_bytes"] == left["chunks"] * CHUNK_BYTES
-    assert before["chunks_found"] > 0
+        sys.stdout.write(f"\n  seed {plan.seed}: {verdict.faults}; {verdict.counts}\n")
+
+    assert verdict.wrong == []
+    assert {name: number for name, number in verdict.left.items() if number} == {}
+    assert verdict.counts["found"] > 0
+    assert verdict.well
 
 
-async def ask(path) -> dict[str, int | float | str]:
-    """What the last service has counted, once engines use it."""
-    async with connect(path, timeout=30) as store:
-        values = await store.service_statistics()
-        with anyio.move_on_after(60):
-            while not values["chunks_found"]:
-                await anyio.sleep(0.05)
-                values = await store.service_statistics()
-        return values
+def test_a_wait_that_does_not_end_says_what_it_waited_for():
+    """And ends."""
+    with pytest.raises(StuckError, match=r"waited 0.02 s for pigs to fly"):
+        wait_for("pigs to fly", lambda: False, 0.02)
+
+    assert wait_for("what is there", lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("left", "wrong", "found"),
+    [({"leases": 1}, [], 5), ({}, ["an engine ended with 3"], 5), ({}, [], 0)],
+    ids=str,
+)
+def test_a_run_with_anything_wrong_or_left_is_bad(left, wrong, found):
+    """As is one in which nothing was found: it has shown nothing."""
+    verdict = Verdict(
+        counts={"found": found}, faults={}, wrong=wrong, left=left, last={}, seconds=1.0
+    )
+
+    assert not verdict.well
+
+
+@pytest.mark.parametrize("code", [WRONG, HANG])
+def test_an_engine_that_ends_by_itself_is_seen(tmp_path, code, monkeypatch):
+    """Whatever it says; and another one takes its place."""
+    fleet = Fleet(tmp_path / "kv.sock", chance=None)
+    fleet.service = Ended(None)
+    fleet.engines = [Running(Ended(code), tmp_path / "progress")]
+    replaced = []
+    monkeypatch.setattr(Fleet, "_replace", lambda _, index, __: replaced.append(index))
+    fleet.look()
+
+    assert fleet.wrong == [f"an engine ended with {code}"]
+    assert replaced == [0]
+
+
+class Ended:
+    """A process that has ended with a code, or runs."""
+
+    def __init__(self, code):
+        self._code = code
+
+    def poll(self):
+        """As `subprocess.Popen` has it."""
+        return self._code
+
+
+class Running:
+    """As `benchmarks.kv_chaos_fleet.Engine`."""
+
+    def __init__(self, process, progress: Path):
+        self.process, self.progress = process, progress
+        progress.write_bytes(b"1")
+        self.seen, self.moved, self.counts = b"", 0.0, Counter

@@ -31,8 +31,7 @@ pytestmark = pytest.mark.anyio
 
 ANY_PORT = ("127.0.0.1", 0)
 NO_METRICS = {"store", "owners", "huge_slabs", "numa"}
-"""Fields that say what others say: clients and lingering, slab_bytes by the kernel's pages; and
-what is set once."""
+"""What others say (clients and lingering), or what slabs are like, which is no number."""
 
 
 def parsed(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

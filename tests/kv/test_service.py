@@ -435,7 +435,7 @@ async def test_the_socket_is_its_owners_only(path):
         mode = stat.S_IMODE(path.stat().st_mode)
 
     assert mode == 0o600
-    assert not path.exists()
+    assert list(path.parent.iterdir()) == []
 
 
 async def test_a_second_service_is_refused(path):
@@ -466,6 +466,17 @@ async def test_what_is_no_socket_is_not_removed(path):
             pass
 
     assert path.read_text() == "precious"
+    assert list(path.parent.iterdir()) == [path]
+
+
+async def test_a_link_at_the_place_is_refused_and_nothing_is_left_beside_it(path):
+    """Wherever it leads to."""
+    path.symlink_to("elsewhere")
+    with pytest.raises(KvError, match="no socket"):
+        async with open_service(options(), path):
+            pass
+
+    assert list(path.parent.iterdir()) == [path]
 
 
 async def test_a_path_that_is_too_long_is_refused(path):
@@ -527,6 +538,65 @@ def test_a_place_that_is_given_up_can_be_claimed_again(path):
         claimed.give_up()
 
     assert not path.exists()
+
+
+def test_only_one_has_a_place_though_its_lock_is_removed(path):
+    """Whoever opened the lock's file before it was removed has locked nothing."""
+    owners, most, claims = set(), [], []
+
+    def claim_often(number):
+        for _ in range(300):
+            try:
+                claimed = claim(path)
+            except KvError:
+                continue
+            owners.add(number)
+            most.append(len(owners))
+            claims.append(number)
+            owners.discard(number)
+            claimed.give_up()
+
+    threads = [threading.Thread(target=claim_often, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(claims) > 10
+    assert set(most) == {1}
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_after_it_was_opened_is_taken_anew(path, monkeypatch):
+    """The one who removed it had it: between open and lock."""
+    first = claim(path)
+    opened = os.open
+
+    def open_late(*args, **kwargs):
+        found = opened(*args, **kwargs)
+        if first.listener.fileno() >= 0:
+            first.give_up()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", open_late)
+        second = claim(path)
+    with pytest.raises(KvError, match="another service listens"):
+        claim(path)
+    second.give_up()
+
+
+def test_a_service_that_is_ending_is_waited_for(path, monkeypatch):
+    """A killed process closes its socket before its lock: the next one need not fail for that."""
+    first = claim(path)
+    first.listener.close()
+    ended = threading.Timer(0.2, first.give_up)
+    ended.start()
+    second = claim(path)
+    ended.join()
+    with pytest.raises(KvError, match="another service listens"):
+        claim(path)
+    second.give_up()
 
 
 # --- what a foreign service may do to a client ---

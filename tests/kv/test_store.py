@@ -375,3 +375,13 @@ async def test_what_is_leased_can_only_be_read(open_any, space):
         await store_prompt(store, space, digests)
         async with store.lease(space, digests=digests) as lease:
             assert all(view.readonly for view in lease.views())
+
+
+async def test_a_prompt_below_one_chunk_is_short_and_not_stored_already(open_any, space):
+    """Nothing of it can be stored, and that is said."""
+    async with open_any(options()) as (store, _):
+        async with store.reserve(space, chunk_digests(space, [1, 2, 3])) as slots:
+            assert (len(slots), slots.reason) == (0, "short")
+            assert await slots.commit()
+        async with store.lease(space, [1, 2, 3]) as lease:
+            assert lease.tokens == 0

@@ -33,7 +33,9 @@ class Gate:
         self._fd = os.open(self.fifo, os.O_RDWR | os.O_NONBLOCK)
         # No variable: those that a compiler's text names are in the key.
         self.hold = build.folder.parent / "hold"
-        self.program = build.folder.parent / "gcc"
+        # What lies beside a compiler is its own.
+        self.program = build.folder.parent / "tools" / "gcc"
+        self.program.parent.mkdir()
         self.program.write_text(
             f"#!/bin/sh\necho $$ > {self.fifo}\n"
             f"[ -e {self.hold} ] && exec sleep 100\n"
@@ -46,11 +48,15 @@ class Gate:
         return int(_until(self.told, "no compiler has begun"))
 
     def told(self) -> bytes:
-        """What was told since the last look."""
-        try:
-            return os.read(self._fd, 4096)
-        except BlockingIOError:
-            return b""
+        """What one of them has told; nothing if none has since the last look."""
+        line = b""
+        while not line.endswith(b"\n"):
+            try:
+                line += os.read(self._fd, 1)
+            except BlockingIOError:
+                if not line:
+                    return b""
+        return line
 
     def open(self, pid: int) -> None:
         """Let a compiler go on, once it has stopped."""
@@ -122,6 +128,37 @@ def test_eight_launchers_compile_once(build: Build, gate: Gate) -> None:
     assert gate.told() == b""
     assert build.counted() == {"compiled": 1, "hit after waiting": 7}
     assert len({(build.folder / f"{n}.o").read_bytes() for n in range(8)}) == 1
+
+
+def test_launchers_of_other_directories_do_not_wait_in_turn(build: Build, gate: Gate) -> None:
+    """A result that belongs to its directory is of no use to them: they compile at once.
+
+    Those of one directory wait for each other, as ever.
+    """
+    folders = ("one", "other", "the third")
+    for folder in folders:
+        build.write(f"../{folder}/a.c", "int n = sizeof(__FILE__);\n")
+
+    def start(folder: str, number: int) -> subprocess.Popen[str]:
+        path = str(build.folder.parent / folder / "a.c")
+        command = (str(gate.program), "-c", path, "-o", f"{number}.o")
+        return build.start(*command, AJIT_NODE_COMPILE_SLOTS="8")
+
+    processes = [start(folder, number) for number, folder in enumerate(folders)]
+    compiler = gate.next()
+    _until(lambda: _waiters(build) == 2, "not all wait")
+    gate.open(compiler)
+    compilers = [gate.next(), gate.next()]
+    processes += [start(folder, number) for number, folder in enumerate(folders, 3)]  # one hits
+    _until(lambda: _waiters(build) == 2, "not each waits for its own")
+    for compiler in compilers:
+        gate.open(compiler)
+
+    assert [_end(process) for process in processes] == [0] * 6
+    assert gate.told() == b""
+    counted = build.counted()
+    assert counted.pop("hit", 0) + counted.pop("hit after waiting", 0) == 3
+    assert counted == {"compiled": 3}
 
 
 def test_waiters_get_a_failure(build: Build, gate: Gate) -> None:

@@ -7,6 +7,15 @@
 //
 // columns is a multiple of COLUMNS. Specialised by ROWS and COLUMNS.
 
+// By name, so that no compiler can round the product in one row of a tile, and not in another.
+__device__ __forceinline__ float multiply_add(float x, float y, float sum) {
+#ifdef __AJIT_CPU__
+  return sum + x * y;  // which is never contracted there; fmaf is a call
+#else
+  return fmaf(x, y, sum);
+#endif
+}
+
 template <bool kAdd>
 __device__ __forceinline__ void product(float* __restrict__ out, const float* __restrict__ in,
                                         const float* __restrict__ weight, int rows, int inner,
@@ -25,7 +34,7 @@ __device__ __forceinline__ void product(float* __restrict__ out, const float* __
     for (int r = 0; r < ROWS; ++r) {
       const float value = x[r][k];
 #pragma unroll
-      for (int c = 0; c < COLUMNS; ++c) sum[r][c] += value * w[c];
+      for (int c = 0; c < COLUMNS; ++c) sum[r][c] = multiply_add(value, w[c], sum[r][c]);
     }
   }
   for (int r = 0; r < ROWS && row + r < rows; ++r) {
