@@ -34,6 +34,10 @@ ENDING_SECONDS = 5.0
 """How long a process may take to end after its socket was closed: the kernel frees its memory."""
 ENDING_POLL_SECONDS = 0.01
 
+DYING_SECONDS = 1.0
+"""How long the connection to a listening socket must last, for its process not to be one that is
+being ended: it takes its memory apart before it closes its files."""
+
 
 def default_socket() -> Path:
     """``$AJIT_KV_SOCKET``, else ``$XDG_RUNTIME_DIR/ajit/kv.sock``.
@@ -145,9 +149,23 @@ def _wait_for_lock(path: Path) -> int:
 
 
 def _is_served(path: Path) -> bool:
+    """Whether a service listens there that is not just being ended by the kernel.
+
+    A process that is killed closes its files one after the other: its clients may know already, and
+    its socket still takes a connection. But then that connection ends.
+    """
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)  # noqa: FBT003  # its signature
-        return probe.connect_ex(str(path)) in (0, errno.EAGAIN)  # or its queue is full
+        answer = probe.connect_ex(str(path))
+        if answer != 0:
+            return answer == errno.EAGAIN  # its queue is full
+        probe.settimeout(DYING_SECONDS)
+        try:
+            return probe.recv(1) != b""
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
 
 
 def _lock(path: Path) -> int:

@@ -707,7 +707,9 @@ async def test_statistics_of_the_service_are_flat_and_complete(path, space):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(st.binary(max_size=200) | st.binary(max_size=60).map(framed), max_size=6))
 async def test_random_bytes_harm_no_other_client(path, space, pieces):
