@@ -27,6 +27,7 @@ from ajit.kv.events import (
     PrefixFound,
     ReservationLate,
     SlabAdded,
+    SlabRefused,
     StoreBusy,
 )
 from ajit.kv.feed import SlabFeed
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Keeper", "open_keeper"]
 
+AGAIN_SECONDS = 10.0
+"""After which the system is asked again for memory that it has refused. Pretty arbitrary."""
 SWEEP_SECONDS = 1.0
 """How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
 
@@ -72,6 +75,7 @@ class Keeper:
         self.slabs: list[Slab] = []
         self.feed = SlabFeed()
         self.problem = ""
+        self._again_at = 0.0
         self.closed = False
         self.events = KvEmitter(warn_only)
         self._group = group
@@ -141,7 +145,9 @@ class Keeper:
         """Whether to make a slab before so many chunks are reserved."""
         arena, size = self.ledger.arena, space.chunk_bytes
         wanted = min(len(digests), self.options.credit // size, MOST_AT_ONCE)
-        return arena.free_slots(size) < wanted and arena.may_grow and not self.problem
+        if arena.free_slots(size) >= wanted or not arena.may_grow:
+            return False
+        return not self.problem or time.monotonic() >= self._again_at
 
     def reserve_now(
         self, owner: int, space: Space, parent: bytes, digests: Sequence[bytes]
@@ -221,11 +227,14 @@ class Keeper:
             begun = time.monotonic()
             slab = await run_in_thread(self._make_slab, limiter=limiter)
             if slab is not None:
+                self.problem = ""
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
                 self.feed.add(slab)
                 if self.events.listening:
                     self._tell_slab(slab, time.monotonic() - begun)
+        except (SlabError, MemoryError, RuntimeError) as exc:  # the last: no thread can be started
+            self._tell_refused(exc)
         finally:
             self._growing = None
             done.set()
@@ -234,14 +243,20 @@ class Keeper:
         size, count = slab.size_bytes, len(self.slabs)
         self.events.emit(SlabAdded(slabs=count, size_bytes=size, huge=slab.huge, seconds=seconds))
 
+    def _tell_refused(self, error: Exception) -> None:
+        """The system has no memory, descriptor or thread for it: the store goes on without."""
+        slabs, known = len(self.slabs), bool(self.problem)
+        self.problem = str(error) or type(error).__name__
+        self._again_at = time.monotonic() + AGAIN_SECONDS
+        if not known:
+            warn_only(f"the KV store stays at {slabs} slabs: {self.problem}")
+        if self.events.listening:
+            size = self.options.slab_bytes
+            self.events.emit(SlabRefused(slabs=slabs, size_bytes=size, problem=self.problem))
+
     def _make_slab(self) -> Slab | None:
-        try:
-            size, huge = self.options.slab_bytes, self.options.huge_pages
-            slab = Slab.make(size, huge=huge, node=self._node)
-        except SlabError as exc:
-            self.problem = str(exc)
-            warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
-            return None
+        size, huge = self.options.slab_bytes, self.options.huge_pages
+        slab = Slab.make(size, huge=huge, node=self._node)
         self.numa = slab.numa_problem or self.numa
         if self.closed:
             slab.close()

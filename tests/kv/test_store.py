@@ -271,6 +271,24 @@ async def test_memory_that_the_system_refuses_makes_the_store_busy(open_any, spa
         assert "no memory" in (await counted(store, keeper)).problem
 
 
+async def test_a_thread_that_cannot_be_started_makes_the_store_busy(open_any, space, monkeypatch):
+    """As memory that cannot be had; and the store is asked again later."""
+
+    async def refused(*args, **how):
+        raise RuntimeError("can't start new thread")
+
+    async with open_any(options()) as (store, kept):
+        digests = chunk_digests(space, prompt(1, 2))
+        with monkeypatch.context() as patch:
+            patch.setattr(keeper, "run_in_thread", refused)
+            with pytest.warns(AjitWarning, match="start new thread"):
+                assert await store_prompt(store, space, digests) == 0
+        assert await store_prompt(store, space, digests) == 0
+        kept._again_at = 0.0
+        assert await store_prompt(store, space, digests) == 2
+        assert (await counted(store, kept)).problem == ""
+
+
 async def test_closing_ends_those_that_wait(open_any, space):
     """They are told that the store was closed; clients of a service miss."""
     digests = chunk_digests(space, prompt(1, 2))
