@@ -27,6 +27,7 @@ from ajit.kv.events import (
     PrefixFound,
     ReservationLate,
     SlabAdded,
+    SlabRefused,
     StoreBusy,
 )
 from ajit.kv.feed import SlabFeed
@@ -43,12 +44,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Keeper", "open_keeper"]
 
+AGAIN_SECONDS = 10.0
+"""After which the system is asked again for memory that it has refused. Pretty arbitrary."""
 SWEEP_SECONDS = 1.0
 """How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
-
-
-AGAIN_SECONDS = 30.0
-"""After which memory is asked for again where there was none: others may have given theirs back."""
 
 
 class Keeper:
@@ -59,8 +58,7 @@ class Keeper:
         slabs: The memory, by the numbers of slabs.
         feed: Tells of slabs as they come and go.
         numa: Which NUMA node the memory comes from, or why from any.
-        problem: Why no more slabs are made though the limit allows it; "" if all is well. It is
-            tried again after `AGAIN_SECONDS`.
+        problem: Why no more slabs are made though the limit allows it; "" if all is well.
         events: Those who are told what happens.
     """
 
@@ -77,7 +75,7 @@ class Keeper:
         self.slabs: list[Slab] = []
         self.feed = SlabFeed()
         self.problem = ""
-        self._problem_at = 0.0
+        self._again_at = 0.0
         self.closed = False
         self.events = KvEmitter(warn_only)
         self._group = group
@@ -150,7 +148,7 @@ class Keeper:
         wanted = min(len(digests), self.options.credit // size, MOST_AT_ONCE)
         if arena.free_slots(size) >= wanted or not arena.may_grow:
             return False
-        return not self.problem or time.monotonic() - self._problem_at >= AGAIN_SECONDS
+        return not self.problem or time.monotonic() >= self._again_at
 
     def reserve_now(
         self, owner: int, space: Space, parent: bytes, digests: Sequence[bytes]
@@ -229,16 +227,16 @@ class Keeper:
             limiter = anyio.CapacityLimiter(1)
             begun = time.monotonic()
             # With little memory it may take for ever: who closes the store does not wait for it.
-            try:
-                await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
-            except RuntimeError as exc:  # no thread can be started
-                self._tell_problem(exc)
+            await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
             for slab in _taken(self._made):
+                self.problem = ""
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
                 self.feed.add(slab)
                 if self.events.listening:
                     self._tell_slab(slab, time.monotonic() - begun)
+        except (SlabError, MemoryError, RuntimeError) as exc:  # the last: no thread can be started
+            self._tell_refused(exc)
         finally:
             self._growing = None
             done.set()
@@ -247,23 +245,25 @@ class Keeper:
         size, count = slab.size_bytes, len(self.slabs)
         self.events.emit(SlabAdded(slabs=count, size_bytes=size, huge=slab.huge, seconds=seconds))
 
+    def _tell_refused(self, error: Exception) -> None:
+        """The system has no memory, descriptor or thread for it: the store goes on without."""
+        slabs, known = len(self.slabs), bool(self.problem)
+        self.problem = str(error) or type(error).__name__
+        self._again_at = time.monotonic() + AGAIN_SECONDS
+        if not known:
+            warn_only(f"the KV store stays at {slabs} slabs: {self.problem}")
+        if self.events.listening:
+            size = self.options.slab_bytes
+            self.events.emit(SlabRefused(slabs=slabs, size_bytes=size, problem=self.problem))
+
     def _make_slab(self) -> None:
         """In a helper thread, which none may wait for any more when it is done."""
-        try:
-            size, huge = self.options.slab_bytes, self.options.huge_pages
-            slab = Slab.make(size, huge=huge, node=self._node)
-        except SlabError as exc:
-            self._tell_problem(exc)
-            return
-        self.problem = ""
+        size, huge = self.options.slab_bytes, self.options.huge_pages
+        slab = Slab.make(size, huge=huge, node=self._node)
         self.numa = slab.numa_problem or self.numa
         self._made.append(slab)
         if self.closed:
             _close(self._made)
-
-    def _tell_problem(self, exc: Exception) -> None:
-        self.problem, self._problem_at = str(exc), time.monotonic()
-        warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
 
     # --- waiting ---
 
