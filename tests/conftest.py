@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import psutil
 import pytest
 
@@ -35,6 +36,12 @@ POLL_SECONDS = 0.02
 # the tests start would inherit it, and not end when it is interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Examples have no time limit of their own, and may be drawn slowly: on a busy machine either would
+# fail a test that is right. A test that hangs has its limit.
+SLOW_IS_FINE = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("ajit", deadline=None, suppress_health_check=SLOW_IS_FINE)
+hypothesis.settings.load_profile("ajit")
 
 KERNEL_LISTS_CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children").exists()
 

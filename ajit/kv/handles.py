@@ -277,6 +277,8 @@ class Reservation(Handle):
 
         Cancelling may leave them committed or not.
         """
+        if self.slots and not self._loop.is_running_here:
+            raise UsageError(f"{self!r} belongs to the event loop that it was reserved in")
         for copy in self._copies:
             await copy
         left = len(self.slots) - self.committed
@@ -288,8 +290,6 @@ class Reservation(Handle):
             raise UsageError(f"{self!r} has {left} chunks to commit, not {number}")
         if not number:
             return True
-        if not self._loop.is_running_here:
-            raise UsageError(f"{self!r} belongs to the event loop that it was reserved in")
         self.committed += number
         last = self.committed == len(self.slots)
         done = await self._backend.commit(self._number, sums, last=last)

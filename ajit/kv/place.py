@@ -10,11 +10,13 @@ nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +29,14 @@ MOST_PATH_BYTES = 107
 
 
 BACKLOG = 128
+
+ENDING_SECONDS = 5.0
+"""How long a process may take to end after its socket was closed: the kernel frees its memory."""
+ENDING_POLL_SECONDS = 0.01
+
+DYING_SECONDS = 1.0
+"""How long the connection to a listening socket must last, for its process not to be one that is
+being ended: it takes its memory apart before it closes its files."""
 
 
 def default_socket() -> Path:
@@ -104,7 +114,7 @@ def claim(path: Path) -> Claim:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_folder(path)
-        lock = _lock(path)
+        lock = _wait_for_lock(path)
     except BlockingIOError as exc:
         raise KvError(path=str(path), reason="another service listens there") from exc
     except OSError as exc:
@@ -119,6 +129,43 @@ def claim(path: Path) -> Claim:
 
 def _lock_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
+
+
+def _wait_for_lock(path: Path) -> int:
+    """Lock it; wait a little for one that is ending, whose socket nobody listens at any more.
+
+    Raises:
+        BlockingIOError: Another service has it.
+        OSError: There can be no lock.
+    """
+    until = time.monotonic() + ENDING_SECONDS
+    while True:
+        try:
+            return _lock(path)
+        except BlockingIOError:
+            if _is_served(path) or time.monotonic() > until:
+                raise
+        time.sleep(ENDING_POLL_SECONDS)
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a service listens there that is not just being ended by the kernel.
+
+    A process that is killed closes its files one after the other: its clients may know already, and
+    its socket still takes a connection. But then that connection ends.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # noqa: FBT003  # its signature
+        answer = probe.connect_ex(str(path))
+        if answer != 0:
+            return answer == errno.EAGAIN  # its queue is full
+        probe.settimeout(DYING_SECONDS)
+        try:
+            return probe.recv(1) != b""
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
 
 
 def _lock(path: Path) -> int:

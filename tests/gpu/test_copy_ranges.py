@@ -107,7 +107,7 @@ async def test_two_sides_on_the_host_are_refused():
         assert len(batch) == 0
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.integers(-3, 40), max_size=50), st.booleans())
 def test_numbers_of_pages_are_packed_or_refused_at_the_first_bad_one(ids, unique):
     """Negative ones are gaps; one that is too large, or comes twice, is named by its place."""

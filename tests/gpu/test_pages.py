@@ -82,7 +82,9 @@ def requests(draw):
 
 @given(requests())
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_pages_are_copied_as_the_tables_say(request_):
     """Both directions, gaps in memory and in the numbers, chunks in part, pages and slots."""

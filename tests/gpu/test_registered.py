@@ -140,7 +140,9 @@ RANGES = st.tuples(st.integers(0, 7 * PAGE - 1), st.integers(1, 7 * PAGE)).map(
 
 @given(st.lists(RANGES, min_size=1, max_size=4))
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_copies_go_across_what_is_known_in_pieces(ranges):
     """In either direction, one by one and many at once, into gaps and out of them."""
@@ -169,7 +171,9 @@ async def test_copies_go_across_what_is_known_in_pieces(ranges):
 
 @given(st.integers(1, 6), st.integers(0, 1000), st.booleans())
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_chunks_may_lie_across_pieces(places, offset, back):
     """A chunk of a KV cache, of any size: in parts in memory that the driver knows or does not."""

@@ -181,7 +181,9 @@ STEPS = st.lists(
     [("save", 0, 3), ("save", 0, 6), ("discard", 0, 5, 2), ("discard", 0, 2, 1)], 0, 6
 )  # the state fits a length that the window, which was asked before, does not
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_a_hit_is_the_longest_prefix_that_all_groups_have(steps, prompt, chunks):
     """Whatever was saved and lost before: as a model that tries each length; to the byte."""

@@ -54,7 +54,9 @@ def caches(draw):
 
 @given(caches())
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 async def test_what_was_saved_is_loaded_into_other_pages(cache):
     """Any layout, by pages and by slots: chunks and pages hold what the model says, to the byte."""
@@ -82,13 +84,19 @@ async def test_what_was_saved_is_loaded_into_other_pages(cache):
     assert (after[:, :, others] == seen(layout, blank, pages)[:, :, others]).all()
 
 
-@given(scaled_layouts(), st.integers(1, 5), st.randoms(use_true_random=False), st.booleans())
+@given(scaled_layouts(), st.integers(1, 5), st.integers(0, 2**32), st.booleans())
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-async def test_scales_are_saved_and_loaded_with_the_values(layout, pages, random, by_slot):
+async def test_scales_are_saved_and_loaded_with_the_values(layout, pages, seed, by_slot):
     """In one submission; a layer is there with both."""
-    tensors, blocks = tensors_of(layout, pages), random.sample(range(pages), pages)
+    # Not drawn in here: what Hypothesis raises to stop an example must not come out of a task.
+    tensors, blocks = (
+        tensors_of(layout, pages),
+        np.random.default_rng(seed).permutation(pages).tolist(),
+    )
     expected = scaled_chunks(layout, seen_scaled(layout, tensors, pages), blocks)
     tokens = range(layout.page_tokens)
     ids = [block * len(tokens) + t for block in blocks for t in tokens] if by_slot else blocks

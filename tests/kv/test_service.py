@@ -586,6 +586,19 @@ def test_a_lock_that_was_removed_after_it_was_opened_is_taken_anew(path, monkeyp
     second.give_up()
 
 
+def test_a_service_that_is_ending_is_waited_for(path, monkeypatch):
+    """A killed process closes its socket before its lock: the next one need not fail for that."""
+    first = claim(path)
+    first.listener.close()
+    ended = threading.Timer(0.2, first.give_up)
+    ended.start()
+    second = claim(path)
+    ended.join()
+    with pytest.raises(KvError, match="another service listens"):
+        claim(path)
+    second.give_up()
+
+
 # --- what a foreign service may do to a client ---
 
 
@@ -694,7 +707,9 @@ async def test_statistics_of_the_service_are_flat_and_complete(path, space):
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(st.binary(max_size=200) | st.binary(max_size=60).map(framed), max_size=6))
 async def test_random_bytes_harm_no_other_client(path, space, pieces):
