@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Keeper", "open_keeper"]
 
 AGAIN_SECONDS = 10.0
-"""After which the system is asked again for memory that it has refused. Pretty arbitrary."""
+"""After which the system is asked again for memory that it has refused: others may have given
+theirs back. Pretty arbitrary."""
+
 SWEEP_SECONDS = 1.0
 """How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
 
@@ -58,7 +60,8 @@ class Keeper:
         slabs: The memory, by the numbers of slabs.
         feed: Tells of slabs as they come and go.
         numa: Which NUMA node the memory comes from, or why from any.
-        problem: Why no more slabs are made though the limit allows it; "" if all is well.
+        problem: Why no more slabs are made though the limit allows it; "" if all is well. It is
+            tried again after `AGAIN_SECONDS`.
         events: Those who are told what happens.
     """
 
@@ -228,8 +231,8 @@ class Keeper:
             begun = time.monotonic()
             # With little memory it may take for ever: who closes the store does not wait for it.
             await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
+            self.problem = ""
             for slab in _taken(self._made):
-                self.problem = ""
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
                 self.feed.add(slab)
