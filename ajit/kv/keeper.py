@@ -9,7 +9,7 @@ cancelled only leaves. Belongs to one event loop.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -36,7 +36,7 @@ from ajit.kv.memory import Slab, SlabError
 from ajit.kv.shelves import Shelves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from anyio.abc import TaskGroup
 
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Keeper", "open_keeper"]
 
 AGAIN_SECONDS = 10.0
-"""After which the system is asked again for memory that it has refused. Pretty arbitrary."""
+"""After which the system is asked again for memory that it has refused: others may have given
+theirs back. Pretty arbitrary."""
+
 SWEEP_SECONDS = 1.0
 """How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
 
@@ -58,7 +60,8 @@ class Keeper:
         slabs: The memory, by the numbers of slabs.
         feed: Tells of slabs as they come and go.
         numa: Which NUMA node the memory comes from, or why from any.
-        problem: Why no more slabs are made though the limit allows it; "" if all is well.
+        problem: Why no more slabs are made though the limit allows it; "" if all is well. It is
+            tried again after `AGAIN_SECONDS`.
         events: Those who are told what happens.
     """
 
@@ -80,6 +83,7 @@ class Keeper:
         self.events = KvEmitter(warn_only)
         self._group = group
         self._growing: anyio.Event | None = None
+        self._made: list[Slab] = []
         self._storing: dict[bytes, anyio.Event] = {}
         self._due: dict[int, float] = {}
 
@@ -225,9 +229,10 @@ class Keeper:
         try:
             limiter = anyio.CapacityLimiter(1)
             begun = time.monotonic()
-            slab = await run_in_thread(self._make_slab, limiter=limiter)
-            if slab is not None:
-                self.problem = ""
+            # With little memory it may take for ever: who closes the store does not wait for it.
+            await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
+            self.problem = ""
+            for slab in _taken(self._made):
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
                 self.feed.add(slab)
@@ -254,14 +259,14 @@ class Keeper:
             size = self.options.slab_bytes
             self.events.emit(SlabRefused(slabs=slabs, size_bytes=size, problem=self.problem))
 
-    def _make_slab(self) -> Slab | None:
+    def _make_slab(self) -> None:
+        """In a helper thread, which none may wait for any more when it is done."""
         size, huge = self.options.slab_bytes, self.options.huge_pages
         slab = Slab.make(size, huge=huge, node=self._node)
         self.numa = slab.numa_problem or self.numa
+        self._made.append(slab)
         if self.closed:
-            slab.close()
-            return None
-        return slab
+            _close(self._made)
 
     # --- waiting ---
 
@@ -305,6 +310,7 @@ class Keeper:
         """Give all memory back; what others have mapped stays theirs."""
         self.closed = True
         self._announce()
+        _close(self._made)
         self.feed.close(self.slabs)
 
 
@@ -325,3 +331,15 @@ async def open_keeper(options: StoreOptions) -> AsyncIterator[Keeper]:
         finally:
             keeper.close()
             group.cancel_scope.cancel()
+
+
+def _taken(slabs: list[Slab]) -> Iterator[Slab]:
+    """Take slabs out of a list, each by one thread only."""
+    with suppress(IndexError):
+        while True:
+            yield slabs.pop()
+
+
+def _close(slabs: list[Slab]) -> None:
+    for slab in _taken(slabs):
+        slab.close()
