@@ -125,8 +125,9 @@ async def _transfers(pages: kv.Pages, chunks: kv.Chunks, blocks: Any, host: Any)
 class Peers:
     """What has the same bytes to move."""
 
-    def __init__(self, source: Any) -> None:
-        self._source, self._target = source, np.zeros_like(source)
+    def __init__(self, source: Any, target: Any = None) -> None:
+        self._source = source
+        self._target = np.zeros_like(source) if target is None else target
         self._target[:] = 1  # its memory is there
 
     def memmove(self) -> float:

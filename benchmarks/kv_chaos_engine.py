@@ -115,7 +115,10 @@ class Engine:
         if not len(lease):
             return
         blocks = place.blocks[: len(lease) * LAYOUT.chunk_pages]
-        load = await self._copy(place, lease, self._pages.load(lease.views(), blocks))
+        if self._chance.random() < 0.5:  # the pages hold it, or this engine does
+            load = await self._copy(place, None, self._pages.load(lease, blocks))
+        else:
+            load = await self._copy(place, lease, self._pages.load(lease.views(), blocks))
         await load
         place.host[:] = 0
         back = await self._copy(place, None, self._pages.save(blocks, _some(place, len(lease))))
@@ -137,8 +140,12 @@ class Engine:
                 place.host[index * size : (index + 1) * size] = data
             blocks = place.blocks[: len(slots) * LAYOUT.chunk_pages]
             load = await self._copy(place, None, self._pages.load(_some(place, len(slots)), blocks))
-            save = self._pages.save(blocks, slots.views(), after=load.ticket)
-            await (await self._copy(place, slots, save))
+            if self._chance.random() < 0.5:  # the commit waits for it, or this engine does
+                save = self._pages.save(blocks, slots, after=load.ticket)
+                await self._copy(place, None, save)
+            else:
+                save = self._pages.save(blocks, slots.views(), after=load.ticket)
+                await (await self._copy(place, slots, save))
             if self._chance.random() < 0.1:
                 return  # not committed
             if await slots.commit():
@@ -196,8 +203,8 @@ async def main(path: str, progress: str, seed: str) -> None:
             blocks = list(range(task * pages_each, (task + 1) * pages_each))
             places.append(Place(blocks, kv.Chunks(memory, [0]), np.asarray(memory.view()), []))
         async with (
-            kv.open_pages(device, LAYOUT, tensors) as pages,
             kv.connect(path, timeout=TIMEOUT_SECONDS) as store,
+            kv.open_pages(device, LAYOUT, tensors, store=store) as pages,
         ):
             engine = Engine(pages, store, Progress(progress), chance)
             with anyio.open_signal_receiver(signal.SIGTERM) as signals:

@@ -1,8 +1,9 @@
 """The KV service's answers to pings, and how late its loop is: idle, and beside what it has to do.
 
-Each line has a service of its own, in a process; so have those who keep it busy. There is no tier
-that could hang yet; memory that does not come from the system is the one step that leaves the loop,
-so that hangs in one of the lines.
+Each line has a service of its own, in a process; so have those who keep it busy. Two lines have the
+same work done beside an idle service: what is late there is late for want of a processor. There is
+no tier that could hang yet; memory that does not come from the system is the one step that leaves
+the loop, so that hangs in one of the lines.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ RUNS = 200
 
 CASES: dict[str, tuple[str, ...]] = {
     "idle": (),
+    "idle, while an engine stores into another service": ("engine elsewhere",),
     "beside an engine that stores and loads all the time": ("engine",),
+    "idle, while another service has the lookups": ("lookups elsewhere",),
     "beside lookups of 131 072 tokens": ("lookups",),
     "beside memory that does not come": ("hangs",),
     "beside five clients that flood it and read nothing": ("flood",) * 5,
@@ -75,7 +78,12 @@ def _case(clients: Sequence[str]) -> Seen:
         where = (path,) if server is HANGING_SERVE else ("--socket", path)
         stack.enter_context(program(*server, *where, *options))
         for client in clients:
-            stack.enter_context(program("benchmarks.kv_served", client, path))
+            name, _, elsewhere = client.partition(" ")
+            there = path
+            if elsewhere:
+                there = stack.enter_context(socket_path())
+                stack.enter_context(program(*SERVE, "--socket", there, *options))
+            stack.enter_context(program("benchmarks.kv_served", name, there))
         return anyio.run(_ping, path)
 
 

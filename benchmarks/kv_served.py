@@ -76,18 +76,18 @@ async def engine(path: str) -> None:
     async with ajit.open_runtime(device="cpu") as rt, kv.connect(path, timeout=30) as store:
         shape = LAYOUT.shape(pages_each)
         tensors = [await rt.device.alloc(shape, LAYOUT.dtype) for _ in range(LAYOUT.tensors)]
-        async with kv.open_pages(rt.device, LAYOUT, tensors) as pages:
+        async with kv.open_pages(rt.device, LAYOUT, tensors, store=store) as pages:
             number = 0
             while True:
                 digests = kv.chunk_digests(SPACE, [number % 16, *range(1, 256 * chunks)])
                 async with store.lease(SPACE, digests=digests) as lease:
                     if len(lease):
                         part = blocks[: len(lease) * LAYOUT.chunk_pages]
-                        await (await pages.load(lease.views(), part))
+                        await (await pages.load(lease, part))
                 async with store.reserve(SPACE, digests) as slots:
                     if len(slots):
                         part = blocks[: len(slots) * LAYOUT.chunk_pages]
-                        await (await pages.save(part, slots.views()))
+                        await pages.save(part, slots)
                         await slots.commit()
                 number += 1
                 if number == 4:
@@ -146,8 +146,7 @@ async def serve(path: str) -> None:
     """Serve with memory that hangs: each new slab takes for ever, in its helper thread."""
     from ajit.kv.service import serve as serve_at
 
-    def make(size_bytes: int, *, huge: bool = True) -> Slab:
-        del size_bytes, huge
+    def make(*_: object, **__: object) -> Slab:
         while True:
             time.sleep(1)
 

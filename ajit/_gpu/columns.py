@@ -50,6 +50,9 @@ class Column:
             self._keep: object = None
             self.packed = wire.COLUMN.pack(number, 0, 0)
             return
+        if _has_gaps(values):
+            detail = f"{name} must be contiguous; pass numpy.ascontiguousarray({name})"
+            raise ArgumentError(operation=operation, detail=detail)
         view = HostView(_as_array(values, operation, name))
         if view.dtype not in _TYPES or len(view.shape) != 1:
             detail = f"{name} is {view.dtype or view.called} {view.shape}; it has to be one axis "
@@ -57,6 +60,16 @@ class Column:
             raise ArgumentError(operation=operation, detail=detail)
         self._keep, self.count = view, view.shape[0]
         self.packed = wire.COLUMN.pack(view.address, *_TYPES[view.dtype])
+
+
+def _has_gaps(values: Any) -> bool:
+    """Whether it is an array whose numbers do not lie side by side: a column, every second one."""
+    if callable(asked := getattr(values, "is_contiguous", None)):  # torch
+        return not asked()
+    try:
+        return not memoryview(values).c_contiguous
+    except (TypeError, ValueError, BufferError):
+        return False
 
 
 def _as_array(values: Any, operation: str, name: str) -> Any:

@@ -157,7 +157,7 @@ class PageRequest:
         )
         unique = not copy.to_host
         self._count, filled, self._ids = pack_ids(
-            copy.ids, form.limit, _CALLED, "ids", unique=unique
+            copy.ids, form.limit, _CALLED, "blocks", unique=unique
         )
         self._check_counts(form)
         self.nbytes = filled * sum(

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from ajit.kv.client import ClientStatistics as ClientStatistics
     from ajit.kv.client import StoreClient as StoreClient
     from ajit.kv.client import connect as connect
+    from ajit.kv.group_pages import GroupPages as GroupPages
+    from ajit.kv.group_pages import GroupTransfer as GroupTransfer
+    from ajit.kv.group_pages import open_group_pages as open_group_pages
+    from ajit.kv.group_store import GroupLease as GroupLease
+    from ajit.kv.group_store import GroupReservation as GroupReservation
+    from ajit.kv.group_store import GroupStore as GroupStore
+    from ajit.kv.groups import Group as Group
+    from ajit.kv.groups import Groups as Groups
     from ajit.kv.handles import Hold as Hold
     from ajit.kv.handles import Lease as Lease
     from ajit.kv.handles import Reservation as Reservation
@@ -32,6 +40,10 @@ if TYPE_CHECKING:
     from ajit.kv.pages import Pages as Pages
     from ajit.kv.pages import PagesStatistics as PagesStatistics
     from ajit.kv.pages import open_pages as open_pages
+    from ajit.kv.registering import RegisteredStatistics as RegisteredStatistics
+    from ajit.kv.registering import RegisteredStore as RegisteredStore
+    from ajit.kv.registering import register as register
+    from ajit.kv.scales import Scales as Scales
     from ajit.kv.service import Service as Service
     from ajit.kv.service import open_service as open_service
     from ajit.kv.statistics import ServiceStatistics as ServiceStatistics

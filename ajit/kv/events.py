@@ -8,6 +8,7 @@
     ├── ChunksEvicted    chunks gave way while memory was reserved
     ├── StoreBusy        a reservation was refused: no memory could be taken
     ├── SlabAdded        memory was taken from the system
+    ├── SlabRefused      the system had none: the store goes on with what it has
     ├── ReservationLate  a reservation was dropped, for it took too long
     ├── ClientJoined     a client has connected
     ├── ClientLost       a connection has ended, with what is still held for its process
@@ -38,6 +39,7 @@ __all__ = [
     "PrefixFound",
     "ReservationLate",
     "SlabAdded",
+    "SlabRefused",
     "StoreBusy",
 ]
 
@@ -121,6 +123,21 @@ class SlabAdded(KvEvent):
     size_bytes: int
     huge: bool
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class SlabRefused(KvEvent):
+    """The system had no memory, descriptor or thread for a slab. It is asked again later.
+
+    Attributes:
+        slabs: How many there are.
+        size_bytes: Of the one that was wanted.
+        problem: What the system said.
+    """
+
+    slabs: int
+    size_bytes: int
+    problem: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)

@@ -9,7 +9,7 @@ cancelled only leaves. Belongs to one event loop.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -27,6 +27,7 @@ from ajit.kv.events import (
     PrefixFound,
     ReservationLate,
     SlabAdded,
+    SlabRefused,
     StoreBusy,
 )
 from ajit.kv.feed import SlabFeed
@@ -35,13 +36,17 @@ from ajit.kv.memory import Slab, SlabError
 from ajit.kv.shelves import Shelves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from anyio.abc import TaskGroup
 
     from ajit.kv.options import StoreOptions
 
 __all__ = ["Keeper", "open_keeper"]
+
+AGAIN_SECONDS = 10.0
+"""After which the system is asked again for memory that it has refused: others may have given
+theirs back. Pretty arbitrary."""
 
 SWEEP_SECONDS = 1.0
 """How often reservations are looked at that take too long. Pretty arbitrary: those are rare."""
@@ -55,7 +60,8 @@ class Keeper:
         slabs: The memory, by the numbers of slabs.
         feed: Tells of slabs as they come and go.
         numa: Which NUMA node the memory comes from, or why from any.
-        problem: Why no more slabs are made though the limit allows it; "" if all is well.
+        problem: Why no more slabs are made though the limit allows it; "" if all is well. It is
+            tried again after `AGAIN_SECONDS`.
         events: Those who are told what happens.
     """
 
@@ -72,10 +78,12 @@ class Keeper:
         self.slabs: list[Slab] = []
         self.feed = SlabFeed()
         self.problem = ""
+        self._again_at = 0.0
         self.closed = False
         self.events = KvEmitter(warn_only)
         self._group = group
         self._growing: anyio.Event | None = None
+        self._made: list[Slab] = []
         self._storing: dict[bytes, anyio.Event] = {}
         self._due: dict[int, float] = {}
 
@@ -141,7 +149,9 @@ class Keeper:
         """Whether to make a slab before so many chunks are reserved."""
         arena, size = self.ledger.arena, space.chunk_bytes
         wanted = min(len(digests), self.options.credit // size, MOST_AT_ONCE)
-        return arena.free_slots(size) < wanted and arena.may_grow and not self.problem
+        if arena.free_slots(size) >= wanted or not arena.may_grow:
+            return False
+        return not self.problem or time.monotonic() >= self._again_at
 
     def reserve_now(
         self, owner: int, space: Space, parent: bytes, digests: Sequence[bytes]
@@ -219,13 +229,17 @@ class Keeper:
         try:
             limiter = anyio.CapacityLimiter(1)
             begun = time.monotonic()
-            slab = await run_in_thread(self._make_slab, limiter=limiter)
-            if slab is not None:
+            # With little memory it may take for ever: who closes the store does not wait for it.
+            await run_in_thread(self._make_slab, limiter=limiter, abandon=True)
+            self.problem = ""
+            for slab in _taken(self._made):
                 self.slabs.append(slab)
                 self.ledger.arena.add_slab()
                 self.feed.add(slab)
                 if self.events.listening:
                     self._tell_slab(slab, time.monotonic() - begun)
+        except (SlabError, MemoryError, RuntimeError) as exc:  # the last: no thread can be started
+            self._tell_refused(exc)
         finally:
             self._growing = None
             done.set()
@@ -234,19 +248,25 @@ class Keeper:
         size, count = slab.size_bytes, len(self.slabs)
         self.events.emit(SlabAdded(slabs=count, size_bytes=size, huge=slab.huge, seconds=seconds))
 
-    def _make_slab(self) -> Slab | None:
-        try:
-            size, huge = self.options.slab_bytes, self.options.huge_pages
-            slab = Slab.make(size, huge=huge, node=self._node)
-        except SlabError as exc:
-            self.problem = str(exc)
-            warn_only(f"the KV store stays at {len(self.slabs)} slabs: {exc}")
-            return None
+    def _tell_refused(self, error: Exception) -> None:
+        """The system has no memory, descriptor or thread for it: the store goes on without."""
+        slabs, known = len(self.slabs), bool(self.problem)
+        self.problem = str(error) or type(error).__name__
+        self._again_at = time.monotonic() + AGAIN_SECONDS
+        if not known:
+            warn_only(f"the KV store stays at {slabs} slabs: {self.problem}")
+        if self.events.listening:
+            size = self.options.slab_bytes
+            self.events.emit(SlabRefused(slabs=slabs, size_bytes=size, problem=self.problem))
+
+    def _make_slab(self) -> None:
+        """In a helper thread, which none may wait for any more when it is done."""
+        size, huge = self.options.slab_bytes, self.options.huge_pages
+        slab = Slab.make(size, huge=huge, node=self._node)
         self.numa = slab.numa_problem or self.numa
+        self._made.append(slab)
         if self.closed:
-            slab.close()
-            return None
-        return slab
+            _close(self._made)
 
     # --- waiting ---
 
@@ -290,6 +310,7 @@ class Keeper:
         """Give all memory back; what others have mapped stays theirs."""
         self.closed = True
         self._announce()
+        _close(self._made)
         self.feed.close(self.slabs)
 
 
@@ -310,3 +331,15 @@ async def open_keeper(options: StoreOptions) -> AsyncIterator[Keeper]:
         finally:
             keeper.close()
             group.cancel_scope.cancel()
+
+
+def _taken(slabs: list[Slab]) -> Iterator[Slab]:
+    """Take slabs out of a list, each by one thread only."""
+    with suppress(IndexError):
+        while True:
+            yield slabs.pop()
+
+
+def _close(slabs: list[Slab]) -> None:
+    for slab in _taken(slabs):
+        slab.close()

@@ -9,25 +9,21 @@ Exit code 1: logits differ, a request has failed, something hung, or something s
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import anyio
 import httpx
 from rich.console import Console
 from rich.markup import escape
 
+from examples.interruption import interruptible
 from examples.kv_engine.demonstration.processes import Failed
 from examples.kv_engine.demonstration.report import as_json, print_tables
 from examples.kv_engine.demonstration.scenario import Result, run_scenario
 from examples.model_server.demonstration.leftovers import find_leftovers
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskStatus
 
 LIMIT_SECONDS = 300.0
 """What takes longer hangs, even on a busy machine."""
@@ -41,8 +37,6 @@ def main() -> int:
         folder = Path(name)  # of mode 0700, as a service demands
         (folder / "tmp").mkdir()
         anyio.run(_run, folder, result, begun)
-        for number in (signal.SIGINT, signal.SIGTERM):  # all has ended; the folder goes, too
-            signal.signal(number, signal.SIG_IGN)
         result.problems += find_leftovers(folder)
     result.seconds = perf_counter() - begun
     if arguments.json:
@@ -60,34 +54,18 @@ async def _run(folder: Path, result: Result, begun: float) -> None:
         said[0] = text
         console.print(f"[dim]{perf_counter() - begun:6.1f} s[/]  {escape(text)}", soft_wrap=True)
 
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(_break_off_on_signal, tasks.cancel_scope, result)
+    async with interruptible(result.problems.append):
         try:
             with anyio.fail_after(LIMIT_SECONDS):
                 await run_scenario(folder, result, say)
         except* (Failed, httpx.HTTPError, TimeoutError) as group:
             result.problems += [f"{each!r}, after: {said[0]}" for each in _leaves(group)]
-        tasks.cancel_scope.cancel()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     return [leaf for each in error.exceptions for leaf in _leaves(each)]
-
-
-async def _break_off_on_signal(
-    scope: anyio.CancelScope,
-    result: Result,
-    *,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """End in good order: the processes are ended, and the folder removed."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            result.problems.append(f"broken off by {number.name}")
-            scope.cancel()
 
 
 def _arguments() -> argparse.Namespace:

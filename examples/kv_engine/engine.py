@@ -63,6 +63,7 @@ class Engine:
         blocks: Its pages.
         store: The client of the service.
         prefix: What it finds and keeps there.
+        begun: How many requests have got their pages so far.
         finishing: Requests whose answer is there and whose pages are being saved, or still used.
     """
 
@@ -72,7 +73,7 @@ class Engine:
         self.decoder, self.store, self.prefix = decoder, store, prefix
         self.blocks = Blocks(decoder.loaded.pages)
         self._tasks = tasks
-        self.finishing = 0
+        self.begun = self.finishing = 0
 
     async def generate(
         self,
@@ -101,6 +102,7 @@ class Engine:
             raise NoRoom(f"{total} tokens with the answer; a request may have {model.positions}")
         begun, answer = perf_counter(), Answer()
         blocks = await self.blocks.take(-(-total // model.page_tokens))
+        self.begun += 1
         sequence: Sequence | None = None
         computed: list[int] = []
         try:
@@ -184,6 +186,7 @@ class Engine:
             "arch": self.decoder.loaded.device.arch,
             "pages": self.blocks.count,
             "free_pages": self.blocks.free,
+            "begun": self.begun,
             "finishing": self.finishing,
             "chunks": dict(self.prefix.counts),
             "connected": store.connected,

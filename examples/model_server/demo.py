@@ -12,7 +12,6 @@ than a second, the second start compiled anything, or something stayed behind.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import anyio
 
 import ajit
+from examples.interruption import interruptible
 from examples.model_server.demonstration.leftovers import find_leftovers
 from examples.model_server.demonstration.process import ServerFailed
 from examples.model_server.demonstration.scenario import Result, run_scenario
@@ -44,21 +44,14 @@ def main() -> int:
 
 
 async def _run(folder: Path, result: Result, steps: Steps) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_break_off_on_signal, tasks.cancel_scope, result)
+    def broken_off(why: str) -> None:
+        result.broke_off = why
+
+    async with interruptible(broken_off):
         try:
             await run_scenario(folder, result, steps)
         except (ServerFailed, ajit.AjitError) as exc:
             result.broke_off = f"{type(exc).__name__}: {exc}"
-        tasks.cancel_scope.cancel()
-
-
-async def _break_off_on_signal(scope: anyio.CancelScope, result: Result) -> None:
-    """End the demo in good order: the server is stopped, and the folder removed."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for number in signals:
-            result.broke_off = f"broken off by {number.name}"
-            scope.cancel()
 
 
 def _arguments() -> argparse.Namespace:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import anyio
 from rich.console import Console
 from rich.markup import escape
 
+from examples.interruption import interruptible
 from examples.zero_jit.peers import PEERS, missing
 from examples.zero_jit.report import as_json, print_tables
 from examples.zero_jit.scenario import Result, run_scenario
 from examples.zero_jit.start import ServerFailed
-
-if TYPE_CHECKING:
-    from anyio.abc import TaskStatus
 
 
 def main() -> int:
@@ -45,27 +41,14 @@ async def _run(folder: Path, peers: list[str], result: Result) -> None:
     def say(text: str) -> None:
         console.print(f"[dim]{perf_counter() - begun:6.1f} s[/]  {escape(text)}")
 
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(_break_off_on_signal, tasks.cancel_scope, result)
+    def broken_off(why: str) -> None:
+        result.broke_off = why
+
+    async with interruptible(broken_off):
         try:
             await run_scenario(folder, peers, result, say)
         except ServerFailed as exc:
             result.broke_off = str(exc)
-        tasks.cancel_scope.cancel()
-
-
-async def _break_off_on_signal(
-    scope: anyio.CancelScope,
-    result: Result,
-    *,
-    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """End in good order: the server is ended, and the folder removed."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            result.broke_off = f"broken off by {number.name}"
-            scope.cancel()
 
 
 def _arguments() -> argparse.Namespace:

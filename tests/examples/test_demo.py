@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.examples.interrupting import interrupt_until_ended
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "examples.model_server.demo", "--json"]
@@ -55,11 +56,11 @@ def test_the_demo_can_be_broken_off(environment: dict[str, str], tmp_path: Path)
         for line in process.stderr:
             if "workers answer" in line:
                 break
-        process.send_signal(signal.SIGTERM)
+        interrupt_until_ended(process)
         output, _ = process.communicate()
 
     assert process.returncode == 1
-    assert "broken off by SIGTERM" in json.loads(output)["problems"]
+    assert "broken off by SIGINT" in json.loads(output)["problems"]
     assert not list(tmp_path.iterdir())
 
 

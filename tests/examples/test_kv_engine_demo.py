@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.examples.interrupting import interrupt_until_ended
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "examples.kv_engine", "--json"]
@@ -48,7 +49,7 @@ def test_the_demo_ends_well(environment: dict[str, str], tmp_path: Path) -> None
 
 
 def test_the_demo_can_be_broken_off(environment: dict[str, str], tmp_path: Path) -> None:
-    """Interrupted while its engines run, it ends all processes, removes its folder and says so."""
+    """Interrupted again and again, it ends all processes, removes its folder and says so."""
     with subprocess.Popen(
         COMMAND, cwd=ROOT, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -57,7 +58,7 @@ def test_the_demo_can_be_broken_off(environment: dict[str, str], tmp_path: Path)
         for line in process.stderr:
             if "engine A answers" in line:
                 break
-        process.send_signal(signal.SIGINT)
+        interrupt_until_ended(process)
         output, _ = process.communicate()
 
     assert process.returncode == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from examples.zero_jit.kernels import WIDTHS
 from examples.zero_jit.scenario import UNSEEN
+from tests.examples.interrupting import interrupt_until_ended
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "examples.zero_jit", "--own", "--json"]
@@ -60,9 +60,9 @@ def test_it_can_be_broken_off(environment: dict[str, str], tmp_path: Path) -> No
     ) as process:  # fmt: skip
         assert process.stderr is not None
         assert "first start" in process.stderr.readline()
-        process.send_signal(signal.SIGTERM)
+        interrupt_until_ended(process)
         output, _ = process.communicate()
 
     assert process.returncode == 1
-    assert "broken off by SIGTERM" in json.loads(output)["problems"]
+    assert "broken off by SIGINT" in json.loads(output)["problems"]
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,21 @@
 /* Pages copied by tables from several threads, with steps and events, left in flight and given back
- * meanwhile; and tables that are good and bad: for the sanitizers. */
+ * meanwhile, also into memory that is registered in pieces or in part; and tables that are good and
+ * bad: for the sanitizers. */
 #include "executor_stress.h"
 
 enum { PAGES = 24, ROWS = 3, CHUNK_IDS = 8, CHUNKS = 3, BYTES = 64, REQUESTS = 6 };
 enum { ROW_BYTES = PAGES * BYTES, CHUNK_BYTES = ROWS * CHUNK_IDS * BYTES };
+
+/* Host memory that is registered: chunks reach from its first page into its second. */
+struct shared {
+    struct shared *next; /* it is kept until the end: nothing tells when all copies are over */
+    _Atomic uint64_t ended[2];
+    void *pages;
+};
+
+static struct shared *_Atomic shared_memory;
+
+enum { PAGE = 4096 };
 
 struct request {
     struct ajit_pages header;
@@ -14,6 +26,28 @@ struct request {
 static struct ajit_resource *make(struct ajit_port *port, uint32_t opcode, uint64_t size) {
     int open = 1;
     return finish(port, &open, submit_simple(port, opcode, size));
+}
+
+static struct ajit_resource *register_page(struct ajit_port *port, struct shared *shared,
+                                           int page) {
+    int open = 1;
+    struct ajit_region region = {.header = {AJIT_REGISTER, sizeof region},
+                                 .address = (uintptr_t)shared->pages + (uint64_t)page * PAGE,
+                                 .size = PAGE,
+                                 .ended = (uintptr_t)&shared->ended[page],
+                                 .shared = 1};
+    struct ajit_resource *piece = finish(port, &open, submit(port, &region, sizeof region));
+    if (!piece) failures++;
+    return piece;
+}
+
+static struct shared *share(void) {
+    struct shared *shared = calloc(1, sizeof *shared);
+    shared->pages = aligned_alloc(PAGE, 2 * PAGE);
+    memset(shared->pages, 0, 2 * PAGE);
+    shared->next = atomic_load(&shared_memory);
+    while (!atomic_compare_exchange_weak(&shared_memory, &shared->next, shared)) continue;
+    return shared;
 }
 
 /* The numbers in some order, and one gap. */
@@ -72,7 +106,13 @@ static void one_round(struct ajit_port *port, int round) {
         failures++;
         return;
     }
-    describe(&request, memory->pointer, pinned->pointer);
+    struct shared *shared = round % 4 ? share() : NULL; /* in one piece, in two, or in part */
+    struct ajit_resource *pieces[2] = {NULL, NULL};
+    if (shared) pieces[0] = register_page(port, shared, 0);
+    if (shared && round % 2) pieces[1] = register_page(port, shared, 1);
+    /* A piece of a copy lies across the end of the first page. */
+    uint64_t host = shared ? (uintptr_t)shared->pages + BYTES / 8 : pinned->pointer;
+    describe(&request, memory->pointer, host);
     for (int row = 0; row < ROWS; row++) {
         events[row] = make(port, AJIT_MAKE_EVENT, 0);
         request.events[row] = events[row]->pointer;
@@ -81,6 +121,11 @@ static void one_round(struct ajit_port *port, int round) {
     int open = 0;
     for (int i = 0; i < REQUESTS; i++, open += 2) {
         request.header.to_host = (uint64_t)(i % 2);
+        /* Given back in the middle of the copies: later ones are cut in another way, or not. */
+        if (i % 2 && pieces[i / 2 % 2]) {
+            ajit_post(executor, pieces[i / 2 % 2], ~(uint64_t)0);
+            pieces[i / 2 % 2] = NULL;
+        }
         submit_all(port, stream, &request, 1, sizeof request);
         submit_simple(port, AJIT_WAIT, events[i % ROWS]->pointer);
     }

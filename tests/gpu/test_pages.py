@@ -187,8 +187,8 @@ async def test_pages_wait_for_what_wrote_them(faults, after):
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
-        ([0, 1, 4], r"ids\[2\] is not below 4"),
-        ([0, 1, 1], r"ids\[2\] is 1, which is there already"),
+        ([0, 1, 4], r"blocks\[2\] is not below 4"),
+        ([0, 1, 1], r"blocks\[2\] is 1, which is there already"),
         ([0, 1, 2, 3, -1], "5 ids for 1 chunks of 4 each"),
         ([], "0 ids for 1 chunks"),
         (7, "no list of numbers"),

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ajit.errors import AjitWarning
 from ajit.kv import chunk_digests, connect, open_service
 from ajit.kv.framing import framed
 from ajit.kv.keys import Namespace
+from ajit.kv.memory import Slab
 from ajit.kv.messages import Done, Failed, Find, Found, Ping, Pong, Reserve, Reserved, encode
 from ajit.kv.statistics import statistics_of
 from tests.kv.raw import raw_client
@@ -383,3 +385,37 @@ async def store_nothing(raw, space) -> None:
     await raw.say(Reserve(1, 0, b"", digest, 60.0))
     assert isinstance(await raw.hear(), Reserved)
     assert content(digest)
+
+
+async def test_memory_that_does_not_come_holds_up_only_who_asked_for_it(path, space, monkeypatch):
+    """Others look up and are answered; a service that is closed meanwhile does not wait for it."""
+    here = chunk_digests(space, prompt(1, 4))
+    comes, begun, made = threading.Event(), threading.Event(), []
+    make = Slab.make
+
+    def hangs(*args, **given):
+        begun.set()
+        comes.wait(LONG_SECONDS / 4)
+        made.append(make(*args, **given))
+        return made[-1]
+
+    async with open_service(options(), path) as service, connect(path, timeout=60) as store:
+        await store_prompt(store, space, here)  # the first slab is full
+        monkeypatch.setattr(Slab, "make", hangs)
+        async with connect(path, timeout=0.05) as asking:
+            refused = [await store_prompt(asking, space, chunk_digests(space, prompt(2, 1)))]
+            assert begun.is_set()
+            found = await read_prompt(store, space, here)
+            pings = [await store.ping() for _ in range(5)]
+            told = await store.service_statistics()
+            keeper = service.keeper
+    waited = bool(made)
+    comes.set()  # the service has ended: what comes now is nobody's, and is given back
+    with anyio.fail_after(LONG_SECONDS):
+        while not made or made[0].descriptor >= 0:  # noqa: ASYNC110 - a thread has no event
+            await anyio.sleep(0.005)
+
+    assert not waited
+    assert (refused, found) == ([0], 4)
+    assert None not in pings
+    assert told["slab_bytes"] == keeper.options.slab_bytes

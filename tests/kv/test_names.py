@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,15 @@ def test_every_name_is_there():
     assert dir(kv) == sorted(kv.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         kv.nothing  # noqa: B018  # asking for it is the test
+
+
+def test_type_checkers_know_every_name():
+    """They do not run what imports a name on its first use."""
+    source = Path(kv.__file__).read_text()
+    _, _, shown = source.partition("if TYPE_CHECKING:")
+    names = re.findall(r"import (\w+) as \1$", shown, re.MULTILINE)
+
+    assert sorted(names) == sorted([*kv.__all__, "events"])
 
 
 def test_importing_has_no_effect():

@@ -231,6 +231,8 @@ async def test_what_is_wrong_is_refused_before_it_is_submitted():
                 ([PAGES * 4], {"slots": True}, f"not below {PAGES * 4}"),
                 ([1, 1], {}, "there already"),
                 ([1, 2], {}, "2 ids for 3 chunks"),
+                (np.arange(24)[::2], {}, r"contiguous; pass numpy.ascontiguousarray\(blocks\)"),
+                (np.zeros((12, 2), int)[:, 0], {}, "blocks must be contiguous"),
                 (list(range(PAGES)), {"layers_per_step": 0}, "layers_per_step is 0"),
                 (list(range(PAGES)), {"after": object()}, "expected a stream"),
             ]:

@@ -34,9 +34,16 @@ def digests_of(name, chunks=4):
     return kv.chunk_digests(SPACE, [name, *range(1, chunks * SPACE.chunk_tokens)])
 
 
-def mappings() -> int:
-    """How often this process maps a slab."""
-    return Path("/proc/self/maps").read_text().count(f"memfd:{memory.NAME} ")
+def addresses_of(known) -> list[int]:
+    """Where the slabs are mapped that a driver is told of."""
+    return [each.address for each in known._known.values()]
+
+
+def mapped(addresses) -> list[int]:
+    """Those of them where a slab is mapped now."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    slabs = {line.partition("-")[0] for line in lines if f"memfd:{memory.NAME} " in line}
+    return [address for address in addresses if f"{address:012x}" in slabs]
 
 
 @asynccontextmanager
@@ -147,12 +154,12 @@ async def test_a_slab_is_not_unmapped_before_the_driver_has_let_it_go(open_any, 
                 await slots.commit()
             del slots
             await known.wait_registered()
-            slabs = known.statistics().slabs
-            assert slabs > 0
+            slabs = addresses_of(known)
+            assert mapped(slabs) == slabs != []
             with faults.stopped("cuMemHostUnregister"):
                 await stack.aclose()
-                assert mappings() == slabs
-            await until(lambda: mappings() == 0)
+                assert mapped(slabs) == slabs
+            await until(lambda: mapped(slabs) == [])
             assert known.statistics().slabs == 0
 
 
@@ -160,6 +167,7 @@ async def test_a_client_that_connects_again_registers_the_new_memory(path):
     """What the former service has left is given back when nothing holds it."""
     async with cpu_device() as device, kv.connect(path, timeout=60) as store:
         async with kv.register(device, store) as known:
+            slabs: list[int] = []
             for _ in range(2):
                 async with kv.open_service(OPTIONS, path):
                     await store.wait_connected()
@@ -168,9 +176,11 @@ async def test_a_client_that_connects_again_registers_the_new_memory(path):
                     await known.wait_registered()
                     told = known.statistics()
                     assert told.registered_bytes == told.slab_bytes > 0
+                    slabs += addresses_of(known)
+                    assert set(mapped(slabs)) >= set(addresses_of(known))
                 await until(lambda: known.statistics().slabs == 0)
             del slots
-        await until(lambda: mappings() == 0)
+        await until(lambda: mapped(slabs) == [])
 
 
 async def test_what_the_driver_does_not_take_is_told(open_any, faults):

@@ -10,7 +10,8 @@ import pytest
 
 from ajit._system.numa import memory_nodes
 from ajit.errors import AjitWarning, RuntimeClosed, UsageError
-from ajit.kv import StoreOptions, chunk_digests, keeper, open_store
+from ajit.kv import StoreOptions, chunk_digests, open_store
+from ajit.kv import keeper as keeper_module
 from ajit.kv.memory import Slab, SlabError
 from tests.kv.store_support import (
     CHUNK_BYTES,
@@ -35,11 +36,11 @@ async def test_the_node_of_the_memory_is_told(monkeypatch, space):
     with pytest.raises(UsageError, match="NUMA node 1000 is not there"):
         async with open_store(options(numa_node=1000)):
             pass
-    monkeypatch.setattr(keeper, "choose_node", lambda asked: (0, f"node {asked}"))
+    monkeypatch.setattr(keeper_module, "choose_node", lambda asked: (0, f"node {asked}"))
     async with open_store(options(numa_node=0)) as store:
         await store_prompt(store, space, chunk_digests(space, prompt(1, 1)))
         assert store.statistics().numa in ("node 0", "mbind: Operation not permitted")
-    monkeypatch.setattr(keeper, "choose_node", lambda asked: (1000, f"node {asked}"))
+    monkeypatch.setattr(keeper_module, "choose_node", lambda asked: (1000, f"node {asked}"))
     async with open_store(options(numa_node=0)) as store:
         assert await store_prompt(store, space, chunk_digests(space, prompt(1, 1))) == 1
         assert "mbind" in store.statistics().numa
@@ -269,6 +270,65 @@ async def test_memory_that_the_system_refuses_makes_the_store_busy(open_any, spa
 
         assert stored == 4
         assert "no memory" in (await counted(store, keeper)).problem
+
+
+async def test_a_thread_that_cannot_be_started_makes_the_store_busy(open_any, space, monkeypatch):
+    """As memory that cannot be had; and the store is asked again later."""
+
+    async def refused(*args, **how):
+        raise RuntimeError("can't start new thread")
+
+    async with open_any(options()) as (store, kept):
+        digests = chunk_digests(space, prompt(1, 2))
+        with monkeypatch.context() as patch:
+            patch.setattr(keeper_module, "run_in_thread", refused)
+            with pytest.warns(AjitWarning, match="start new thread"):
+                assert await store_prompt(store, space, digests) == 0
+        assert await store_prompt(store, space, digests) == 0
+        kept._again_at = 0.0
+        assert await store_prompt(store, space, digests) == 2
+        assert (await counted(store, kept)).problem == ""
+
+
+async def test_memory_is_asked_for_again_after_a_while(open_any, space, monkeypatch):
+    """Who took it may have given it back. Until then nothing asks the system for it."""
+    asked, make = [], Slab.make
+
+    def refused(size_bytes, **given):
+        asked.append(size_bytes)
+        raise SlabError(12, f"no memory for a slab of {size_bytes} bytes")
+
+    async with open_any(options()) as (store, keeper):
+        monkeypatch.setattr(Slab, "make", refused)
+        with pytest.warns(AjitWarning, match="stays at 0 slabs"):
+            first = [
+                await store_prompt(store, space, chunk_digests(space, prompt(1, 2))),
+                await store_prompt(store, space, chunk_digests(space, prompt(1, 2))),
+            ]
+        monkeypatch.setattr(Slab, "make", make)
+        keeper._again_at = 0.0
+        later = await store_prompt(store, space, chunk_digests(space, prompt(1, 2)))
+
+        assert (first, later, len(asked)) == ([0, 0], 2, 1)
+        assert (await counted(store, keeper)).problem == ""
+
+
+async def test_a_system_without_threads_makes_the_store_busy(open_any, space, monkeypatch):
+    """And does not end it: what is there serves on."""
+
+    async def none(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    digests = chunk_digests(space, prompt(1, 4))
+    async with open_any(options()) as (store, keeper):
+        await store_prompt(store, space, digests)
+        monkeypatch.setattr(keeper_module, "run_in_thread", none)
+        with pytest.warns(AjitWarning, match="can't start new thread"):
+            stored = await store_prompt(store, space, chunk_digests(space, prompt(2, 8)))
+
+        assert stored == 4
+        assert await read_prompt(store, space, digests) == 0  # it gave way
+        assert "thread" in (await counted(store, keeper)).problem
 
 
 async def test_closing_ends_those_that_wait(open_any, space):

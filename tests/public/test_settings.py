@@ -60,6 +60,7 @@ OTHER_VALUES = {
     "failure_seconds": ("0", 0.0),
     "explain": ("1", True),
     "record": ("/srv/used.ajit", "/srv/used.ajit"),
+    "trace": ("/srv/trace.json", "/srv/trace.json"),
     "ticket_timeout_seconds": ("5", 5.0),
     "time_tickets": ("1", True),
     "spin_seconds": ("0", 0.0),
@@ -192,7 +193,7 @@ BAD_TEXTS = {
     "allow_unsafe_cache": ["2", "maybe", "on!"],
     "device": ["gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:²", "CPU", "cpu:x"],
     "compile_slots": ["-1", "1.5", "two", "nan"],
-    "compile_timeout_seconds": ["0", "-1", "nan", "inf", "1m"],
+    "compile_timeout_seconds": ["0", "-1", "nan", "inf", "1x"],
     "compile_output_limit_bytes": ["0", "-1", "1e6", "1.5", "0.5", "1X", "9999P", "1 GiB B"],
     "compile_memory_limit_bytes": ["-1", "G", "1" + "0" * 500],
     "compile_memory_estimate_bytes": ["-1", "1.5"],
@@ -277,6 +278,22 @@ def test_sizes_may_have_a_unit(text, expected):
     settings = Settings(environ={"AJIT_CACHE_LIMIT_BYTES": text})
 
     assert expected == settings.cache_limit_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("30d", 30 * 86400.0), ("1.5h", 5400.0), ("90", 90.0), ("50ms", 0.05)]
+)
+def test_durations_may_have_a_unit(text, expected):
+    """As on the command line: `AJIT_CACHE_MAX_AGE_SECONDS=30d`."""
+    settings = Settings(environ={"AJIT_CACHE_MAX_AGE_SECONDS": text})
+
+    assert expected == settings.cache_max_age_seconds
+
+
+def test_error_about_a_duration_shows_how_to_write_one():
+    """A number alone is seconds."""
+    with pytest.raises(SettingsError, match="such as 90s, 30m or 12h"):
+        Settings(environ={"AJIT_CACHE_MAX_AGE_SECONDS": "a day"})
 
 
 def test_error_about_a_size_shows_how_to_write_one():

@@ -88,6 +88,16 @@ class Client:
         stats: dict[str, Any] = (await self._http.get("/v1/stats")).raise_for_status().json()
         return stats
 
+    async def wait_begun(self, count: int) -> None:
+        """Wait until the engine has begun so many requests since it was started.
+
+        Raises:
+            TimeoutError: It takes far too long.
+        """
+        with anyio.fail_after(SETTLED_SECONDS):
+            while (await self.stats())["begun"] < count:  # noqa: ASYNC110  # over HTTP
+                await anyio.sleep(0.01)
+
     async def wait_settled(self) -> None:
         """Wait until what was answered is stored.
 

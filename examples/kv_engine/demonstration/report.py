@@ -25,6 +25,7 @@ def as_json(result: Result) -> str:
     return json.dumps({
         "device": result.device,
         "cpus": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "prompt_tokens": result.prompt_tokens,
         "rows": [asdict(row) for row in result.rows],
         "beside": None if beats is None else {
@@ -52,8 +53,11 @@ def print_tables(result: Result) -> None:
         answers += len(result.beats.seconds)
     equal = "[bold green]yes[/]" if result.equal else "[bold red]no[/]"
     console.print(f"logits equal: {equal} ({answers} answers, compared bit for bit)")
-    console.print(f"measured on {escape(result.device) or 'nothing'}, {os.cpu_count()} CPUs, "
-                  f"in {result.seconds:.0f} s")  # fmt: skip
+    device, load = result.device or "nothing", os.getloadavg()[0]
+    console.print(
+        f"measured on {escape(device)}, {os.cpu_count()} CPUs, load average {load:.0f}, "
+        f"in {result.seconds:.0f} s"
+    )
 
 
 def _table(result: Result) -> Table:

@@ -156,8 +156,9 @@ class Scenario:
     async def _kill_engine(self, a: _Engine, b: Client) -> None:
         """In the middle of a request: what it holds of the store comes back."""
         async with anyio.create_task_group() as tasks:
+            begun = (await a.client.stats())["begun"]
             tasks.start_soon(_ask_in_vain, a.client, self._other)
-            await _busy(a.client)
+            await a.client.wait_begun(begun + 1)
             await a.running.kill()
             self._say("engine A is killed in the middle of a request")
             await self._ask("engine A was killed", "B", b, self._whole)
@@ -240,13 +241,6 @@ def text(length: int, title: str) -> str:
 async def _ask_in_vain(client: Client, prompt: str) -> None:
     with suppress(httpx.HTTPError):  # it will be killed
         await client.ask(prompt, MANY)
-
-
-async def _busy(client: Client) -> None:
-    """Wait until a request has pages, and so is being computed."""
-    with anyio.fail_after(30):
-        while (stats := await client.stats())["free_pages"] == stats["pages"]:  # noqa: ASYNC110  # HTTP
-            await anyio.sleep(0.01)
 
 
 def _device(stats: dict[str, Any]) -> str:

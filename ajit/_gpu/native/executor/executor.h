@@ -223,6 +223,11 @@ void ajit_known_remove(struct ajit_known *, uint64_t start);
 void ajit_known_free(struct ajit_known *);
 uint64_t ajit_known_span(struct ajit_known *, uint64_t address, uint64_t bytes);
 bool ajit_known_parts(struct ajit_known *, uint64_t address);
+/* Whether a range is where was looked last, and no piece begins or ends in it or at its start. */
+static inline bool ajit_known_within(const struct ajit_known *known, uint64_t address,
+                                     uint64_t bytes) {
+    return !known->count || (address > known->low && address + bytes <= known->high);
+}
 
 int ajit_launch_kernel(struct ajit_executor *, struct ajit_ticket *, const struct ajit_launch *);
 

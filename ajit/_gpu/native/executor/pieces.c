@@ -47,15 +47,20 @@ static int append(struct ajit_gathering *of, uint64_t target, uint64_t source, u
     return CUDA_SUCCESS;
 }
 
+static int add(struct ajit_gathering *of, uint64_t target, uint64_t source, uint64_t bytes) {
+    return join(of, target, source, bytes) ? CUDA_SUCCESS : append(of, target, source, bytes);
+}
+
 /* Adds a copy between a device and the host; `apart` says that it joins none before it. */
 int ajit_pieces_add(struct ajit_gathering *of, uint64_t target, uint64_t source, uint64_t bytes) {
     struct ajit_known *known = &of->executor->known;
     uint64_t *host = of->to_host ? &target : &source;
     int code = CUDA_SUCCESS;
+    if (ajit_known_within(known, *host, bytes)) return add(of, target, source, bytes);
     while (!code && bytes) {
         uint64_t part = ajit_known_span(known, *host, bytes);
         if (ajit_known_parts(known, *host)) of->apart = true;
-        if (!join(of, target, source, part)) code = append(of, target, source, part);
+        code = add(of, target, source, part);
         target += part;
         source += part;
         bytes -= part;
