@@ -73,7 +73,7 @@ bench: $(STAMPS)/bench $(STAMPS)/native ## the budgets, measured side by side wi
 gpu: ## what only an NVIDIA GPU can tell, into docs/measurements/ (up to an hour)
 	@$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
-integrations: setup $(STAMPS)/integrations ## install the peers (1 GB), test their adapters, measure beside them (minutes)
+integrations: setup $(STAMPS)/integrations ## install the peers (1 GB and more), test their adapters, measure beside them (minutes)
 	@$(BIN)/python -m pytest tests/integrations $(ARGS)
 	@$(BIN)/python -m benchmarks integrations
 
