@@ -21,8 +21,8 @@ EXPECTED = {
     "ConfiguredKernel": "block grid kernel",
     "Device": "aclose alloc alloc_pinned arch batch capture copy create_event create_stream "
     "download driver_version fill has_clusters health kind load mark max_block max_grid "
-    "max_shared_bytes max_threads multiprocessors name register_host run statistics submit "
-    "synchronize total_memory_bytes upload warp_size",
+    "max_shared_bytes max_threads multiprocessors name numa_node register_host run statistics "
+    "submit synchronize total_memory_bytes upload warp_size",
     "DeviceBuffer": f"free {MEMORY}",
     "EntryPoint": "name params",
     "Event": "free freed handle record seconds_until timing",
