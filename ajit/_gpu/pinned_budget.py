@@ -1,7 +1,7 @@
 """How much page-locked memory the staging pools of a device may hold, and who waits for room.
 
 One for each device of the process: its loops share the limit, since page-locked memory is taken
-from the whole machine. Who needs room waits in line, whichever loop it is in: nobody is overtaken,
+from the whole machine. Who needs room waits in line, whichever loop it is in: no one is overtaken,
 and a large one does not starve behind small ones. Safe for use by any thread; the lock is held for
 a few lines, and never in a finalizer that may have interrupted one of them.
 """

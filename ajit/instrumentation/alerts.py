@@ -15,7 +15,7 @@ class Alert:
         name: In the style of Prometheus.
         expr: What is looked at.
         lasting: For how long it must hold, as Prometheus writes durations.
-        severity: ``critical`` if somebody must act now, else ``warning``.
+        severity: ``critical`` if it cannot wait, else ``warning``.
         summary: What is wrong, for a person, in one line.
         todo: What to look at first.
     """
@@ -59,7 +59,7 @@ ALERTS = (
         "AjitEntriesRejected",
         'increase(ajit_cache_lookups_total{result="rejected"}[1h]) > 0', "0m", "warning",
         "Entries of the kernel cache do not verify, and are compiled again",
-        "ajit cache verify says which; a disk that fails, or somebody who writes there, does that.",
+        "ajit cache verify says which; a disk that fails, or another program that writes there.",
     ),
     Alert(
         "AjitCompiledLate", "increase(ajit_late_compiles_total[10m]) > 0", "0m", "warning",

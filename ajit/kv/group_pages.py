@@ -10,6 +10,7 @@ import anyio
 from ajit._core.factory import FactoryMade
 from ajit._gpu.device import Device
 from ajit.errors import AjitError, UsageError
+from ajit.kv.held import refuse_gaps
 from ajit.kv.pages import open_pages
 from ajit.kv.registering import register
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ajit.kv.group_store import GroupChunks, GroupLease, GroupReservation
     from ajit.kv.groups import Groups
     from ajit.kv.pages import Pages
-    from ajit.kv.registering import SlabSource
+    from ajit.kv.registering import RegisteredStore, SlabSource
     from ajit.kv.transfer import Transfer
 
 __all__ = ["GroupPages", "GroupTransfer", "open_group_pages"]
@@ -75,11 +76,19 @@ class GroupPages(metaclass=FactoryMade, factory="async with ajit.kv.open_group_p
         pages: Of each group, in their order.
     """
 
-    __slots__ = ("groups", "pages")
+    __slots__ = ("_registered", "groups", "pages")
 
-    def __init__(self, groups: Groups, pages: Sequence[Pages]) -> None:
+    def __init__(
+        self, groups: Groups, pages: Sequence[Pages], registered: RegisteredStore | None
+    ) -> None:
         """Made by `open_group_pages`."""
         self.groups, self.pages = groups, tuple(pages)
+        self._registered = registered
+
+    async def wait_registered(self) -> None:
+        """Wait until the driver knows all slabs that the store has by now; at once without one."""
+        if self._registered is not None:
+            await self._registered.wait_registered()
 
     async def load(self, hit: GroupLease, tables: Sequence[Any], **how: Any) -> GroupTransfer:
         """Submit the copy of a prefix into pages: of each group, what it needs of it.
@@ -100,7 +109,10 @@ class GroupPages(metaclass=FactoryMade, factory="async with ajit.kv.open_group_p
     async def save(
         self, tables: Sequence[Any], slots: GroupReservation, **how: Any
     ) -> GroupTransfer:
-        """Submit the copy of pages into what is reserved. Takes and raises what `load` does."""
+        """Submit the copy of pages into what is reserved. Takes and raises what `load` does.
+
+        A gap among the pages that a group needs is refused with `UsageError`.
+        """
         return await self._copy(slots.groups, tables, how, to_host=True)
 
     async def _copy(
@@ -113,7 +125,10 @@ class GroupPages(metaclass=FactoryMade, factory="async with ajit.kv.open_group_p
     ) -> GroupTransfer:
         if len(tables) != len(self.pages):
             raise UsageError(f"{len(tables)} tables of pages for {len(self.pages)} groups")
-        asked = [_blocks_of(part, table) for part, table in zip(parts, tables, strict=True)]
+        asked = [
+            _blocks_of(part, table, to_host=to_host)
+            for part, table in zip(parts, tables, strict=True)
+        ]
         submitted: list[Transfer | None] = []
         try:
             for pages, part, blocks in zip(self.pages, parts, asked, strict=True):
@@ -142,7 +157,7 @@ async def _end(submitted: Sequence[Transfer | None]) -> None:
             return
 
 
-def _blocks_of(part: GroupChunks[Any], table: Any) -> Any:
+def _blocks_of(part: GroupChunks[Any], table: Any, *, to_host: bool) -> Any:
     """Return the numbers of the pages of some chunks; pages that a window has left are gaps."""
     pages = part.group.layout.chunk_pages
     if part.ranges and len(table) < part.ranges[-1][1] * pages:
@@ -152,10 +167,15 @@ def _blocks_of(part: GroupChunks[Any], table: Any) -> Any:
         )
     if len(part.ranges) == 1 and not part.ranges[0][2]:
         first, stop, _ = part.ranges[0]
-        return table[first * pages : stop * pages]
+        piece = table[first * pages : stop * pages]
+        if to_host:
+            refuse_gaps(piece)
+        return piece
     numbers: list[int] = []
     for first, stop, skip in part.ranges:
         piece = table[first * pages + skip : stop * pages]
+        if to_host:
+            refuse_gaps(piece)
         numbers += [-1] * skip
         numbers += piece.tolist() if hasattr(piece, "tolist") else list(piece)
     return numbers
@@ -189,11 +209,12 @@ async def open_group_pages(
         raise UsageError(f"tensors for {len(tensors)} groups of {len(groups)}")
     device = where if isinstance(where, Device) else where.device
     async with AsyncExitStack() as stack:
+        registered = None
         if store is not None:
-            await stack.enter_async_context(register(device, store))
+            registered = await stack.enter_async_context(register(device, store))
         opened = [
             await stack.enter_async_context(open_pages(where, group.layout, each, check=check))
             for group, each in zip(groups.groups, tensors, strict=True)
         ]
-        pages: GroupPages = GroupPages.make(groups, opened)
+        pages: GroupPages = GroupPages.make(groups, opened, registered)
         yield pages

@@ -108,14 +108,20 @@ class GroupReservation(_Held[Reservation]):
 
     Attributes:
         groups: What each group may write, in their order.
+        reason: "" if that is all that the store lacks; else why it is not, as
+            `Reservation.reason` says it for one group: ``busy``, ``size``, ``disconnected``, ...
+            What is stored all the same is no hit as long as a group lacks its part.
     """
+
+    reason = ""
 
     async def commit(self) -> bool:
         """Let lookups find all of it, once the copies into it have ended.
 
         Returns:
-            Whether all is found. Groups with a window come first, so that what all of them need is
-            there before a prefix is as long.
+            Whether the whole prompt is found: False if `reason` says that a part had no memory.
+            Groups with a window come first, so that what all of them need is there before a prefix
+            is as long.
 
         Raises:
             DeviceError: A copy into it has failed, see `Reservation.commit`. What is committed by
@@ -125,7 +131,20 @@ class GroupReservation(_Held[Reservation]):
         for part in sorted(self.groups, key=lambda part: not part.group.window):
             for handle in part.handles:
                 done &= await handle.commit()
-        return done
+        return done and not self.reason
+
+    def note(self, slots: Reservation, wanted: int) -> None:
+        """Note whether a part has memory for all that it lacks."""
+        if slots.first + len(slots) < wanted and slots.reason not in ("stored", "short"):
+            self.reason = self.reason or slots.reason or "busy"
+
+    def __len__(self) -> int:
+        """How many chunks it has, of all groups."""
+        return sum(stop - first for part in self.groups for first, stop, _ in part.ranges)
+
+    def __repr__(self) -> str:
+        why = f", {self.reason}" if self.reason else ""
+        return f"<GroupReservation of {len(self)} chunks{why}>"
 
 
 class GroupStore:
@@ -200,16 +219,22 @@ class GroupStore:
                 if not group.window:
                     slots = await self.store.reserve(namespace, digests)
                     others.append(slots)
+                    reserved.note(slots, len(digests))
                     parts[-1].add(slots, slots.first, slots.first + len(slots))
                 else:
-                    await self._reserve_window(parts[-1], digests, group.needed(len(digests)))
+                    needed = group.needed(len(digests))
+                    await self._reserve_window(reserved, parts[-1], digests, needed)
         except BaseException:
             reserved.release()
             raise
         return reserved
 
     async def _reserve_window(
-        self, part: GroupChunks[Reservation], digests: list[bytes], needed: Needed
+        self,
+        reserved: GroupReservation,
+        part: GroupChunks[Reservation],
+        digests: list[bytes],
+        needed: Needed,
     ) -> None:
         for index in range(needed.first, needed.stop):
             skip = needed.skip_pages if index == needed.first else 0
@@ -217,6 +242,7 @@ class GroupStore:
                 continue
             name = name_in_part(digests[index], skip)
             slots = await self.store.reserve(part.namespace, [name])
+            reserved.note(slots, 1)
             part.add(slots, index, index + len(slots), skip)
 
     async def _is_here(self, namespace: Namespace, digest: bytes) -> bool:

@@ -188,9 +188,13 @@ class Lease(Handle):
     """The longest part of a prompt, from its start, that the store has: pinned until released.
 
     Attributes:
+        first: Index of its first chunk in the prompt: always 0.
         checksums: What the writer of each chunk said of it, if it was asked for; 0 if nothing.
         pending: Whether another engine stores the next chunk right now.
     """
+
+    first = 0
+    writable = False
 
     def __init__(
         self,
@@ -267,8 +271,9 @@ class Reservation(Handle):
             checksums: One for each, unsigned 64-bit, handed to readers as it is; default: 0.
 
         Returns:
-            False if they are not found: the reservation took too long, or the service is gone.
-            Nothing else is lost; the engine goes on without. True if there are no slots.
+            False if they are not found: the reservation took too long (then also if no one else
+            has stored them meanwhile), or the service is gone. Nothing else is lost; the engine
+            goes on without. True if there are no slots: `reason` says whether that was all.
 
         Raises:
             UsageError: There are not so many, or it has ended. Nothing was committed.
@@ -286,7 +291,9 @@ class Reservation(Handle):
         sums = [0] * number if checksums is None else list(checksums)
         if not self.slots and not number and not sums:  # there was no room, or no need
             return True
-        if self._over or not 0 <= number <= left or len(sums) != number:
+        if self._over:
+            raise UsageError(f"{self!r} cannot be committed any more: it was committed or released")
+        if not 0 <= number <= left or len(sums) != number:
             raise UsageError(f"{self!r} has {left} chunks to commit, not {number}")
         if not number:
             return True

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from ajit._system.loop import LoopHandle
+from ajit.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ajit.kv.keys import Namespace
     from ajit.kv.layout import Layout
 
-__all__ = ["CopyHold", "StoredChunks", "hold_chunks"]
+__all__ = ["CopyHold", "StoredChunks", "hold_chunks", "is_stored", "part_of", "refuse_gaps"]
 
 
 class _Hold(Protocol):
@@ -83,20 +84,68 @@ class CopyHold:
             self._loop.call_soon(hold.release)
 
 
-def hold_chunks(chunks: Any, layout: Layout) -> tuple[Any, CopyHold | None]:
+def hold_chunks(chunks: Any, layout: Layout, *, to_host: bool) -> tuple[Any, CopyHold | None]:
     """Return chunks as a copy takes them, and a hold of them if they are a store's.
 
     Raises:
-        UsageError: They are a handle that has ended, or chunks of another layout.
+        UsageError: They are a handle that has ended, a lease that is to be written, or chunks of
+            another layout.
     """
-    if not _is_stored(chunks):
+    if not is_stored(chunks):
         return chunks, None
     layout.check_namespace(chunks.namespace)
+    if to_host and not getattr(chunks, "writable", True):
+        raise UsageError(f"{chunks!r} can only be read; reserve() gives memory to save into")
     if not len(chunks):  # nothing is leased or reserved, so there is nothing to hold
         return [], None
     hold = CopyHold(chunks.hold())
     return chunks.views(), hold
 
 
-def _is_stored(chunks: Any) -> TypeGuard[StoredChunks]:
+def part_of(table: Any, chunks: Any, each: int, *, to_host: bool) -> Any:
+    """Return of a whole prompt's table what is for the chunks of a handle.
+
+    Args:
+        table: Numbers of pages, or slots, of the prompt from its start.
+        chunks: The handle.
+        each: How many numbers a chunk has.
+        to_host: Whether the chunks are to be written: then none may be missing, for what is not
+            written would be found, with what was there before.
+
+    Raises:
+        UsageError: The table is too short, or has a gap where chunks are to be written.
+    """
+    first = getattr(chunks, "first", None)
+    if first is None or not hasattr(table, "__len__"):
+        return table  # of chunks that were put together, or what will be refused by its type
+    begin, end = first * each, (first + len(chunks)) * each
+    if not len(chunks):
+        return table[:0]
+    if len(table) < end:
+        raise UsageError(
+            f"the table has {len(table)} numbers, and {end} are needed, of the whole prompt from "
+            f"its start: these are chunks {first} to before {first + len(chunks)}, of {each} each"
+        )
+    part = table[begin:end]
+    if to_host:
+        refuse_gaps(part)
+    return part
+
+
+def refuse_gaps(part: Any) -> None:
+    """Refuse numbers that leave a place of a stored chunk unwritten.
+
+    Raises:
+        UsageError: One is negative.
+    """
+    least = part.min() if hasattr(part, "min") else min(part, default=0)
+    if least < 0:
+        raise UsageError(
+            "a negative number is a gap, and a chunk that is stored has none: others would find "
+            "what was in this memory before; save only whole chunks"
+        )
+
+
+def is_stored(chunks: Any) -> TypeGuard[StoredChunks]:
+    """Whether they are a handle of a store."""
     return hasattr(chunks, "hold") and hasattr(chunks, "views")

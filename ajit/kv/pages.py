@@ -14,8 +14,8 @@ from ajit._gpu.device import Device
 from ajit._gpu.page_map import PageCopy, map_pages
 from ajit._gpu.shape import whole_number
 from ajit._system.own_task import OwnTask
-from ajit.errors import AjitError, ArgumentError, RuntimeClosed
-from ajit.kv.held import hold_chunks
+from ajit.errors import AjitError, ArgumentError, RuntimeClosed, UsageError
+from ajit.kv.held import hold_chunks, is_stored, part_of
 from ajit.kv.kernels import PagesKernels, PageWay
 from ajit.kv.lent import EventPool
 from ajit.kv.probe import check_tensors, probe
@@ -120,8 +120,10 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
                 transfer is done. Pinned, if it is to be fast.
             blocks: Numbers of the pages, in the order of the tokens: int32 or int64 in contiguous
                 memory on the host (numpy, a tensor on the CPU, `array.array`), or a list. They fill
-                the chunks, the last one perhaps in part. A negative number is a gap: those tokens
-                are not copied. No page may come twice. They are copied, and may change afterwards.
+                the chunks, the last one perhaps in part. With a lease or a reservation they are
+                those of the whole prompt from its start, and what its chunks need is taken of them.
+                A negative number is a gap: those tokens are not copied. No page may come twice.
+                They are copied, and may change afterwards.
             after: What the copies wait for on the device: an event, a ticket, a transfer's
                 ``ticket``, or any stream, also one of another library; None: nothing.
             slots: Whether ``blocks`` are slots, one for each token: ``page * page_tokens + place``.
@@ -133,8 +135,8 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         Raises:
             ArgumentError: A number is no page, or comes twice; chunks are too few, too many, or of
                 another size; or memory was freed. Nothing was submitted.
-            UsageError: The lease or reservation has ended, or its namespace is of another layout.
-                Nothing was submitted.
+            UsageError: The lease or reservation has ended, or its namespace is of another layout;
+                or the prompt's pages are too few for it. Nothing was submitted.
             RuntimeClosed: The pages or the device were closed. Nothing was submitted.
             DeviceLost: The context is unusable. Nothing was submitted.
 
@@ -159,8 +161,9 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
 
         The chunks hold the pages once the transfer is done, and not before. Takes and raises what
         `load` does, but: a page may come twice, chunks may not overlap, a gap leaves its place in
-        the chunk as it is, and all layers become ready together unless ``layers_per_step`` says
-        otherwise. ``after`` has to be what wrote the pages, such as the engine's stream.
+        the chunk as it is and is refused in a reservation (`UsageError`), and all layers become
+        ready together unless ``layers_per_step`` says otherwise. ``after`` has to be what wrote the
+        pages, such as the engine's stream.
         """
         per_step = self.layout.layers if layers_per_step is None else layers_per_step
         copy = PageCopy(to_host=True, ids=blocks, chunks=chunks, by_slot=slots, after=after)
@@ -198,8 +201,12 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
     ) -> Transfer:
         if self._closed:
             raise RuntimeClosed("the pages were closed")
+        if is_stored(copy.ids):
+            raise UsageError("it is load(chunks, blocks) and save(blocks, chunks)")
         step_rows = self._step_rows(layers_per_step)
-        chunks, hold = hold_chunks(copy.chunks, self.layout)
+        if is_stored(copy.chunks):
+            copy = replace(copy, ids=self._part_of(copy))
+        chunks, hold = hold_chunks(copy.chunks, self.layout, to_host=copy.to_host)
         request: PageRequest | None = None
         try:
             events = await self._gates(step_rows, gates)
@@ -216,6 +223,11 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         return Transfer.make(
             self._map, ticket, copy.events, layers, layers_per_step, request.nbytes
         )
+
+    def _part_of(self, copy: PageCopy) -> Any:
+        layout = self.layout
+        each = layout.chunk_tokens if copy.by_slot else layout.chunk_pages
+        return part_of(copy.ids, copy.chunks, each, to_host=copy.to_host)
 
     async def _submit(self, request: PageRequest, copy: PageCopy, **how: Any) -> Ticket[None]:
         await self._kernels.take(request, to_host=copy.to_host, by_slot=copy.by_slot)

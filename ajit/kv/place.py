@@ -132,7 +132,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def _wait_for_lock(path: Path) -> int:
-    """Lock it; wait a little for one that is ending, whose socket nobody listens at any more.
+    """Lock it; wait a little for one that is ending, whose socket has no listener any more.
 
     Raises:
         BlockingIOError: Another service has it.

@@ -68,8 +68,7 @@ class PrefixCache:
         async with self._store.lease(self._namespace, digests=digests) as lease:
             if not lease:
                 return None
-            blocks = sequence.blocks[: len(lease) * self._pages.layout.chunk_pages]
-            transfer = await self._pages.load(lease, blocks, gates=gates)
+            transfer = await self._pages.load(lease, sequence.blocks, gates=gates)
             sequence.transfers.append(transfer)
             self.counts["loaded"] += len(lease)
             return Found(lease.tokens, transfer)
@@ -92,9 +91,8 @@ class PrefixCache:
             if not slots:
                 self.counts[f"skipped: {slots.reason}"] += len(digests)
                 return
-            pages = self._pages.layout.chunk_pages
-            blocks = sequence.blocks[slots.first * pages : (slots.first + len(slots)) * pages]
-            sequence.transfers.append(await self._pages.save(blocks, slots, after=after))
+            # Of the whole prompt's pages it takes those of the chunks that are reserved.
+            sequence.transfers.append(await self._pages.save(sequence.blocks, slots, after=after))
             # The commit waits for the copy, so nobody finds what is not all there.
             committed = await slots.commit()
             self.counts["saved" if committed else "skipped: too late"] += len(slots)

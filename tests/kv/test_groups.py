@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import numpy as np
@@ -273,6 +273,54 @@ async def test_memory_of_all_groups_is_held_until_the_copies_are_over(open_any, 
         if hasattr(store, "ping"):
             await store.ping()
         assert keeper.ledger.reservations == 0
+
+
+async def test_a_page_that_a_window_has_left_is_not_stored_as_if_it_were_there(open_any):
+    """An engine gives -1 for it: where it is needed, the save is refused."""
+    async with (
+        open_any(OPTIONS) as (store, _),
+        cpu_device() as device,
+        AsyncExitStack() as stack,
+    ):
+        groups, engine = kv.GroupStore(store, GROUPS, SPACES), Engine()
+        pages = await stack.enter_async_context(
+            kv.open_group_pages(device, GROUPS, engine.tensors, check=False)
+        )
+        async with groups.reserve(tokens_of(0, 3)) as slots:
+            for at in range(len(GROUPS)):
+                tables = [list(map(int, table)) for table in engine.tables_of(3)]
+                tables[at][-1] = -1
+                with pytest.raises(UsageError, match="a negative number is a gap"):
+                    await pages.save(tables, slots)
+
+
+@asynccontextmanager
+async def one_slab(_):
+    """A slab has chunks of one size, and these groups have three."""
+    async with kv.open_store(kv.StoreOptions(limit_bytes=4096, slab_bytes=4096)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def no_service(folder):
+    """A client without one."""
+    async with kv.connect(folder / "kv.sock") as store:
+        yield store
+
+
+@pytest.mark.parametrize(("opening", "why"), [(one_slab, "busy"), (no_service, "disconnected")])
+async def test_commit_of_groups_is_false_if_a_part_had_no_memory(tmp_path, opening, why):
+    """A prefix of which a group lacks something is no hit, and `reason` says why it is not."""
+    async with opening(tmp_path) as store:
+        groups = kv.GroupStore(store, GROUPS, SPACES)
+        async with groups.reserve(tokens_of(0, 3)) as slots:
+            told = repr(slots)
+            assert slots.reason == why
+            assert await slots.commit() is False
+        async with groups.lease(tokens_of(0, 3)) as hit:
+            assert hit.chunks == 0
+
+    assert told == f"<GroupReservation of {len(slots)} chunks, {why}>"
 
 
 async def test_a_group_that_fails_fails_all(faults):

@@ -14,7 +14,7 @@ import pytest
 
 from ajit import kv
 from ajit._gpu.completion import waiting
-from ajit.errors import ArgumentError, DeviceError, DeviceLost, RuntimeClosed, UsageError
+from ajit.errors import DeviceError, DeviceLost, RuntimeClosed, UsageError
 from ajit.kv import held
 from tests.gpu.support import GRACE_SECONDS, POLL_SECONDS, cpu_device, until
 from tests.kv.model import chunks_of, seen, tensors_of
@@ -71,12 +71,78 @@ async def test_pages_are_saved_to_a_reservation_and_loaded_from_a_lease(open_any
             found = b"".join(map(bytes, lease.views()))
             await (await pages.load(lease, BLOCKS[::-1]))
             await (await pages.load(lease, BLOCKS))
-            with pytest.raises(ArgumentError, match="read-only"):
+            with pytest.raises(UsageError, match=r"can only be read; reserve\(\) gives memory"):
                 await pages.save(BLOCKS, lease)
+            with pytest.raises(
+                UsageError, match=r"load\(chunks, blocks\) and save\(blocks, chunks"
+            ):
+                await pages.load(BLOCKS, lease)
         expected = chunks_of(LAYOUT, seen(LAYOUT, tensors, PAGES), BLOCKS)
 
         assert expected.tobytes() == found
         assert await is_free(store)
+
+
+@pytest.mark.parametrize("by_slot", [False, True])
+@pytest.mark.parametrize("kind", [list, np.array])
+async def test_what_is_stored_has_no_gap_and_no_missing_page(open_any, kind, by_slot):
+    """Others would find what the memory held before: another prompt, perhaps of another tenant."""
+    each = LAYOUT.page_tokens if by_slot else 1
+    whole = [block * each + n for block in BLOCKS for n in range(each)]
+    gap, short = [*whole[:3], -1, *whole[4:]], whole[:-1]
+    async with (
+        opened(open_any) as (store, _, pages),
+        store.reserve(SPACE, digests_of(1)) as slots,
+    ):
+        with pytest.raises(UsageError, match="a negative number is a gap"):
+            await pages.save(kind(gap), slots, slots=by_slot)
+        with pytest.raises(UsageError, match=f"has {len(short)} numbers, and {len(whole)} are"):
+            await pages.save(kind(short), slots, slots=by_slot)
+        await (await pages.save(kind(whole), slots, slots=by_slot))
+        assert await slots.commit()
+        async with store.lease(SPACE, digests=digests_of(1)) as lease:
+            await (await pages.load(lease, kind(gap), slots=by_slot))  # leaves these tokens alone
+
+
+async def test_the_table_of_the_whole_prompt_is_given_whatever_is_stored_already(open_any):
+    """Of it are taken the pages of the chunks that a handle has; all, some or none."""
+    tensors = tensors_of(LAYOUT, PAGES)
+    expected = chunks_of(LAYOUT, seen(LAYOUT, tensors, PAGES), BLOCKS).tobytes()
+    digests = digests_of(1)
+    async with opened(open_any, tensors) as (store, _, pages):
+        async with store.reserve(SPACE, digests[:1]) as slots:
+            await (await pages.save(BLOCKS, slots))
+            assert await slots.commit()
+        async with store.reserve(SPACE, digests) as slots:
+            assert (slots.first, len(slots)) == (1, CHUNKS - 1)
+            with pytest.raises(UsageError, match="needed, of the whole prompt from its start"):
+                await pages.save(BLOCKS[2:], slots)
+            await (await pages.save(BLOCKS, slots))
+            assert await slots.commit()
+        async with store.reserve(SPACE, digests) as slots:
+            assert slots.reason == "stored"
+            await (await pages.save(BLOCKS, slots))
+            assert await slots.commit()
+        async with store.lease(SPACE, digests=digests) as lease:
+            found = b"".join(map(bytes, lease.views()))
+        async with store.lease(SPACE, digests=digests[:2]) as lease:
+            await (await pages.load(lease, BLOCKS))
+        async with store.lease(SPACE, digests=digests_of(5)) as miss:
+            await (await pages.load(miss, BLOCKS))
+
+    assert found == expected
+
+
+async def test_commit_after_the_end_says_so(open_any):
+    """And not that there are other chunks than there are."""
+    async with (
+        opened(open_any) as (store, _, pages),
+        store.reserve(SPACE, digests_of(1)) as slots,
+    ):
+        await (await pages.save(BLOCKS, slots))
+        assert await slots.commit()
+        with pytest.raises(UsageError, match="cannot be committed any more"):
+            await slots.commit()
 
 
 async def saving(store, pages, submitted):
@@ -181,7 +247,7 @@ async def test_a_refused_submission_holds_nothing(open_any):
         buffers = [await device.upload(each) for each in tensors_of(LAYOUT, PAGES)]
         async with kv.open_pages(device, LAYOUT, buffers) as pages:
             async with store.reserve(SPACE, digests_of(1)) as slots:
-                with pytest.raises(ArgumentError, match="2 ids for 4 chunks") as refused:
+                with pytest.raises(UsageError, match="has 2 numbers, and 8 are needed") as refused:
                     await pages.save([1, 2], slots)
                 async with store.reserve(SPACE, digests_of(1)) as none:
                     assert none.reason == "pending"
@@ -291,7 +357,7 @@ async def test_a_hold_dropped_in_another_thread_is_released_in_the_loop():
         def release(self):
             released.append(threading.get_ident())
 
-    kept = list(held.hold_chunks(Slots([b"x"]), LAYOUT))
+    kept = list(held.hold_chunks(Slots([b"x"]), LAYOUT, to_host=True))
     await anyio.to_thread.run_sync(kept.clear)
     await until(lambda: released)
 
