@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ajit._core import events
+from ajit._core.short_repr import cut
 from ajit._printable import difference_texts
 from ajit._units import format_bytes
 from ajit.errors import CompileError, CompileForbidden
@@ -29,6 +30,9 @@ _Text: TypeAlias = tuple[int, str]
 
 QUIET_QUEUE_SECONDS = 0.5
 """A shorter wait in the queue is not told. Pretty arbitrary."""
+
+MOST_NAME = 200
+"""Characters of a kernel's name in a line."""
 
 MOST_CHARACTERS = 2000
 """Of a field: a compiler's log may have megabytes, and an aggregator refuses the record then."""
@@ -76,7 +80,7 @@ _ORIGIN = {field.name for field in fields(events.Event)} - {"key", "entry"}
 
 def _fields_of(event: events.Event) -> dict[str, Any]:
     """The fields of a record. ``name``, and others that a record has itself, go by other names."""
-    made: dict[str, Any] = {"kind": type(event).__name__, "kernel": event.name}
+    made: dict[str, Any] = {"kind": type(event).__name__, "kernel": event.name[:MOST_CHARACTERS]}
     for field in fields(event):
         value = getattr(event, field.name)
         if isinstance(value, events.Holder):
@@ -104,6 +108,7 @@ def _fields_of_holder(holder: events.Holder) -> dict[str, Any]:
 
 
 def _what(name: str, key: str) -> str:
+    name = cut(name, MOST_NAME)
     return f"{name} ({key[:16]})" if key else name
 
 

@@ -51,7 +51,8 @@ class Trace:
     """
 
     def __init__(self, path: str) -> None:
-        self._path = str(Path(path).expanduser().absolute())
+        # As the shell has it: a ~ of a user whom it does not know stays as it is.
+        self._path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
         self._lines = TraceLines(os.getpid(), platform.node())
         self._queue: SimpleQueue[list[Line] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="ajit-trace", daemon=True)

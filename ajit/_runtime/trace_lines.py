@@ -109,7 +109,7 @@ class TraceLines:
         seconds = seconds_of(event)
         begun = event.unix_seconds - seconds
         row, is_new = self._row(kind, begun, event.unix_seconds)
-        name = f"{name} {event.name}".strip() or kind
+        name = f"{name} {event.name[:MOST_CHARACTERS]}".strip() or kind
         line = self._line("X", name, begun, row, event, cat=kind, dur=seconds * 1e6)
         return [self._about("thread_name", row, kind), line] if is_new else [line]
 

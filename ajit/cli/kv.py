@@ -23,6 +23,7 @@ from ajit.cli.output import (
     format_bytes,
     format_seconds,
     json_option,
+    tell_warning,
 )
 from ajit.errors import KvError
 
@@ -157,8 +158,12 @@ def _tell_started(output: Output, service: Service, metrics: str) -> None:
     if metrics:
         payload["metrics"] = metrics
         line += f", and metrics on {metrics}"
-    output.result(payload, lambda: line)
-    sys.stdout.flush()
+    try:
+        if sys.stdout is not None:  # it may have been closed
+            output.result(payload, lambda: line)
+            sys.stdout.flush()
+    except OSError as exc:  # a full disk, a pipe without a reader: it serves all the same
+        tell_warning(f"standard output cannot be written: {exc}")
     _tell_supervisor()
 
 
@@ -167,10 +172,13 @@ def _tell_supervisor() -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-        # A leading @ stands for an abstract name, which begins with a NUL.
-        notify.connect("\0" + address[1:] if address[0] == "@" else address)
-        notify.send(b"READY=1")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            # A leading @ stands for an abstract name, which begins with a NUL.
+            notify.connect("\0" + address[1:] if address[0] == "@" else address)
+            notify.send(b"READY=1")
+    except OSError as exc:
+        tell_warning(f"NOTIFY_SOCKET {address} cannot be told that the service is ready: {exc}")
 
 
 @command.command("status", short_help="What a service holds, and how it is.")

@@ -11,6 +11,7 @@ Names of attributes are ``ajit.*``; units are seconds and bytes.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,10 +20,12 @@ from opentelemetry import trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from ajit import __version__, events
+from ajit._system.own_block import open_in_own_task
 from ajit.instrumentation.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
 
     from opentelemetry.metrics import Meter, MeterProvider
     from opentelemetry.trace import Tracer, TracerProvider
@@ -39,20 +42,29 @@ MOST_PENDING = 1000
 """Requests whose parts are kept until their answer; beyond it the oldest are forgotten."""
 
 
-@asynccontextmanager
-async def instrument(
+def instrument(
     rt: Runtime,
     *,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     """Make spans and metrics of a runtime while the block runs.
 
     Args:
         rt: The runtime; of this event loop.
         tracer_provider: Where spans go; the global one by default.
         meter_provider: Where metrics go; likewise.
+
+    What the block raises comes out of it as it is, and any task may leave it.
     """
+    exporting = partial(_exporting, rt, tracer_provider, meter_provider)
+    return open_in_own_task(exporting, "spans and metrics for OpenTelemetry")
+
+
+@asynccontextmanager
+async def _exporting(
+    rt: Runtime, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None
+) -> AsyncIterator[None]:
     spans = _Spans(trace.get_tracer("ajit", __version__, tracer_provider))
     meter = otel_metrics.get_meter("ajit", __version__, meter_provider)
     figures = _Figures(rt, meter)

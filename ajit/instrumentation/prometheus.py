@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import weakref
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -18,11 +19,13 @@ import prometheus_client as prom
 from prometheus_client import multiprocess
 from prometheus_client.exposition import choose_encoder
 
+from ajit._system.own_block import open_in_own_task
 from ajit.errors import AjitError
 from ajit.instrumentation.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+    from contextlib import AbstractAsyncContextManager
 
     from prometheus_client.registry import CollectorRegistry
 
@@ -40,10 +43,9 @@ REFRESH_SECONDS = 1.0
 """How often the statistics are read. Far more often than Prometheus scrapes."""
 
 
-@asynccontextmanager
-async def instrument(
+def instrument(
     rt: Runtime, *, registry: CollectorRegistry = prom.REGISTRY
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     """Export a runtime's metrics while the block runs.
 
     Several runtimes of a process may share a registry: what they count is added up.
@@ -53,8 +55,14 @@ async def instrument(
         registry: Where the metrics are; the library's own by default, where other metrics of the
             process are, too.
 
-    At the end the counters keep what they have, and the gauges lose this runtime's part.
+    At the end the counters keep what they have, and the gauges lose this runtime's part. What the
+    block raises comes out of it as it is, and any task may leave it.
     """
+    return open_in_own_task(partial(_exporting, rt, registry), "metrics for Prometheus")
+
+
+@asynccontextmanager
+async def _exporting(rt: Runtime, registry: CollectorRegistry) -> AsyncIterator[None]:
     exporter = _Exporter(rt, _instruments_of(registry))
     stop = rt.subscribe(exporter)
     try:

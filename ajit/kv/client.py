@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ajit._core.short_repr import short_repr
+from ajit._system.own_block import open_in_own_task
 from ajit.kv.connector import Connector
 from ajit.kv.face import AnyStore, check_digests, digests_of
 from ajit.kv.handles import Lease, Reservation
@@ -41,7 +42,6 @@ from ajit.kv.messages import (
     unpack_checksums,
     unpack_slots,
 )
-from ajit.kv.opening import open_in_own_task
 from ajit.kv.place import default_socket
 
 if TYPE_CHECKING:

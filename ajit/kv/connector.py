@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -29,6 +30,8 @@ __all__ = ["Connector"]
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 1.0
 """Between two attempts to connect; each is twice the one before, and some of it by chance."""
+STEADY_SECONDS = 2.0
+"""A connection that ends sooner is no reason to try again at once."""
 HELLO_SECONDS = 5.0
 MOST_RETIRED = 64
 """Former connections that are named in one hello."""
@@ -77,8 +80,10 @@ class Connector:
             link = await self._connect()
             self._tried.set()
             if link is not None:
-                pause = FIRST_PAUSE_SECONDS
+                begun = time.monotonic()
                 await self._use(link)
+                if time.monotonic() - begun > STEADY_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
             await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # no secret
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
@@ -97,6 +102,7 @@ class Connector:
     async def _connect(self) -> Link | None:
         retired = self._retired[:MOST_RETIRED]
         stream: UnixStream | None = None
+        link: Link | None = None
         try:
             await run_in_thread(check_folder, self.path, limiter=anyio.CapacityLimiter(1))
             stream = await connect_unix(self.path)
@@ -106,7 +112,9 @@ class Connector:
             if waited.cancelled_caught:
                 raise TimeoutError(_NO_HELLO)  # noqa: TRY301  # the stream is closed below
         except BaseException as exc:
-            if stream is not None:
+            if link is not None:
+                link.close()  # with what it was sent
+            elif stream is not None:
                 stream.close()
             if not isinstance(exc, _NO_SERVICE):
                 raise

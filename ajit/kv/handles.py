@@ -12,6 +12,8 @@ from __future__ import annotations
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+import anyio
+
 from ajit._system.loop import LoopHandle
 from ajit._system.warn import warn_only
 from ajit.errors import UsageError
@@ -170,6 +172,10 @@ class Handle:
         self.release()
 
     def __del__(self) -> None:
+        if getattr(self, "_holds", 0):
+            # A copy may be on its way: so the memory stays, as long as the process lives.
+            warn_only(f"a hold of a {type(self).__name__.lower()} was dropped, and not released")
+            return
         # Any thread, in the middle of anything: so the loop is asked to end it.
         if not getattr(self, "_ended", True):
             warn_only(f"a {type(self).__name__.lower()} was dropped without being released")
@@ -258,6 +264,7 @@ class Reservation(Handle):
         super().__init__(backend, number, namespace, slots)
         self.first, self.reason, self.retry_after = first, reason, retry_after
         self.committed = 0
+        self._committing = anyio.Lock()
 
     async def commit(
         self, count: int | None = None, checksums: Sequence[int] | None = None
@@ -284,6 +291,10 @@ class Reservation(Handle):
         """
         if self.slots and not self._loop.is_running_here:
             raise UsageError(f"{self!r} belongs to the event loop that it was reserved in")
+        async with self._committing:  # the next one has to know what came of this one
+            return await self._commit(count, checksums)
+
+    async def _commit(self, count: int | None, checksums: Sequence[int] | None) -> bool:
         for copy in self._copies:
             await copy
         left = len(self.slots) - self.committed
@@ -295,13 +306,21 @@ class Reservation(Handle):
             raise UsageError(f"{self!r} cannot be committed any more: it was committed or released")
         if not 0 <= number <= left or len(sums) != number:
             raise UsageError(f"{self!r} has {left} chunks to commit, not {number}")
+        if not all(0 <= each < 1 << 64 for each in sums):
+            raise UsageError("a checksum is an unsigned number of 64 bits")
         if not number:
             return True
         self.committed += number
         last = self.committed == len(self.slots)
+        if last:
+            self._over = True  # no copy begins any more
         done = await self._backend.commit(self._number, sums, last=last)
-        if last or not done:
-            self._over = self._ended = True
+        if done and last:
+            self._ended = True
+        elif not done:
+            # What copies hold is given back when they have ended, and not before.
+            self._over = True
+            self._end_if_free()
         return done
 
     def _end(self) -> None:

@@ -184,18 +184,20 @@ class Keeper:
         done = self.ledger.commit(owner, reservation, checksums)
         if done and self.events.listening:
             self.events.emit(ChunksStored(chunks=len(checksums)))
-        self._announce()
+        if checksums:
+            self._announce()
         return done
 
     def abort(self, owner: int, reservation: int) -> None:
         """Give up what is not committed. Twice is nothing."""
-        self.ledger.abort(owner, reservation)
-        self._announce()
+        if self.ledger.abort(owner, reservation):
+            self._announce()
 
     def discard(self, space: Space, digest: bytes) -> int:
         """Take a chunk that did not verify out of the index, and those after it."""
         removed = self.ledger.discard(space, digest)
-        self._announce()
+        if removed:
+            self._announce()
         return removed
 
     # --- owners ---
@@ -220,6 +222,8 @@ class Keeper:
     async def wait_for_slab(self) -> None:
         """Wait for one slab more, or for the reason why there is none. Cancelling only leaves."""
         if self._growing is None:
+            if not self.ledger.arena.may_grow:
+                return  # others have got theirs meanwhile, and that was the last one
             self._growing = anyio.Event()
             self._group.start_soon(self._grow, self._growing)
         await self._growing.wait()

@@ -231,13 +231,14 @@ class Ledger:
             checksums: One for each chunk.
 
         Returns:
-            False if it is over: nothing is found, and its memory is given back.
+            False if it is over: nothing is found. Its memory stays its owner's until `abort`, for
+            copies into it may be on their way.
         """
         writing = self._writing_of(owner, reservation)
         if writing is None:
             return False
         if not writing.open or len(checksums) > len(writing.chunks):
-            self.abort(owner, reservation)
+            self.expire(reservation)
             return False
         for checksum in checksums:
             chunk = writing.chunks.pop(0)

@@ -319,15 +319,13 @@ class Link:
         self.post(lambda new: Abort(new, reservation))
 
     async def commit(self, reservation: int, checksums: Sequence[int], *, last: bool) -> bool:
-        """Let lookups find chunks; whether they do."""
+        """Let lookups find chunks; whether they do. If not, the memory stays until `abort`."""
         packed = pack_checksums(checksums)
         answer: Answer | None = None
         with suppress(LinkLost):
             answer = await self.ask(lambda new: Commit(new, reservation, packed), COMMIT_SECONDS)
         done = isinstance(answer, Done) and answer.count == 1
-        if not done:
-            self.abort(reservation)
-        elif last:
+        if done and last:
             self._over(("reservation", reservation))
         return done
 

@@ -96,7 +96,9 @@ class Claim:
 
     def give_up(self) -> None:
         """Remove the socket and the lock, and let others listen there. Blocks shortly."""
-        self.path.unlink(missing_ok=True)
+        # If its lock was removed from outside, another service may listen there by now.
+        if _is_at(self.lock, _lock_file(self.path)):
+            self.path.unlink(missing_ok=True)
         self.listener.close()
         _unlock(self.path, self.lock)
 

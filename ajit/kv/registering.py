@@ -22,8 +22,8 @@ import anyio
 
 from ajit._gpu.registered import LOOK_SECONDS, PIECE_BYTES, forget_ended, open_registration
 from ajit._system.loop import LoopHandle
+from ajit._system.own_block import open_in_own_task
 from ajit.errors import AjitError, UsageError
-from ajit.kv.opening import open_in_own_task
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -11,7 +11,8 @@ import ipaddress
 import socket
 import socketserver
 import threading
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,6 +35,8 @@ MOST_SCRAPERS = 4
 """Connections at once; one scraper has one."""
 REQUEST_SECONDS = 5.0
 """How long a client may be silent in the middle of its request."""
+SERVED_SECONDS = 15.0
+"""How long a connection may last, all in all."""
 POLL_SECONDS = 0.1
 """How often the thread that listens looks whether it is to end."""
 LOOP_SECONDS = 5.0
@@ -136,20 +139,42 @@ class _Server(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection, or end it if there are enough."""
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread can be started
+            self._places.release()
+            raise
+
+    def get_request(self) -> tuple[Any, Any]:
+        """Take a connection. Without a descriptor for it the thread pauses, and does not spin."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(POLL_SECONDS)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """In its own thread."""
+        """In its own thread; it has its place for so long, whatever is sent, and however slowly."""
+        ending = threading.Timer(SERVED_SECONDS, _end, (request,))
+        ending.daemon = True
         try:
+            with suppress(RuntimeError):  # no thread can be started: then only silence ends it
+                ending.start()
             super().process_request_thread(request, client_address)
         finally:
+            ending.cancel()
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A scraper that goes away is nothing to talk about."""
+
+
+def _end(request: socket.socket) -> None:
+    with suppress(OSError):  # it has ended by itself
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Page(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ajit._system.in_thread import run_in_thread
+from ajit._system.own_block import open_in_own_task
 from ajit._system.warn import warn_only
 from ajit.kv.connection import Connection
 from ajit.kv.events import ClientGone, ClientJoined, ClientLost, ClientRejected
@@ -27,7 +28,6 @@ from ajit.kv.health import BEAT_SECONDS, HealthPage
 from ajit.kv.keeper import Keeper, open_keeper
 from ajit.kv.line import Line
 from ajit.kv.metrics import metrics_text
-from ajit.kv.opening import open_in_own_task
 from ajit.kv.peer import Peer, peer_of
 from ajit.kv.place import claim, default_socket
 from ajit.kv.sockets import UnixStream, accept

@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ajit._system.own_block import open_in_own_task
 from ajit.kv.chunk import Refusal, Space
 from ajit.kv.face import AnyStore, check_digests, digests_of
 from ajit.kv.handles import Lease, Reservation
 from ajit.kv.keeper import Keeper, open_keeper
-from ajit.kv.opening import open_in_own_task
 from ajit.kv.options import StoreOptions
 from ajit.kv.statistics import StoreStatistics, statistics_of
 

@@ -163,6 +163,24 @@ def test_a_supervisor_is_told_when_it_listens(ajit, place, tmp_path):
     assert json.loads(out) == {"socket": str(place), "pid": service.pid, "limit_bytes": 64 << 20}
 
 
+@pytest.mark.parametrize("address", ["/nowhere/notify", "@" + "x" * 200])
+def test_a_supervisor_that_is_not_there_ends_no_service(ajit, place, address):
+    """A warning says so, and it serves."""
+    options = ("--socket", place, "--limit=1MiB")
+    service = ajit.start("kv", "serve", *options, NOTIFY_SOCKET=address)
+    try:
+        line = service.stdout.readline()
+        asked = ajit("kv", "status", "--socket", place)
+    finally:
+        service.terminate()
+        _, err = service.communicate(timeout=60)
+
+    assert line.startswith("serving up to")
+    assert exits.FINE == asked.code
+    assert "cannot be told that the service is ready" in err
+    assert "Traceback" not in err
+
+
 def test_metrics_are_printed_and_served(ajit, place):
     """The same names by both; the line that says it listens has the URL."""
     options = ("--socket", place, "--limit=1MiB", "--metrics", "127.0.0.1:0")

@@ -103,3 +103,11 @@ async def test_metrics_have_units_and_the_same_figures(options):
     assert found["ajit.cache_limit"].unit == "By"
     (slots,) = found["ajit.compile_slots"].data.data_points
     assert slots.value == 2
+
+
+async def test_error_of_the_block_comes_out_as_it_is(options):
+    """Not as a group."""
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(KeyError):
+            async with opentelemetry.instrument(rt):
+                raise KeyError("what the server raised")

@@ -151,3 +151,11 @@ def test_names_and_units_are_prometheus_own():
 def test_docs_have_the_table():
     """The page and the code cannot differ."""
     assert metrics_table() in DOCS.read_text(encoding="utf-8")
+
+
+async def test_error_of_the_block_comes_out_as_it_is(options, registry):
+    """Not as a group: a server's `except` around its lifespan finds it."""
+    async with ajit.open_runtime(**options) as rt:
+        with pytest.raises(KeyError):
+            async with prometheus.instrument(rt, registry=registry):
+                raise KeyError("what the server raised")

@@ -109,11 +109,14 @@ def test_a_part_of_a_reservation_can_be_committed():
 
 
 def test_more_commits_than_chunks_commit_nothing():
-    """The owner does not know what it has written."""
+    """The owner does not know what it has written. Its memory is its own until it lets go."""
     ledger, owner, space = books()
     got = ledger.reserve(owner, space, b"", path("a", 2))
 
     assert not ledger.commit(owner, got.reservation, [0, 0, 0])
+    assert not ledger.commit(owner, got.reservation, [0, 0])
+    assert ledger.arena.used_bytes == 128
+    assert ledger.abort(owner, got.reservation)
     assert ledger.arena.used_bytes == 0
 
 
@@ -255,6 +258,7 @@ def test_a_discarded_chunk_takes_those_after_it_along():
     assert removed == 3
     assert hits(ledger, owner, space, path("a", 4)) == 1
     assert not ledger.commit(owner, got.reservation, [0])
+    assert ledger.abort(owner, got.reservation)
     assert ledger.arena.used_bytes == 64
 
 

@@ -232,3 +232,45 @@ def test_only_this_machine_may_scrape_unless_told_otherwise():
                  "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:-1"):  # fmt: skip
         with pytest.raises(UsageError):
             parse_address(text, anywhere=False)
+
+
+async def test_a_thread_that_cannot_be_started_takes_no_place_for_ever(path, monkeypatch):
+    """The next scrape is answered."""
+    start, refused = scraping.threading.Thread.start, []
+
+    def refuse(thread) -> None:
+        if "process_request_thread" in repr(getattr(thread, "_target", "")) and len(refused) < 9:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async with (
+        open_service(options(), path) as service,
+        serving_metrics(ANY_PORT, service.values) as url,
+    ):
+        monkeypatch.setattr(scraping.threading.Thread, "start", refuse)
+        for _ in range(9):
+            with pytest.raises((urllib.error.URLError, OSError)):
+                await anyio.to_thread.run_sync(urllib.request.urlopen, url, None, 60)
+        page = await anyio.to_thread.run_sync(urllib.request.urlopen, url, None, 60)
+        page.close()
+
+    assert len(refused) == 9 > MOST_SCRAPERS
+    assert page.status == 200
+
+
+async def test_a_scraper_that_sends_slowly_has_its_place_for_a_while_only(path, monkeypatch):
+    """A byte now and then is no silence, and would keep others out for ever."""
+    monkeypatch.setattr(scraping, "SERVED_SECONDS", 0.2)
+    async with (
+        open_service(options(), path) as service,
+        serving_metrics(ANY_PORT, service.values) as url,
+    ):
+        port = int(url.split(":")[2].split("/")[0])
+
+        def read_to_the_end() -> bytes:
+            with socket.create_connection(("127.0.0.1", port), 60) as slow:
+                slow.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+                return slow.recv(1)
+
+        assert await anyio.to_thread.run_sync(read_to_the_end) == b""

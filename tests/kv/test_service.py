@@ -147,6 +147,20 @@ async def end(process) -> None:
     process.stdout.close()
 
 
+def test_a_service_that_ends_leaves_the_socket_of_another_alone(path):
+    """A cleaner had removed its lock and its socket, and another service has come since."""
+    first = claim(path)
+    path.unlink()
+    path.with_name(f"{path.name}.lock").unlink()
+    second = claim(path)
+
+    first.give_up()
+
+    assert path.is_socket()
+    second.give_up()
+    assert not path.exists()
+
+
 async def test_a_killed_service_costs_misses_only(path, space):
     """Its socket is left behind; the next service takes the place."""
     digests = chunk_digests(space, prompt(1, 2))

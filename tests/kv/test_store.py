@@ -427,3 +427,83 @@ async def test_a_prompt_below_one_chunk_is_short_and_not_stored_already(open_any
             assert await slots.commit()
         async with store.lease(space, [1, 2, 3]) as lease:
             assert lease.tokens == 0
+
+
+async def all_memory_is_taken(store, space) -> bool:
+    """Whether another prompt gets nothing."""
+    async with store.reserve(space, chunk_digests(space, prompt(77, 8))) as slots:
+        return not slots
+
+
+async def test_a_commit_that_is_refused_keeps_the_memory_that_is_held(open_any, space):
+    """A copy into it may be on its way; it is given back when that has ended."""
+    async with open_any(options(reserve_seconds=0.001)) as (store, keeper):
+        slots = await store.reserve(space, chunk_digests(space, prompt(1, 8)))
+        hold = slots.hold()
+        keeper.ledger.expire(next(iter(keeper.ledger._writings)))
+
+        assert await slots.commit(1) is False
+        assert await all_memory_is_taken(store, space)
+        slots.release()
+        assert await all_memory_is_taken(store, space)
+        hold.release()
+        with anyio.fail_after(60):
+            while await all_memory_is_taken(store, space):
+                await anyio.lowlevel.checkpoint()
+
+
+async def test_a_hold_that_is_dropped_keeps_the_memory(open_any, space):
+    """As the docs say of a copy that is overdue: nothing tells that it has ended."""
+    async with open_any(options()) as (store, _):
+        slots = await store.reserve(space, chunk_digests(space, prompt(1, 8)))
+        hold = slots.hold()
+        slots.release()
+        kept = [slots, hold]
+        del slots, hold
+        with pytest.warns(AjitWarning, match="a hold of a reservation was dropped"):
+            kept.clear()
+
+        assert await all_memory_is_taken(store, space)
+
+
+async def test_a_second_commit_waits_for_what_comes_of_the_first(open_any, space):
+    """And does not say that it is found when it is not."""
+    async with open_any(options()) as (store, keeper):
+        slots = await store.reserve(space, chunk_digests(space, prompt(1, 8)))
+        keeper.ledger.expire(next(iter(keeper.ledger._writings)))
+        came = []
+
+        async def commit() -> None:
+            try:
+                came.append(await slots.commit())
+            except UsageError as exc:
+                came.append(str(exc))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(commit)
+            group.start_soon(commit)
+
+    assert came[0] is False
+    assert "cannot be committed any more" in came[1]
+
+
+@pytest.mark.parametrize("checksum", [-1, 1 << 64])
+async def test_a_checksum_that_is_none_is_refused_and_nothing_is_spent(open_any, space, checksum):
+    """The same reservation can be committed then."""
+    async with (
+        open_any(options()) as (store, _),
+        store.reserve(space, chunk_digests(space, prompt(1, 1))) as slots,
+    ):
+        with pytest.raises(UsageError, match="unsigned number of 64 bits"):
+            await slots.commit(checksums=[checksum])
+        assert await slots.commit(checksums=[7])
+
+
+async def test_memory_stays_below_its_limit_whoever_asks_for_more(open_any, space):
+    """Each of several may have seen, before it waited, that there is room for one slab more."""
+    async with open_any(options()) as (_, keeper):
+        while keeper.ledger.arena.may_grow:
+            await keeper.wait_for_slab()
+        await keeper.wait_for_slab()
+
+        assert sum(slab.size_bytes for slab in keeper.slabs) <= keeper.options.limit_bytes

@@ -315,6 +315,14 @@ async def test_fields_go_through_json_and_through_structlog(records):
     assert added["event"] == record.getMessage()
 
 
+async def test_long_name_fills_neither_line_nor_field(records):
+    """A generated kernel may be called by all of its template arguments."""
+    (record,) = await records(events.EntryRejected(name="k" * 1_000_000, key=KEY, reason="x"))
+
+    assert len(record.getMessage()) < 500
+    assert len(record.kernel) == MOST_CHARACTERS
+
+
 async def test_compilers_log_does_not_fill_the_fields(records):
     """It may have megabytes."""
     failed = events.CompileFailed(**ABOUT, error="x\n" * 1_000_000, seconds=1.0)

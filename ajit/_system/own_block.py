@@ -1,4 +1,4 @@
-"""How stores, services and clients are open for the time of a block.
+"""How stores, services, clients and exporters are open for the time of a block.
 
 Each lives in a task of its own (`ajit._system.own_task`): so the block may be entered and left by
 different tasks, an error in it is raised as it is and not as a group, and a cancellation of the
