@@ -39,7 +39,7 @@ kv-demo: $(STAMPS)/packages $(STAMPS)/native ## engines that share a KV cache: m
 	@$(BIN)/python -m examples.kv_engine $(ARGS)
 
 # No limit for the whole run: each test has one (pyproject.toml), and a slow machine may need longer.
-test: setup ## the tests, all but the slow ones, in 4 to 10 minutes on 2 cores
+test: setup ## the tests, all but the slow ones, in 10 to 20 minutes on 2 cores
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-slow: setup ## the tests marked slow: fault injection, models, chaos, sanitizers, memory (minutes)

@@ -138,10 +138,11 @@ class Engine:
             for index in range(len(slots)):
                 data = np.frombuffer(content(digests[slots.first + index]), np.uint8)
                 place.host[index * size : (index + 1) * size] = data
-            blocks = place.blocks[: len(slots) * LAYOUT.chunk_pages]
+            first, end = (n * LAYOUT.chunk_pages for n in (slots.first, slots.first + len(slots)))
+            blocks = place.blocks[first:end]
             load = await self._copy(place, None, self._pages.load(_some(place, len(slots)), blocks))
             if self._chance.random() < 0.5:  # the commit waits for it, or this engine does
-                save = self._pages.save(blocks, slots, after=load.ticket)
+                save = self._pages.save(place.blocks, slots, after=load.ticket)
                 await self._copy(place, None, save)
             else:
                 save = self._pages.save(blocks, slots.views(), after=load.ticket)

@@ -82,12 +82,10 @@ async def engine(path: str) -> None:
                 digests = kv.chunk_digests(SPACE, [number % 16, *range(1, 256 * chunks)])
                 async with store.lease(SPACE, digests=digests) as lease:
                     if len(lease):
-                        part = blocks[: len(lease) * LAYOUT.chunk_pages]
-                        await (await pages.load(lease, part))
+                        await (await pages.load(lease, blocks))
                 async with store.reserve(SPACE, digests) as slots:
                     if len(slots):
-                        part = blocks[: len(slots) * LAYOUT.chunk_pages]
-                        await pages.save(part, slots)
+                        await pages.save(blocks, slots)
                         await slots.commit()
                 number += 1
                 if number == 4:

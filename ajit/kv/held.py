@@ -138,7 +138,9 @@ def refuse_gaps(part: Any) -> None:
     Raises:
         UsageError: One is negative.
     """
-    least = part.min() if hasattr(part, "min") else min(part, default=0)
+    if not len(part):
+        return
+    least = part.min() if hasattr(part, "min") else min(part)
     if least < 0:
         raise UsageError(
             "a negative number is a gap, and a chunk that is stored has none: others would find "
