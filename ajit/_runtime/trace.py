@@ -51,8 +51,7 @@ class Trace:
     """
 
     def __init__(self, path: str) -> None:
-        # As the shell has it: a ~ of a user whom it does not know stays as it is.
-        self._path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+        self._path = path
         self._lines = TraceLines(os.getpid(), platform.node())
         self._queue: SimpleQueue[list[Line] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="ajit-trace", daemon=True)
@@ -79,6 +78,8 @@ class Trace:
     # --- in the thread
 
     def _write(self) -> None:
+        # As the shell has it: a ~ of a user whom it does not know stays as it is.
+        self._path = os.path.abspath(os.path.expanduser(self._path))  # noqa: PTH100, PTH111
         try:
             fd = _opened(self._path)
             try:
