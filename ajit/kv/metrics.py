@@ -3,7 +3,7 @@
 Names and units follow Prometheus' conventions: seconds and bytes, counters end in ``_total``. The
 text is the exposition format 0.0.4, which every scraper reads. What is counted is
 `ajit.kv.ServiceStatistics`, flat, as the service hands it to clients: so the text is made by
-whoever has that, in the service or not.
+who has that, in the service or not.
 """
 
 from __future__ import annotations
