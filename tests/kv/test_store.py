@@ -282,6 +282,34 @@ class _Copy:
         return self.copied.wait().__await__()
 
 
+async def test_what_is_closed_is_told_so(open_any, space):
+    """A client that was left does not miss for ever, and no store is used without its memory."""
+    digests = chunk_digests(space, prompt(1, 2))
+    async with open_any(options()) as (store, _):
+        await store_prompt(store, space, digests)
+    calls = [
+        lambda: store.lease(space, digests=digests),
+        lambda: store.reserve(space, digests),
+        lambda: store.discard(space, digests[0]),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeClosed, match="is closed: its async with block has ended"):
+            await call()
+
+
+async def test_all_counts_are_printed(space):
+    """All that are not nothing, in lines of a width that a terminal has."""
+    async with open_store(options()) as store:
+        await store_prompt(store, space, chunk_digests(space, prompt(1, 2)))
+        statistics = store.statistics()
+        text = str(statistics)
+
+    assert "chunks stored 2" in " ".join(text.split())
+    assert f"stored bytes {2 * CHUNK_BYTES}" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 100
+    assert text != repr(statistics)
+
+
 async def test_a_reservation_that_takes_too_long_is_dropped(open_any, space):
     """Others may store the chunk; the memory stays the slow one's until it lets go."""
     digests = chunk_digests(space, prompt(1, 2))
