@@ -235,6 +235,10 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
         """Return what the CUDA thread counts; loops that share it share the numbers."""
         return self._thread.statistics()
 
+    def _watch_tickets(self, watcher: Callable[[TicketState[Any]], None]) -> None:
+        """Have a function called with each ticket of this loop whose outcome is known."""
+        self._port.watcher = watcher
+
     async def aclose(self) -> None:
         """Wait for tickets in flight, free everything of this loop, and leave the CUDA thread.
 

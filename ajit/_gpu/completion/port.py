@@ -58,6 +58,7 @@ class CompletionPort:
         in_flight: Tickets that the device may still touch memory for, by number.
         refusal: What makes the error that every submission raises; None while the port is open.
         loss_told: Whether a ticket carries the warning that the device is lost.
+        watcher: Called in the loop with each ticket whose outcome is known; must be quick.
     """
 
     def __init__(self, thread: DeviceThread) -> None:
@@ -68,6 +69,7 @@ class CompletionPort:
         self.in_flight: dict[int, TicketState[Any]] = {}
         self.refusal: Callable[[], AjitError] | None = None
         self.loss_told = False
+        self.watcher: Callable[[TicketState[Any]], None] | None = None
         self.waiting = TicketWaiting(self)
         self._submit = wire.library().submit
         self._room = anyio.Lock()  # tasks that wait for room, in order

@@ -122,6 +122,11 @@ class TicketState(Generic[T]):
         detail = self.explain(self.detail) if self.explain is not None and not lost else ""
         return device_error(self.operation, self.code, lost=lost, detail=detail)
 
+    @property
+    def outcome_name(self) -> str:
+        """The outcome as a word."""
+        return ("in flight", "done", "failed", "overdue", "abandoned")[self.outcome]
+
     # --- by the port ----------------------------------------------------------------------------
 
     def settle(self, code: int, flags: int, value: int, detail: int, nanoseconds: int) -> None:
@@ -160,6 +165,8 @@ class TicketState(Generic[T]):
             self._wake(self.steps.waiters.pop(index, ()))
 
     def _wake_all(self) -> None:
+        if self.port.watcher is not None:
+            self.port.watcher(self)
         waiters, self.waiters = self.waiters, None
         if waiters is not None:
             self._wake(waiters)
@@ -172,8 +179,7 @@ class TicketState(Generic[T]):
             self.port.waiting.wake(waiter)
 
     def __repr__(self) -> str:
-        outcome = ("in flight", "done", "failed", "overdue", "abandoned")[self.outcome]
-        return f"<Ticket {self.number} {self.operation}: {outcome}>"
+        return f"<Ticket {self.number} {self.operation}: {self.outcome_name}>"
 
 
 class BatchSteps:
