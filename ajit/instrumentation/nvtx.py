@@ -15,7 +15,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import nvtx
+import nvtx  # type: ignore[import-untyped]  # it has no types
 
 from ajit import events
 
