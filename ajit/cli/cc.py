@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ajit.cli.cache_presence import must_be_cache
+from ajit.cache.presence import must_be_cache
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import Output, json_option, table
 from ajit.errors import CacheError

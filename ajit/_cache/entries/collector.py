@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from ajit._cache.entries.disk import SUFFIX, TOP, is_entry_key
@@ -34,8 +35,9 @@ from ajit._core.seal import NO_TRUST
 from ajit._system.process import this_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from ajit._cache.entries.eviction import Reason
     from ajit._cache.files.directory import CacheDirectory
     from ajit._core.seal import Trust
 
@@ -92,9 +94,13 @@ class Collector:
         self._limits = limits
         self._leases = LeaseTable(directory, trust)
 
-    def plan(self) -> Eviction:
-        """Look at every file of the cache, without opening it, and decide what to remove."""
-        return choose(self._inventory(), self._limits)
+    def plan(self, condemned: Mapping[str, Reason] = MappingProxyType({})) -> Eviction:
+        """Look at every file of the cache, without opening it, and decide what to remove.
+
+        Args:
+            condemned: Names of files that are to go whatever the limits are, and why.
+        """
+        return choose(self._inventory(), self._limits, condemned)
 
     def perform(self, plan: Eviction, *, work_seconds: float = float("inf")) -> Collected | None:
         """Remove the files of a plan, except those that have changed since.

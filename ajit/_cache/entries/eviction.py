@@ -10,6 +10,9 @@ Rules, the first that fits:
 5. A failure record that has expired is removed; a temporary file whose writer is dead, or must be
    dead by its age; and permits and digests of a machine that was not seen for long.
 
+Whoever plans may condemn files by name: one that does not verify goes before all others, however
+new it is; one that nobody here can use goes like them, but for the second rule.
+
 An entry and the list that leads to it are touched together. If the list goes first, a look-up of
 the entry misses and the kernel is compiled once more, which publishes the list again. If that never
 happens, nothing touches the entry any more, and it becomes the least recently used one.
@@ -22,6 +25,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -31,13 +35,15 @@ from ajit._cache.entries.lists import TOP as READS
 from ajit._core.reads import BASE_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = ["Doomed", "Eviction", "File", "Inventory", "Limits", "Reason", "choose"]
 
 Reason = Literal[
     "age",
     "size",
+    "does not verify",
+    "no compiler here can use it",
     "list that leads to no entry",
     "stale failure record",
     "orphaned temporary file",
@@ -172,13 +178,24 @@ class Eviction:
         return dict(Counter(doomed.reason for doomed in (*self.entries, *self.debris)))
 
 
-def choose(inventory: Inventory, limits: Limits) -> Eviction:
-    """Decide what to remove."""
+def choose(
+    inventory: Inventory, limits: Limits, condemned: Mapping[str, Reason] = MappingProxyType({})
+) -> Eviction:
+    """Decide what to remove.
+
+    Args:
+        inventory: What there is.
+        limits: What there may be.
+        condemned: Names of files that are to go whatever the limits are, and why.
+    """
     entries = list(inventory.entries)
     lists, lost = _split_lists(entries, inventory)
     kept = [*entries, *lists, *inventory.digests]
+    doomed = list(_condemned(kept, condemned, inventory.now)) if condemned else []
+    if doomed:
+        names = {one.file.name for one in doomed}
+        kept = [file for file in kept if file.name not in names]
     kept_bytes = sum(file.size_bytes for file in kept)
-    doomed: list[Doomed] = []
     # Nothing is sorted unless something must be removed: sorting a hundred thousand entries
     # would hold the GIL, and so block the event loop, for too long.
     if _over(kept_bytes, limits) or limits.max_age_seconds:
@@ -213,6 +230,16 @@ def _split_lists(entries: list[File], inventory: Inventory) -> tuple[list[File],
         else:
             lost.append(Doomed(file, "list that leads to no entry", idle))
     return kept, lost
+
+
+def _condemned(
+    files: Iterable[File], condemned: Mapping[str, Reason], now: float
+) -> Iterable[Doomed]:
+    for file in files:
+        reason = condemned.get(file.name)
+        idle = _idle(file, now)
+        if reason == "does not verify" or (reason is not None and idle >= FRESH_SECONDS):
+            yield Doomed(file, reason, idle)
 
 
 def _verdict(idle_seconds: float, kept_bytes: int, limits: Limits) -> Reason | None:
