@@ -58,7 +58,7 @@ def command(
         return launch(list(compile_command))
     if not statistics and not zero:
         raise click.UsageError("no compiler: ajit cc -- COMPILER ARGS, or ajit cc --statistics")
-    path = Settings(cache_dir=cache_dir).cache_dir
+    path = Settings(cache_dir=cache_dir, config_files=False).cache_dir
     if statistics and not path.exists():
         must_be_cache(path)
     cache = str(path)
