@@ -12,26 +12,24 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ajit import cache as cache_api
 from ajit._printable import printable
-from ajit.cli import (
-    cache_archive,
-    cache_export,
-    cache_extract,
-    cache_fix,
-    cache_verified,
-    exits,
-)
+from ajit.cache.scanning import described
+from ajit.cli import cache_archive, cache_export, cache_extract, exits
 from ajit.cli import cache_views as views
 from ajit.cli.answering import if_cache_answers, if_layers_answer
 from ajit.cli.cache_finder import Cache, NoSuchEntry, NotRemoved, key_text
 from ajit.cli.cache_prune import prune
 from ajit.cli.cache_stack import Caches, several
+from ajit.cli.cache_verified import draw_fixed, draw_verified
 from ajit.cli.options import cache_dir_option
-from ajit.cli.output import Output, count, format_bytes, json_option
+from ajit.cli.output import Output, count, format_bytes, json_option, tell_warning
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from ajit.cache.scanning import CachedEntry
 
 __all__ = ["command"]
 
@@ -89,19 +87,21 @@ def ls(  # options
     Of an entry that several of them have, the first is used: the cache's own, then each layer's.
     AJIT_CACHE_LAYERS= before the command leaves the layers out.
     """
-    caches = Caches(cache_dir)
-    found = [views.row(cache, info) for cache in caches for info in cache.entries()]
-    rows = sorted((item for item in found if views.matches(item, text)), key=views.SORTS[sort])
+    found = cache_api.scan(cache_dir)
+    for warning in found.warnings:
+        tell_warning(warning)
+    fitting = (item for item in found.entries if views.matches(item, text))
+    rows = sorted(fitting, key=views.SORTS[sort])
     rows = rows[-limit:] if limit else rows
-    left_out = len(found) - len(rows)
+    left_out = len(found.entries) - len(rows)
     payload = {
-        "cache_dir": caches.path,
-        "layers": caches.layers,
+        "cache_dir": found.cache_dir,
+        "layers": found.layers,
         "entries": rows,
         "left_out": left_out,
     }
     Output(as_json=as_json).result(
-        payload, lambda: views.draw_list(rows, caches.path, caches.layers, left_out)
+        payload, lambda: views.draw_list(rows, found.cache_dir, found.layers, left_out)
     )
 
 
@@ -116,7 +116,7 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
     node keeps. Layers are not counted: name one with --cache-dir.
     """
     cache = Cache(cache_dir)
-    rows = [views.row(cache, info) for info in cache.entries()]
+    rows = _rows(cache)
     payload = views.summarise(cache.path, rows, cache.lists(), cache.digests())
     Output(as_json=as_json).result(payload, lambda: views.draw_summary(payload))
 
@@ -139,22 +139,16 @@ def verify(*, fix: bool, cache_dir: str | None, as_json: bool) -> int:
 
     Layers are not checked: name one with --cache-dir.
     """
-    cache = Cache(cache_dir)
-    checked = [cache_verified.check(key, lookup) for key, lookup in cache.verify()]
-    payload = cache_verified.verified(
-        cache.path, checked, cache.lists(), cache.digests(), cache.unsafe()
-    )
-    output = Output(as_json=as_json)
+    found, output = cache_api.verify(cache_dir, fix=fix), Output(as_json=as_json)
     if not fix:
-        output.result(payload, lambda: cache_verified.draw_verified(payload))
-        return exits.PROBLEM if cache_verified.is_bad(payload) else exits.FINE
-    payload["fixed"], payload["not_fixed"] = fixed, stuck = cache_fix.fix(cache, payload)
-    for problem in stuck:
-        output.warn(f"not removed: {problem['name']}: {problem['reason']}")
-    output.result(payload, lambda: cache_fix.draw_fixed(payload))
-    if not stuck:
+        output.result(found, lambda: draw_verified(found))
+        return exits.FINE if found.good else exits.PROBLEM
+    for problem in found.not_removed:
+        output.warn(f"not removed: {problem.name}: {problem.reason}")
+    output.result(found, lambda: draw_fixed(found))
+    if not found.not_removed:
         return exits.FINE
-    return exits.PARTLY if fixed else exits.PROBLEM
+    return exits.PARTLY if found.removed else exits.PROBLEM
 
 
 @command.command("inspect", short_help="Show one entry.")
@@ -259,7 +253,7 @@ def _preview(
 ) -> int:
     """Show what would be removed."""
     wanted = set(found)
-    rows = [views.row(cache, info) for info in cache.entries() if info.key in wanted]
+    rows = [row for row in _rows(cache) if row.key in wanted]
     for problem in missing:
         output.warn(problem["reason"])
     payload = {"cache_dir": cache.path, "would_remove": rows, "failed": missing}
@@ -267,6 +261,11 @@ def _preview(
     if not missing:
         return exits.FINE
     return exits.PARTLY if rows else exits.PROBLEM
+
+
+def _rows(cache: Cache) -> list[CachedEntry]:
+    rows = (described(cache, info) for info in cache.entries())
+    return [row for row in rows if row is not None]
 
 
 def _found(cache: Cache, texts: tuple[str, ...]) -> tuple[list[str], list[NotRemoved]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ajit.cli.cache_presence import must_be_cache
+from ajit.cache.presence import must_be_cache
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import Output, json_option, table
 from ajit.errors import CacheError
@@ -58,7 +58,7 @@ def command(
         return launch(list(compile_command))
     if not statistics and not zero:
         raise click.UsageError("no compiler: ajit cc -- COMPILER ARGS, or ajit cc --statistics")
-    path = Settings(cache_dir=cache_dir).cache_dir
+    path = Settings(cache_dir=cache_dir, config_files=False).cache_dir
     if statistics and not path.exists():
         must_be_cache(path)
     cache = str(path)

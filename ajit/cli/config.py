@@ -20,8 +20,13 @@ __all__ = ["command"]
 def command(*, as_json: bool) -> None:
     """Print every setting, its value and where it came from.
 
-    A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from its
-    default. This command takes no such arguments, so it shows variables and defaults.
+    A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from a
+    configuration file, else from its default. This command takes no such arguments.
+
+    Files are ajit.toml, or pyproject.toml with a table [tool.ajit], in the working directory or the
+    nearest one above it, and ~/.config/ajit/ajit.toml; the first counts before the second. Where
+    AJIT_CONFIG_FILE names a file, only that is read, and none where it is empty. A file that
+    another user owns or may write to is not used.
     """
     settings = Settings()
     rows = [_row(settings, name) for name in setting_names()]

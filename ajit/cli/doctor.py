@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_MARKS = {"ok": ("✓", "green"), "absent": ("-", "dim"), "problem": ("✗", "bold red")}
+_MARKS = {
+    "ok": ("✓", "green"),
+    "absent": ("-", "dim"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "bold red"),
+}
 
 
 @click.command("doctor", short_help="Check the installation.")

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ajit.cache.presence import must_be_cache
 from ajit.cli.answering import if_cache_answers
-from ajit.cli.cache_presence import must_be_cache
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import SHORT_KEY, Output, format_age, json_option, table
 from ajit.errors import CacheError
