@@ -184,6 +184,10 @@ def _failed(event: Any, what: str) -> _Text:
     return logging.WARNING, f"{what}: compile failed after {event.seconds:.2f} s: {error}"
 
 
+def _cancelled(event: Any, what: str) -> _Text:
+    return logging.INFO, f"{what}: compile cancelled after {event.seconds:.2f} s"
+
+
 def _rejected(event: Any, what: str) -> _Text:
     return logging.WARNING, f"{what}: cached entry does not verify: {event.reason}"
 
@@ -219,9 +223,16 @@ def _evicted(event: Any, what: str) -> _Text:  # noqa: ARG001  # likewise
 
 
 def _background(event: Any, what: str) -> _Text:  # noqa: ARG001  # likewise
-    doing = {"evict": "files could not be removed", "touch": "entries could not be marked as used"}
-    failed = doing.get(event.doing, event.doing)
-    return logging.WARNING, f"upkeep of the cache: {failed}: {event.reason}"
+    failed = _BACKGROUND.get(event.doing, event.doing)
+    return logging.WARNING, f"{failed}: {event.reason}"
+
+
+_BACKGROUND = {
+    "evict": "upkeep of the cache: files could not be removed",
+    "touch": "upkeep of the cache: entries could not be marked as used",
+    "board": "no board is kept, so ajit top does not show this runtime",
+    "history": "compiles are not noted for ajit log",
+}
 
 
 def _fallback(event: Any, what: str) -> _Text:
@@ -251,6 +262,7 @@ _MAKERS: dict[type[events.Event], tuple[str, Callable[[Any, str], _Text]]] = {
     events.CacheResponsive: ("cache", _responsive),
     events.CacheUnresponsive: ("cache", _unresponsive),
     events.CacheUnwritable: ("cache", _unwritable),
+    events.CompileCancelled: ("compile", _cancelled),
     events.CompileFailed: ("compile", _failed),
     events.CompileFinished: ("compile", _finished),
     events.CompileRunning: ("compile", _running),
@@ -275,6 +287,7 @@ _PHASES: dict[type[events.Event], str] = {
     events.CompileRunning: "compiling",
     events.CompileFinished: "compiled",
     events.CompileFailed: "failed",
+    events.CompileCancelled: "cancelled",
     events.WaitingForPermit: "queued",
     events.MakingKey: "making key",
 }

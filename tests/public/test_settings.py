@@ -61,6 +61,7 @@ OTHER_VALUES = {
     "explain": ("1", True),
     "record": ("/srv/used.ajit", "/srv/used.ajit"),
     "trace": ("/srv/trace.json", "/srv/trace.json"),
+    "board": ("off", "off"),
     "ticket_timeout_seconds": ("5", 5.0),
     "time_tickets": ("1", True),
     "spin_seconds": ("0", 0.0),
