@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["History"]
 
+GATHER_SECONDS = 1.0
+"""For how long lines are gathered: a start with hundreds of kernels is written in a few steps, and
+beside none of them."""
+
 WRITE_SECONDS = 10.0
 """How long a write may take, beside requests."""
 
@@ -98,6 +102,7 @@ class History:
         """Write until cancelled."""
         while True:
             await self._news.wait()
+            await anyio.sleep(GATHER_SECONDS)
             self._news = anyio.Event()
             await self._write(WRITE_SECONDS)
 

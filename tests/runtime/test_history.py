@@ -18,6 +18,7 @@ from ajit._runtime.board_view import program_name
 from tests.fuse.mounts import why_no_fuse
 from tests.runtime.processes import Peer
 from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR
+from tests.runtime.test_board import until
 from tests.runtime.test_processes import until_started
 
 pytestmark = pytest.mark.anyio
@@ -83,9 +84,7 @@ def test_compile_whose_process_is_killed_is_in_the_history(options, compiler):
         peer.hear("ready")
         peer.go()
         until_started(compiler, 1)
-        peer.hear(lambda line: line.get("event") == "CompileRunning" and line["seconds"] >= 1)
-        peer.hear_event("CompileRunning")
-        (running,) = history(options["cache_dir"])
+        (running,) = until(lambda: history(options["cache_dir"]))
         peer.send(signal.SIGKILL)
         peer.wait()
         (killed,) = history(options["cache_dir"])
