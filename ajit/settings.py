@@ -149,6 +149,7 @@ class SettingsOptions(TypedDict, total=False):
     abandoned: str | None
     mode: str | None
     failure_seconds: float | None
+    history_limit_bytes: int | None
     explain: bool | None
     record: str | os.PathLike[str] | None
     trace: str | os.PathLike[str] | None
@@ -361,6 +362,12 @@ class Settings:
     failure_seconds: float = number(
         30.0,
         "how long a compile error is remembered before the same source is compiled again",
+        least=0,
+    )
+    history_limit_bytes: int = byte_count(
+        1 * MiB,
+        "size of this node's history of compiles in the cache (ajit log), at which a new file is "
+        "begun; one older is kept; 0: no history",
         least=0,
     )
     explain: bool = switch(

@@ -165,6 +165,7 @@ def _compile(one: UnderWay, kernels: Kernels) -> CompileView:
 
 def _wait(waiting: events.Waiting) -> WaitView:
     holder = waiting.holder
+    since = max(0.0, time.monotonic() - waiting.monotonic_seconds)  # it is told once a second
     known: dict[str, Any] = {}
     if holder is not None:
         known = {
@@ -172,12 +173,12 @@ def _wait(waiting: events.Waiting) -> WaitView:
             "pid": holder.pid,
             "phase": cut_text(holder.phase),
             "compiler": cut_text(holder.compiler),
-            "age_seconds": holder.age_seconds,
+            "age_seconds": holder.age_seconds + since,
         }
     return WaitView(
         name=cut_text(waiting.name),
         key=waiting.key,
-        waited_seconds=waiting.waited_seconds,
+        waited_seconds=waiting.waited_seconds + since,
         **known,
     )
 

@@ -58,6 +58,7 @@ OTHER_VALUES = {
     "abandoned": ("cancel", "cancel"),
     "mode": ("frozen", "frozen"),
     "failure_seconds": ("0", 0.0),
+    "history_limit_bytes": ("0", 0),
     "explain": ("1", True),
     "record": ("/srv/used.ajit", "/srv/used.ajit"),
     "trace": ("/srv/trace.json", "/srv/trace.json"),
