@@ -65,7 +65,7 @@ class Trace:
         if lines and self._thread.is_alive():
             self._queue.put(lines)
 
-    def take_ticket(self, ticket: TicketState[Any]) -> None:
+    def take_ticket(self, ticket: TicketState[Any], _: object) -> None:
         """Take a ticket whose outcome is known just now. Does not block."""
         lines = self._lines.of_ticket(ticket, time.time())
         if lines and self._thread.is_alive():
