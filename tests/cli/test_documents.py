@@ -78,7 +78,7 @@ def test_what_is_wrong_with_a_cache(filled):
     lists.mkdir(parents=True)
     (lists / ("cd" * 32)).write_bytes(b"no list")
     node = _keep_digests(open_cache_directory(filled.cache_dir))
-    (filled.cache_dir / "digests" / node).write_bytes(b"none")
+    (filled.cache_dir / node).write_bytes(b"none")
     (filled.cache_dir / "entries" / "ff").symlink_to(filled.cache_dir)
 
     found = filled("cache", "verify", "--json").json()
