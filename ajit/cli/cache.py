@@ -29,6 +29,8 @@ from ajit.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ajit._cache.entries.disk import Described
+    from ajit._core.cubin import KernelUsage
     from ajit.cache.scanning import CachedEntry
 
 __all__ = ["command"]
@@ -158,10 +160,25 @@ def verify(*, fix: bool, cache_dir: str | None, as_json: bool) -> int:
 @json_option
 @if_layers_answer
 def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -> None:
-    """Show everything about one entry, of the cache or a layer, except its compiled bytes."""
+    """Show everything about one entry, of the cache or a layer, except its compiled bytes.
+
+    Of a cubin also what each kernel needs: registers, shared memory, stack (with spilled
+    registers), constant memory, code, and the threads that __launch_bounds__ allows.
+    """
     cache, entry = Caches(cache_dir).manifest(key)
-    payload = views.inspection(entry, cache.layer)
+    payload = views.inspection(entry, cache.layer, _kernels(cache, entry))
     Output(as_json=as_json).result(payload, lambda: views.draw_inspection(payload, log=show_log))
+
+
+def _kernels(cache: Cache, entry: Described) -> list[KernelUsage]:
+    """What the kernels of a cubin need; nothing of other entries."""
+    from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
+    from ajit._core.cubin import kernel_usage  # noqa: PLC0415  # command-line start-up
+
+    if entry.manifest.kind != "cubin":
+        return []
+    found = cache.store.read(entry.manifest.key)
+    return kernel_usage(found.artifact.data) if isinstance(found, Found) else []
 
 
 @command.command("why", short_help="Show how two keys differ.")

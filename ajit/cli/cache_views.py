@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ajit._cache.entries.disk import Described
     from ajit._cache.entries.lists import ListInfo
     from ajit._cache.entries.node_digests import DigestInfo
+    from ajit._core.cubin import KernelUsage
     from ajit._core.key import Difference
     from ajit.cache.scanning import CachedEntry
 
@@ -161,13 +162,13 @@ def draw_summary(summary: dict[str, Any]) -> Table:
     return drawn
 
 
-def inspection(entry: Described, layer: str) -> dict[str, Any]:
+def inspection(entry: Described, layer: str, kernels: Sequence[KernelUsage] = ()) -> dict[str, Any]:
     """Everything about an entry except its bytes; and the layer that has it, or ""."""
     manifest, size_bytes, seal = entry
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
     key_fields = dict(manifest.key_fields)
     more = {"key_fields": key_fields, "size_bytes": size_bytes, "seal": seal, "layer": layer}
-    return fields | more
+    return fields | more | {"kernels": kernels}
 
 
 def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
@@ -198,9 +199,33 @@ def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
     for label, value in entry["key_fields"].items():
         key_parts.add_row(label, value)
     drawn: list[RenderableType] = [head, Text(), key_parts]
+    if entry["kernels"]:
+        drawn[1:1] = [Text(), _kernel_table(entry["kernels"])]
     if log:
         drawn += [Text(), Text("log", style="bold"), Text(entry["log"] or "(empty)")]
     return Group(*drawn)
+
+
+def _kernel_table(kernels: Sequence[KernelUsage]) -> Table:
+    drawn = table(
+        "kernel", "registers", "shared", "stack", "constant", "code", "threads",
+        numbers=("registers", "shared", "stack", "constant", "code", "threads"),
+    )  # fmt: skip
+    for kernel in kernels:
+        drawn.add_row(
+            kernel.name,
+            _or_unknown(kernel.registers),
+            format_bytes(kernel.shared_bytes),
+            "?" if kernel.stack_bytes is None else format_bytes(kernel.stack_bytes),
+            format_bytes(kernel.constant_bytes),
+            format_bytes(kernel.code_bytes),
+            "" if kernel.max_threads is None else f"at most {kernel.max_threads}",
+        )
+    return drawn
+
+
+def _or_unknown(number: int | None) -> str:
+    return "?" if number is None else str(number)
 
 
 def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> RenderableType:

@@ -19,7 +19,7 @@ from ajit.cli.entry_checks import check_entries
 from ajit.cli.findings import Check, Status
 from ajit.cli.layer_checks import check_layers
 from ajit.cli.trust_check import check_trust
-from ajit.errors import CacheError, CompilerNotFound
+from ajit.errors import CacheError, CompilerNotFound, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,8 +71,8 @@ def _check_cache(settings: Settings, *, with_peer: bool) -> list[Check]:
 def _check_entries(settings: Settings, toolchains: Toolchains) -> list[Check]:
     try:
         return while_cache_answers(settings, lambda: list(check_entries(settings, toolchains)))
-    except CacheError:
-        return []  # the check of the cache has told
+    except (CacheError, SettingsError):
+        return []  # the check of the cache, or of its keys, tells
 
 
 def _check_versions() -> Check:

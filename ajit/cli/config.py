@@ -12,7 +12,7 @@ from ajit.settings import HIDDEN, Settings, describe, is_secret, setting_names
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["command"]
+__all__ = ["command", "setting_rows"]
 
 
 @click.command("config", short_help="Print every setting.")
@@ -29,8 +29,13 @@ def command(*, as_json: bool) -> None:
     another user owns or may write to is not used.
     """
     settings = Settings()
-    rows = [_row(settings, name) for name in setting_names()]
+    rows = setting_rows(settings)
     Output(as_json=as_json).result({"settings": rows}, lambda: _draw(rows))
+
+
+def setting_rows(settings: Settings) -> list[dict[str, object]]:
+    """Return each setting with its value, where that came from, and what it is."""
+    return [_row(settings, name) for name in setting_names()]
 
 
 def _row(settings: Settings, name: str) -> dict[str, object]:

@@ -25,6 +25,7 @@ from ajit.cli.output import (
     json_option,
     tell_warning,
 )
+from ajit.cli.streams import OutputFailed, drop_output
 from ajit.errors import KvError
 
 if TYPE_CHECKING:
@@ -159,10 +160,10 @@ def _tell_started(output: Output, service: Service, metrics: str) -> None:
         payload["metrics"] = metrics
         line += f", and metrics on {metrics}"
     try:
-        if sys.stdout is not None:  # it may have been closed
-            output.result(payload, lambda: line)
-            sys.stdout.flush()
-    except OSError as exc:  # a full disk, a pipe without a reader: it serves all the same
+        output.result(payload, lambda: line)
+        sys.stdout.flush()
+    except OutputFailed as exc:  # a full disk, a pipe without a reader: it serves all the same
+        drop_output()
         tell_warning(f"standard output cannot be written: {exc}")
     _tell_supervisor()
 

@@ -22,6 +22,7 @@ import msgspec
 
 from ajit._printable import SHAPELESS, printable
 from ajit._units import format_bytes
+from ajit.cli.telling import tell, tell_warning
 
 if TYPE_CHECKING:
     import re
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
+    "SCHEMA",
     "SHORT_KEY",
     "Output",
     "cleaned",
@@ -48,6 +50,10 @@ __all__ = [
     "tell_warning",
 ]
 
+SCHEMA = 1
+"""Version of all JSON documents, their field ``schema``: raised when a field changes its meaning,
+its type or its name, or goes; a new field raises nothing. docs/cli.md has the fields of each."""
+
 SHORT_KEY = 12
 """Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line. The
 entries of one base share 16 digits, see `short_keys`."""
@@ -56,7 +62,8 @@ MORE_DIGITS = 4
 """Digits beyond those that two keys share."""
 
 PIPE_WIDTH = 1000
-"""Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log."""
+"""Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log.
+Lines are only as long as what is in them."""
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -95,22 +102,13 @@ class Output:
         tell_warning(text)
 
 
-def tell(text: str) -> None:
-    """Print a text on standard error."""
-    click.echo(printable(text), err=True)
-
-
-def tell_warning(text: str) -> None:
-    """Print a warning on standard error."""
-    click.secho(f"warning: {printable(text)}", err=True, fg="yellow")
-
-
 def print_json(payload: object) -> None:
     """Print one JSON object on standard output: the same values, each unprintable one escaped."""
+    document = {"schema": SCHEMA, **msgspec.to_builtins(payload, enc_hook=_plain)}
     try:
-        data = msgspec.json.encode(payload, enc_hook=_plain)
+        data = msgspec.json.encode(document)
     except UnicodeEncodeError:  # the name of a file that is no UTF-8
-        data = msgspec.json.encode(_encodable(msgspec.to_builtins(payload, enc_hook=_plain)))
+        data = msgspec.json.encode(_encodable(document))
     text = msgspec.json.format(data, indent=2).decode()
     # Such a character can only be inside of a string.
     sys.stdout.write(SHAPELESS.sub(_json_escape, text) + "\n")
@@ -128,10 +126,11 @@ def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ())
     from rich.table import Table  # noqa: PLC0415
 
     drawn = Table(
-        box=box.SIMPLE_HEAD,
+        # In a pipe or a log lines of a table are noise, and as wide as its widest row.
+        box=box.SIMPLE_HEAD if sys.stdout.isatty() else None,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, 1 if sys.stdout.isatty() else 2, 0, 0),
         header_style="bold",
         caption_justify="left",
     )
