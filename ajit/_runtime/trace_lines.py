@@ -42,6 +42,7 @@ _SLICES: dict[type[events.Event], _Slice] = {
     events.EntryRead: ("keys and reads", "read", lambda e: e.seconds),
     events.ModuleLoaded: ("loads", "load", lambda e: e.seconds),
     events.DeviceResumed: ("device", "stall", lambda e: e.seconds),
+    events.PagesCopied: ("kv copies", "", lambda e: e.seconds),
 }
 _KINDS = tuple(dict.fromkeys(kind for kind, _, _ in _SLICES.values()))
 
