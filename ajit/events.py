@@ -30,6 +30,7 @@
     ├── FallbackUsed          a request was answered with its fallback; key: "" until it is known
     ├── KernelReady           a request was answered, from which tier and after how long
     ├── BundleReady           the same of a build
+    ├── PagesCopied           KV pages were loaded or saved; only where a trace is written
     └── WarmupProgress        one spec of a warm-up is done
 
 Each says when and where it was emitted: ``unix_seconds``, ``monotonic_seconds``, ``pid``, ``host``.
@@ -66,6 +67,7 @@ from ajit._core.events import (
     MakingKey,
     ModuleLoaded,
     NotPublished,
+    PagesCopied,
     Subscriber,
     Tier,
     WaitEnded,
@@ -102,6 +104,7 @@ __all__ = [
     "MakingKey",
     "ModuleLoaded",
     "NotPublished",
+    "PagesCopied",
     "Subscriber",
     "Tier",
     "WaitEnded",

@@ -41,6 +41,7 @@ __all__ = [
     "MakingKey",
     "ModuleLoaded",
     "NotPublished",
+    "PagesCopied",
     "Subscriber",
     "Tier",
     "WaitEnded",
@@ -417,6 +418,21 @@ class BundleReady(Event):
 
     entry_key: str
     tier: Tier
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PagesCopied(Event):
+    """A copy of KV pages has ended. Only where the runtime has the setting ``trace``.
+
+    ``name`` is ``load`` or ``save``, and ``key`` is empty.
+
+    Attributes:
+        seconds: From its submission to its end on the device.
+        size_bytes: What was copied.
+    """
+
     seconds: float
     size_bytes: int
 

@@ -19,6 +19,7 @@ from ajit._runtime.board_form import (
     WaitView,
     cut_text,
 )
+from ajit._runtime.log_lines import first_error
 from ajit._system.process import this_process
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def error_of(event: events.Event) -> ErrorView | None:
         kind=type(event).__name__,
         name=cut_text(event.name),
         key=event.key,
-        text=cut_text(str(text).partition("\n")[0]),
+        text=cut_text(first_error(str(text)) or str(text).partition("\n")[0]),
     )
 
 

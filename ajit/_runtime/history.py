@@ -17,6 +17,7 @@ import msgspec
 from ajit._cache.entries.history import Compiled, append_history
 from ajit._core import events
 from ajit._runtime.board_view import program_name
+from ajit._runtime.log_lines import first_error
 from ajit._system.guarded_calls import NoAnswer
 from ajit._system.process import this_process
 from ajit.errors import CacheError
@@ -158,7 +159,8 @@ class History:
 
 def _error(event: events.CompileFailed) -> dict[str, str]:
     first, _, log = event.error.partition("\n")
-    return {"error_type": event.error_type, "error": _cut(first), "log": _fit(log[:MOST_LOG])}
+    error = first_error(event.error) or first
+    return {"error_type": event.error_type, "error": _cut(error), "log": _fit(log[:MOST_LOG])}
 
 
 def _cut(text: str) -> str:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ajit.errors import AjitError
 
-__all__ = ["Line", "fallback_failed", "line_of"]
+__all__ = ["Line", "fallback_failed", "first_error", "line_of"]
 
 _SAYS_ERROR = re.compile(r"\b(?:fatal )?error\b", re.IGNORECASE)
 
@@ -157,7 +157,7 @@ def _behind(what: str, fallback: str, error: AjitError) -> _Text:
         return logging.WARNING, f"{what}: {served}: {why}"
     text = str(error)
     log = text if isinstance(error, CompileError) else ""  # of others, the first line says it
-    why = _first_error(log) or text.partition("\n")[0]
+    why = first_error(log) or text.partition("\n")[0]
     return logging.WARNING, f"{what}: {served}, since it could not be made ready: {why}"
 
 
@@ -180,7 +180,7 @@ def _finished(event: Any, what: str) -> _Text:
 
 def _failed(event: Any, what: str) -> _Text:
     # The error's own first line names the kernel once more.
-    error = _first_error(event.error) or event.error
+    error = first_error(event.error) or event.error
     return logging.WARNING, f"{what}: compile failed after {event.seconds:.2f} s: {error}"
 
 
@@ -298,7 +298,7 @@ def _who(holder: events.Holder | None) -> str:
     return "another process" if holder is None else str(holder)
 
 
-def _first_error(text: str) -> str:
+def first_error(text: str) -> str:
     """The compiler's first error, with its file and line: the first line that says so."""
     _, _, log = text.partition("\n")
     lines = [line.strip() for line in log.splitlines() if line.strip()]

@@ -140,7 +140,7 @@ def _draw(payload: dict[str, Any]) -> RenderableType:
     for row in rows:
         drawn.add_row(
             format_time(row["unix_seconds"])[5:],
-            format_seconds(row["seconds"]),
+            _took(row),
             row["outcome"],
             row["name"],
             row["key"][:SHORT_KEY],
@@ -168,8 +168,14 @@ def _draw_whole(payload: dict[str, Any]) -> RenderableType:
     return Group(*drawn, *left)
 
 
+def _took(row: dict[str, Any]) -> str:
+    """How long it took; of one whose end is not known, how long it had taken at least."""
+    open_end = row["outcome"] in ("running", "killed", "unknown")
+    return f"{'>' if open_end else ''}{format_seconds(row['seconds'])}"
+
+
 def _draw_facts(row: dict[str, Any]) -> RenderableType:
-    took = format_seconds(row["seconds"])
+    took = _took(row)
     queued = row["queued_seconds"]
     after = f", after {format_seconds(queued)} in the queue" if queued >= 0.01 else ""
     pairs = [

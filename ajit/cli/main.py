@@ -29,6 +29,7 @@ _COMMANDS = {
     "record": "Look at a record of used kernels, merge records.",
     "kv": "Serve a KV cache to the engines of this machine.",
     "top": "Show what the runtimes of this machine do now.",
+    "trace": "Run a program and write a timeline for Perfetto.",
     "log": "Show which compiles there were, and how they ended.",
     "locks": "Show running compiles and their waiters.",
     "keygen": "Make a key that vouches for what is in a cache.",

@@ -42,7 +42,7 @@ MOST_INTERVAL = 3600.0
     type=click.Choice(list(SORTS)),
     default="age",
     show_default=True,
-    help="What comes first: the oldest, or the one with the most.",
+    help="What comes first: the oldest, or the one with the most. The dead come last.",
 )
 @cache_dir_option
 @json_option
@@ -74,7 +74,8 @@ def command(  # options
     def look() -> list[RuntimeView]:
         from ajit.instrumentation import runtimes  # noqa: PLC0415  # command-line start-up
 
-        views = sorted(runtimes(where, board=settings.board), key=SORTS[sort])
+        views = runtimes(where, board=settings.board)
+        views.sort(key=lambda view: (view.state == "dead", SORTS[sort](view)))
         rates.take(views, time.monotonic())
         return views
 

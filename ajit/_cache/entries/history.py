@@ -96,7 +96,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         queued_seconds: How long it had waited before.
         size_bytes: Of what it made.
         error_type: The error's class, if it failed.
-        error: The error's first line.
+        error: The compiler's first error, or the first line of another.
         log: The beginning of the compiler's log, if it failed.
     """
 
