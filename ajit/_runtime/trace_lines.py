@@ -49,7 +49,6 @@ _SLICES: dict[type[events.Event], _Slice] = {
     events.EntryRead: ("keys and reads", "read", lambda e: e.seconds),
     events.ModuleLoaded: ("loads", "load", lambda e: e.seconds),
     events.DeviceResumed: ("device", "stall", lambda e: e.seconds),
-    events.PagesCopied: ("kv copies", "", lambda e: e.seconds),
 }
 KV, WORK = "KV transfers", "device work"
 _KINDS = (*dict.fromkeys(kind for kind, _, _ in _SLICES.values()), KV, WORK)
