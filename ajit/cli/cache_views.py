@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from ajit.cli.drawing import Stack, Styled
 from ajit.cli.output import (
     count,
     facts,
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from rich.console import RenderableType
-    from rich.table import Table
-
     from ajit._cache.entries.disk import Described
     from ajit._cache.entries.lists import ListInfo
     from ajit._cache.entries.node_digests import DigestInfo
     from ajit._core.cubin import KernelUsage
     from ajit._core.key import Difference
     from ajit.cache.scanning import CachedEntry
+    from ajit.cli.drawing import Drawn, Table
 
 __all__ = [
     "SORTS",
@@ -62,7 +61,7 @@ def matches(item: CachedEntry, text: str) -> bool:
 
 def draw_list(
     rows: Sequence[CachedEntry], path: Path, layers: Sequence[str], left_out: int
-) -> RenderableType:
+) -> Drawn:
     """Draw the entries, one a line."""
     if not rows:
         among = f" like this among {left_out}" if left_out else ""
@@ -171,11 +170,8 @@ def inspection(entry: Described, layer: str, kernels: Sequence[KernelUsage] = ()
     return fields | more | {"kernels": kernels}
 
 
-def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
+def draw_inspection(entry: dict[str, Any], *, log: bool) -> Drawn:
     """Draw one entry: what it is, and what its key was made of."""
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
     created = format_time(entry["created"])
     lowered = (f"{name} → {symbol}" for name, symbol in entry["lowered"].items())
     files = (f"{f.path}  {format_bytes(f.size_bytes)}" for f in entry.get("files", ()))
@@ -198,12 +194,12 @@ def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
     key_parts = table("part of the key", "value")
     for label, value in entry["key_fields"].items():
         key_parts.add_row(label, value)
-    drawn: list[RenderableType] = [head, Text(), key_parts]
+    drawn: list[str | Styled | Table] = [head, "", key_parts]
     if entry["kernels"]:
-        drawn[1:1] = [Text(), _kernel_table(entry["kernels"])]
+        drawn[1:1] = ["", _kernel_table(entry["kernels"])]
     if log:
-        drawn += [Text(), Text("log", style="bold"), Text(entry["log"] or "(empty)")]
-    return Group(*drawn)
+        drawn += ["", Styled("log", "bold"), Styled(entry["log"] or "(empty)", "")]
+    return Stack(*drawn)
 
 
 def _kernel_table(kernels: Sequence[KernelUsage]) -> Table:
@@ -228,7 +224,7 @@ def _or_unknown(number: int | None) -> str:
     return "?" if number is None else str(number)
 
 
-def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> RenderableType:
+def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> Drawn:
     """Draw the parts in which two keys differ, side by side."""
     if not differences:
         return "the keys do not differ"

@@ -10,7 +10,7 @@ from ajit.cli.output import Output, format_bytes, format_seconds, json_option, t
 from ajit.settings import HIDDEN, Settings, describe, is_secret, setting_names
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from ajit.cli.drawing import Table
 
 __all__ = ["command", "setting_rows"]
 

@@ -1,7 +1,7 @@
 """The machine code of an entry as text, by NVIDIA's own programs where they are installed.
 
-``cuobjdump`` and ``nvdisasm`` come with a toolkit, or as wheels (the extra ``sass``). They get a
-copy in a private directory, and may take a minute.
+``cuobjdump`` and ``nvdisasm`` come with a toolkit, or as wheels (the extra ``sass``). They are
+given a copy in a private directory, and may take a minute.
 """
 
 from __future__ import annotations

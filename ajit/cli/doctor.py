@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ajit.cli import exits
+from ajit.cli.drawing import Styled
 from ajit.cli.output import Output, json_option, table
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ajit.cli.checks import Check
+    from ajit.cli.drawing import Table
 
 __all__ = ["command"]
 
@@ -86,10 +86,8 @@ def _pack(
 
 
 def _draw(checks: list[Check]) -> Table:
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
     drawn = table("", "what", "found", "to know", whole=("what",))
     for check in checks:
         mark, style = _MARKS[check.status]
-        drawn.add_row(Text(mark, style=style), check.name, check.found, check.advice)
+        drawn.add_row(Styled(mark, style), check.name, check.found, check.advice)
     return drawn

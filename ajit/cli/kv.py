@@ -31,9 +31,8 @@ from ajit.errors import KvError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from rich.console import RenderableType
-
     from ajit._system.numa import NumaNode
+    from ajit.cli.drawing import Drawn
     from ajit.kv.client import StoreClient
     from ajit.kv.options import StoreOptions
     from ajit.kv.service import Service
@@ -230,7 +229,7 @@ def _absent(place: Path, store: StoreClient, *, given: bool) -> KvError:
     return KvError(path=str(place), reason=reason, hint=hint)
 
 
-def _draw(values: dict[str, Any]) -> RenderableType:
+def _draw(values: dict[str, Any]) -> Drawn:
     wanted, found = values["chunks_wanted"], values["chunks_found"]
     share = f", {found / wanted:.0%} of their chunks found" if wanted else ""
     used, limit = format_bytes(values["used_bytes"]), format_bytes(values["limit_bytes"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import signal
 import sys
 import warnings
@@ -12,6 +11,7 @@ import click
 
 from ajit import __version__
 from ajit.cli import exits, failures
+from ajit.cli.lazy import LazyGroup
 from ajit.cli.streams import OutputFailed, OutputGone, drop_output, watch_output
 from ajit.cli.telling import tell, tell_warning
 from ajit.errors import AjitWarning
@@ -46,26 +46,13 @@ EPILOG = (
 )
 
 
-class _LazyGroup(click.Group):
-    """A group that imports a command when it is run, so that ``--help`` stays quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"ajit.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+class _Commands(LazyGroup):
+    lines = _COMMANDS
+    places = {name: f"ajit.cli.{name}:command" for name in _COMMANDS}  # noqa: RUF012  # never changed
 
 
 @click.group(
-    cls=_LazyGroup,
+    cls=_Commands,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
