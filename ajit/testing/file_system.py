@@ -39,6 +39,8 @@ _CHANGES = frozenset(
     ["chmod", "fchmod", "fchown", "link", "makedirs", "mkdir", "rename", "replace", "rmdir",
      "symlink", "unlink", "utime"]
 )  # fmt: skip
+_readlink = os.readlink
+"""Of ``/proc``, which is memory: as it is here, whatever a watch for blocking calls puts there."""
 _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -147,7 +149,7 @@ class FakeFileSystem:
 
 def _path_of(descriptor: int) -> str:
     try:
-        return str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return _readlink(f"/proc/self/fd/{descriptor}")
     except OSError:
         return ""
 
