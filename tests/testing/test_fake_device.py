@@ -133,6 +133,19 @@ async def test_stopped_and_late_steps(fake_device, options):
         assert bytes(await rt.device.download(buffer)) == b"1234"
 
 
+async def test_faults_that_others_left_are_gone(options):
+    """At the begin of the block, and at its end."""
+    left = FakeDevice()
+    async with ajit.open_runtime(device="cpu", **options) as rt:
+        kernel = await rt.kernel(saxpy())
+        x = await rt.device.upload(array("f", [1.0]))
+        left.fail("cuLaunchKernel", 701, count=9)
+        with FakeDevice() as device:
+            await kernel[1, 1](1.0, x, x, 1)
+            device.fail("cuLaunchKernel", 701, count=9)
+        await kernel[1, 1](1.0, x, x, 1)
+
+
 def test_nameless_step_is_refused():
     """A name that the driver has no room for."""
     with FakeDevice() as device, pytest.raises(ValueError, match="fault"):
