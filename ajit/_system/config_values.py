@@ -44,6 +44,7 @@ IN_NO_FILE = frozenset({"hmac_key"})
 NOT_IN_A_PROJECT = frozenset(
     [
         "allow_unsafe_cache",
+        "board",
         "hmac_key_file",
         "host_compiler",
         "nvcc",
