@@ -15,6 +15,7 @@
     ├── CompiledLate          a compile after the runtime was frozen: what differs, and who asked
     ├── CompileFinished       with its duration and size
     ├── CompileFailed         with the error
+    ├── CompileCancelled      it was ended, since nobody waits for it any more
     ├── WaitingForPermit      a compile waits for other compiles of this machine
     ├── CacheUnresponsive     the cache's file system does not answer, and is not used
     ├── CacheResponsive       it answers again
@@ -43,6 +44,7 @@ from ajit._core.events import (
     CacheResponsive,
     CacheUnresponsive,
     CacheUnwritable,
+    CompileCancelled,
     CompiledLate,
     CompileFailed,
     CompileFinished,
@@ -78,6 +80,7 @@ __all__ = [
     "CacheResponsive",
     "CacheUnresponsive",
     "CacheUnwritable",
+    "CompileCancelled",
     "CompileFailed",
     "CompileFinished",
     "CompileRunning",

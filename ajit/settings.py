@@ -93,6 +93,10 @@ def _is_device(value: str) -> bool:
     return value in ("cuda", "cpu", "auto", "none") or bool(_ONE_DEVICE.fullmatch(value))
 
 
+def _is_board(value: str) -> bool:
+    return value in ("auto", "off") or (usable_text(value) and os.path.isabs(value))  # noqa: PTH117 - a text
+
+
 def _is_group(value: str) -> bool:
     number = value.isdecimal()
     return usable_text(value) and (not number or (len(value) <= 10 and int(value) <= MOST_GROUP))
@@ -140,9 +144,11 @@ class SettingsOptions(TypedDict, total=False):
     abandoned: str | None
     mode: str | None
     failure_seconds: float | None
+    history_limit_bytes: int | None
     explain: bool | None
     record: str | os.PathLike[str] | None
     trace: str | os.PathLike[str] | None
+    board: str | os.PathLike[str] | None
     ticket_timeout_seconds: float | None
     time_tickets: bool | None
     spin_seconds: float | None
@@ -343,6 +349,12 @@ class Settings:
         "how long a compile error is remembered before the same source is compiled again",
         least=0,
     )
+    history_limit_bytes: int = byte_count(
+        1 * MiB,
+        "size of this node's history of compiles in the cache (ajit log), at which a new file is "
+        "begun; one older is kept; 0: no history",
+        least=0,
+    )
     explain: bool = switch(
         "say of each compile which cached kernel is nearest and in what it differs (the event "
         "CompileStarted); reads the entries of the cache for it"
@@ -359,6 +371,14 @@ class Settings:
         "file to which a timeline is appended, for Perfetto; processes may share it; empty: none",
         _A_PATH,
         holds=usable_text,
+    )
+    board: str = setting(
+        "auto",
+        "directory of this node in which the runtime keeps a small file that says what it does, "
+        "for ajit top; auto: $XDG_RUNTIME_DIR, else /dev/shm, else the temporary directory; "
+        "off: none",
+        "auto, off, or an absolute path in UTF-8, without NUL",
+        holds=_is_board,
     )
     ticket_timeout_seconds: float = number(
         60.0, "default limit on waiting for device work; a ticket that takes longer fails", above=0

@@ -18,6 +18,7 @@ __all__ = [
     "CacheResponsive",
     "CacheUnresponsive",
     "CacheUnwritable",
+    "CompileCancelled",
     "CompileFailed",
     "CompileFinished",
     "CompileRunning",
@@ -181,9 +182,27 @@ class CompileFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CompileFailed(Event):
-    """A compile failed; every waiter of this process gets the error."""
+    """A compile failed; every waiter of this process gets the error.
+
+    Attributes:
+        error: What went wrong, with the compiler's log.
+        seconds: What it took.
+        error_type: The name of the error's class.
+    """
 
     error: str
+    seconds: float
+    error_type: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CompileCancelled(Event):
+    """A compile was ended, because no task waits for it any more, or the runtime closes.
+
+    Attributes:
+        seconds: Since it was begun.
+    """
+
     seconds: float
 
 
@@ -274,7 +293,8 @@ class BackgroundFailed(Event):
     one kernel: ``name`` and ``key`` are empty.
 
     Attributes:
-        doing: ``evict``, or ``touch``: to mark as used.
+        doing: ``evict``; ``touch``: to mark as used; ``board``: to tell other processes; or
+            ``history``: to note compiles.
     """
 
     doing: str

@@ -160,7 +160,8 @@ class Compiling:
             if note := missing_note(self._seen, error.log, self._job.include_dirs):
                 error.add_note(note)
             self.reads = await self._settle(b"")
-        self._emit(events.CompileFailed, error=str(error), seconds=seconds)
+        kind = type(error).__name__
+        self._emit(events.CompileFailed, error=str(error), seconds=seconds, error_type=kind)
         if not isinstance(error, CompileError):
             return Happening.COMPILE_BROKE_OFF
         # Of a header that was half saved, or is mended, the next compile says something else. A

@@ -131,7 +131,8 @@ class InPlace:
         seconds = time.monotonic() - begun
         self._services.tally.compile_seconds += seconds
         if made is None:
-            self._emit(events.CompileFailed, error=str(self.error), seconds=seconds)
+            told = {"error": str(self.error), "error_type": type(self.error).__name__}
+            self._emit(events.CompileFailed, seconds=seconds, **told)
             failed = isinstance(self.error, CompileError)
             return Happening.COMPILE_FAILED if failed else Happening.COMPILE_BROKE_OFF
         self.artifact = artifact_of(self._request, made, made.seconds or seconds)

@@ -89,6 +89,7 @@ class Services:
     """Key to the holder that a resolution waits for now, as last reported."""
     making: dict[object, events.MakingKey] = field(default_factory=dict)
     """Requests whose keys have been in the making for a while, as last reported."""
+    _told: set[str] = field(default_factory=set)
     _warned_unwritable: bool = False
     _warned_unseen: bool = False
     _close_by: float = float("inf")
@@ -247,6 +248,13 @@ class Services:
     def _emit(self, event: type[events.Event], **facts: Any) -> None:
         if self.emitter.listening:
             self.emitter.emit(event(name="", key="", **facts))
+
+    def tell_background(self, doing: str, reason: str) -> None:
+        """Count what failed where no request gets the error, and tell the first of its kind."""
+        self.tally.background_errors += 1
+        if doing not in self._told:
+            self._told.add(doing)
+            self._emit(events.BackgroundFailed, doing=doing, reason=reason)
 
     def hurry(self, key: str) -> None:
         """Promote a key in every line, because a request waits for it now."""

@@ -345,7 +345,12 @@ class PlanRunner:
         return WaitedFor(host=self._holder.host, pid=self._holder.pid, seconds=self._waited_seconds)
 
     async def _compile(self) -> Happening:
-        happening = await self._compiling.run()
+        begun = time.monotonic()
+        try:
+            happening = await self._compiling.run()
+        except BaseException:
+            self._emit(events.CompileCancelled, seconds=time.monotonic() - begun)
+            raise
         self._artifact, self._error = self._compiling.artifact, self._compiling.error
         return happening
 

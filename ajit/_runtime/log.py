@@ -108,7 +108,7 @@ class LogLines:
                 return self._goes_on(("compile", event.key), seconds, REPEAT_SECONDS)
             case events.WaitEnded():
                 self._said.pop(("wait", event.key), None)
-            case events.CompileFinished() | events.CompileFailed():
+            case events.CompileFinished() | events.CompileFailed() | events.CompileCancelled():
                 self._said.pop(("compile", event.key), None)
             case events.WaitingForPermit(waited_seconds=waited) if waited < REPEAT_SECONDS:
                 return False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ajit.errors import AjitError
 
-__all__ = ["Line", "fallback_failed", "line_of"]
+__all__ = ["Line", "fallback_failed", "first_error", "line_of"]
 
 _SAYS_ERROR = re.compile(r"\b(?:fatal )?error\b", re.IGNORECASE)
 
@@ -157,7 +157,7 @@ def _behind(what: str, fallback: str, error: AjitError) -> _Text:
         return logging.WARNING, f"{what}: {served}: {why}"
     text = str(error)
     log = text if isinstance(error, CompileError) else ""  # of others, the first line says it
-    why = _first_error(log) or text.partition("\n")[0]
+    why = first_error(log) or text.partition("\n")[0]
     return logging.WARNING, f"{what}: {served}, since it could not be made ready: {why}"
 
 
@@ -180,8 +180,12 @@ def _finished(event: Any, what: str) -> _Text:
 
 def _failed(event: Any, what: str) -> _Text:
     # The error's own first line names the kernel once more.
-    error = _first_error(event.error) or event.error
+    error = first_error(event.error) or event.error
     return logging.WARNING, f"{what}: compile failed after {event.seconds:.2f} s: {error}"
+
+
+def _cancelled(event: Any, what: str) -> _Text:
+    return logging.INFO, f"{what}: compile cancelled after {event.seconds:.2f} s"
 
 
 def _rejected(event: Any, what: str) -> _Text:
@@ -219,9 +223,16 @@ def _evicted(event: Any, what: str) -> _Text:  # noqa: ARG001  # likewise
 
 
 def _background(event: Any, what: str) -> _Text:  # noqa: ARG001  # likewise
-    doing = {"evict": "files could not be removed", "touch": "entries could not be marked as used"}
-    failed = doing.get(event.doing, event.doing)
-    return logging.WARNING, f"upkeep of the cache: {failed}: {event.reason}"
+    failed = _BACKGROUND.get(event.doing, event.doing)
+    return logging.WARNING, f"{failed}: {event.reason}"
+
+
+_BACKGROUND = {
+    "evict": "upkeep of the cache: files could not be removed",
+    "touch": "upkeep of the cache: entries could not be marked as used",
+    "board": "no board is kept, so ajit top does not show this runtime",
+    "history": "compiles are not noted for ajit log",
+}
 
 
 def _fallback(event: Any, what: str) -> _Text:
@@ -251,6 +262,7 @@ _MAKERS: dict[type[events.Event], tuple[str, Callable[[Any, str], _Text]]] = {
     events.CacheResponsive: ("cache", _responsive),
     events.CacheUnresponsive: ("cache", _unresponsive),
     events.CacheUnwritable: ("cache", _unwritable),
+    events.CompileCancelled: ("compile", _cancelled),
     events.CompileFailed: ("compile", _failed),
     events.CompileFinished: ("compile", _finished),
     events.CompileRunning: ("compile", _running),
@@ -275,6 +287,7 @@ _PHASES: dict[type[events.Event], str] = {
     events.CompileRunning: "compiling",
     events.CompileFinished: "compiled",
     events.CompileFailed: "failed",
+    events.CompileCancelled: "cancelled",
     events.WaitingForPermit: "queued",
     events.MakingKey: "making key",
 }
@@ -285,7 +298,7 @@ def _who(holder: events.Holder | None) -> str:
     return "another process" if holder is None else str(holder)
 
 
-def _first_error(text: str) -> str:
+def first_error(text: str) -> str:
     """The compiler's first error, with its file and line: the first line that says so."""
     _, _, log = text.partition("\n")
     lines = [line.strip() for line in log.splitlines() if line.strip()]

@@ -22,8 +22,10 @@ from ajit._resolve.flight import flights
 from ajit._resolve.resolver import Resolver
 from ajit._resolve.services import look_ahead, open_services, shielded
 from ajit._resolve.upkeep import Upkeep
+from ajit._runtime.board import Board
 from ajit._runtime.builds import Builds
 from ajit._runtime.device_watch import DeviceWatch
+from ajit._runtime.history import History
 from ajit._runtime.kernels import Kernels
 from ajit._runtime.log import LogLines
 from ajit._runtime.recorder import Recorder, close_recorder, keep_counts
@@ -75,10 +77,16 @@ async def open_here(
             device = await _open_device(stack, in_force, limiter)
             services = await open_services(stack, in_force, trust, emitter, limiter)
             recorder = _open_recorder(stack, services)
+            board = _open_board(stack, services, limiter)
+            history = _open_history(stack, services)
             group = await stack.enter_async_context(anyio.create_task_group())
             runtime = _runtime_of(services, device, group, lines, recorder)
             if trace is not None:
                 group.start_soon(trace.run, runtime.statistics)
+            if history is not None:
+                group.start_soon(history.run)
+            if board is not None:
+                group.start_soon(board.run, runtime._kernels)  # noqa: SLF001  # its other half
             stack.push_async_callback(shielded, runtime._warmer.aclose)  # noqa: SLF001  # its other half
             try:
                 yield runtime
@@ -122,6 +130,26 @@ def _open_trace(
     close = partial(run_in_thread, trace.close, limiter=limiter)
     stack.push_async_callback(shielded, close)
     return trace
+
+
+def _open_board(
+    stack: AsyncExitStack, services: Services, limiter: anyio.CapacityLimiter
+) -> Board | None:
+    if services.settings.board == "off":
+        return None
+    board = Board(services)
+    services.emitter.subscribe(board)
+    stack.push_async_callback(shielded, partial(run_in_thread, board.close, limiter=limiter))
+    return board
+
+
+def _open_history(stack: AsyncExitStack, services: Services) -> History | None:
+    if not services.settings.history_limit_bytes:
+        return None
+    history = History(services)
+    services.emitter.subscribe(history)
+    stack.push_async_callback(shielded, history.aclose)
+    return history
 
 
 def _open_recorder(stack: AsyncExitStack, services: Services) -> Recorder | None:

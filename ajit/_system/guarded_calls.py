@@ -45,7 +45,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-LaneName: TypeAlias = Literal["io", "watch", "permit", "digests", "release", "local"]
+LaneName: TypeAlias = Literal["io", "watch", "permit", "digests", "release", "local", "history"]
 
 LANES: dict[LaneName, tuple[int, int]] = {
     "io": (4, 12),
@@ -54,14 +54,15 @@ LANES: dict[LaneName, tuple[int, int]] = {
     "digests": (1, 3),
     "release": (2, 14),
     "local": (4, 12),
+    "history": (1, 1),
 }
 """Room, and threads that may be added in the place of slow ones. Pretty arbitrary: the calls are
 short. ``watch`` is for the looks of waiters: those of a thousand must not delay a publish, or
 processes would lose patience with each other. ``digests`` is for calls within other calls, which
 would wait for each other's threads, ``release`` for what must be called whatever happens. ``local``
-is for calls on anything else."""
+is for calls on anything else, ``history`` for what may as well be lost."""
 
-UNGUARDED: tuple[LaneName, ...] = ("digests", "release", "local")
+UNGUARDED: tuple[LaneName, ...] = ("digests", "release", "local", "history")
 """Their calls are made whatever this file system does, and tell nothing about it."""
 
 UNANSWERED_SECONDS = 0.1

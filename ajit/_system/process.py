@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessId", "is_gone", "start_ticks_of", "this_process"]
+__all__ = ["ProcessId", "is_gone", "is_stopped", "start_ticks_of", "this_process"]
 
 _NOT_IN_A_FILE_NAME = re.compile(r"[^A-Za-z0-9-]+")
 _HOST_CHARACTERS = 64
@@ -67,6 +67,15 @@ def is_gone(pid: int, start_ticks: int) -> bool:
     """
     now = start_ticks_of(pid)
     return now is None or (now != start_ticks and 0 not in (now, start_ticks))
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process of this pid namespace is stopped, by a signal or by a debugger."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return text[text.rindex(b")") + 2 :][:1] in (b"T", b"t")
 
 
 def start_ticks_of(pid: int) -> int | None:

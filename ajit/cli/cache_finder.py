@@ -125,6 +125,12 @@ class Cache(OpenedCache):
                 failed.append({"key": key, "reason": str(exc)})
         return removed, failed, self._remove_lists(removed, led_by)
 
+    def forget_history(self) -> None:
+        """Remove what is noted of compiles."""
+        from ajit._cache.entries.history import remove_history  # noqa: PLC0415  # start-up
+
+        remove_history(self.store.directory)
+
     def _lists_in_doubt(self, keys: Sequence[str]) -> dict[str, str | None]:
         """The lists of entries that are to go while others of their base are to stay."""
         going = set(keys)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SHORT_KEY",
     "Output",
+    "cleaned",
     "count",
     "facts",
     "format_age",
@@ -80,7 +81,7 @@ class Output:
         width = None if sys.stdout.isatty() else PIPE_WIDTH
         console = Console(width=width, highlight=False, emoji=False, markup=False)
         with console.capture() as drawn:
-            console.print(_cleaned(draw()))
+            console.print(cleaned(draw()))
         # rich pads every line to the full width; a pipe or a log needs no such blanks.
         lines = [line.rstrip() for line in drawn.get().strip("\n").splitlines()]
         sys.stdout.write("\n".join(lines) + "\n")
@@ -205,7 +206,7 @@ def format_time(seconds: float) -> str:
         return f"at {seconds:g}"
 
 
-def _cleaned(drawn: RenderableType) -> RenderableType:
+def cleaned(drawn: RenderableType) -> RenderableType:
     """Wrap what is drawn, so that each of its pieces is cleaned after the layout."""
     from rich.segment import Segments  # noqa: PLC0415  # see the module's docstring
 

@@ -10,4 +10,28 @@ All are async context managers around the time in which a server serves::
         ...
 
 They subscribe to events, look at the statistics once a second, and use nothing else of ajit.
+
+`runtimes` tells what all runtimes of this machine do, by their boards, and asks none of them.
 """
+
+from __future__ import annotations
+
+from ajit._runtime.board_form import (
+    CompileView,
+    DeviceView,
+    ErrorView,
+    RuntimeState,
+    RuntimeView,
+    WaitView,
+)
+from ajit._runtime.boards import runtimes
+
+__all__ = [
+    "CompileView",
+    "DeviceView",
+    "ErrorView",
+    "RuntimeState",
+    "RuntimeView",
+    "WaitView",
+    "runtimes",
+]

@@ -35,6 +35,7 @@ def stopped(tmp_path):
         ["cache", "rm", "--all"],
         ["cache", "prune"],
         ["locks"],
+        ["log"],
     ],
     ids=" ".join,
 )

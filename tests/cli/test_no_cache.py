@@ -22,6 +22,7 @@ COMMANDS = [
     ["cache", "export", "-o", "a.ajit"],
     ["cache", "check", "--keys", "keys"],
     ["locks"],
+    ["log"],
 ]
 
 

@@ -1,12 +1,14 @@
-"""``ajit`` as it is, but for two things, so that a fault can be aimed at one of its calls.
+"""``ajit`` as it is, but for three things, so that a fault can be aimed at one of its calls.
 
 Its temporary files have a name that is known before, for ``strace`` is told by name which calls to
-count. And it looks for no toolchain ahead, so that one thread after another does its file calls.
+count. And it looks for no toolchain ahead, and keeps no board, so that one thread after another
+does its file calls.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -49,6 +51,7 @@ def main() -> None:
     process._remember(dataclasses.replace(us, file_prefix=_own_prefix()))
     fs.secrets = SimpleNamespace(token_hex=lambda _size: RANDOM)  # type: ignore[assignment]
     _opening.look_ahead = look_nowhere
+    os.environ["AJIT_BOARD"] = "off"
     sys.exit(command_line.run(sys.argv[1:]))
 
 

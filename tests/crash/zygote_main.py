@@ -210,7 +210,9 @@ async def resolve(talk: Talk) -> None:
         if isinstance(event, events.Waiting):
             talk.say(waiting=True)
 
-    async with ajit.open_runtime(device="none", subscribers=[on_event], **order) as runtime:
+    # A board is made beside the work, and its calls would shift the numbers of those on the cache.
+    order |= {"device": "none", "board": "off"}
+    async with ajit.open_runtime(subscribers=[on_event], **order) as runtime:
         try:
             talk.say(**outcome(await runtime.resolve(spec, arch=platform.machine())))
         except CompileError as error:

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 from ajit._cache.entries.disk import SUFFIX, TOP, is_entry_key
 from ajit._cache.entries.eviction import Doomed, Eviction, File, Inventory, Limits, choose
+from ajit._cache.entries.history import TOP as HISTORY
+from ajit._cache.entries.history import is_history_name
 from ajit._cache.entries.lists import TOP as READS
 from ajit._cache.entries.lists import base_folders, remove_list
 from ajit._cache.entries.node_digests import TOP as DIGESTS
@@ -63,7 +65,8 @@ class Collected:
 
     Attributes:
         entries: Entries removed.
-        debris: Reading lists, digests, failure records, temporary files and permits removed.
+        debris: Reading lists, digests, failure records, temporary files, permits and history
+            removed.
         bytes: Their size.
         kept_entries: Entries that are left, or that were not gone through yet.
         kept_bytes: Their size, with that of reading lists and digests.
@@ -207,6 +210,7 @@ class Collector:
             temporaries=self._files(fs.TEMPORARY, fs.is_temporary),
             permits=self._files(f"locks/{PERMIT_PREFIX[:2]}", is_permit_file),
             outlived=this_process().outlived,
+            history=self._files(HISTORY, is_history_name),
         )
 
     def _sharded(self, top: str, suffix: str) -> Iterator[File]:

@@ -8,7 +8,7 @@ Rules, the first that fits:
 3. One that is unused for longer than the age limit is removed.
 4. While the others together are above the size limit, the least recently used one is removed.
 5. A failure record that has expired is removed; a temporary file whose writer is dead, or must be
-   dead by its age; and permits and digests of a machine that was not seen for long.
+   dead by its age; and permits, digests and history of a machine that was not seen for long.
 
 Whoever plans may condemn files by name: one that does not verify goes before all others, however
 new it is; one that nobody here can use goes like them, but for the second rule.
@@ -49,6 +49,7 @@ Reason = Literal[
     "orphaned temporary file",
     "permit of a bygone machine",
     "digests of a bygone machine",
+    "history of a bygone machine",
 ]
 
 FRESH_SECONDS = 60.0
@@ -72,6 +73,11 @@ it is in use, one compile too many runs, and that is all."""
 
 DIGEST_SECONDS = 30 * 24 * 3600.0
 """A file of digests is touched when a process reads it, and costs only hashing if it is gone."""
+
+
+HISTORY_SECONDS = 30 * 24 * 3600.0
+"""A history of compiles that nothing was added to for so long: its machine is gone, or compiles no
+more. It has a limit of its own, and does not count for that of the cache."""
 
 
 class File(msgspec.Struct, frozen=True, gc=False):
@@ -129,6 +135,7 @@ class Inventory:
         failures: Failure records.
         temporaries: Temporary files.
         permits: Lock files of permits, see `ajit._cache.leases.permits`.
+        history: Files of history, see `ajit._cache.entries.history`.
         outlived: Tells by the last part of a temporary file's name whether its writer is dead.
     """
 
@@ -140,6 +147,7 @@ class Inventory:
     temporaries: Iterable[File]
     permits: Iterable[File]
     outlived: Callable[[str], bool]
+    history: Iterable[File] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,8 @@ class Eviction:
 
     Attributes:
         entries: Entries, in the order of removal.
-        debris: All else: reading lists, digests, failure records, temporary files, permits.
+        debris: All else: reading lists, digests, failure records, temporary files, permits, and
+            history.
         kept_entries: Number of entries that are kept.
         kept_bytes: Their size, with that of reading lists and digests.
     """
@@ -267,12 +276,15 @@ def _debris(inventory: Inventory, limits: Limits, gone: set[str]) -> Iterable[Do
         last_name = file.name.rpartition("/")[2]
         if inventory.outlived(last_name) or _idle(file, inventory.now) > ORPHAN_SECONDS:
             yield Doomed(file, "orphaned temporary file", _idle(file, inventory.now))
-    for file in inventory.permits:
-        if _idle(file, inventory.now) > PERMIT_SECONDS:
-            yield Doomed(file, "permit of a bygone machine", _idle(file, inventory.now))
-    for file in inventory.digests:
-        if _idle(file, inventory.now) > DIGEST_SECONDS and file.name not in gone:
-            yield Doomed(file, "digests of a bygone machine", _idle(file, inventory.now))
+    bygone: list[tuple[Iterable[File], float, Reason]] = [
+        (inventory.permits, PERMIT_SECONDS, "permit of a bygone machine"),
+        (inventory.digests, DIGEST_SECONDS, "digests of a bygone machine"),
+        (inventory.history, HISTORY_SECONDS, "history of a bygone machine"),
+    ]
+    for files, most_seconds, reason in bygone:
+        for file in files:
+            if _idle(file, inventory.now) > most_seconds and file.name not in gone:
+                yield Doomed(file, reason, _idle(file, inventory.now))
 
 
 def _idle(file: File, now: float) -> float:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from ajit._cache.files.directory import CacheDirectory
     from ajit._core.seal import Trust
 
-__all__ = ["TOP", "DigestInfo", "NodeDigests", "digest_files", "is_node_name"]
+__all__ = ["TOP", "DigestInfo", "NodeDigests", "digest_files", "is_node_name", "node_name"]
 
 TOP = "digests"
 
@@ -105,7 +105,7 @@ class NodeDigests:
         self._directory = directory
         self._trust = trust
         # Its own first.
-        self._nodes = [_node_name(identity) for identity in trust.key_ids or (b"",)]
+        self._nodes = [node_name(identity) for identity in trust.key_ids or (b"",)]
         self._touches = Touches(directory)
         self._calls = guarded_calls(directory.path)
         self._lock = threading.Lock()  # guards all that follows
@@ -295,11 +295,11 @@ def _today() -> int:
     return int(time.time()) // _DAY_SECONDS
 
 
-def _node_name(key: bytes = b"") -> str:
+def node_name(key: bytes = b"") -> str:
     """Return the name of this node's file: for people, then what makes it differ from others.
 
     Args:
-        key: The id of the key that seals it, where a seal is asked for.
+        key: What tells apart files of one node, such as the id of the key that seals one.
     """
     host = this_process().file_prefix.partition(".")[0]
     machine = b""

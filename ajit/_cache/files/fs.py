@@ -10,6 +10,7 @@ and checked first (`ajit._cache.files.folders`), and no symbolic link is followe
     locks/ev/, locks/pe/           leases of other things: eviction, compile permits
     locks/ra/<group>/<rank>        see `ajit._cache.leases.posts`
     failures/<2 hex>/<key>.json    see `ajit._cache.entries.failures`
+    history/<node>.jsonl           see `ajit._cache.entries.history`, appended to
     tmp/                           files that are being written
 
 Guarantees: a published name only ever shows a whole file that was synced to the disk first; a

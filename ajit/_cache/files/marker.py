@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["MARKER", "SUBDIRECTORIES", "mark", "objection"]
 
 SUBDIRECTORIES = ("entries", "reads", "digests", "locks", "failures", "tmp")
+"""What each cache has. A cache in which one cannot be made is not written."""
+
+OPTIONAL = ("history",)
+"""What is made when it is first needed, and done without if it cannot be."""
 
 MARKER = "CACHEDIR.TAG"
 
@@ -99,7 +103,7 @@ def _of_something_else(names: Iterable[str], text: bytes | None) -> str:
     """Say what a directory without our marker has that a cache does not have, or ""."""
     # Without a text the marker may be ours: another process is just writing it, or was killed
     # there, or it cannot be read.
-    ours = {*SUBDIRECTORIES, *_OF_THE_FILE_SYSTEM, *(() if text else (MARKER,))}
+    ours = {*SUBDIRECTORIES, *OPTIONAL, *_OF_THE_FILE_SYSTEM, *(() if text else (MARKER,))}
     strange = sorted(set(names) - ours)
     if len(strange) > _SHOWN:
         strange[_SHOWN:] = [f"{len(strange) - _SHOWN} more"]

@@ -1,0 +1,194 @@
+"""``ajit log``: the history of compiles: who compiled what, why, for how long, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from ajit.cli.answering import if_cache_answers
+from ajit.cli.cache_finder import Cache
+from ajit.cli.options import cache_dir_option, duration
+from ajit.cli.output import (
+    SHORT_KEY,
+    Output,
+    count,
+    facts,
+    format_bytes,
+    format_seconds,
+    format_time,
+    json_option,
+    table,
+)
+from ajit.errors import AjitError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from ajit._cache.entries.history import Compiled
+
+__all__ = ["command"]
+
+LIMIT = 20
+"""Compiles shown without --limit."""
+
+KEY_DIGITS = 8
+"""A text of so many hexadecimal digits is looked for as a key."""
+
+GOOD = ("compiled", "running")
+
+
+@click.command("log", short_help="Show which compiles there were, and how they ended.")
+@click.argument("text", required=False, default="")
+@click.option("--failed", is_flag=True, help="Only those that gave no kernel.")
+@click.option("--since", metavar="DURATION", help="Only those of the last 90s, 30m, 12h, 7d, ...")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help=f"Show only so many, the last ones; default: {LIMIT}, with a KEY 1.",
+)
+@cache_dir_option
+@json_option
+@if_cache_answers
+def command(  # options
+    *,
+    text: str,
+    failed: bool,
+    since: str | None,
+    limit: int | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> None:
+    """List the compiles of all processes that use the cache, the last one at the end.
+
+    With TEXT only those that have it in the kernel's name, the program, the host, the outcome or
+    the error. With a KEY, or its first digits, at least 8, the whole of its last compile is shown,
+    with the compiler's log if that is kept.
+
+    Outcomes: compiled, failed, timed out, crashed (the compiler was), cancelled (nobody waited for
+    it any more), running, killed (its process is gone), unknown (of another machine). WHY says what
+    was missing or had changed. TOOK is without the time in the queue.
+
+    Each node keeps the last megabyte or two (AJIT_HISTORY_LIMIT_BYTES).
+    """
+    oldest = 0.0 if since is None else time.time() - duration(since)
+    cache = Cache(cache_dir)
+    whole = _is_key(text)
+    lines = [line for line in _read(cache) if line.unix_seconds >= oldest]
+    found = [
+        line for line in lines if _matches(line, text) and not (failed and line.outcome in GOOD)
+    ]
+    shown = found[-(limit or (1 if whole else LIMIT)) :]
+    rows = [_row(line, cache if whole else None) for line in shown]
+    payload = {
+        "cache_dir": cache.path,
+        "compiles": rows,
+        "left_out": len(found) - len(rows),
+    }
+    draw = _draw_whole if whole and rows else _draw
+    Output(as_json=as_json).result(payload, lambda: draw(payload))
+
+
+def _read(cache: Cache) -> list[Compiled]:
+    from ajit._cache.entries.history import read_history  # noqa: PLC0415  # start-up
+
+    return read_history(cache.store.directory)
+
+
+def _is_key(text: str) -> bool:
+    return len(text) >= KEY_DIGITS and all(digit in "0123456789abcdef" for digit in text.lower())
+
+
+def _matches(line: Compiled, text: str) -> bool:
+    if _is_key(text):
+        return line.key.startswith(text.lower())
+    fields = (
+        line.name, line.entry, line.program, line.host, line.outcome, line.error_type, line.error,
+        line.compiler, line.arch,
+    )  # fmt: skip
+    return any(text.lower() in field.lower() for field in fields)
+
+
+def _row(line: Compiled, cache: Cache | None) -> dict[str, Any]:
+    row = msgspec.structs.asdict(line)
+    if cache is not None and not row["log"] and line.outcome == "compiled":
+        row["log"] = _kept_log(cache, line.key)
+    return row
+
+
+def _kept_log(cache: Cache, base: str) -> str:
+    """The log that an entry of a base key has; "" if there is none."""
+    with suppress(AjitError, click.UsageError):
+        for key in cache.all_of(base):
+            return cache.manifest(key)[0].log
+    return ""
+
+
+def _draw(payload: dict[str, Any]) -> RenderableType:
+    rows = payload["compiles"]
+    if not rows:
+        return f"no such compile is known in {payload['cache_dir']}"
+    drawn = table(
+        "ended", "took", "outcome", "kernel", "key", "process", "why",
+        numbers=("took",), whole=("ended", "outcome", "key"),
+    )  # fmt: skip
+    for row in rows:
+        drawn.add_row(
+            format_time(row["unix_seconds"])[5:],
+            _took(row),
+            row["outcome"],
+            row["name"],
+            row["key"][:SHORT_KEY],
+            f"{row['program']} {row['pid']}",
+            row["error"] if row["outcome"] not in GOOD and row["error"] else row["reason"],
+        )
+    left = payload["left_out"]
+    drawn.caption = f"{left} more before them (see: --limit)" if left else None
+    return drawn
+
+
+def _draw_whole(payload: dict[str, Any]) -> RenderableType:
+    from rich.console import Group  # noqa: PLC0415  # command-line start-up
+    from rich.text import Text  # noqa: PLC0415  # command-line start-up
+
+    drawn: list[RenderableType] = []
+    for row in payload["compiles"]:
+        drawn += [_draw_facts(row)]
+        if row["log"]:
+            drawn += [Text(), Text("log", style="bold"), Text(row["log"])]
+        drawn.append(Text())
+    left: Sequence[str] = ()
+    if payload["left_out"]:
+        left = (f"{count(payload['left_out'], 'compile', 'compiles')} before (see: --limit)",)
+    return Group(*drawn, *left)
+
+
+def _took(row: dict[str, Any]) -> str:
+    """How long it took; of one whose end is not known, how long it had taken at least."""
+    open_end = row["outcome"] in ("running", "killed", "unknown")
+    return f"{'>' if open_end else ''}{format_seconds(row['seconds'])}"
+
+
+def _draw_facts(row: dict[str, Any]) -> RenderableType:
+    took = _took(row)
+    queued = row["queued_seconds"]
+    after = f", after {format_seconds(queued)} in the queue" if queued >= 0.01 else ""
+    pairs = [
+        ("key", row["key"]),
+        ("kernel", row["name"]),
+        ("entry points", row["entry"]),
+        ("outcome", row["outcome"]),
+        ("ended", format_time(row["unix_seconds"])),
+        ("took", f"{took}{after}"),
+        ("made", format_bytes(row["size_bytes"]) if row["size_bytes"] else ""),
+        ("compiler", f"{row['compiler']} {row['arch']}".strip()),
+        ("process", f"{row['program']} {row['pid']} on {row['host']}"),
+        ("why", row["reason"]),
+        ("error", f"{row['error_type']}: {row['error']}" if row["error"] else ""),
+    ]
+    return facts((label, value) for label, value in pairs if value)
