@@ -28,6 +28,7 @@ A tour::
 - `start_runtime` and `Runtime.aclose` are for code that opens at one place and closes at another.
 - `Build` says how to run a foreign compile (`Command`, `Call`); `Runtime.build` gives a `Bundle`.
 - `run` and `open_blocking_runtime` are for scripts and notebooks.
+- ``ajit.cache`` looks at the kernel cache, checks and prunes it.
 - ``ajit.errors`` draws the tree of exceptions, ``ajit.events`` that of events.
 
 The public names are imported on first use, so that ``import ajit`` loads neither CUDA nor an event
@@ -40,6 +41,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ajit import cache as cache
     from ajit import errors as errors
     from ajit import events as events
     from ajit import settings as settings
@@ -210,6 +212,7 @@ __all__ = [
     "WarmupReport",
     "WouldBlock",
     "WrongLoop",
+    "cache",
     "cover",
     "errors",
     "events",
@@ -281,7 +284,7 @@ _HOMES = {
 }
 
 
-_MODULES = frozenset({"errors", "events", "settings"})
+_MODULES = frozenset({"cache", "errors", "events", "settings"})
 
 
 def __getattr__(name: str) -> object:

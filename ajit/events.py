@@ -30,7 +30,6 @@
     ├── FallbackUsed          a request was answered with its fallback; key: "" until it is known
     ├── KernelReady           a request was answered, from which tier and after how long
     ├── BundleReady           the same of a build
-    ├── PagesCopied           KV pages were loaded or saved; only where a trace is written
     └── WarmupProgress        one spec of a warm-up is done
 
 Each says when and where it was emitted: ``unix_seconds``, ``monotonic_seconds``, ``pid``, ``host``.
@@ -67,7 +66,6 @@ from ajit._core.events import (
     MakingKey,
     ModuleLoaded,
     NotPublished,
-    PagesCopied,
     Subscriber,
     Tier,
     WaitEnded,
@@ -104,7 +102,6 @@ __all__ = [
     "MakingKey",
     "ModuleLoaded",
     "NotPublished",
-    "PagesCopied",
     "Subscriber",
     "Tier",
     "WaitEnded",

@@ -41,7 +41,6 @@ __all__ = [
     "MakingKey",
     "ModuleLoaded",
     "NotPublished",
-    "PagesCopied",
     "Subscriber",
     "Tier",
     "WaitEnded",
@@ -418,21 +417,6 @@ class BundleReady(Event):
 
     entry_key: str
     tier: Tier
-    seconds: float
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class PagesCopied(Event):
-    """A copy of KV pages has ended. Only where the runtime has the setting ``trace``.
-
-    ``name`` is ``load`` or ``save``, and ``key`` is empty.
-
-    Attributes:
-        seconds: From its submission to its end on the device.
-        size_bytes: What was copied.
-    """
-
     seconds: float
     size_bytes: int
 

@@ -10,24 +10,20 @@ from __future__ import annotations
 from collections import defaultdict
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
 
 from ajit._core.reads import BASE_DIGITS
-from ajit._core.seal import NO_TRUST
-from ajit.cli.cache_presence import must_be_cache
-from ajit.errors import AjitError, CacheError
+from ajit.cache.opened import OpenedCache
+from ajit.errors import AjitError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
-    from ajit._cache.entries.disk import Described, DiskStore, EntryInfo, Lookup
-    from ajit._cache.entries.lists import ListInfo
-    from ajit._cache.entries.node_digests import DigestInfo
-    from ajit._cache.files.directory import CacheDirectory
+    from ajit._cache.entries.disk import Described
 
 __all__ = ["BadEntry", "Cache", "NoKey", "NoSuchEntry", "NotRemoved", "key_text"]
 
@@ -71,7 +67,7 @@ class BadEntry(AjitError):
         super().__init__(f"entry {key} cannot be used: {reason}")
 
 
-class Cache:
+class Cache(OpenedCache):
     """One cache, or one layer, of a command.
 
     Args:
@@ -79,50 +75,12 @@ class Cache:
         make: Whether it is made if there is none. A command that only reads must not.
         layer: Whether it is a layer: nothing is made in it.
 
-    Attributes:
-        path: Where it is.
-        layer: The same of a layer, else "".
-        store: Its entries.
-        trust: Which seals are asked for.
-
     Raises:
         CacheError: It cannot be used, or there is none.
     """
 
     def __init__(self, path: str | None, *, make: bool = False, layer: bool = False) -> None:
-        settings = Settings(cache_dir=path)
-        self.path: Path = settings.cache_dir
-        self.layer = str(self.path) if layer else ""
-        if not (make or layer):
-            must_be_cache(self.path)
-        self.trust = NO_TRUST
-        self.store = self._open(settings)
-
-    def entries(self) -> list[EntryInfo]:
-        """The files of all entries."""
-        return list(self.store.entries())
-
-    def verify(self) -> list[tuple[str, Lookup]]:
-        """The result of reading each entry."""
-        return list(self.store.verify())
-
-    def lists(self) -> list[ListInfo]:
-        """All reading lists, verified."""
-        from ajit._cache.entries.lists import ListStore  # noqa: PLC0415  # start-up
-
-        return list(ListStore(self.store.directory).files())
-
-    def digests(self) -> list[DigestInfo]:
-        """The digests that each node keeps, verified."""
-        from ajit._cache.entries.node_digests import digest_files  # noqa: PLC0415  # start-up
-
-        return list(digest_files(self.store.directory, self.trust))
-
-    def unsafe(self) -> list[tuple[str, str]]:
-        """The directories that are not used, because another user could put code there; and why."""
-        from ajit._cache.files.fs import unsafe_folders  # noqa: PLC0415  # start-up
-
-        return list(unsafe_folders(self.store.directory))
+        super().__init__(Settings(cache_dir=path), path or "" if layer else "", make=make)
 
     @cached_property
     def keys(self) -> list[str]:
@@ -143,11 +101,6 @@ class Cache:
         from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
 
         return isinstance(self.read(key), Found)
-
-    def read(self, key: str) -> Lookup:
-        """Read an entry, with all of its files if it is a bundle."""
-        bundles = self.store.bundles
-        return bundles.verify(key) if bundles.has(key) else self.store.read(key)
 
     def manifest(self, key: str) -> Described:
         """What an entry says of itself, verified."""
@@ -228,26 +181,6 @@ class Cache:
         """What the key of an entry was made of; nothing if it is not good."""
         found = self.store.manifest(key)
         return dict(found[0].key_fields) if isinstance(found, tuple) else {}
-
-    def _open(self, settings: Settings) -> DiskStore:
-        from ajit._cache.entries.disk import (  # noqa: PLC0415  # start-up
-            MAX_CODE_BYTES,
-            DiskStore,
-        )
-        from ajit._cache.files.directory import open_configured_cache  # noqa: PLC0415  # start-up
-        from ajit._cache.files.layers import open_layer  # noqa: PLC0415  # start-up
-        from ajit._cache.files.trust import load_trust  # noqa: PLC0415  # start-up
-
-        directory: CacheDirectory = (
-            open_layer(self.layer, settings) if self.layer else open_configured_cache(settings)
-        )
-        if directory.access == "none":
-            # A server goes on without its cache; a command that works on the cache cannot.
-            layer = bool(self.layer)
-            raise CacheError(path=directory.path, reason=directory.problem, layer=layer)
-        self.trust = load_trust(settings)
-        limit = max(MAX_CODE_BYTES, settings.compile_output_limit_bytes)
-        return DiskStore(directory, self.trust, limit)
 
 
 def _is_needed(digest: str, ours: set[str | None], theirs: set[str | None]) -> bool:

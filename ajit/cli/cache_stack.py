@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ajit._cache.files.layers import layer_paths
 from ajit._core.reads import BASE_DIGITS
+from ajit.cache.opened import open_stack
 from ajit.cli.cache_finder import Cache, NoKey, NoSuchEntry
 from ajit.cli.output import short_keys, tell_warning
-from ajit.errors import CacheError, UnsafeCacheDirectory
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
@@ -48,10 +47,10 @@ class Caches:
 
     def __init__(self, cache_dir: str | None) -> None:
         settings = Settings(cache_dir=cache_dir)
-        self.path = settings.cache_dir
-        layers = [layer for path in layer_paths(settings) for layer in _layer(path)]
-        self.layers = [str(layer.path) for layer in layers]
-        self._caches = [*_top(cache_dir, optional=bool(layers)), *layers]
+        stack = open_stack(settings, lambda _, layer: Cache(layer or cache_dir, layer=bool(layer)))
+        for warning in stack.warnings:
+            tell_warning(warning)
+        self.path, self.layers, self._caches = settings.cache_dir, stack.layers, stack.caches
 
     def __iter__(self) -> Iterator[Cache]:
         return iter(self._caches)
@@ -99,28 +98,6 @@ def several(text: str, found: Mapping[str, Cache]) -> NoKey:
     """The error of a text that is not one key, with what tells the entries apart."""
     many = f"{len(found)} entries begin with {text!r}: give more digits"
     return NoKey("\n".join([many, *_told_apart(found)]))
-
-
-def _top(cache_dir: str | None, *, optional: bool) -> list[Cache]:
-    try:
-        return [Cache(cache_dir)]
-    except UnsafeCacheDirectory:
-        raise
-    except CacheError as exc:
-        if not optional:
-            raise
-        tell_warning(str(exc))
-        return []
-
-
-def _layer(path: str) -> list[Cache]:
-    try:
-        return [Cache(path, layer=True)]
-    except UnsafeCacheDirectory:
-        raise  # a server would not start
-    except CacheError as exc:
-        tell_warning(f"{exc}; it is left out")
-        return []
 
 
 def _told_apart(found: Mapping[str, Cache]) -> list[str]:

@@ -6,8 +6,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from ajit.cli.drawing import Stack, Styled
 from ajit.cli.output import (
     count,
     facts,
@@ -23,18 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from rich.console import RenderableType
-    from rich.table import Table
-
-    from ajit._cache.entries.disk import Described, EntryInfo
+    from ajit._cache.entries.disk import Described
     from ajit._cache.entries.lists import ListInfo
     from ajit._cache.entries.node_digests import DigestInfo
+    from ajit._core.cubin import KernelUsage
     from ajit._core.key import Difference
-    from ajit.cli.cache_finder import Cache
+    from ajit.cache.scanning import CachedEntry
+    from ajit.cli.drawing import Drawn, Table
 
 __all__ = [
     "SORTS",
-    "Row",
     "draw_differences",
     "draw_inspection",
     "draw_list",
@@ -42,80 +39,13 @@ __all__ = [
     "draw_summary",
     "inspection",
     "matches",
-    "row",
     "summarise",
 ]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry in a list. For a bad entry, only the first two fields and the problem are known.
-
-    Attributes:
-        key: Hex key.
-        file_bytes: Size of the entry's file.
-        base: Hex base key, which logs and events name.
-        name: Label of the spec that was compiled first.
-        entries: Entry points.
-        arch: ``sm_90a``, ``x86_64``, ...
-        compiler: Compiler and version.
-        size_bytes: Size of the compiled bytes.
-        compile_seconds: How long the compile took.
-        created: Unix time in seconds.
-        used: When it was last used, to about an hour, likewise.
-        host: The machine that compiled.
-        problem: Why the entry cannot be used, or "".
-        layer: Path of the layer that has it; "" for the cache itself.
-    """
-
-    key: str
-    file_bytes: int
-    base: str = ""
-    name: str = ""
-    entries: tuple[str, ...] = ()
-    arch: str = ""
-    compiler: str = ""
-    size_bytes: int = 0
-    compile_seconds: float = 0.0
-    created: float = 0.0
-    used: float = 0.0
-    host: str = ""
-    problem: str = ""
-    layer: str = ""
-
-
-def row(cache: Cache, info: EntryInfo) -> Row:
-    """Describe one entry, verified."""
-    found = cache.store.manifest(info.key)
-    if not isinstance(found, tuple):
-        return Row(
-            key=info.key,
-            file_bytes=info.size_bytes,
-            created=info.modified,
-            used=info.modified,
-            problem=found.reason or "removed meanwhile",
-            layer=cache.layer,
-        )
-    manifest, size_bytes, _ = found
-    return Row(
-        key=info.key,
-        file_bytes=info.size_bytes,
-        base=manifest.base,
-        name=manifest.name,
-        entries=manifest.entries,
-        arch=manifest.arch,
-        compiler=f"{manifest.compiler} {manifest.compiler_version}",
-        size_bytes=size_bytes,
-        compile_seconds=manifest.seconds,
-        created=manifest.created,
-        used=info.modified,
-        host=manifest.host,
-        layer=cache.layer,
-    )
-
-
-SORTS: dict[str, Callable[[Row], Any]] = {
+SORTS: dict[str, Callable[[CachedEntry], Any]] = {
     "age": lambda item: item.created,
-    "used": lambda item: item.used,
+    "used": lambda item: item.last_used,
     "size": lambda item: item.file_bytes,
     "compile": lambda item: item.compile_seconds,
     "name": lambda item: (item.entries, item.name),
@@ -123,15 +53,15 @@ SORTS: dict[str, Callable[[Row], Any]] = {
 """What entries are sorted by; the last one is what is looked for most: newest, largest, ..."""
 
 
-def matches(item: Row, text: str) -> bool:
+def matches(item: CachedEntry, text: str) -> bool:
     """Whether an entry has a text in its kernels, label, arch, compiler, host or problem."""
     told = (*item.entries, item.name, item.arch, item.compiler, item.host, item.problem)
     return any(text.lower() in part.lower() for part in told)
 
 
 def draw_list(
-    rows: Sequence[Row], path: Path, layers: Sequence[str], left_out: int
-) -> RenderableType:
+    rows: Sequence[CachedEntry], path: Path, layers: Sequence[str], left_out: int
+) -> Drawn:
     """Draw the entries, one a line."""
     if not rows:
         among = f" like this among {left_out}" if left_out else ""
@@ -155,17 +85,20 @@ def draw_list(
             item.compiler,
             *(("", "") if item.problem else known),
             format_age(time.time() - item.created),
-            format_age(time.time() - item.used),
+            format_age(time.time() - item.last_used),
             *([item.layer] if layers else []),
         )
     return drawn
 
 
 def summarise(
-    path: Path, rows: Sequence[Row], lists: Sequence[ListInfo], digests: Sequence[DigestInfo]
+    path: Path,
+    rows: Sequence[CachedEntry],
+    lists: Sequence[ListInfo],
+    digests: Sequence[DigestInfo],
 ) -> dict[str, Any]:
     """Add up the entries, in all and for each compiler and architecture, and the other files."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[CachedEntry]] = defaultdict(list)
     for item in rows:
         if not item.problem:
             groups[item.compiler, item.arch].append(item)
@@ -228,20 +161,17 @@ def draw_summary(summary: dict[str, Any]) -> Table:
     return drawn
 
 
-def inspection(entry: Described, layer: str) -> dict[str, Any]:
+def inspection(entry: Described, layer: str, kernels: Sequence[KernelUsage] = ()) -> dict[str, Any]:
     """Everything about an entry except its bytes; and the layer that has it, or ""."""
     manifest, size_bytes, seal = entry
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
     key_fields = dict(manifest.key_fields)
     more = {"key_fields": key_fields, "size_bytes": size_bytes, "seal": seal, "layer": layer}
-    return fields | more
+    return fields | more | {"kernels": kernels}
 
 
-def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
+def draw_inspection(entry: dict[str, Any], *, log: bool) -> Drawn:
     """Draw one entry: what it is, and what its key was made of."""
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
     created = format_time(entry["created"])
     lowered = (f"{name} → {symbol}" for name, symbol in entry["lowered"].items())
     files = (f"{f.path}  {format_bytes(f.size_bytes)}" for f in entry.get("files", ()))
@@ -264,13 +194,37 @@ def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
     key_parts = table("part of the key", "value")
     for label, value in entry["key_fields"].items():
         key_parts.add_row(label, value)
-    drawn: list[RenderableType] = [head, Text(), key_parts]
+    drawn: list[str | Styled | Table] = [head, "", key_parts]
+    if entry["kernels"]:
+        drawn[1:1] = ["", _kernel_table(entry["kernels"])]
     if log:
-        drawn += [Text(), Text("log", style="bold"), Text(entry["log"] or "(empty)")]
-    return Group(*drawn)
+        drawn += ["", Styled("log", "bold"), Styled(entry["log"] or "(empty)", "")]
+    return Stack(*drawn)
 
 
-def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> RenderableType:
+def _kernel_table(kernels: Sequence[KernelUsage]) -> Table:
+    drawn = table(
+        "kernel", "registers", "shared", "stack", "constant", "code", "threads",
+        numbers=("registers", "shared", "stack", "constant", "code", "threads"),
+    )  # fmt: skip
+    for kernel in kernels:
+        drawn.add_row(
+            kernel.name,
+            _or_unknown(kernel.registers),
+            format_bytes(kernel.shared_bytes),
+            "?" if kernel.stack_bytes is None else format_bytes(kernel.stack_bytes),
+            format_bytes(kernel.constant_bytes),
+            format_bytes(kernel.code_bytes),
+            "" if kernel.max_threads is None else f"at most {kernel.max_threads}",
+        )
+    return drawn
+
+
+def _or_unknown(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> Drawn:
     """Draw the parts in which two keys differ, side by side."""
     if not differences:
         return "the keys do not differ"

@@ -20,7 +20,6 @@ from ajit.kv.kernels import PagesKernels, PageWay
 from ajit.kv.lent import EventPool
 from ajit.kv.probe import check_tensors, probe
 from ajit.kv.registering import register
-from ajit.kv.told import CopyTeller
 from ajit.kv.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
     """
 
     __slots__ = ("_closed", "_counts", "_events", "_kernels", "_loads", "_map", "_registered",
-                 "_saves", "_teller", "count", "device", "layout")  # fmt: skip
+                 "_saves", "count", "device", "layout")  # fmt: skip
 
     def __init__(
         self,
@@ -99,7 +98,6 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         self._registered = registered
         self._counts = [0, 0, 0, 0]
         self._closed = False
-        self._teller: CopyTeller | None = None
 
     async def load(
         self,
@@ -236,8 +234,6 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
         ticket = await self.device.submit(request.submit, **how)
         self._counts[copy.to_host] += 1
         self._counts[2 + copy.to_host] += request.nbytes
-        if self._teller is not None:
-            self._teller.tell(ticket, request.nbytes, to_host=copy.to_host)
         return ticket
 
     def _step_rows(self, layers: int) -> int:
@@ -255,13 +251,6 @@ class Pages(metaclass=FactoryMade, factory="async with ajit.kv.open_pages()"):
             self._kernels.made.set()
             return None
         return await OwnTask.open(partial(self._kernels.making, runtime), name="kernels of pages")
-
-    async def _tell_copies(self, runtime: Runtime | None) -> OwnTask[None] | None:
-        """Tell of copies if a trace is written; in a task of its own, likewise."""
-        if runtime is None or not runtime.settings.trace:
-            return None
-        self._teller = CopyTeller(runtime)
-        return await OwnTask.open(self._teller.telling, name="copies of pages")
 
     async def _close(self) -> None:
         """Wait for what was submitted: the engine may free its tensors afterwards."""
@@ -316,9 +305,7 @@ async def open_pages(
     streams = await device.create_stream(priority=LOADS_FIRST), await device.create_stream()
     async with nullcontext() if store is None else register(device, store) as registered:
         opened: Pages = Pages.make(device, layout, page_map, streams, registered)
-        runtime = None if isinstance(where, Device) else where
-        making = await opened._make_kernels(runtime)  # noqa: SLF001  # the block is its other half
-        telling = await opened._tell_copies(runtime)  # noqa: SLF001  # the same
+        making = await opened._make_kernels(None if isinstance(where, Device) else where)  # noqa: SLF001  # the block is its other half
         try:
             yield opened
         finally:
@@ -327,5 +314,3 @@ async def open_pages(
                     await making.aclose_uncancelled()
             finally:
                 await opened._close()  # noqa: SLF001  # the same
-                if telling is not None:
-                    await telling.aclose_uncancelled()

@@ -21,7 +21,7 @@ def store(ajit):
     return DiskStore(open_cache_directory(ajit.cache_dir))
 
 
-def put(store, name, *, arch="sm_90a", size=5000, cut=0):
+def put(store, name, *, arch="sm_90a", size=5000, cut=0, fields=()):
     """Publish an artifact of a size, whole unless it is cut, and return its key."""
     image = a_cubin([f"_Z{name}"])
     image = a_cubin([f"_Z{name}"], b"x" * (size + cut - len(image)))[:size]
@@ -29,7 +29,8 @@ def put(store, name, *, arch="sm_90a", size=5000, cut=0):
     artifact = Artifact(
         key=key,
         base=key,
-        key_fields=(("schema", "1"), ("compiler", "nvrtc"), ("arch", arch), ("source", name)),
+        key_fields=fields
+        or (("schema", "1"), ("compiler", "nvrtc"), ("arch", arch), ("source", name)),
         name=f"{name}.cu",
         kind="cubin",
         arch=arch,

@@ -14,6 +14,7 @@ from ajit._cache.files.directory import open_cache_directory
 from ajit._cache.leases.table import LeaseTable
 from ajit.cli import exits
 from tests.cache.artifacts import an_artifact
+from tests.images import a_cubin
 
 DAY = 86400.0
 
@@ -27,7 +28,8 @@ def store(ajit):
 def put(store, label, *, idle, size=5000):
     """Publish an artifact that was last used so many seconds ago, and return its key."""
     key = hashlib.sha256(label.encode()).hexdigest()
-    store.publish(an_artifact(key, b"x" * size))
+    image = a_cubin(["_Z5saxpyIfEv"])
+    store.publish(an_artifact(key, a_cubin(["_Z5saxpyIfEv"], b"x" * (size - len(image)))[:size]))
     then = time.time() - idle
     os.utime(f"{store.directory.path}/entries/{key[:2]}/{key}.ajit", (then, then))
     return key

@@ -66,8 +66,8 @@ def test_verify_fix_removes_what_is_bad_and_nothing_else(ajit, store):
     assert exits.FINE == ended.code
     payload = ended.json()
     assert {item["key"] for item in payload["bad"]} == {bad, short}
-    assert len(payload["fixed"]) == 3
-    assert payload["not_fixed"] == []
+    assert len(payload["removed"]) == 3
+    assert payload["not_removed"] == []
     assert [entry.key for entry in store.entries()] == [good]
     assert exits.FINE == ajit("cache", "verify").code
 

@@ -89,11 +89,13 @@ class EntryInfo:
         key: Hex key, by its name.
         size_bytes: Size of the file.
         modified: Unix time in seconds, by the file system's clock. Only for people.
+        inode: Its inode.
     """
 
     key: str
     size_bytes: int
     modified: float
+    inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ class DiskStore:
                 status = fs.stat_file(self.directory, name)
             except OSError:
                 continue
-            yield EntryInfo(key, status.st_size, status.st_mtime)
+            yield EntryInfo(key, status.st_size, status.st_mtime, status.st_ino)
 
     def verify(self) -> Iterator[tuple[str, Lookup]]:
         """Read every entry and yield the result; not counted in `statistics`."""
