@@ -15,7 +15,7 @@ __all__ = ["main"]
 EXIT_ENVIRONMENT = 4
 """The same as `ajit.cli.exits.ENVIRONMENT`, which cannot be imported here: it may be missing."""
 
-GC_THRESHOLD = 50_000
+GC_THRESHOLD = 200_000
 """Objects after which the garbage collector looks. Pretty arbitrary: what a command makes."""
 
 CLI_PACKAGES = frozenset({"click", "rich"})

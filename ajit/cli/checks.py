@@ -12,7 +12,7 @@ from ajit._compile.toolchains.cuda_headers import find_cuda_headers
 from ajit._compile.toolchains.discovery import release_of
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._compile.worker import landlock
-from ajit.cli.answering import while_cache_answers
+from ajit.cli.answering import in_background, result_of, while_cache_answers
 from ajit.cli.cache_checks import check_cache
 from ajit.cli.device_checks import check_devices
 from ajit.cli.entry_checks import check_entries
@@ -45,13 +45,17 @@ def run_checks(settings: Settings, *, with_peer: bool = False) -> list[Check]:
         with_peer: Whether to race what excludes with another node.
     """
     toolchains = Toolchains(settings)
+    # Compilers take their time to say their version, and so does a lock that others try.
+    compilers = in_background(lambda: list(_check_compilers(toolchains)))
+    cache = in_background(lambda: _check_cache(settings, with_peer=with_peer))
+    devices = list(check_devices(settings))
     return [
         _check_versions(),
         *_check_proc(),
-        *_check_compilers(toolchains),
+        *result_of(compilers),
         _check_sandbox(settings),
-        *check_devices(settings),
-        *_check_cache(settings, with_peer=with_peer),
+        *devices,
+        *result_of(cache),
         *_check_entries(settings, toolchains),
         *check_layers(settings),
         check_trust(settings),

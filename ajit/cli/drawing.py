@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ajit._printable import printable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
     from rich.table import Table as RichTable
+    from rich.text import Text as RichText
 
 __all__ = ["Drawn", "Stack", "Styled", "Table", "facts", "plain", "table"]
 
@@ -25,10 +26,24 @@ GAP = "  "
 
 
 class Styled(NamedTuple):
-    """A text in a style of rich, where there are styles."""
+    """A text in a style of rich, where there are styles.
+
+    Attributes:
+        text: What is shown.
+        style: The style; "" for none.
+        one_line: Whether a terminal cuts it at the end of a line; a pipe cuts nothing.
+    """
 
     text: str
-    style: str
+    style: str = ""
+    one_line: bool = False
+
+    def __rich__(self) -> RichText:
+        """Return rich's text of it."""
+        from rich.text import Text  # noqa: PLC0415  # see the module's docstring
+
+        overflow: Literal["ellipsis"] | None = "ellipsis" if self.one_line else None
+        return Text(self.text, self.style, no_wrap=self.one_line or None, overflow=overflow)
 
 
 class Table:
@@ -102,8 +117,9 @@ class Table:
                 overflow="fold",
             )
         for row in self.rows:
-            cells = (Text(*cell) if isinstance(cell, Styled) else Text(cell) for cell in row)
-            drawn.add_row(*cells)
+            drawn.add_row(
+                *(cell.__rich__() if isinstance(cell, Styled) else Text(cell) for cell in row)
+            )
         return drawn
 
 
@@ -116,9 +132,8 @@ class Stack:
     def __rich__(self) -> RenderableType:
         """Return rich's group of them."""
         from rich.console import Group  # noqa: PLC0415  # see the module's docstring
-        from rich.text import Text  # noqa: PLC0415  # the same
 
-        return Group(*(Text(*part) if isinstance(part, Styled) else part for part in self.parts))
+        return Group(*self.parts)
 
 
 Drawn: TypeAlias = "str | Table | Stack | RenderableType"
