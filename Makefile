@@ -94,7 +94,8 @@ wheel: $(STAMPS)/venv ## build the wheel into dist/
 	@ls -l dist/*.whl
 
 docs: setup $(STAMPS)/docs ## the site of the docs, into build/site; warnings and dead links are errors
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >build/docs.log 2>&1 || { cat build/docs.log >&2; exit 1; }
 	@$(BIN)/python tools/check_site.py build/site
 
 dist: $(STAMPS)/dist ## sdist and wheels for x86_64 and aarch64 (manylinux_2_28), checked, and an SBOM, into dist/
