@@ -66,7 +66,11 @@ MODULES = {
     "kv": ("The KV cache", ["ajit.kv"]),
     "instrumentation": (
         "Instrumentation",
-        ["ajit.instrumentation.prometheus", "ajit.instrumentation.opentelemetry"],
+        [
+            "ajit.instrumentation",
+            "ajit.instrumentation.prometheus",
+            "ajit.instrumentation.opentelemetry",
+        ],
     ),
     "testing": ("Testing", ["ajit.testing", "ajit.testing.plugin"]),
 }

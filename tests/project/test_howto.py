@@ -96,6 +96,13 @@ def test_page_has_a_command_for_each_server():
     ]
 
 
+def test_pages_with_programs_of_a_name_are_known():
+    """What has a title is not run as a program by itself: this file runs it, or tests/testing."""
+    pages = {path.name for path in DOCS.rglob("*.md") if "```python title=" in path.read_text()}
+
+    assert pages == {"howto-notebooks.md", "howto-servers.md", "howto-slurm.md", "testing.md"}
+
+
 def test_cells_of_the_notebook_run(tmp_path, monkeypatch):
     """One after another on one loop, with `await` at their top, as Jupyter runs them."""
     monkeypatch.setenv("AJIT_CACHE_DIR", str(tmp_path / "cache"))
