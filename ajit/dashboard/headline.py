@@ -27,6 +27,8 @@ _ORDER: dict[Level, int] = {"bad": 0, "warning": 1, "busy": 2, "quiet": 3}
 
 _STOPPED = "is stopped (SIGSTOP, or a debugger)"
 
+_NO_BOARDS = "Runtimes are not shown: they keep no boards (AJIT_BOARD=off)."
+
 _NOT_WELL = {
     "stopped": _STOPPED + ", and has been silent for {}",
     "dead": "has died {} ago without closing its runtime",
@@ -42,9 +44,22 @@ def headline_of(
     problems: Sequence[Problem],
     kv: Sequence[KvRow],
     now_unix_seconds: float,
+    *,
+    boards: bool = True,
 ) -> Headline:
-    """Put into words what the matter is."""
+    """Put into words what the matter is.
+
+    Args:
+        processes: The runtimes.
+        work: Compiles and leases, with those who wait.
+        cache: The cache.
+        problems: What went wrong lately.
+        kv: KV stores.
+        now_unix_seconds: When that was known.
+        boards: Whether runtimes have boards at all.
+    """
     statements = [
+        *([] if boards else [Statement("warning", _NO_BOARDS)]),
         *_of_holders(work),
         *_of_devices(processes),
         *_of_cache(processes, cache),

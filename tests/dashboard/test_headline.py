@@ -30,6 +30,15 @@ def test_nothing_runs():
     assert ("quiet", "No runtime uses this cache now.") == (said.level, said.text)
 
 
+def test_boards_that_are_switched_off_are_told():
+    """Else it would look as if nothing ran."""
+    cache = CacheState(path="/cache")
+    said = headline_of([], [], cache, (), (), NOW, boards=False)
+
+    assert "Runtimes are not shown" in texts(said)[0]
+    assert "warning" == said.level
+
+
 def test_all_is_well():
     """Also in words."""
     said = headline([a_view(1), a_view(2)])

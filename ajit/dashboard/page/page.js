@@ -348,7 +348,7 @@ function drawLog(now, here) {
     ["took", (one) => words.seconds(one.seconds), "n"],
     ["compiler", (one) => `${one.compiler}${one.arch ? ` for ${one.arch}` : ""}`, "wide"],
     ["why", (one) => one.reason, "wide"],
-    ["process", (one) => words.process(one.pid, one.host, here), "wide s"],
+    ["process", (one) => words.process(one.pid, one.host, here).replace("pid ", "pid\u00a0"), "wide"],
   ];
   const level = (one) => (!["compiled", "cancelled", "unknown"].includes(one.outcome) ? "bad" : "");
   keep(byId("log").tBodies[0], now.log, (one) => `${one.unix_seconds} ${one.key} ${one.pid}`, () => row(columns, level));
