@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
     from rich.table import Table as RichTable
+    from rich.text import Text
 
-__all__ = ["Drawn", "Stack", "Styled", "Table", "facts", "plain", "table"]
+__all__ = ["Cell", "Drawn", "Stack", "Styled", "Table", "facts", "plain", "table"]
 
 GAP = "  "
 
@@ -50,10 +51,10 @@ class Table:
     ) -> None:
         self._columns, self._headed = tuple(columns), headed
         self._numbers, self._whole = frozenset(numbers), frozenset(whole)
-        self.rows: list[tuple[str | Styled, ...]] = []
+        self.rows: list[tuple[Cell, ...]] = []
         self.caption: str | None = None
 
-    def add_row(self, *cells: str | Styled) -> None:
+    def add_row(self, *cells: Cell) -> None:
         """Add a row, with a cell for each column."""
         self.rows.append(cells)
 
@@ -102,8 +103,7 @@ class Table:
                 overflow="fold",
             )
         for row in self.rows:
-            cells = (Text(*cell) if isinstance(cell, Styled) else Text(cell) for cell in row)
-            drawn.add_row(*cells)
+            drawn.add_row(*(Text(cell) if isinstance(cell, str) else _styled(cell) for cell in row))
         return drawn
 
 
@@ -116,10 +116,12 @@ class Stack:
     def __rich__(self) -> RenderableType:
         """Return rich's group of them."""
         from rich.console import Group  # noqa: PLC0415  # see the module's docstring
-        from rich.text import Text  # noqa: PLC0415  # the same
 
-        return Group(*(Text(*part) if isinstance(part, Styled) else part for part in self.parts))
+        return Group(*(_styled(part) if isinstance(part, Styled) else part for part in self.parts))
 
+
+Cell: TypeAlias = "str | Styled | Text"
+"""What is in a table: a text, with a style of rich or as rich has it."""
 
 Drawn: TypeAlias = "str | Table | Stack | RenderableType"
 
@@ -154,8 +156,16 @@ def plain(drawn: Drawn) -> str | None:
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
-def _text(cell: str | Styled) -> str:
-    return cell.text if isinstance(cell, Styled) else cell
+def _styled(cell: Styled | Text) -> Text:
+    from rich.text import Text  # noqa: PLC0415  # see the module's docstring
+
+    return Text(*cell) if isinstance(cell, Styled) else cell
+
+
+def _text(cell: Cell | Table) -> str:
+    if isinstance(cell, Styled):
+        return cell.text
+    return cell if isinstance(cell, str) else str(cell)
 
 
 def _width(text: str) -> int:

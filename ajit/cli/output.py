@@ -36,6 +36,7 @@ __all__ = [
     "SCHEMA",
     "SHORT_KEY",
     "Output",
+    "cleaned",
     "count",
     "facts",
     "format_age",
@@ -163,12 +164,12 @@ def _by_rich(drawn: RenderableType) -> str:
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     console = Console(width=width, highlight=False, emoji=False, markup=False)
     with console.capture() as shown:
-        console.print(_cleaned(drawn))
+        console.print(cleaned(drawn))
     # rich pads every line to the full width; a pipe or a log needs no such blanks.
     return "\n".join(line.rstrip() for line in shown.get().strip("\n").splitlines())
 
 
-def _cleaned(drawn: RenderableType) -> RenderableType:
+def cleaned(drawn: RenderableType) -> RenderableType:
     """Wrap what is drawn, so that each of its pieces is cleaned after the layout."""
     from rich.segment import Segments  # noqa: PLC0415  # see the module's docstring
 
