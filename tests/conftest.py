@@ -107,14 +107,24 @@ def _is_leak(thread: threading.Thread, before: set[threading.Thread]) -> bool:
 
 
 def _children() -> list[psutil.Process]:
-    """Every descendant, but for multiprocessing's tracker, which lives as long as the process."""
+    """Every descendant, but for those that come and go as they like."""
     found = []
     for pid in _descendants(os.getpid()):
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(pid)
-            if "multiprocessing.resource_tracker" not in _command_line(process):
+            if not _comes_and_goes(_command_line(process)):
                 found.append(process)
     return found
+
+
+def _comes_and_goes(command_line: str) -> bool:
+    """Whether it is multiprocessing's tracker, or a helper of a browser, one of many.
+
+    The browser itself counts: the fixture that starts it ends it.
+    """
+    if "multiprocessing.resource_tracker" in command_line:
+        return True
+    return "chromium" in command_line and " --type=" in command_line
 
 
 def _descendants(pid: int) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 README, changelog and the examples' pages are pages of the site as well, and the API reference is
 made from docstrings: one page for each group of public names below. A public name without a group
-ends the build.
+ends the build. A page of docs/ without a place in mkdocs.yml comes last in the section OTHERS.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ MODULES = {
     "settings": ("Settings", ["ajit.Settings"]),
     "errors": ("Errors", ["ajit.errors"]),
     "events": ("Events", ["ajit.events"]),
+    "cache": ("The cache from Python", ["ajit.cache"]),
     "kv": ("The KV cache", ["ajit.kv"]),
     "instrumentation": (
         "Instrumentation",
@@ -71,12 +72,23 @@ MODULES = {
 }
 """Modules by page; each with what its ``__all__`` names."""
 
-ELSEWHERE = {"SettingsOptions", "errors", "events", "settings"}
+ELSEWHERE = {"SettingsOptions", "cache", "errors", "events", "settings"}
 """Public names that are no class or function, or whose page is that of a module."""
 
 
+OTHERS = "Operating"
+
 _CODE_OR_LINK = re.compile(r"`[^`\n]+`|(?<!!)\[([^\[\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 """Brackets in code are no link, unless the code is the label of one."""
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Give each page of docs/ a place in the navigation."""
+    sections: list[dict[str, list[str]]] = config.nav or []
+    named = {page for section in sections for pages in section.values() for page in pages}
+    others = next(section[OTHERS] for section in sections if OTHERS in section)
+    there = sorted(path.name for path in Path(config.docs_dir).glob("*.md"))
+    others += [page for page in there if page not in named]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

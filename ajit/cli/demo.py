@@ -16,7 +16,7 @@ from ajit.cli.output import json_option
 __all__ = ["command"]
 
 DEMO_MODULE = "examples.model_server.demo"
-DEMO_PACKAGES = ("httpx", "numpy", "starlette", "uvicorn")
+DEMO_PACKAGES = ("httpx", "numpy", "prometheus_client", "starlette", "uvicorn")
 CHECKOUT = Path(__file__).parents[2]
 
 

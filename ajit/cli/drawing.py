@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from ajit._printable import printable
 
@@ -18,18 +18,32 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
     from rich.table import Table as RichTable
-    from rich.text import Text
+    from rich.text import Text as RichText
 
-__all__ = ["Cell", "Drawn", "Stack", "Styled", "Table", "facts", "plain", "table"]
+__all__ = ["Drawn", "Stack", "Styled", "Table", "facts", "plain", "table"]
 
 GAP = "  "
 
 
 class Styled(NamedTuple):
-    """A text in a style of rich, where there are styles."""
+    """A text in a style of rich, where there are styles.
+
+    Attributes:
+        text: What is shown.
+        style: The style; "" for none.
+        one_line: Whether a terminal cuts it at the end of a line; a pipe cuts nothing.
+    """
 
     text: str
-    style: str
+    style: str = ""
+    one_line: bool = False
+
+    def __rich__(self) -> RichText:
+        """Return rich's text of it."""
+        from rich.text import Text  # noqa: PLC0415  # see the module's docstring
+
+        overflow: Literal["ellipsis"] | None = "ellipsis" if self.one_line else None
+        return Text(self.text, self.style, no_wrap=self.one_line or None, overflow=overflow)
 
 
 class Table:
@@ -51,10 +65,10 @@ class Table:
     ) -> None:
         self._columns, self._headed = tuple(columns), headed
         self._numbers, self._whole = frozenset(numbers), frozenset(whole)
-        self.rows: list[tuple[Cell, ...]] = []
+        self.rows: list[tuple[str | Styled, ...]] = []
         self.caption: str | None = None
 
-    def add_row(self, *cells: Cell) -> None:
+    def add_row(self, *cells: str | Styled) -> None:
         """Add a row, with a cell for each column."""
         self.rows.append(cells)
 
@@ -103,7 +117,9 @@ class Table:
                 overflow="fold",
             )
         for row in self.rows:
-            drawn.add_row(*(Text(cell) if isinstance(cell, str) else _styled(cell) for cell in row))
+            drawn.add_row(
+                *(cell.__rich__() if isinstance(cell, Styled) else Text(cell) for cell in row)
+            )
         return drawn
 
 
@@ -117,11 +133,8 @@ class Stack:
         """Return rich's group of them."""
         from rich.console import Group  # noqa: PLC0415  # see the module's docstring
 
-        return Group(*(_styled(part) if isinstance(part, Styled) else part for part in self.parts))
+        return Group(*self.parts)
 
-
-Cell: TypeAlias = "str | Styled | Text"
-"""What is in a table: a text, with a style of rich or as rich has it."""
 
 Drawn: TypeAlias = "str | Table | Stack | RenderableType"
 
@@ -156,16 +169,8 @@ def plain(drawn: Drawn) -> str | None:
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
-def _styled(cell: Styled | Text) -> Text:
-    from rich.text import Text  # noqa: PLC0415  # see the module's docstring
-
-    return Text(*cell) if isinstance(cell, Styled) else cell
-
-
-def _text(cell: Cell | Table) -> str:
-    if isinstance(cell, Styled):
-        return cell.text
-    return cell if isinstance(cell, str) else str(cell)
+def _text(cell: str | Styled) -> str:
+    return cell.text if isinstance(cell, Styled) else cell
 
 
 def _width(text: str) -> int:

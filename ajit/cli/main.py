@@ -31,6 +31,7 @@ _COMMANDS = {
     "top": "Show what the runtimes of this machine do now.",
     "trace": "Run a program and write a timeline for Perfetto.",
     "log": "Show which compiles there were, and how they ended.",
+    "dash": "Show in a browser what goes on.",
     "locks": "Show running compiles and their waiters.",
     "keygen": "Make a key that vouches for what is in a cache.",
     "doctor": "Check compilers, devices, cache and locks.",

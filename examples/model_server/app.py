@@ -8,6 +8,9 @@ A deployment that wants no compile while it serves sets two variables: ``AJIT_RE
 kernels that are used are written down, to be ready at the next start; and ``MODELS``, such as
 ``256x320xfloat16``, for those that it knows beforehand. ``/readyz`` is 200 when all are ready; from
 then on a compile is a warning in the log.
+
+``/metrics`` is for Prometheus, and ``/ajit`` is a page that shows live what all workers do. Neither
+asks for a password: a proxy in front of it should let only operators there.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ from typing import TYPE_CHECKING
 import anyio
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 import ajit
+from ajit import dashboard
+from ajit.instrumentation import prometheus
 from examples.model_server import wire
 from examples.model_server.kernels import FAMILIES
 from examples.model_server.pipeline import Pipeline, TooManyModels
@@ -42,15 +47,22 @@ WORKER = {"x-worker-pid": str(os.getpid())}
 """Sent with every answer: which process gave it."""
 
 
+live_page = dashboard.asgi_app()
+
+
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """Open the runtime before the first request, and close it after the last."""
-    async with ajit.open_runtime(device=os.environ.get("AJIT_DEVICE", "auto")) as runtime:
+    async with (
+        ajit.open_runtime(device=os.environ.get("AJIT_DEVICE", "auto")) as runtime,
+        prometheus.instrument(runtime),
+    ):
         app.state.record = KernelRecord()
         runtime.subscribe(app.state.record)
         app.state.pipeline = Pipeline(runtime)
         app.state.readiness = ajit.ready(runtime, wanted(runtime.settings))
         async with AsyncExitStack() as stack:
+            stack.enter_context(live_page.watching(runtime))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(freeze_when_ready, runtime, app.state.readiness)
             yield
@@ -149,6 +161,8 @@ app = Starlette(
         Route("/v1/stats", stats),
         Route("/healthz", healthz),
         Route("/readyz", Readyz()),
+        Mount("/metrics", prometheus.asgi_app()),
+        Mount("/ajit", live_page),
     ],
     exception_handlers={
         wire.BadRequest: refuse,

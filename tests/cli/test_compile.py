@@ -139,8 +139,8 @@ def test_interrupt_ends_the_compile_and_leaves_nothing(
 
     assert expected == (ended.code, ended.err.strip())
     assert not [worker for worker in workers if worker.is_running()]
-    # Lock files stay, and the digests of the compiler's files.
-    assert [] == [path for path in ajit.cache_dir.glob("[!ld]*/**/*") if path.is_file()]
+    # Lock files stay, the digests of the compiler's files, and the history.
+    assert [] == [path for path in ajit.cache_dir.glob("[!dhl]*/**/*") if path.is_file()]
     assert [] == list(temporary.iterdir())
 
 

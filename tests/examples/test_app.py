@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import asynccontextmanager
 from functools import partial
@@ -249,3 +250,19 @@ async def compiles(client: httpx.AsyncClient) -> int:
     """How many compiles this worker has started."""
     kernels = (await client.get("/v1/stats")).json()["kernels"]
     return sum(line["compiles"] for line in kernels.values())
+
+
+async def test_metrics_and_the_live_page_show_this_worker():
+    """Mounted in the application, over the cache that it uses."""
+    async with running_server() as client:
+        with anyio.fail_after(60):
+            shown = {"processes": []}
+            while not shown["processes"]:  # a thread makes it
+                shown = (await client.get("/ajit/snapshot.json")).json()
+                await anyio.sleep(0.1)
+        page = await client.get("/ajit", follow_redirects=True)
+        metrics = (await client.get("/metrics/")).text
+
+    assert os.getpid() in [process["pid"] for process in shown["processes"]]
+    assert "Who waits for whom" in page.text
+    assert "ajit_requests_total" in metrics

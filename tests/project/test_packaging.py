@@ -49,6 +49,18 @@ def test_recipe_has_the_programs_of_the_wheel():
     assert scripts == {line.strip(" -") for line in programs.splitlines()}
 
 
+@pytest.mark.parametrize("platform", ["linux-64", "linux-aarch64"])
+def test_recipe_renders(platform):
+    """By rattler-build's own parser: one package, for either machine."""
+    build = pytest.importorskip("rattler_build", reason="make dist installs it")
+    compilers = "c_compiler: [gcc]\ncxx_compiler: [gxx]\nc_stdlib: [sysroot]\n"
+    recipe = build.Stage0Recipe.from_yaml(RECIPE)
+    config = build.RenderConfig(build.PlatformConfig(target_platform=platform))
+    rendered = recipe.render(build.VariantConfig.from_yaml(compilers), config)
+
+    assert [one.recipe.package.version for one in rendered] == [ajit.__version__]
+
+
 def test_constraints_are_what_the_wheel_takes():
     """A version that was tested with is one that the metadata allows; each dependency has one."""
     lines = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
