@@ -62,6 +62,7 @@ MODULES = {
     "settings": ("Settings", ["ajit.Settings"]),
     "errors": ("Errors", ["ajit.errors"]),
     "events": ("Events", ["ajit.events"]),
+    "cache": ("The cache from Python", ["ajit.cache"]),
     "kv": ("The KV cache", ["ajit.kv"]),
     "instrumentation": (
         "Instrumentation",
@@ -71,7 +72,7 @@ MODULES = {
 }
 """Modules by page; each with what its ``__all__`` names."""
 
-ELSEWHERE = {"SettingsOptions", "errors", "events", "settings"}
+ELSEWHERE = {"SettingsOptions", "cache", "errors", "events", "settings"}
 """Public names that are no class or function, or whose page is that of a module."""
 
 
