@@ -91,7 +91,7 @@ class Feed:
         settings = self._settings()
         views = runtimes(settings.cache_dir, board=settings.board)
         processes = process_rows(views, now)
-        self._rates.note(monotonic, [row for row in processes if row.state != "dead"])
+        self._rates.note(now, [row for row in processes if row.state != "dead"])
         work = work_rows(views, self._leases.latest().value or ())
         history = self._history.latest().value or ()
         failed = of_history(history, logs=self._logs)
@@ -109,7 +109,7 @@ class Feed:
             work=tuple(work[:MOST_WORK]),
             more_work=max(0, len(work) - MOST_WORK),
             cache=cache,
-            rates=self._rates.rates(monotonic),
+            rates=self._rates.rates(now),
             problems=problems,
             log=log_rows(history),
             kv=kv,
