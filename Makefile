@@ -22,10 +22,12 @@ C_FILES = $(shell find $(NATIVE) tests/gpu tests/compile -name '*.[ch]' -o -name
 JOBS ?= 3
 # The Python of `make gpu`, which needs no network and no .venv: best the one that has PyTorch.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+# Machines that `make dist` builds wheels for; none: both.
+ARCHS ?=
 # More arguments for pytest: make test ARGS="tests/cache -k lock"
 ARGS ?=
 
-.PHONY: help setup demo kv-demo test test-slow network crash lint format bench bench-kv gpu chaos chaos-kv wheel check-zig clean integrations
+.PHONY: help setup demo kv-demo test test-slow network crash lint format bench bench-kv gpu chaos chaos-kv wheel docs dist constraints check-aarch64 check-zig clean integrations
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +93,21 @@ wheel: $(STAMPS)/venv ## build the wheel into dist/
 	@tools/with-compilers $(VENV) $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls -l dist/*.whl
 
+docs: setup $(STAMPS)/docs ## the site of the docs, into build/site; warnings and dead links are errors
+	@mkdir -p build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict >build/docs.log 2>&1 || { cat build/docs.log >&2; exit 1; }
+	@$(BIN)/python tools/check_site.py build/site
+
+dist: $(STAMPS)/dist ## sdist and wheels for x86_64 and aarch64 (manylinux_2_28), checked, and an SBOM, into dist/
+	@tools/dist $(VENV) dist $(ARCHS)
+
+constraints: setup ## write constraints.txt: what the tests ran with
+	@$(BIN)/python -c 'print("# pip install -c constraints.txt ajit: the versions that the tests ran with.\n# Written by `make constraints`.")' >constraints.txt
+	@$(BIN)/python tools/tested_versions.py test >>constraints.txt
+
+check-aarch64: ## run the aarch64 wheel of dist/ in an emulated Debian; needs root (10 minutes)
+	@tools/check-aarch64 dist
+
 check-zig: ## set up and test in a copy with every C and C++ compiler hidden (minutes)
 	@tools/check-without-compilers
 
@@ -111,6 +128,14 @@ $(STAMPS)/packages: pyproject.toml $(STAMPS)/venv
 
 $(STAMPS)/develop: pyproject.toml $(STAMPS)/packages
 	@tools/install $(VENV) test,lint
+	@touch $@
+
+$(STAMPS)/docs: pyproject.toml $(STAMPS)/packages
+	@tools/install $(VENV) docs
+	@touch $@
+
+$(STAMPS)/dist: pyproject.toml $(STAMPS)/packages
+	@tools/install $(VENV) dist
 	@touch $@
 
 $(STAMPS)/bench: pyproject.toml $(STAMPS)/packages

@@ -6,6 +6,7 @@ that leave them out; there this says what to install, instead of a traceback.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 
@@ -13,6 +14,9 @@ __all__ = ["main"]
 
 EXIT_ENVIRONMENT = 4
 """The same as `ajit.cli.exits.ENVIRONMENT`, which cannot be imported here: it may be missing."""
+
+GC_THRESHOLD = 200_000
+"""Objects after which the garbage collector looks. Pretty arbitrary: what a command makes."""
 
 CLI_PACKAGES = frozenset({"click", "rich"})
 
@@ -33,6 +37,8 @@ def main() -> int:
             "try: pip install click rich\n"
         )
         return EXIT_ENVIRONMENT
+    # Imports make many objects and no garbage: looking for some takes a tenth of a start.
+    gc.set_threshold(GC_THRESHOLD)
     run = importlib.import_module("ajit.cli.main").run
     return int(run())
 

@@ -1,9 +1,10 @@
 """Settings: one frozen value, made once, each field with its origin.
 
-A value comes from the argument, else from the variable ``AJIT_<NAME>``, else from the default.
-Nothing is read when ajit is imported: `Settings` reads the environment when it is called. An
-unknown ``AJIT_*`` variable is a warning with the nearest name: a misspelt setting that is silently
-ignored costs days.
+A value comes from the argument, else from the variable ``AJIT_<NAME>``, else from a configuration
+file (`ajit._system.config_files`: ``ajit.toml``, or ``[tool.ajit]`` in ``pyproject.toml``), else
+from the default. Nothing is read when ajit is imported: `Settings` reads environment and files when
+it is called. An unknown ``AJIT_*`` variable, or name in a file, is a warning with the nearest name:
+a misspelt setting that is silently ignored costs days.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ajit._system.config_files import VARIABLE, read_config_files
+from ajit._system.config_values import check_names, value_in
 from ajit._system.limits import available_cpus, memory_limit_bytes
 from ajit._system.setting_fields import (
     Origins,
@@ -34,6 +37,8 @@ from ajit.errors import AjitWarning, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Unpack
+
+    from ajit._system.config_files import ConfigFile
 
 __all__ = ["Settings", "SettingsOptions", "available_cpus"]
 
@@ -162,9 +167,19 @@ class SettingsOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every setting of ajit. Make it with `Settings`.
+    """Every setting of ajit. Make it with `Settings`, or let `open_runtime` do so in a thread.
 
     Attributes are described in their field's metadata, which ``ajit config`` prints.
+
+    Args:
+        environ: The environment; None for that of the process. With another one, no configuration
+            file is looked for but the one that it names.
+        config_files: Whether configuration files are read. They are looked for in the working
+            directory and above it, and in the user's home: a few small reads.
+        **arguments: Any setting by name; None is not given.
+
+    Raises:
+        SettingsError: A value cannot be used, or a file; it names both. Nothing was started.
     """
 
     cache_dir: Path = setting(  # noqa: RUF009  # it makes a field
@@ -423,18 +438,25 @@ class Settings:
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __init__(
-        self, *, environ: Mapping[str, str] | None = None, **arguments: Unpack[SettingsOptions]
+        self,
+        *,
+        environ: Mapping[str, str] | None = None,
+        config_files: bool = True,
+        **arguments: Unpack[SettingsOptions],
     ) -> None:
         given: dict[str, Any] = dict(arguments)
         former = _former(given)
         _refuse_unknown(given)
+        search = environ is None
         if former is not None:
-            environ = {}  # a copy keeps what was read for the original
+            environ, config_files = {}, False  # a copy keeps what was read for the original
         elif environ is None:
             environ = os.environ
         _check_environ(environ)
         _warn_unknown(environ)
-        values, origins = _values(given, environ)
+        files = read_config_files(environ, search=search) if config_files else []
+        check_names(files, setting_names(), stacklevel=3)
+        values, origins = _values(given, environ, files)
         if former is not None:
             origins = former.carried_over(values, origins)
         _validate(values, origins)
@@ -505,13 +527,13 @@ def _shown(name: str, value: object) -> str:
 
 
 def _values(
-    given: Mapping[str, Any], environ: Mapping[str, str]
+    given: Mapping[str, Any], environ: Mapping[str, str], files: Sequence[ConfigFile]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the value of every setting and its origin, with what 0 stands for filled in."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name in setting_names():
-        values[name], origins[name] = _value(name, given.get(name), environ)
+        values[name], origins[name] = _value(name, given.get(name), environ, files)
     for name in ("compile_slots", "node_compile_slots"):
         values[name] = values[name] or available_cpus()
     limit = values["compile_memory_limit_bytes"] or default_compile_memory_limit()
@@ -519,18 +541,24 @@ def _values(
     return values, origins
 
 
-def _value(name: str, argument: Any, environ: Mapping[str, str]) -> tuple[Any, str]:
+def _value(
+    name: str, argument: Any, environ: Mapping[str, str], files: Sequence[ConfigFile]
+) -> tuple[Any, str]:
     """Return the value of a setting and its origin. What does not count is not even parsed."""
     item = Settings.__dataclass_fields__[name]
     variable = f"AJIT_{name.upper()}"
-    text = environ.get(variable)
+    file = next((file for file in files if name in file.values), None)
+    given, origin = argument, "argument"
     try:
         if argument is not None:
-            return _taken(argument, item), "argument"
-        if text:
-            return item.metadata["parse"](text), variable
+            return _taken(argument, item), origin
+        if given := environ.get(variable):
+            origin = variable
+            return item.metadata["parse"](given), origin
+        if file is not None:
+            given, origin = file.values[name], file.origin(name)
+            return _taken(value_in(file, item), item), origin
     except (ValueError, TypeError, OverflowError):  # no float is as large as an int may be
-        given, origin = (text, variable) if argument is None else (argument, "argument")
         raise _unusable(name, given, origin) from None
     return (default_cache_dir(environ) if name == "cache_dir" else item.default), "default"
 
@@ -623,6 +651,7 @@ _OTHER_VARIABLES = frozenset(
         "AJIT_CC_PTXAS",
         # Of KV clients and services.
         "AJIT_KV_SOCKET",
+        VARIABLE,
     }
 )
-"""Read by the CPU driver, by compiler launchers, and by `ajit.kv`, themselves."""
+"""Read by the CPU driver, by compiler launchers, by `ajit.kv`, and before all settings."""

@@ -10,7 +10,8 @@ loop. Three things are added here:
 - Some calls that ajit is about are not on BlockBuster's list: fsync, record locks, starting and
   waiting for processes.
 
-Only calls with a frame of the scanned modules on the stack count: a test may block its own loop.
+Only calls with a frame of the scanned modules on the stack count: a test may block its own loop,
+also by the switches of a fake.
 Not seen: C code that blocks inside ctypes, and `with lock:` (only `lock.acquire()` is wrapped).
 """
 
@@ -41,6 +42,10 @@ MORE_BLOCKING_FUNCTIONS = (
 )
 
 
+SWITCHES = ["ajit.testing.compiler"]
+"""Modules whose functions tests call for what blocks."""
+
+
 @contextlib.contextmanager
 def watch_blocking_calls(scanned_modules: list[str]) -> Iterator[list[str]]:
     """Raise `BlockingError` where code below `scanned_modules` blocks a loop; yield their names."""
@@ -51,12 +56,13 @@ def watch_blocking_calls(scanned_modules: list[str]) -> Iterator[list[str]]:
             calls.append(function)
             super().__init__(function)
 
-    watch = BlockBuster(scanned_modules)
+    watch = BlockBuster(scanned_modules, excluded_modules=SWITCHES)
     for name in MORE_BLOCKING_FUNCTIONS:
         watch.functions[name] = BlockBusterFunction(
             None,
             name,
             scanned_modules=scanned_modules,
+            excluded_modules=SWITCHES,
             can_block_predicate=_never_blocks if name == "threading.Thread.join" else _may_block,
         )
     # What the kernel itself writes (/proc, cgroups) is in memory: no device is waited for.

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from ajit._core.job import ArtifactKind
 
-__all__ = ["fault_of", "kernel_symbols", "ptx_fault_of"]
+__all__ = [
+    "fault_of",
+    "kernel_symbols",
+    "named_sections",
+    "ptx_fault_of",
+    "symbol_names",
+]
 
 CPU_MODULE = "ajit_cpu_module"
 """What the CPU driver looks for in a shared object; its kernels are in that table, by name."""
@@ -93,6 +99,34 @@ def kernel_symbols(image: bytes) -> frozenset[str]:
     )
 
 
+def named_sections(image: bytes) -> list[tuple[str, int, int]]:
+    """Return name, offset and size of each section; one without bytes in the file has a size, too.
+
+    Raises:
+        ValueError: It is not a 64-bit little-endian ELF image, or cut short.
+    """
+    header = _header(image)
+    offset, size, count, names = header[6], header[11], header[12], header[13]
+    try:
+        strings = _sections(image)[names].offset
+        found = []
+        for index in range(count):
+            name, _, _, _, start, length, *_ = _unpack(_SECTION, image, offset + index * size)
+            found.append((_text_at(image, strings + name), start, length))
+    except (IndexError, ValueError) as exc:
+        raise ValueError(f"not a complete ELF image: {exc}") from None
+    return found
+
+
+def symbol_names(image: bytes) -> list[str]:
+    """Return the names of all symbols, in order.
+
+    Raises:
+        ValueError: It is not a 64-bit little-endian ELF image, or cut short.
+    """
+    return [symbol.name for symbol in _symbols(image, _SHT_SYMTAB)]
+
+
 def _check_parts(image: bytes) -> None:
     """Raise ValueError unless every section and segment lies inside the image."""
     sections = _sections(image)
@@ -129,9 +163,11 @@ def _symbols(image: bytes, kind: int) -> list[_Symbol]:
 def _symbols_of(image: bytes, section: _Section, strings: int) -> Iterator[_Symbol]:
     table = image[section.offset : section.offset + section.size]
     for name, info, other, index, *_ in _SYMBOL.iter_unpack(table):
-        start = strings + name
-        text = image[start : image.index(b"\0", start)].decode()
-        yield _Symbol(text, info, other, index)
+        yield _Symbol(_text_at(image, strings + name), info, other, index)
+
+
+def _text_at(image: bytes, start: int) -> str:
+    return image[start : image.index(b"\0", start)].decode()
 
 
 def _sections(image: bytes) -> list[_Section]:

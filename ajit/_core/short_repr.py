@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["cut", "short_repr"]
+__all__ = ["cut", "long_text", "short_repr"]
 
+WIDTH = 100
+"""Characters of a line of a text that is as long as it is."""
 LINE = 199
 """Characters of a representation: logs and tracebacks stay readable."""
 FIELD = 60
@@ -29,6 +32,20 @@ def short_repr(value: object, without: Collection[str] = ()) -> str:
     limit = max(FIELD, _share([len(text) for text in shown.values()], LINE - names))
     parts = [f"{name}={cut(text, limit)}" for name, text in shown.items()]
     return cut(f"{type(value).__name__}({', '.join(parts)})", LINE)
+
+
+def long_text(value: object, title: str, without: Collection[str] = ()) -> str:
+    """Return ``title: name value, ...`` in lines: all that is not nothing. For dataclasses."""
+    names: dict[str, object] = getattr(value, "__dataclass_fields__", {})
+    values = [
+        (name.replace("_", " "), getattr(value, name)) for name in names if name not in without
+    ]
+    shown = [f"{name} {_rounded(each)}" for name, each in values if each not in (0, "", None)]
+    return textwrap.fill(f"{title}: {', '.join(shown)}", WIDTH, subsequent_indent="  ")
+
+
+def _rounded(value: object) -> object:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _share(lengths: list[int], room: int) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "Spec",
     "is_cpu_arch",
     "validate_arch",
+    "with_variants",
 ]
 
 CompilerKind = Literal["auto", "nvrtc", "nvcc", "host"]
@@ -312,8 +313,26 @@ def validate_arch(arch: Any) -> str:
     """
     if isinstance(arch, str) and (is_cpu_arch(arch) or _GPU_ARCH.fullmatch(arch)):
         return arch
-    known = ["sm_80", "sm_90a", "sm_100", "...", *sorted(_CPU_ARCHES)]
-    raise UnknownArch(arch=arch, compiler="ajit", known=known)
+    # Which numbers there are is known to the compiler alone.
+    forms = ["sm_<number>", "sm_<number>a", "sm_<number>f (such as sm_80, sm_90a, sm_100f)"]
+    forms += sorted(_CPU_ARCHES)
+    raise UnknownArch(arch=arch, compiler="ajit", known=forms)
+
+
+def with_variants(arches: Iterable[str]) -> list[str]:
+    """Return archs of GPUs with those of their own features behind each, in order.
+
+    Compilers list the plain ones only. ``a`` came with 9.0, ``f`` with 10.0, by the CUDA C++
+    Programming Guide.
+    """
+    known: list[str] = []
+    for arch in sorted(set(arches), key=lambda arch: (len(arch), arch)):
+        digits = arch.removeprefix("sm_")
+        number = int(digits) if digits.isdecimal() else 0
+        known.append(arch)
+        known += [f"{arch}a"] if number >= 90 else []
+        known += [f"{arch}f"] if number >= 100 else []
+    return known
 
 
 def _validate(spec: Spec) -> None:

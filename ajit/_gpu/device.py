@@ -14,6 +14,7 @@ from ajit._gpu import wire
 from ajit._gpu.batch import Batch
 from ajit._gpu.call import check_no_coroutine
 from ajit._gpu.capturing import refuse_in_capture
+from ajit._gpu.completion.watching import TicketWatch
 from ajit._gpu.device_memory import DeviceMemory
 from ajit._gpu.graph import capture
 from ajit._gpu.membership import ThreadMembership
@@ -234,6 +235,24 @@ class Device(DeviceMemory, metaclass=FactoryMade, factory="rt.device"):
     def statistics(self) -> ThreadStatistics:
         """Return what the CUDA thread counts; loops that share it share the numbers."""
         return self._thread.statistics()
+
+    def _watch_tickets(
+        self,
+        ended: Callable[[TicketState[Any], Any], None],
+        begun: Callable[[], object] | None = None,
+    ) -> Callable[[], None]:
+        """Tell someone of each ticket of this loop, see `TicketWatch`.
+
+        Returns:
+            A function that ends it.
+        """
+        port, watch = self._port, TicketWatch(ended, begun)
+        port.watches += (watch,)
+
+        def stop() -> None:
+            port.watches = tuple(each for each in port.watches if each is not watch)
+
+        return stop
 
     async def aclose(self) -> None:
         """Wait for tickets in flight, free everything of this loop, and leave the CUDA thread.

@@ -266,7 +266,9 @@ class PageRequest:
         if any(map(is_freed, memories)):
             raise ArgumentError(operation=_CALLED, detail="memory of a page or chunk was freed")
         mark_used(memories, self._target[1])
-        state: TicketState[None] = port.new_state(_CALLED, self._keep)
+        way = "save" if self._copy.to_host else "load"
+        named = f"{way} pages, {self.nbytes} bytes"
+        state: TicketState[None] = port.new_state(named, self._keep)
         state.stream = self._stream
         if self._copy.step_rows:
             state.steps = BatchSteps(self._map.steps(self._copy.step_rows))

@@ -57,7 +57,7 @@ def resolve(compiler: str, arguments: Sequence[str], memo_key: str) -> int:
     cache = None
     try:
         with contextlib.suppress(CacheGone, AjitError):
-            cache = LauncherCache(Settings())
+            cache = LauncherCache(Settings(config_files=False))
         wanted = _understood(compiler, arguments)
         if cache is not None:
             return _Resolving(cache, wanted, list(arguments), memo_key).resolve()

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import weakref
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -23,12 +24,20 @@ from ajit._system.loop import LoopHandle
 from ajit.errors import CompileForbidden
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
 
     from ajit._core.events import Differences, Emitter
 
-__all__ = ["Freeze", "FreezeMode", "asked_from", "caller_stack", "check_late"]
+__all__ = [
+    "Freeze",
+    "FreezeMode",
+    "asked_from",
+    "caller_stack",
+    "check_late",
+    "compiles_refused",
+    "note_refused",
+]
 
 FreezeMode: TypeAlias = Literal["warn", "error"]
 
@@ -58,7 +67,7 @@ class Freeze:
     @property
     def mode(self) -> FreezeMode | None:
         """What is done about a compile: ``error``, ``warn``, or None, which is nothing."""
-        return self._always or self._mode
+        return "error" if _refusals else self._always or self._mode
 
     @property
     def late(self) -> int:
@@ -85,7 +94,36 @@ class Freeze:
 
 
 _all: weakref.WeakSet[Freeze] = weakref.WeakSet()
+_refusals: list[list[CompileForbidden]] = []
+"""Of each block that refuses compiles, what it refused."""
 _lock = threading.Lock()
+
+
+@contextmanager
+def compiles_refused() -> Iterator[list[CompileForbidden]]:
+    """Freeze every runtime of this process with ``error``, those that are opened meanwhile as well.
+
+    For tests. Any thread; blocks may overlap.
+
+    Returns:
+        The errors that were raised meanwhile, also where something swallowed them.
+    """
+    refused: list[CompileForbidden] = []
+    with _lock:
+        _refusals.append(refused)
+    try:
+        yield refused
+    finally:
+        with _lock:
+            _refusals[:] = [other for other in _refusals if other is not refused]
+
+
+def note_refused(error: CompileForbidden) -> CompileForbidden:
+    """Note a refusal for the blocks that refuse compiles, and return it, to be raised."""
+    with _lock:
+        for refused in _refusals:
+            refused.append(error)
+    return error
 
 
 def check_late(
@@ -112,16 +150,17 @@ def check_late(
     """
     with _lock:
         frozen = [freeze for freeze in _all if freeze.mode is not None]
-    if not frozen:
+    if not frozen and not _refusals:
         return
     for freeze in frozen:
         freeze.count()
     nearest, differences = _nearest(parts, cached)
     stack = caller_stack()
-    if any(freeze.mode == "error" for freeze in frozen):
-        raise CompileForbidden(
+    if _refusals or any(freeze.mode == "error" for freeze in frozen):
+        error = CompileForbidden(
             name=name, key=key, peer=peer, nearest=nearest, differences=differences, stack=stack
         )
+        raise note_refused(error)
     event = CompiledLate(
         name=name, key=key, peer=peer, nearest=nearest, differences=differences, stack=stack
     )

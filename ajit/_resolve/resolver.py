@@ -35,6 +35,7 @@ from ajit._core.build_key import make_build_key
 from ajit._core.key import ToolchainId, make_base_key
 from ajit._core.spec import is_cpu_arch
 from ajit._resolve.budget import Budget
+from ajit._resolve.late import note_refused
 from ajit._resolve.lookup import Wanted, places_for, places_for_build
 from ajit._resolve.making import Making
 from ajit._resolve.nearest import nearest_cached
@@ -339,7 +340,7 @@ class Resolver:
         """
         self.services.freeze.count()
         if self.services.freeze.mode == "error":
-            raise await self._forbidden(request)
+            raise note_refused(await self._forbidden(request))
         if self.services.emitter.listening:
             # Beside the compile, which is late enough.
             name = ("late", request.wanted.base.hex)

@@ -75,6 +75,8 @@ async def open_here(
             stack.push_async_callback(shielded, lines.aclose)
             trace = _open_trace(stack, in_force, emitter, limiter)
             device = await _open_device(stack, in_force, limiter)
+            if trace is not None and device is not None:
+                device._watch_tickets(trace.take_ticket)  # noqa: SLF001  # a runtime's own
             services = await open_services(stack, in_force, trust, emitter, limiter)
             recorder = _open_recorder(stack, services)
             board = _open_board(stack, services, limiter)

@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ajit._core.events import Event
+    from ajit._gpu.completion.state import TicketState
     from ajit._runtime.statistics import RuntimeStatistics
     from ajit._runtime.trace_lines import Line
 
@@ -61,6 +62,12 @@ class Trace:
     def __call__(self, event: Event) -> None:
         """Take an event. Does not block."""
         lines = self._lines.of(event)
+        if lines and self._thread.is_alive():
+            self._queue.put(lines)
+
+    def take_ticket(self, ticket: TicketState[Any], _: object) -> None:
+        """Take a ticket whose outcome is known just now. Does not block."""
+        lines = self._lines.of_ticket(ticket, time.time())
         if lines and self._thread.is_alive():
             self._queue.put(lines)
 

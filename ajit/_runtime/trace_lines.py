@@ -1,8 +1,8 @@
 """A runtime's events as a timeline: lines of the Trace Event Format, which Perfetto opens.
 
-What has a duration is a slice that ends when its event was emitted. Slices that overlap are put
-into rows of their own, since slices of one row have to be nested. Times are microseconds of the
-wall clock, so that processes fit together.
+What has a duration is a slice that ends when its event was emitted, or, for device work, when the
+loop heard that it is done. Slices that overlap are put into rows of their own, since slices of one
+row have to be nested. Times are microseconds of the wall clock, so that processes fit together.
 
 Pure. Source of the format: "Trace Event Format", Google, JSON array format: one object a line, and
 the closing bracket may be missing, so several processes can append to one file.
@@ -17,6 +17,7 @@ from ajit._core import events
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ajit._gpu.completion.state import TicketState
     from ajit._runtime.statistics import RuntimeStatistics
 
 __all__ = ["TraceLines"]
@@ -28,6 +29,12 @@ ROWS_EACH = 1000
 
 MOST_CHARACTERS = 300
 """Of a text in a slice's arguments."""
+
+MOST_TICKETS = 1000
+"""Of which there are slices in one second: a trace is not to slow a busy server down."""
+
+MOST_STEPS = 256
+"""Of one ticket that are shown."""
 
 _Slice: TypeAlias = "tuple[str, str, Callable[[Any], float]]"
 """Kind of rows, name of the slice, and its seconds."""
@@ -43,7 +50,8 @@ _SLICES: dict[type[events.Event], _Slice] = {
     events.ModuleLoaded: ("loads", "load", lambda e: e.seconds),
     events.DeviceResumed: ("device", "stall", lambda e: e.seconds),
 }
-_KINDS = tuple(dict.fromkeys(kind for kind, _, _ in _SLICES.values()))
+KV, WORK = "KV transfers", "device work"
+_KINDS = (*dict.fromkeys(kind for kind, _, _ in _SLICES.values()), KV, WORK)
 
 _MOMENTS: tuple[type[events.Event], ...] = (
     events.BackgroundFailed,
@@ -72,6 +80,8 @@ class TraceLines:
         self._pid = pid
         self._process = f"ajit {pid} on {host}"
         self._ends: dict[str, list[float]] = {}
+        self._tickets = 0
+        self._left_out = 0
 
     def first(self) -> list[Line]:
         """The process's name."""
@@ -87,6 +97,47 @@ class TraceLines:
             return [self._line("i", name, event.unix_seconds, 0, event, s="p")]
         return []
 
+    def of_ticket(self, ticket: TicketState[Any], unix_seconds: float) -> list[Line]:
+        """The lines of device work that has ended just now, with its steps; none if it is too much.
+
+        Args:
+            ticket: It has its outcome.
+            unix_seconds: Now.
+        """
+        self._tickets += 1
+        if self._tickets > MOST_TICKETS:
+            self._left_out += 1
+            return []
+        begun = unix_seconds - ticket.nanoseconds / 1e9
+        kind = KV if ticket.operation.startswith(("load pages", "save pages")) else WORK
+        row, is_new = self._row(kind, begun, unix_seconds)
+        name = ticket.operation[:MOST_CHARACTERS]
+        facts: dict[str, str | int | float] = {
+            "ticket": ticket.number,
+            "outcome": ticket.outcome_name,
+        }
+        lines = [self._about("thread_name", row, kind)] if is_new else []
+        lines.append(self._work(name, row, begun, ticket.nanoseconds, kind, facts))
+        if ticket.steps is not None:
+            lines += self._steps(ticket.steps.done, row, begun, kind)
+        return lines
+
+    def _steps(self, done: dict[int, int], row: int, begun: float, kind: str) -> list[Line]:
+        before, lines = 0, []
+        for index, at in sorted(done.items())[:MOST_STEPS]:
+            since = begun + before / 1e9
+            lines.append(self._work(f"step {index}", row, since, max(0, at - before), kind, {}))
+            before = max(before, at)
+        return lines
+
+    def _work(
+        self, name: str, row: int, begun: float, nanoseconds: int, kind: str, facts: Any
+    ) -> Line:
+        return {
+            "ph": "X", "name": name, "pid": self._pid, "tid": row, "ts": begun * 1e6, "cat": kind,
+            "dur": nanoseconds / 1e3, "args": facts,
+        }  # fmt: skip
+
     def of_statistics(self, statistics: RuntimeStatistics, unix_seconds: float) -> list[Line]:
         """The curves, at one moment."""
         pool, device = statistics.pool, statistics.device
@@ -98,6 +149,8 @@ class TraceLines:
             curves["tickets"] = {"in flight": device.in_flight}
             curves["device memory"] = {"bytes": device.live_memory_bytes}
             curves["submissions"] = {"in all": device.dispatched}
+            curves["device work left out"] = {"tickets": self._left_out}
+        self._tickets = 0
         return [
             {"ph": "C", "name": name, "pid": self._pid, "ts": unix_seconds * 1e6, "args": values}
             for name, values in curves.items()

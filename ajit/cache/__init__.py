@@ -19,20 +19,27 @@ What they return is frozen. A cache that is not there is a `CacheError`, and nev
 
 from __future__ import annotations
 
-from ajit.cache.checking import (
-    BadDigests,
-    BadEntry,
-    BadList,
-    CheckedDigests,
-    CheckedLists,
-    NotRemoved,
-    Seals,
-    UnsafeFolder,
-    Verification,
-    verify,
-)
-from ajit.cache.pruning import Pruned, PrunedFile, Skipped, prune
-from ajit.cache.scanning import CachedEntry, CacheScan, scan
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ajit.cache.checking import BadDigests as BadDigests
+    from ajit.cache.checking import BadEntry as BadEntry
+    from ajit.cache.checking import BadList as BadList
+    from ajit.cache.checking import CheckedDigests as CheckedDigests
+    from ajit.cache.checking import CheckedLists as CheckedLists
+    from ajit.cache.checking import NotRemoved as NotRemoved
+    from ajit.cache.checking import Seals as Seals
+    from ajit.cache.checking import UnsafeFolder as UnsafeFolder
+    from ajit.cache.checking import Verification as Verification
+    from ajit.cache.checking import verify as verify
+    from ajit.cache.pruning import Pruned as Pruned
+    from ajit.cache.pruning import PrunedFile as PrunedFile
+    from ajit.cache.pruning import Skipped as Skipped
+    from ajit.cache.pruning import prune as prune
+    from ajit.cache.scanning import CachedEntry as CachedEntry
+    from ajit.cache.scanning import CacheScan as CacheScan
+    from ajit.cache.scanning import scan as scan
 
 __all__ = [
     "BadDigests",
@@ -53,3 +60,37 @@ __all__ = [
     "scan",
     "verify",
 ]
+
+_HOMES = {
+    "BadDigests": "checking",
+    "BadEntry": "checking",
+    "BadList": "checking",
+    "CheckedDigests": "checking",
+    "CheckedLists": "checking",
+    "NotRemoved": "checking",
+    "Seals": "checking",
+    "UnsafeFolder": "checking",
+    "Verification": "checking",
+    "verify": "checking",
+    "Pruned": "pruning",
+    "PrunedFile": "pruning",
+    "Skipped": "pruning",
+    "prune": "pruning",
+    "CachedEntry": "scanning",
+    "CacheScan": "scanning",
+    "scan": "scanning",
+}
+
+
+def __getattr__(name: str) -> object:
+    # On first use: who scans a cache does not wait for what removes from it.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ajit.cache' has no attribute {name!r}")
+    value: Any = getattr(importlib.import_module(f"ajit.cache.{_HOMES[name]}"), name)
+    value.__module__ = "ajit.cache"
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ajit._cache.entries.collector import Collector, Limits
 from ajit._cache.entries.results import entry_name
+from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._core.seal import NO_TRUST
 from ajit.cache.checking import fault_in
 from ajit.cache.opened import OpenedCache, settings_for
@@ -156,7 +157,7 @@ def _unsealed(cache: OpenedCache, settings: Settings) -> OpenedCache:
 
 def _unusable(cache: OpenedCache, settings: Settings) -> dict[str, Reason]:
     """The entries that no compiler of this machine looks up."""
-    here = fingerprints_here(settings)
+    here = fingerprints_here(Toolchains(settings))
     gone = []
     for info in cache.entries():
         found = cache.store.manifest(info.key)

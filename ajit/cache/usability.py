@@ -11,23 +11,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ajit._compile.toolchains.toolchains import Toolchains
 from ajit.errors import CompilerNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ajit._compile.toolchains.toolchains import Toolchains
     from ajit._core.job import CompilerName
-    from ajit.settings import Settings
 
 __all__ = ["fingerprints_here", "is_usable"]
 
 _KINDS: tuple[CompilerName, ...] = ("nvrtc", "nvcc", "host")
 
 
-def fingerprints_here(settings: Settings) -> dict[str, str]:
+def fingerprints_here(toolchains: Toolchains) -> dict[str, str]:
     """Return the fingerprint of each compiler that is found here, by its name. Takes up to 1 s."""
-    toolchains = Toolchains(settings)
     found = {}
     for kind in _KINDS:
         try:

@@ -22,7 +22,13 @@ from ajit.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["if_cache_answers", "if_layers_answer", "while_cache_answers"]
+__all__ = [
+    "if_cache_answers",
+    "if_layers_answer",
+    "in_background",
+    "result_of",
+    "while_cache_answers",
+]
 
 T = TypeVar("T")
 
@@ -66,16 +72,16 @@ def while_cache_answers(
     """
     paths = [*([str(settings.cache_dir)] if top else ()), *layers]
     patience_seconds = settings.patience_seconds
-    done = _in_thread(work)
-    asked: _Outcome[object] | None = None
+    done = in_background(work)
+    asked: Outcome[object] | None = None
     now_asked, silent_seconds = [""], 0.0
     while True:
         begun = time.monotonic()
         with suppress(queue.Empty):
-            return _taken(done.get(timeout=min(ASK_SECONDS, patience_seconds / 3)))
+            return result_of(done, timeout=min(ASK_SECONDS, patience_seconds / 3))
         if asked is None or not asked.empty():
             now_asked, silent_seconds = [""], 0.0
-            asked = _in_thread(functools.partial(_ask, paths, now_asked))
+            asked = in_background(functools.partial(_ask, paths, now_asked))
             continue
         # Capped: while this process was stopped itself, the file system was not asked.
         silent_seconds += min(time.monotonic() - begun, 2 * ASK_SECONDS)
@@ -98,11 +104,12 @@ def _silent(path: str, seconds: float, *, layer: bool) -> CacheError:
     return CacheError(path=path, reason=reason, hint=hint, layer=layer)
 
 
-_Outcome = queue.SimpleQueue[tuple[T | None, BaseException | None]]
+Outcome = queue.SimpleQueue[tuple[T | None, BaseException | None]]
 
 
-def _in_thread(function: Callable[[], T]) -> _Outcome[T]:
-    outcome: _Outcome[T] = queue.SimpleQueue()
+def in_background(function: Callable[[], T]) -> Outcome[T]:
+    """Call a function in a daemon thread."""
+    outcome: Outcome[T] = queue.SimpleQueue()
 
     def run() -> None:
         try:
@@ -114,8 +121,13 @@ def _in_thread(function: Callable[[], T]) -> _Outcome[T]:
     return outcome
 
 
-def _taken(outcome: tuple[T | None, BaseException | None]) -> T:
-    value, error = outcome
+def result_of(outcome: Outcome[T], timeout: float | None = None) -> T:
+    """Return what the function has returned, or raise what it has raised.
+
+    Raises:
+        queue.Empty: It has not ended in this time.
+    """
+    value, error = outcome.get(timeout=timeout)
     if error is not None:
         raise error
     return value  # type: ignore[return-value]  # without an error it is what was returned

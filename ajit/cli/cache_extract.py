@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ajit._core.entry import Artifact
     from ajit._core.manifest import Manifest
     from ajit.cli.cache_finder import Cache
+    from ajit.cli.disassembly import Form
 
 __all__ = ["extract", "replacing"]
 
@@ -32,21 +33,39 @@ __all__ = ["extract", "replacing"]
 @click.argument("key", type=key_text)
 @click.option("-o", "out", metavar="FILE", help="Where; - is standard output. Default: its label.")
 @click.option("--force", is_flag=True, help="Without -o: replace a file of that name.")
+@click.option("--sass", "form", flag_value="sass", help="Write its machine code as text.")
+@click.option("--ptx", "form", flag_value="ptx", help="Write the PTX that is in it.")
 @cache_dir_option
 @json_option
 @if_layers_answer
-def extract(*, key: str, out: str | None, force: bool, cache_dir: str | None, as_json: bool) -> int:
+def extract(
+    *,
+    key: str,
+    out: str | None,
+    force: bool,
+    form: Form | None,
+    cache_dir: str | None,
+    as_json: bool,
+) -> int:
     """Write what an entry holds into a file: the cubin, or the shared object of a CPU kernel.
 
     The entry may be of the cache or of a layer. The files of a build's bundle, and what a compile
     of `ajit cc` wrote and printed, are written into a directory, which must not be there. The bytes
     are verified before. An existing file is replaced where -o names it, or with --force; else it is
     left, and the command exits with 2.
+
+    With --sass or --ptx NVIDIA's cuobjdump (or nvdisasm) writes the code of a kernel for a GPU as
+    text. A cubin has no PTX; a file that nvcc made for a build may. Exits with 1 if there is none,
+    with 4 if the program is not installed.
     """
     from ajit._cache.entries.disk import Found  # noqa: PLC0415  # command-line start-up
 
     cache, found_key = Caches(cache_dir).find(key)
     if cache.store.bundles.has(found_key):
+        if form:
+            raise click.UsageError(
+                f"a bundle has many files: extract it, and cuobjdump -{form} one"
+            )
         return _extract_bundle(cache, found_key, out, Output(as_json=as_json))
     found = cache.store.read(found_key)
     if not isinstance(found, Found):
@@ -54,26 +73,42 @@ def extract(*, key: str, out: str | None, force: bool, cache_dir: str | None, as
     artifact = found.artifact
     if artifact.kind == "outputs":
         return _extract_outputs(cache, artifact, out, Output(as_json=as_json))
-    path = _default_name(artifact) if out is None else out
+    data = _text_of(artifact, form) if form else artifact.data
+    path = _default_name(artifact, form) if out is None else out
     if path == "-":
-        sys.stdout.buffer.write(artifact.data)
+        sys.stdout.buffer.write(data)
         return exits.FINE
     if out is None and not force and os.path.lexists(path):
         raise click.UsageError(f"{path} is there: name a file with -o, or replace it with --force")
     with replacing(Path(path)) as file:
-        file.write(artifact.data)
+        file.write(data)
     payload = {
         "key": found_key,
         "file": path,
-        "kind": artifact.kind,
-        "bytes": artifact.size_bytes,
+        "kind": form or artifact.kind,
+        "bytes": len(data),
         "symbols": artifact.lowered,
         "layer": cache.layer,
     }
     Output(as_json=as_json).result(
-        payload, lambda: f"{path}: {artifact.kind} for {artifact.arch}, {artifact.size_bytes} bytes"
+        payload, lambda: f"{path}: {payload['kind']} for {artifact.arch}, {len(data)} bytes"
     )
     return exits.FINE
+
+
+def _text_of(artifact: Artifact, form: Form) -> bytes:
+    """The code of an entry as text.
+
+    Raises:
+        NoCode: It has none of that form.
+    """
+    from ajit.cli.disassembly import NoCode, disassembled  # noqa: PLC0415  # command-line start-up
+
+    if artifact.kind != "cubin":
+        raise NoCode(f"it is no code for a GPU, but {artifact.kind} for {artifact.arch}")
+    if form == "ptx":
+        raise NoCode("there is no PTX in it: a cubin has machine code only (--sass)")
+    return disassembled(artifact.data, form)
 
 
 @contextmanager
@@ -166,7 +201,7 @@ def _tell_files(
     output.result(payload, lambda: told)
 
 
-def _default_name(artifact: Manifest) -> str:
+def _default_name(artifact: Manifest, form: Form | None = None) -> str:
     label = "".join(c if c.isalnum() or c in "._-" else "_" for c in artifact.name)[:80]
-    ending = {"cubin": ".cubin", "elf": ".so"}.get(artifact.kind, "")
+    ending = f".{form}" if form else {"cubin": ".cubin", "elf": ".so"}.get(artifact.kind, "")
     return f"{label.lstrip('.') or artifact.key[:16]}{ending}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ajit import cache
+from ajit.cache import pruning
 from ajit.cli import exits
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.options import byte_size, cache_dir_option, duration
@@ -21,7 +21,7 @@ from ajit.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ajit.cli.drawing import Drawn
 
 __all__ = ["prune"]
 
@@ -79,7 +79,7 @@ def prune(
     version. Do not give it where other machines share the cache: they may have that compiler. What
     builds have made is kept: its compiler is not known.
     """
-    pruned = cache.prune(
+    pruned = pruning.prune(
         cache_dir,
         max_bytes=max_bytes,
         max_age_seconds=max_age,
@@ -94,7 +94,7 @@ def prune(
     return exits.PARTLY if pruned.skipped else exits.FINE
 
 
-def _draw(pruned: cache.Pruned) -> RenderableType:
+def _draw(pruned: pruning.Pruned) -> Drawn:
     verb = "would remove" if pruned.dry_run else "removed"
     entries = count(pruned.kept_entries, "entry", "entries")
     kept = f"kept: {entries} of {format_bytes(pruned.kept_bytes)}"

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ajit._core.seal import SealInfo
+from ajit.cli.drawing import Stack
 from ajit.cli.output import SHORT_KEY, count, short_keys, table
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from ajit.cache.checking import Seals, Verification
+    from ajit.cli.drawing import Drawn, Table
 
 __all__ = ["draw_fixed", "draw_verified"]
 
 
-def draw_verified(found: Verification) -> RenderableType:
+def draw_verified(found: Verification) -> str | Table:
     """Draw what is bad, or say that all is good, as far as it was checked."""
     lists, digests = found.reading_lists, found.digests
     total, seals = _total(found), [_sealed(item) for item in found.seals]
@@ -43,13 +43,11 @@ def draw_verified(found: Verification) -> RenderableType:
     return drawn
 
 
-def draw_fixed(found: Verification) -> RenderableType:
+def draw_fixed(found: Verification) -> Drawn:
     """Draw what was bad, and how much of it is gone."""
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-
     drawn = draw_verified(found)
     gone = f"removed {count(len(found.removed), 'file', 'files')}"
-    return drawn if isinstance(drawn, str) else Group(drawn, gone)
+    return drawn if isinstance(drawn, str) else Stack(drawn, gone)
 
 
 def _total(found: Verification) -> str:

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from ajit.cli.drawing import Stack, Styled
 from ajit.cli.output import (
     count,
     facts,
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from rich.console import RenderableType
-    from rich.table import Table
-
     from ajit._cache.entries.disk import Described
     from ajit._cache.entries.lists import ListInfo
     from ajit._cache.entries.node_digests import DigestInfo
+    from ajit._core.cubin import KernelUsage
     from ajit._core.key import Difference
     from ajit.cache.scanning import CachedEntry
+    from ajit.cli.drawing import Drawn, Table
 
 __all__ = [
     "SORTS",
@@ -61,7 +61,7 @@ def matches(item: CachedEntry, text: str) -> bool:
 
 def draw_list(
     rows: Sequence[CachedEntry], path: Path, layers: Sequence[str], left_out: int
-) -> RenderableType:
+) -> Drawn:
     """Draw the entries, one a line."""
     if not rows:
         among = f" like this among {left_out}" if left_out else ""
@@ -161,20 +161,17 @@ def draw_summary(summary: dict[str, Any]) -> Table:
     return drawn
 
 
-def inspection(entry: Described, layer: str) -> dict[str, Any]:
+def inspection(entry: Described, layer: str, kernels: Sequence[KernelUsage] = ()) -> dict[str, Any]:
     """Everything about an entry except its bytes; and the layer that has it, or ""."""
     manifest, size_bytes, seal = entry
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
     key_fields = dict(manifest.key_fields)
     more = {"key_fields": key_fields, "size_bytes": size_bytes, "seal": seal, "layer": layer}
-    return fields | more
+    return fields | more | {"kernels": kernels}
 
 
-def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
+def draw_inspection(entry: dict[str, Any], *, log: bool) -> Drawn:
     """Draw one entry: what it is, and what its key was made of."""
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
     created = format_time(entry["created"])
     lowered = (f"{name} → {symbol}" for name, symbol in entry["lowered"].items())
     files = (f"{f.path}  {format_bytes(f.size_bytes)}" for f in entry.get("files", ()))
@@ -197,13 +194,37 @@ def draw_inspection(entry: dict[str, Any], *, log: bool) -> RenderableType:
     key_parts = table("part of the key", "value")
     for label, value in entry["key_fields"].items():
         key_parts.add_row(label, value)
-    drawn: list[RenderableType] = [head, Text(), key_parts]
+    drawn: list[str | Styled | Table] = [head, "", key_parts]
+    if entry["kernels"]:
+        drawn[1:1] = ["", _kernel_table(entry["kernels"])]
     if log:
-        drawn += [Text(), Text("log", style="bold"), Text(entry["log"] or "(empty)")]
-    return Group(*drawn)
+        drawn += ["", Styled("log", "bold"), Styled(entry["log"] or "(empty)", "")]
+    return Stack(*drawn)
 
 
-def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> RenderableType:
+def _kernel_table(kernels: Sequence[KernelUsage]) -> Table:
+    drawn = table(
+        "kernel", "registers", "shared", "stack", "constant", "code", "threads",
+        numbers=("registers", "shared", "stack", "constant", "code", "threads"),
+    )  # fmt: skip
+    for kernel in kernels:
+        drawn.add_row(
+            kernel.name,
+            _or_unknown(kernel.registers),
+            format_bytes(kernel.shared_bytes),
+            "?" if kernel.stack_bytes is None else format_bytes(kernel.stack_bytes),
+            format_bytes(kernel.constant_bytes),
+            format_bytes(kernel.code_bytes),
+            "" if kernel.max_threads is None else f"at most {kernel.max_threads}",
+        )
+    return drawn
+
+
+def _or_unknown(number: int | None) -> str:
+    return "?" if number is None else str(number)
+
+
+def draw_differences(a: str, b: str, differences: Sequence[Difference]) -> Drawn:
     """Draw the parts in which two keys differ, side by side."""
     if not differences:
         return "the keys do not differ"

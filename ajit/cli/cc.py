@@ -17,7 +17,7 @@ from ajit.errors import CacheError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ajit.cli.drawing import Drawn
 
 __all__ = ["command"]
 
@@ -58,7 +58,7 @@ def command(
         return launch(list(compile_command))
     if not statistics and not zero:
         raise click.UsageError("no compiler: ajit cc -- COMPILER ARGS, or ajit cc --statistics")
-    path = Settings(cache_dir=cache_dir).cache_dir
+    path = Settings(cache_dir=cache_dir, config_files=False).cache_dir
     if statistics and not path.exists():
         must_be_cache(path)
     cache = str(path)
@@ -103,7 +103,7 @@ def _forget(cache: str) -> None:
         raise CacheError(path=cache, reason=exc.strerror or str(exc)) from exc
 
 
-def _draw(payload: dict[str, Any]) -> RenderableType:
+def _draw(payload: dict[str, Any]) -> Drawn:
     rows = [(name, str(payload[name])) for name in _SUMS]
     for kind in _REASONS:
         counts = payload[kind.replace(" ", "_")]

@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ajit
+from ajit._compile.toolchains.cuda_headers import find_cuda_headers
+from ajit._compile.toolchains.discovery import release_of
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._compile.worker import landlock
-from ajit.cli.answering import while_cache_answers
+from ajit.cli.answering import in_background, result_of, while_cache_answers
 from ajit.cli.cache_checks import check_cache
 from ajit.cli.device_checks import check_devices
+from ajit.cli.entry_checks import check_entries
 from ajit.cli.findings import Check, Status
 from ajit.cli.layer_checks import check_layers
 from ajit.cli.trust_check import check_trust
-from ajit.errors import CacheError, CompilerNotFound
+from ajit.errors import CacheError, CompilerNotFound, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from ajit._compile.toolchains.toolchains import Toolchain
     from ajit._core.job import CompilerName
     from ajit.settings import Settings
 
@@ -40,13 +44,19 @@ def run_checks(settings: Settings, *, with_peer: bool = False) -> list[Check]:
         settings: Of the installation.
         with_peer: Whether to race what excludes with another node.
     """
+    toolchains = Toolchains(settings)
+    # Compilers take their time to say their version, and so does a lock that others try.
+    compilers = in_background(lambda: list(_check_compilers(toolchains)))
+    cache = in_background(lambda: _check_cache(settings, with_peer=with_peer))
+    devices = list(check_devices(settings))
     return [
         _check_versions(),
         *_check_proc(),
-        *_check_compilers(Toolchains(settings)),
+        *result_of(compilers),
         _check_sandbox(settings),
-        *check_devices(settings),
-        *_check_cache(settings, with_peer=with_peer),
+        *devices,
+        *result_of(cache),
+        *_check_entries(settings, toolchains),
         *check_layers(settings),
         check_trust(settings),
     ]
@@ -60,6 +70,13 @@ def _check_cache(settings: Settings, *, with_peer: bool) -> list[Check]:
         return while_cache_answers(settings, checked)
     except CacheError as exc:
         return [Check("cache", "problem", str(settings.cache_dir), f"{exc.reason}; {exc.hint}")]
+
+
+def _check_entries(settings: Settings, toolchains: Toolchains) -> list[Check]:
+    try:
+        return while_cache_answers(settings, lambda: list(check_entries(settings, toolchains)))
+    except (CacheError, SettingsError):
+        return []  # the check of the cache, or of its keys, tells
 
 
 def _check_versions() -> Check:
@@ -93,7 +110,7 @@ def _check_compilers(toolchains: Toolchains) -> Iterator[Check]:
             continue
         yield Check(kind, "ok", f"{toolchain.version}, {toolchain.path}", purpose)
         if kind == "nvrtc":
-            yield _check_headers(toolchain.include_dirs)
+            yield _check_headers(toolchain)
 
 
 def _check_sandbox(settings: Settings) -> Check:
@@ -104,8 +121,17 @@ def _check_sandbox(settings: Settings) -> Check:
     return Check("sandbox", "ok", "in use" if wanted else "could be used", "" if wanted else advice)
 
 
-def _check_headers(include_dirs: tuple[str, ...]) -> Check:
-    if not include_dirs:
+def _check_headers(nvrtc: Toolchain) -> Check:
+    if not nvrtc.include_dirs:
         advice = "needed for cuda_fp16.h, CUB and libcu++: pip install 'ajit[headers]'"
         return Check("CUDA headers", "absent", "not found", advice)
-    return Check("CUDA headers", "ok", "\n".join(include_dirs))
+    major, minor = release_of(nvrtc.version)
+    headers = find_cuda_headers((major, minor))
+    found = "\n".join([str(headers), *nvrtc.include_dirs])
+    if headers.runtime == (major, minor):
+        return Check("CUDA headers", "ok", found)
+    advice = (
+        f"not of NVRTC's release, {major}.{minor}: most sources compile, but NVIDIA tests no such "
+        "pair, and CCCL's own check of it is off; pip install 'ajit[headers]' takes them alike"
+    )
+    return Check("CUDA headers", "warning", found, advice)

@@ -16,11 +16,10 @@ from ajit.cli.spinner import Spinner
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from ajit._core.events import Event, Waiting
     from ajit._core.spec import CompilerKind, Spec
     from ajit._resolve.request import Resolution
+    from ajit.cli.drawing import Table
 
 __all__ = ["command"]
 

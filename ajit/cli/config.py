@@ -10,9 +10,9 @@ from ajit.cli.output import Output, format_bytes, format_seconds, json_option, t
 from ajit.settings import HIDDEN, Settings, describe, is_secret, setting_names
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from ajit.cli.drawing import Table
 
-__all__ = ["command"]
+__all__ = ["command", "setting_rows"]
 
 
 @click.command("config", short_help="Print every setting.")
@@ -20,12 +20,22 @@ __all__ = ["command"]
 def command(*, as_json: bool) -> None:
     """Print every setting, its value and where it came from.
 
-    A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from its
-    default. This command takes no such arguments, so it shows variables and defaults.
+    A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from a
+    configuration file, else from its default. This command takes no such arguments.
+
+    Files are ajit.toml, or pyproject.toml with a table [tool.ajit], in the working directory or the
+    nearest one above it, and ~/.config/ajit/ajit.toml; the first counts before the second. Where
+    AJIT_CONFIG_FILE names a file, only that is read, and none where it is empty. A file that
+    another user owns or may write to is not used.
     """
     settings = Settings()
-    rows = [_row(settings, name) for name in setting_names()]
+    rows = setting_rows(settings)
     Output(as_json=as_json).result({"settings": rows}, lambda: _draw(rows))
+
+
+def setting_rows(settings: Settings) -> list[dict[str, object]]:
+    """Return each setting with its value, where that came from, and what it is."""
+    return [_row(settings, name) for name in setting_names()]
 
 
 def _row(settings: Settings, name: str) -> dict[str, object]:

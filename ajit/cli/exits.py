@@ -7,6 +7,9 @@
 3  partly done: a kernel was compiled but could not be stored, one key of two was removed
 4  environment: no compiler, no device, a cache directory that cannot be used
 == ================================================================================================
+
+1 is also the end of a command whose standard output cannot be written. Signals end commands as
+shells expect it: 130 for Control-C, 143 for SIGTERM, 141 where nobody reads the output any more.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ __all__ = [
     "INTERRUPTED",
     "PARTLY",
     "PROBLEM",
+    "TERMINATED",
+    "UNREAD",
     "USAGE",
     "Lacking",
     "exit_code_of",
@@ -43,6 +48,10 @@ PARTLY = 3
 ENVIRONMENT = 4
 INTERRUPTED = 130
 """Control-C: 128 plus the number of SIGINT, as shells have it."""
+UNREAD = 141
+"""128 plus SIGPIPE: as a program that does not know of pipes ends, and silent like it."""
+TERMINATED = 143
+"""128 plus SIGTERM."""
 
 
 class Lacking(AjitError):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ajit._printable import printable
 from ajit._system.scarce import limit_of
 from ajit.cli import exits
+from ajit.cli.telling import tell as say
 from ajit.errors import AjitError
 
 if TYPE_CHECKING:
@@ -30,8 +30,13 @@ def wants_json(args: Sequence[str]) -> bool:
     return "--json" in options
 
 
-def tell(error: BaseException, *, as_json: bool) -> int | None:
+def tell(error: BaseException, *, as_json: bool, terminated: bool = False) -> int | None:
     """Report why a command ended, and return its exit code.
+
+    Args:
+        error: What it raised.
+        as_json: Whether an object is printed as well.
+        terminated: Whether an interrupt was SIGTERM, and not Control-C.
 
     Returns:
         The exit code; or None if the error is a defect of ajit, and then nothing was printed.
@@ -42,14 +47,16 @@ def tell(error: BaseException, *, as_json: bool) -> int | None:
     if isinstance(error, click.ClickException):
         shown = io.StringIO()
         error.show(shown)
-        click.echo(printable(shown.getvalue()), err=True, nl=False)
+        say(shown.getvalue(), nl=False)
         payload, code = {"message": error.format_message()}, exits.USAGE
     elif isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("ajit: interrupted", err=True)
+        told = "terminated" if terminated else "interrupted"
+        say(f"ajit: {told}")
         error = KeyboardInterrupt()  # click raises Abort for both
-        payload, code = {"message": "interrupted"}, exits.INTERRUPTED
+        payload = {"message": told}
+        code = exits.TERMINATED if terminated else exits.INTERRUPTED
     elif isinstance(error, AjitError):
-        click.echo(printable(f"ajit: {_in_words(error)}"), err=True)
+        say(f"ajit: {_in_words(error)}")
         payload, code = _fields(error), exits.exit_code_of(error)
     else:
         return None

@@ -8,8 +8,9 @@ import msgspec
 
 __all__ = ["Check", "Status"]
 
-Status = Literal["ok", "absent", "problem"]
-"""``absent``: not installed, which may be fine. ``problem``: ajit cannot work like this."""
+Status = Literal["ok", "absent", "warning", "problem"]
+"""``absent``: not installed, which may be fine. ``warning``: it works, and something should be
+looked at. ``problem``: ajit cannot work like this."""
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -25,14 +25,14 @@ from ajit.cli.output import (
     json_option,
     tell_warning,
 )
+from ajit.cli.streams import OutputFailed, drop_output
 from ajit.errors import KvError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from rich.console import RenderableType
-
     from ajit._system.numa import NumaNode
+    from ajit.cli.drawing import Drawn
     from ajit.kv.client import StoreClient
     from ajit.kv.options import StoreOptions
     from ajit.kv.service import Service
@@ -159,10 +159,10 @@ def _tell_started(output: Output, service: Service, metrics: str) -> None:
         payload["metrics"] = metrics
         line += f", and metrics on {metrics}"
     try:
-        if sys.stdout is not None:  # it may have been closed
-            output.result(payload, lambda: line)
-            sys.stdout.flush()
-    except OSError as exc:  # a full disk, a pipe without a reader: it serves all the same
+        output.result(payload, lambda: line)
+        sys.stdout.flush()
+    except OutputFailed as exc:  # a full disk, a pipe without a reader: it serves all the same
+        drop_output()
         tell_warning(f"standard output cannot be written: {exc}")
     _tell_supervisor()
 
@@ -229,7 +229,7 @@ def _absent(place: Path, store: StoreClient, *, given: bool) -> KvError:
     return KvError(path=str(place), reason=reason, hint=hint)
 
 
-def _draw(values: dict[str, Any]) -> RenderableType:
+def _draw(values: dict[str, Any]) -> Drawn:
     wanted, found = values["chunks_wanted"], values["chunks_found"]
     share = f", {found / wanted:.0%} of their chunks found" if wanted else ""
     used, limit = format_bytes(values["used_bytes"]), format_bytes(values["limit_bytes"])

@@ -8,6 +8,7 @@ import click
 
 from ajit.cache.presence import must_be_cache
 from ajit.cli.answering import if_cache_answers
+from ajit.cli.drawing import Stack
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import SHORT_KEY, Output, format_age, json_option, table
 from ajit.errors import CacheError
@@ -16,9 +17,8 @@ from ajit.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import RenderableType
-
     from ajit._cache.entries.holders import HeldLease
+    from ajit.cli.drawing import Drawn, Table
 
 __all__ = ["command"]
 
@@ -79,17 +79,15 @@ def _row(lease: HeldLease) -> dict[str, Any]:
     }
 
 
-def _draw(payload: dict[str, Any]) -> RenderableType:
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-
+def _draw(payload: dict[str, Any]) -> Drawn:
     leases, others = payload["leases"], payload["others"]
     if not leases and not others:
         return f"no lease is held in {payload['cache_dir']}"
     drawn = [_draw_rows("key", leases)] if leases else []
-    return Group(*drawn, *([_draw_rows("permit or task", others)] if others else []))
+    return Stack(*drawn, *([_draw_rows("permit or task", others)] if others else []))
 
 
-def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> RenderableType:
+def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> Table:
     drawn = table(
         heading, "kernel", "host", "pid", "phase", "compiler", "age", "CPU", "silent", "waiters",
         numbers=("pid", "age", "CPU", "silent", "waiters"), whole=(heading,),

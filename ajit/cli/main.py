@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import os
 import signal
 import sys
 import warnings
@@ -13,8 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from ajit import __version__
-from ajit._printable import printable
 from ajit.cli import exits, failures
+from ajit.cli.lazy import LazyGroup
+from ajit.cli.streams import OutputFailed, OutputGone, drop_output, watch_output
+from ajit.cli.telling import tell, tell_warning
 from ajit.errors import AjitWarning
 
 if TYPE_CHECKING:
@@ -43,30 +42,18 @@ _COMMANDS = {
 EPILOG = (
     "Results go to standard output, everything else to standard error. Exit codes: 0 fine, "
     "1 found a problem, 2 usage, 3 partly done, 4 environment. With --json there is always one "
-    "object on standard output; if a command fails, it has error, message and exit_code."
+    "object on standard output; if a command fails, it has error, message and exit_code. Signals: "
+    "130 Control-C, 143 SIGTERM, 141 nobody reads the output."
 )
 
 
-class _LazyGroup(click.Group):
-    """A group that imports a command when it is run, so that ``--help`` stays quick."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(f"ajit.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+class _Commands(LazyGroup):
+    lines = _COMMANDS
+    places = {name: f"ajit.cli.{name}:command" for name in _COMMANDS}  # noqa: RUF012  # never changed
 
 
 @click.group(
-    cls=_LazyGroup,
+    cls=_Commands,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -80,25 +67,29 @@ def run(args: Sequence[str] | None = None) -> int:
 
     A defect of ajit itself still ends in its traceback, which is what a bug report needs.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # The result must be printed even if the locale cannot encode µ or a table's lines.
-        sys.stdout.reconfigure(errors="replace")
+    watch_output()
     # Build systems end a command with SIGTERM: it cleans up as after Control-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             code = _perform(sys.argv[1:] if args is None else args)
             sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader has gone (`ajit cache ls | head`). Python would complain once more when it
-            # flushes standard output at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OutputFailed as exc:
+            drop_output()
+            if isinstance(exc, OutputGone):
+                return exits.UNREAD
+            tell(f"ajit: standard output: {exc.reason}")
             return exits.PROBLEM
-    return code
+    return exits.TERMINATED if code == exits.INTERRUPTED and _terminated else code
 
 
-def _interrupt(*_: object) -> None:
+_terminated: list[int] = []
+"""The number of the signal that asked for the end, if it was not Control-C."""
+
+
+def _terminate(number: int, _frame: object) -> None:
+    _terminated.append(number)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A shell starts background jobs so: that is about Control-C, and not about SIGTERM.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,10 +100,13 @@ def _perform(args: Sequence[str]) -> int:
     """Run the command and return its exit code; report an error."""
     try:
         result = cli.main(list(args), prog_name="ajit", standalone_mode=False)
-    except BrokenPipeError:
+    except OutputFailed:
         raise
     except BaseException as raised:  # every way of ending passes here
-        code = failures.tell(_single(raised), as_json=failures.wants_json(args))
+        error, as_json = _single(raised), failures.wants_json(args)
+        if isinstance(error, OutputFailed):
+            raise error from None
+        code = failures.tell(error, as_json=as_json, terminated=bool(_terminated))
         if code is None:
             raise
         return code
@@ -135,7 +129,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     if issubclass(category, AjitWarning):
-        click.secho(f"warning: {printable(str(message))}", err=True, fg="yellow")
+        tell_warning(str(message))
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
         (file or sys.stderr).write(text)

@@ -1,8 +1,7 @@
 """Output: a command's result goes to standard output, everything else to standard error.
 
 With ``--json`` the result is one JSON object, in the same fields that the table shows, and in plain
-units: seconds and bytes. rich is imported when something is drawn, so that ``--help`` does not wait
-for it.
+units: seconds and bytes. rich is imported when something is drawn on a terminal.
 
 Entries, records and logs hold text from outside. Everything that is printed passes
 `ajit._printable` here, whatever was cleaned before: a terminal only ever gets this program's own
@@ -22,15 +21,19 @@ import msgspec
 
 from ajit._printable import SHAPELESS, printable
 from ajit._units import format_bytes
+from ajit.cli.drawing import facts, plain, table
+from ajit.cli.telling import tell, tell_warning
 
 if TYPE_CHECKING:
     import re
     from collections.abc import Callable, Iterable
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.table import Table
+
+    from ajit.cli.drawing import Drawn
 
 __all__ = [
+    "SCHEMA",
     "SHORT_KEY",
     "Output",
     "cleaned",
@@ -48,6 +51,10 @@ __all__ = [
     "tell_warning",
 ]
 
+SCHEMA = 1
+"""Version of all JSON documents, their field ``schema``: raised when a field changes its meaning,
+its type or its name, or goes; a new field raises nothing. docs/cli.md has the fields of each."""
+
 SHORT_KEY = 12
 """Digits of a key in a table. Pretty arbitrary: enough to be unique, short enough for a line. The
 entries of one base share 16 digits, see `short_keys`."""
@@ -56,7 +63,8 @@ MORE_DIGITS = 4
 """Digits beyond those that two keys share."""
 
 PIPE_WIDTH = 1000
-"""Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log."""
+"""Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log.
+Lines are only as long as what is in them."""
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -71,20 +79,14 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
 
-    def result(self, payload: object, draw: Callable[[], RenderableType]) -> None:
+    def result(self, payload: object, draw: Callable[[], Drawn]) -> None:
         """Print the result: the payload as JSON, or the table that `draw` makes of it."""
         if self.as_json:
             print_json(payload)
             return
-        from rich.console import Console  # noqa: PLC0415  # see the module's docstring
-
-        width = None if sys.stdout.isatty() else PIPE_WIDTH
-        console = Console(width=width, highlight=False, emoji=False, markup=False)
-        with console.capture() as drawn:
-            console.print(cleaned(draw()))
-        # rich pads every line to the full width; a pipe or a log needs no such blanks.
-        lines = [line.rstrip() for line in drawn.get().strip("\n").splitlines()]
-        sys.stdout.write("\n".join(lines) + "\n")
+        drawn = draw()
+        text = plain(drawn)
+        sys.stdout.write((_by_rich(drawn) if text is None else text) + "\n")
 
     def note(self, text: str) -> None:
         """Print a note on standard error."""
@@ -95,66 +97,16 @@ class Output:
         tell_warning(text)
 
 
-def tell(text: str) -> None:
-    """Print a text on standard error."""
-    click.echo(printable(text), err=True)
-
-
-def tell_warning(text: str) -> None:
-    """Print a warning on standard error."""
-    click.secho(f"warning: {printable(text)}", err=True, fg="yellow")
-
-
 def print_json(payload: object) -> None:
     """Print one JSON object on standard output: the same values, each unprintable one escaped."""
+    document = {"schema": SCHEMA, **msgspec.to_builtins(payload, enc_hook=_plain)}
     try:
-        data = msgspec.json.encode(payload, enc_hook=_plain)
+        data = msgspec.json.encode(document)
     except UnicodeEncodeError:  # the name of a file that is no UTF-8
-        data = msgspec.json.encode(_encodable(msgspec.to_builtins(payload, enc_hook=_plain)))
+        data = msgspec.json.encode(_encodable(document))
     text = msgspec.json.format(data, indent=2).decode()
     # Such a character can only be inside of a string.
     sys.stdout.write(SHAPELESS.sub(_json_escape, text) + "\n")
-
-
-def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
-    """Make an empty table in ajit's style.
-
-    Args:
-        *columns: Their headings.
-        numbers: Columns that are right-aligned.
-        whole: Columns whose text is never broken, however narrow the terminal.
-    """
-    from rich import box  # noqa: PLC0415  # see the module's docstring
-    from rich.table import Table  # noqa: PLC0415
-
-    drawn = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        header_style="bold",
-        caption_justify="left",
-    )
-    for column in columns:
-        drawn.add_column(
-            column,
-            justify="right" if column in set(numbers) else "left",
-            no_wrap=column in {*numbers, *whole},
-            overflow="fold",
-        )
-    return drawn
-
-
-def facts(pairs: Iterable[tuple[str, str]]) -> Table:
-    """Make a list of labels and values."""
-    from rich.table import Table  # noqa: PLC0415  # see the module's docstring
-
-    drawn = Table(box=None, show_header=False, pad_edge=False)
-    drawn.add_column(style="dim", no_wrap=True)
-    drawn.add_column(overflow="fold")
-    for label, value in pairs:
-        drawn.add_row(label, value)
-    return drawn
 
 
 def count(number: int, one: str, many: str) -> str:
@@ -204,6 +156,17 @@ def format_time(seconds: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
         return f"at {seconds:g}"
+
+
+def _by_rich(drawn: RenderableType) -> str:
+    from rich.console import Console  # noqa: PLC0415  # see the module's docstring
+
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    console = Console(width=width, highlight=False, emoji=False, markup=False)
+    with console.capture() as shown:
+        console.print(cleaned(drawn))
+    # rich pads every line to the full width; a pipe or a log needs no such blanks.
+    return "\n".join(line.rstrip() for line in shown.get().strip("\n").splitlines())
 
 
 def cleaned(drawn: RenderableType) -> RenderableType:

@@ -26,9 +26,8 @@ from ajit.errors import RecordError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rich.table import Table
-
     from ajit._core.record import Record, Use
+    from ajit.cli.drawing import Table
 
 __all__ = ["command"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ajit.cli.options import cache_dir_option
-from ajit.cli.output import Output, json_option
+from ajit.cli.output import Output, json_option, tell_warning
 from ajit.cli.top_screen import show_until_ended
 from ajit.cli.top_view import SORTS, Rates, draw
 from ajit.settings import Settings
@@ -68,6 +68,8 @@ def command(  # options
     it is shown once.
     """
     settings = Settings(cache_dir=cache_dir)
+    if settings.board == "off":
+        tell_warning(f"no boards are looked at: {settings.origins['board']} is off")
     where = None if everything else str(settings.cache_dir)
     rates = Rates()
 

@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from ajit.cli.output import count, format_age, table
+from ajit.cli.drawing import Stack, Styled, table
+from ajit.cli.output import count, format_age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import RenderableType
-    from rich.text import Text
-
+    from ajit.cli.drawing import Drawn, Table
     from ajit.instrumentation import DeviceView, RuntimeView
 
 __all__ = ["SORTS", "Rates", "draw", "requests_of"]
@@ -75,7 +74,7 @@ class Rates:
 
 def draw(
     views: Sequence[RuntimeView], rates: Rates, cache_dir: str | None, *, hint: str = ""
-) -> RenderableType:
+) -> Drawn:
     """Return what is shown of some runtimes.
 
     Args:
@@ -84,17 +83,14 @@ def draw(
         cache_dir: Whose runtimes these are; None if of all caches.
         hint: Shown at the top as well.
     """
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
     where = "all caches" if cache_dir is None else cache_dir
     if not views:
         return f"no open runtime of this machine and user uses {where}"
     now = time.strftime("%H:%M:%S")
-    parts: list[RenderableType] = [
-        Text.assemble((_summary(views), "bold"), f"  {now}  {hint}"),
-        _in_one_line(where),
-        Text(),
+    parts: list[str | Styled | Table] = [
+        Styled(f"{_summary(views)}  {now}  {hint}".rstrip(), "bold"),
+        Styled(where, one_line=True),
+        "",
         _runtimes(views, rates),
     ]
     for title, part in (
@@ -104,8 +100,8 @@ def draw(
         ("problems", _problems(views)),
     ):
         if part is not None:
-            parts += [Text(), Text(title, style="bold"), part]
-    return Group(*parts)
+            parts += ["", Styled(title, "bold"), part]
+    return Stack(*parts)
 
 
 def _whose(view: RuntimeView) -> _Whose:
@@ -135,9 +131,7 @@ def _summary(views: Sequence[RuntimeView]) -> str:
     return ", ".join(numbers)
 
 
-def _runtimes(views: Sequence[RuntimeView], rates: Rates) -> RenderableType:
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
+def _runtimes(views: Sequence[RuntimeView], rates: Rates) -> Table:
     drawn = table(
         "pid", "program", "state", "mem", "disk", "comp", "fail", "req/s", "queue", "device",
         numbers=("pid", "mem", "disk", "comp", "fail", "req/s", "queue"), whole=("state", "device"),
@@ -148,7 +142,7 @@ def _runtimes(views: Sequence[RuntimeView], rates: Rates) -> RenderableType:
         drawn.add_row(
             str(view.pid),
             _cut(view.program, 12) if view.pid not in several else f"{view.program} {view.number}",
-            Text(_state(view), style=_STYLES.get(view.state, "")),
+            Styled(_state(view), _STYLES.get(view.state, "")),
             _number(view.from_memory),
             _number(view.from_disk),
             _number(view.compiled),
@@ -181,7 +175,7 @@ def _device(device: DeviceView | None) -> str:
     return f"{memory} {_age(device.oldest_ticket_seconds)}" if device.in_flight else memory
 
 
-def _compiles(views: Sequence[RuntimeView]) -> RenderableType | None:
+def _compiles(views: Sequence[RuntimeView]) -> Table | None:
     rows = [
         (compiling.seconds + view.silent_seconds, view, compiling)
         for view in views
@@ -202,12 +196,12 @@ def _compiles(views: Sequence[RuntimeView]) -> RenderableType | None:
             f"{seconds:.1f} s",
             f"{compiling.cpu_seconds:.1f} s",
             f"{name} {compiling.key[:8]}",
-            _in_one_line(compiling.reason),
+            Styled(compiling.reason, one_line=True),
         )
     return drawn
 
 
-def _waits(views: Sequence[RuntimeView]) -> RenderableType | None:
+def _waits(views: Sequence[RuntimeView]) -> Table | None:
     rows = [
         (wait.waited_seconds + view.silent_seconds, view, wait)
         for view in views
@@ -228,7 +222,7 @@ def _waits(views: Sequence[RuntimeView]) -> RenderableType | None:
     return drawn
 
 
-def _caches(views: Sequence[RuntimeView]) -> RenderableType:
+def _caches(views: Sequence[RuntimeView]) -> Table:
     drawn = table("cache", "pids")
     for cache in dict.fromkeys(view.cache_dir for view in views):
         pids = dict.fromkeys(str(view.pid) for view in views if view.cache_dir == cache)
@@ -236,13 +230,13 @@ def _caches(views: Sequence[RuntimeView]) -> RenderableType:
     return drawn
 
 
-def _problems(views: Sequence[RuntimeView]) -> RenderableType | None:
+def _problems(views: Sequence[RuntimeView]) -> Table | None:
     rows = [*_cache_problems(views), *_recent_errors(views)]
     if not rows:
         return None
     drawn = table("pid", "ago", "what", "about", "problem", numbers=("pid", "ago"))
     for row in rows:
-        drawn.add_row(*row[:-1], _in_one_line(row[-1]))
+        drawn.add_row(*row[:-1], Styled(row[-1], one_line=True))
     return drawn
 
 
@@ -264,12 +258,6 @@ def _recent_errors(views: Sequence[RuntimeView]) -> list[tuple[str, ...]]:
         for ago, view, error in found[:MOST_ERRORS]
         if ago < RECENT_SECONDS
     ]
-
-
-def _in_one_line(text: str) -> Text:
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
-    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _cut(text: str, most: int) -> str:

@@ -1,8 +1,8 @@
 """Exporters of what a runtime does: faces over its events and its statistics.
 
 Each module needs a library of its own and is imported by name: `prometheus` (the extra
-``prometheus``), `opentelemetry` (the extra ``opentelemetry``), and `perfetto`, which needs nothing.
-All are async context managers around the time in which a server serves::
+``prometheus``), `opentelemetry` (the extra ``opentelemetry``) and `nvtx` (the extra ``nvtx``).
+All are context managers around the time in which a server serves::
 
     from ajit.instrumentation import prometheus
 

@@ -5,21 +5,26 @@ process, the compile. Its parent is the span that was current in the task which 
 requests at the same time share the work. Nothing is told before the answer: a span that is under
 way when its process dies is lost anyway.
 
+Device work that is submitted where a recorded span is current is a span below it: launches, copies,
+loads and saves of KV pages. Elsewhere it makes none, so that a server is not flooded.
+
 Names of attributes are ``ajit.*``; units are seconds and bytes.
 """
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import time
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from opentelemetry import context as otel_context
 from opentelemetry import metrics as otel_metrics
 from opentelemetry import trace
 from opentelemetry.metrics import CallbackOptions, Observation
 
-from ajit import __version__, events
+from ajit import NoDevice, __version__, events
 from ajit._system.own_block import open_in_own_task
 from ajit.instrumentation.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
 
     from ajit import Runtime, RuntimeStatistics
+    from ajit._gpu.completion.state import TicketState
     from ajit.instrumentation.metrics import Metric
 
 __all__ = ["instrument"]
@@ -69,6 +75,8 @@ async def _exporting(
     meter = otel_metrics.get_meter("ajit", __version__, meter_provider)
     figures = _Figures(rt, meter)
     stops = [rt.subscribe(spans), rt.subscribe(figures)]
+    with suppress(NoDevice):
+        stops.append(rt.device._watch_tickets(spans.take_ticket, _recorded_context))  # noqa: SLF001  # of ajit
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(figures.run)
@@ -110,6 +118,22 @@ class _Spans:
         elif isinstance(event, events.ModuleLoaded):
             self._span("ajit.load", event, event.seconds, None)
 
+    def take_ticket(self, ticket: TicketState[Any], context: Any) -> None:
+        """Tell of device work that has ended; its context is that of its submission."""
+        name = _name_of_work(ticket.operation)
+        if context is None or not name:
+            return
+        ended = time.time_ns()
+        span = self._tracer.start_span(
+            name,
+            context=context,
+            start_time=ended - ticket.nanoseconds,
+            attributes={"ajit.operation": ticket.operation, "ajit.outcome": ticket.outcome_name},
+        )
+        if ticket.outcome_name != "done":
+            span.set_status(trace.StatusCode.ERROR, ticket.outcome_name)
+        span.end(ended)
+
     def _request(self, event: events.Event, seconds: float, *, error: str) -> None:
         parts = self._pending.pop(event.key, [])
         kind = "build" if isinstance(event, events.BundleReady) else "kernel"
@@ -133,6 +157,23 @@ class _Spans:
         if isinstance(event, events.CompileFailed):
             span.set_status(trace.StatusCode.ERROR, event.error.partition("\n")[0])
         span.end(_nanoseconds(event.unix_seconds))
+
+
+def _recorded_context() -> Any:
+    """The context of the caller, if its span is recorded."""
+    return otel_context.get_current() if trace.get_current_span().is_recording() else None
+
+
+def _name_of_work(operation: str) -> str:
+    """What is done, without to what; "" of what has no span, or one by its event."""
+    return next((name for words, name in _WORK if operation.startswith(words)), "")
+
+
+_WORK = (
+    ("launch", "ajit.launch"),
+    (("load pages", "save pages"), "ajit.kv.transfer"),
+    (("upload", "download", "copy", "fill"), "ajit.transfer"),
+)
 
 
 def _seconds_of(event: events.Event) -> float:

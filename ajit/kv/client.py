@@ -135,7 +135,7 @@ class StoreClient(AnyStore):
 
     async def wait_connected(self) -> None:
         """Wait until there is a service. Cancelling only leaves."""
-        self._check_loop()
+        self._check_usable()
         await self._connector.connected.wait()
 
     def statistics(self) -> ClientStatistics:
@@ -202,7 +202,7 @@ class StoreClient(AnyStore):
         self, make: Callable[[Link], Callable[[int], Any]], timeout: float
     ) -> tuple[Link, Any] | None:
         """Ask the service, if there is one that answers; None if not."""
-        self._check_loop()
+        self._check_usable()
         link = self._connector.link
         if link is None:
             self._counts["disconnected"] += 1
@@ -289,7 +289,11 @@ async def _connected(
         try:
             await connector.wait_tried()
             if connector.refused is None:
-                yield StoreClient(connector, timeout, patience_seconds)
+                client = StoreClient(connector, timeout, patience_seconds)
+                try:
+                    yield client
+                finally:
+                    client._closed = True  # noqa: SLF001  # the two are one thing
         finally:
             with anyio.CancelScope(shield=True):
                 await connector.say_goodbye()

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ajit._system.loop import LoopHandle
-from ajit.errors import UsageError
+from ajit.errors import RuntimeClosed, UsageError
 from ajit.kv.handles import Lease, Opening, Reservation
 from ajit.kv.keys import DIGEST_BYTES, digest_tokens
 
@@ -33,13 +33,17 @@ class AnyStore:
 
     def __init__(self) -> None:
         self._loop = LoopHandle.current()
+        self._closed = False
 
-    def _check_loop(self) -> None:
-        """Refuse what another event loop calls.
+    def _check_usable(self) -> None:
+        """Refuse what another event loop calls, or who is too late.
 
         Raises:
             UsageError: One does. Nothing was done.
+            RuntimeClosed: Its block has ended. Nothing was done.
         """
+        if self._closed:
+            raise RuntimeClosed(f"{self!r} is closed: its async with block has ended")
         if not self._loop.is_running_here:
             raise UsageError(
                 f"{self!r} belongs to the event loop that it was opened in; open one for each loop"

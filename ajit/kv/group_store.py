@@ -12,10 +12,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ajit.errors import UsageError
 from ajit.kv.groups import name_in_part
 from ajit.kv.handles import Handle, Lease, Opening, Reservation
 from ajit.kv.joined import JoinedChunks
-from ajit.kv.keys import digest_tokens
+from ajit.kv.keys import Namespace, digest_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from ajit.kv.face import AnyStore
     from ajit.kv.groups import Group, Groups, Needed
-    from ajit.kv.keys import Namespace, Tokens
+    from ajit.kv.keys import Tokens
 
 __all__ = ["GroupChunks", "GroupLease", "GroupReservation", "GroupStore"]
 
@@ -153,10 +154,18 @@ class GroupStore:
     Args:
         store: From `open_store` or `connect`.
         groups: Of the model.
-        namespaces: From `Groups.namespaces`.
+        namespaces: From `Groups.namespaces`: one for each group, in their order.
+
+    Raises:
+        UsageError: They are not those of the groups. Nothing was done.
     """
 
     def __init__(self, store: AnyStore, groups: Groups, namespaces: Sequence[Namespace]) -> None:
+        if isinstance(namespaces, Namespace) or len(namespaces) != len(groups.groups):
+            raise UsageError(
+                f"{len(groups.groups)} groups have a namespace each, in their order; "
+                "groups.namespaces() makes them"
+            )
         self.store, self.groups, self.namespaces = store, groups, list(namespaces)
         for group, namespace in zip(groups.groups, self.namespaces, strict=True):
             group.layout.check_namespace(namespace)

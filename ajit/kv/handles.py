@@ -9,6 +9,7 @@ device is done with it.
 
 from __future__ import annotations
 
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -65,10 +66,11 @@ class Backend(Protocol):
 class Hold:
     """Keeps a lease or a reservation until `release` is called, by any thread."""
 
-    __slots__ = ("_handle",)
+    __slots__ = ("_follows", "_handle")
 
     def __init__(self, handle: Handle) -> None:
         self._handle: Handle | None = handle
+        self._follows = False
 
     def follow(self, copy: Awaitable[object]) -> None:
         """Say that it is the hold of a copy, which a commit awaits first: of its ticket.
@@ -76,13 +78,14 @@ class Hold:
         So bytes that are not all there are never found.
         """
         if self._handle is not None:
-            self._handle._copies.append(copy)  # noqa: SLF001  # the two are one thing
+            self._handle._follow(copy, first=not self._follows)  # noqa: SLF001  # the two are one thing
+            self._follows = True
 
     def release(self) -> None:
         """Give it back; twice is nothing."""
         handle, self._handle = self._handle, None
         if handle is not None:
-            handle._let_go()  # noqa: SLF001  # the same
+            handle._let_go(follows=self._follows)  # noqa: SLF001  # the same
 
 
 class Handle:
@@ -100,6 +103,7 @@ class Handle:
         self._backend, self._number = backend, number
         self._loop = LoopHandle.current()
         self._holds = 0
+        self._following = 0  # of the holds: those whose end a commit can wait for
         self._copies: list[Awaitable[object]] = []
         self._over = not number
         self._ended = not number
@@ -143,11 +147,16 @@ class Handle:
         self._over = True
         self._in_loop(self._end_if_free)
 
-    def _let_go(self) -> None:
-        self._in_loop(self._let_go_now)
+    def _follow(self, copy: Awaitable[object], *, first: bool) -> None:
+        self._copies.append(copy)
+        self._following += first
 
-    def _let_go_now(self) -> None:
+    def _let_go(self, *, follows: bool) -> None:
+        self._in_loop(partial(self._let_go_now, follows=follows))
+
+    def _let_go_now(self, *, follows: bool) -> None:
         self._holds -= 1
+        self._following -= follows
         self._end_if_free()
 
     def _in_loop(self, function: Callable[[], None]) -> None:
@@ -266,6 +275,19 @@ class Reservation(Handle):
         self.committed = 0
         self._committing = anyio.Lock()
 
+    def view(self, index: int) -> memoryview:
+        """The bytes of a chunk, to be written. They are its only until it is committed.
+
+        Raises:
+            UsageError: It is committed: others read it now. Or the reservation has ended.
+        """
+        view = super().view(index)
+        if range(len(self.slots))[index] < self.committed:
+            raise UsageError(
+                f"chunk {index} of {self!r} is committed: others read it, so none writes"
+            )
+        return view
+
     async def commit(
         self, count: int | None = None, checksums: Sequence[int] | None = None
     ) -> bool:
@@ -283,7 +305,9 @@ class Reservation(Handle):
             goes on without. True if there are no slots: `reason` says whether that was all.
 
         Raises:
-            UsageError: There are not so many, or it has ended. Nothing was committed.
+            UsageError: There are not so many, or it has ended; or these are the last ones, and a
+                hold is left that was not told what to `Hold.follow`: its copy may still write.
+                Nothing was committed.
             DeviceError: A copy into it has failed; or what else awaiting its ticket raises. Nothing
                 was committed, nor will be.
 
@@ -302,16 +326,11 @@ class Reservation(Handle):
         sums = [0] * number if checksums is None else list(checksums)
         if not self.slots and not number and not sums:  # there was no room, or no need
             return True
-        if self._over:
-            raise UsageError(f"{self!r} cannot be committed any more: it was committed or released")
-        if not 0 <= number <= left or len(sums) != number:
-            raise UsageError(f"{self!r} has {left} chunks to commit, not {number}")
-        if not all(0 <= each < 1 << 64 for each in sums):
-            raise UsageError("a checksum is an unsigned number of 64 bits")
+        last = number == left
+        self._check(number, sums, last=last)
         if not number:
             return True
         self.committed += number
-        last = self.committed == len(self.slots)
         if last:
             self._over = True  # no copy begins any more
         done = await self._backend.commit(self._number, sums, last=last)
@@ -322,6 +341,20 @@ class Reservation(Handle):
             self._over = True
             self._end_if_free()
         return done
+
+    def _check(self, number: int, sums: Sequence[int], *, last: bool) -> None:
+        if self._over:
+            raise UsageError(f"{self!r} cannot be committed any more: it was committed or released")
+        left = len(self.slots) - self.committed
+        if not 0 <= number <= left or len(sums) != number:
+            raise UsageError(f"{self!r} has {left} chunks to commit, not {number}")
+        if not all(0 <= each < 1 << 64 for each in sums):
+            raise UsageError("a checksum is an unsigned number of 64 bits")
+        if last and self._holds > self._following:
+            raise UsageError(
+                f"{self!r} has a hold, so a copy into it may not have ended; release the hold "
+                "before the last commit, or tell it what to follow"
+            )
 
     def _end(self) -> None:
         self._backend.abort(self._number)

@@ -280,11 +280,10 @@ class Keeper:
             await self._storing.setdefault(digest, anyio.Event()).wait()
 
     def _announce(self) -> None:
-        """Wake those whose chunk is not being stored any more, and no others."""
-        pending = self.ledger.is_pending
-        over = [digest for digest in self._storing if self.closed or not pending(digest)]
-        for digest in over:
-            self._storing.pop(digest).set()
+        """Wake those whose chunk is not being stored any more, and look at no others."""
+        for digest in list(self._storing) if self.closed else self.ledger.take_settled():
+            if (event := self._storing.pop(digest, None)) is not None:
+                event.set()
 
     def _check_open(self) -> None:
         if self.closed:

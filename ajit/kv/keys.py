@@ -127,7 +127,7 @@ class Namespace:
         try:
             for name in ("layers", "planes", "dim", "chunk_tokens", "chunk_bytes"):
                 object.__setattr__(self, name, operator.index(getattr(self, name)))
-            first, stop = map(operator.index, self.heads)
+            first, stop = head_range(self.heads)
         except (TypeError, ValueError) as exc:
             raise UsageError(f"no chunk has this geometry: {self}: {exc}") from exc
         object.__setattr__(self, "heads", (first, stop))
@@ -193,6 +193,21 @@ async def digest_tokens(namespace: Namespace, tokens: Tokens) -> list[bytes]:
     return await run_in_thread(chunk_digests, namespace, tokens, limiter=limiter, abandon=True)
 
 
+def head_range(heads: object) -> tuple[int, int]:
+    """Return the first head and the one after the last.
+
+    Raises:
+        UsageError: That is no pair of numbers.
+    """
+    try:
+        first, stop = map(operator.index, cast("Any", heads))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"heads is {heads!r}, and has to be a pair: the first, and the one after the last"
+        ) from None
+    return first, stop
+
+
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
@@ -225,8 +240,12 @@ def _as_buffer(tokens: Tokens) -> memoryview | None:
         view = memoryview(cast("Any", tokens))
     except TypeError:
         return None
-    if view.format not in _INTEGERS or view.ndim != 1 or not view.c_contiguous:
-        raise TypeError(f"format {view.format!r} with {view.ndim} dimensions")
+    if view.format not in _INTEGERS:
+        raise TypeError(f"these are of the format {view.format!r}")
+    if view.ndim != 1:
+        raise TypeError(f"these have {view.ndim} dimensions, and not one")
+    if not view.c_contiguous:
+        raise TypeError("these do not lie in a row; pass a copy")
     if view.format == "i" and not bytes(view.cast("B")[_HIGH_BYTE::TOKEN_BYTES]).isascii():
         raise ValueError("a token is negative")
     return view

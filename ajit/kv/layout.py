@@ -20,7 +20,7 @@ from ajit._gpu.dtype import DTYPES, dtype_named
 from ajit._gpu.page_format import PageFormat, PageIds, PageRow
 from ajit.errors import ArgumentError, UsageError
 from ajit.kv.axes import axes_of, joined
-from ajit.kv.keys import Namespace
+from ajit.kv.keys import Namespace, head_range
 from ajit.kv.scales import Scales
 
 __all__ = ["Layout", "axes_of"]
@@ -137,7 +137,7 @@ class Layout:
         Raises:
             UsageError: There are not so many heads. Nothing was done.
         """
-        first, stop = heads or (0, self.heads)
+        first, stop = head_range(heads) if heads is not None else (0, self.heads)
         if stop - first != self.heads:
             raise UsageError(f"heads is {heads}; the layout has {self.heads} of them: {self!r}")
         return Namespace(
@@ -192,7 +192,7 @@ class Layout:
         Raises:
             ArgumentError: It has no whole number of them; say how many there are.
         """
-        pages = self._most_pages(nbytes)
+        pages = self.most_pages(nbytes)
         outer = self.axes[0]
         padded = self._strides(pages)[outer] * self._sizes(pages)[outer]
         if pages < 1 or nbytes not in (padded, self.tensor_bytes(pages)):
@@ -200,7 +200,8 @@ class Layout:
             raise ArgumentError(operation="count pages", detail=detail)
         return pages
 
-    def _most_pages(self, nbytes: int) -> int:
+    def most_pages(self, nbytes: int) -> int:
+        """Return how many pages a tensor of so many bytes has room for."""
         low, high = 0, nbytes
         while low < high:
             middle = (low + high + 1) // 2

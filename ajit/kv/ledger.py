@@ -58,6 +58,7 @@ class Ledger:
         self._writings: dict[int, Writing] = {}
         self._numbers = count(1)
         self._spaces: WeakValueDictionary[bytes, Space] = WeakValueDictionary()
+        self._settled: list[bytes] = []
 
     @property
     def leases(self) -> int:
@@ -87,6 +88,11 @@ class Ledger:
         """Whether a chunk is being stored right now."""
         chunk = self._chunks.get(digest)
         return chunk is not None and not slots.is_found(chunk.state)
+
+    def take_settled(self) -> list[bytes]:
+        """Return which chunks are being stored no more, since this was asked last."""
+        settled, self._settled = self._settled, []
+        return settled
 
     def open(self, digest: bytes, chunk_bytes: int, tenant: bytes) -> Space | Refusal:
         """Return what stands for a namespace; refused if no slab can be cut into such chunks."""
@@ -368,6 +374,8 @@ class Ledger:
         return chunk.space is space and slots.is_found(chunk.state)
 
     def _happens(self, chunk: Chunk, happening: Happening) -> None:
+        if chunk.state is State.RESERVED:
+            self._settled.append(chunk.digest)
         chunk.state, actions = slots.step(chunk.state, happening)
         for action in actions:
             if action is Action.LIST:

@@ -43,6 +43,10 @@ def check_tensors(layout: Layout, tensors: Sequence[Any], pages: int | None) -> 
     count = layout.pages_in(min(sizes)) if pages is None else pages
     if count < 1:
         raise ArgumentError(operation=_CALLED, detail=f"{count} pages")
+    if layout.tensor_bytes(count) > min(sizes):
+        room = layout.most_pages(min(sizes))
+        detail = f"{count} pages were said, and the smallest tensor has room for {room}: {layout!r}"
+        raise ArgumentError(operation=_CALLED, detail=detail)
     if pages is None and len(set(sizes)) > 1:
         detail = f"the tensors have {min(sizes)} to {max(sizes)} bytes; say pages=..."
         raise ArgumentError(operation=_CALLED, detail=detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ajit._core.short_repr import short_repr
+from ajit._core.short_repr import long_text, short_repr
 
 if TYPE_CHECKING:
     from ajit.kv.keeper import Keeper
@@ -15,7 +15,7 @@ __all__ = ["ServiceStatistics", "StoreStatistics", "statistics_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatistics:
-    """What a store holds, and what has happened since it was opened.
+    """What a store holds, and what has happened since it was opened. `print` shows all of it.
 
     Attributes:
         limit_bytes: Most memory for chunks.
@@ -72,13 +72,16 @@ class StoreStatistics:
     stored_bytes: int
     problem: str
 
+    def __str__(self) -> str:
+        return long_text(self, "store")
+
     def __repr__(self) -> str:
         return short_repr(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceStatistics:
-    """What a service holds, and what has happened since it was started.
+    """What a service holds, and what has happened since it was started. `print` shows all of it.
 
     Attributes:
         store: Of its store.
@@ -111,6 +114,9 @@ class ServiceStatistics:
     lag_seconds: float
     longest_lag_seconds: float
     up_seconds: float
+
+    def __str__(self) -> str:
+        return "\n".join([str(self.store), long_text(self, "service", {"store"})])
 
     def __repr__(self) -> str:
         return short_repr(self)

@@ -45,7 +45,7 @@ class Store(AnyStore):
         Returns:
             How many chunks were removed: those after it are of no use without it.
         """
-        self._check_loop()
+        self._check_usable()
         space = self._space(namespace)
         return 0 if isinstance(space, Refusal) else self._keeper.discard(space, digest)
 
@@ -65,7 +65,7 @@ class Store(AnyStore):
         wait_seconds: float,
         checksums: bool,  # noqa: FBT001  # as in `AnyStore`
     ) -> Lease:
-        self._check_loop()
+        self._check_usable()
         wanted = await digests_of(namespace, tokens, digests)
         space = self._space(namespace)
         if isinstance(space, Refusal):
@@ -80,7 +80,7 @@ class Store(AnyStore):
     async def _reserve(
         self, namespace: Namespace, digests: Sequence[bytes], first: int
     ) -> Reservation:
-        self._check_loop()
+        self._check_usable()
         check_digests(digests, first)
         if not digests:
             return Reservation(self._backend, 0, namespace, reason="short")
@@ -136,4 +136,8 @@ def open_store(options: StoreOptions) -> AbstractAsyncContextManager[Store]:
 @asynccontextmanager
 async def _opened(options: StoreOptions) -> AsyncIterator[Store]:
     async with open_keeper(options) as keeper:
-        yield Store(keeper)
+        store = Store(keeper)
+        try:
+            yield store
+        finally:
+            store._closed = True  # noqa: SLF001  # the two are one thing

@@ -114,6 +114,10 @@ class Peer:
         self.leases.pop(key).release()
         answer(did="release", begun=begun)
 
+    def discard(self, key: str) -> None:
+        """Release a lease and remove its lock file."""
+        answer(did="discard", gone=self.leases.pop(key).discard())
+
     def count(self, count: str, patience: str) -> None:
         """Have permits to ask for."""
         self.permits = CompilePermits(self.directory, int(count), patience_seconds=float(patience))

@@ -43,6 +43,7 @@ class CommandLine:
         path = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.environ |= {
             "AJIT_CACHE_DIR": str(self.cache_dir),
+            "AJIT_CONFIG_FILE": "",
             "PYTHONPATH": os.pathsep.join(path),
         }
 

@@ -39,7 +39,7 @@ def test_entries_of_layers_are_listed_with_their_layer(ajit, layer):
     assert "layer" in shown.splitlines()[0]
     assert str(layer) in shown
     assert "layer" not in alone.splitlines()[0]
-    assert len(alone.splitlines()) == 3
+    assert len(alone.splitlines()) == 2
 
 
 def test_the_label_is_listed_beside_the_kernel(ajit, layer):

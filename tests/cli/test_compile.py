@@ -113,9 +113,18 @@ def test_waiting_process_names_the_holder_and_reports_it(ajit, slow):
     assert f"for pid {holder.pid}" not in waiter.err, "told by the runtime's log lines as well"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (signal.SIGINT, (exits.INTERRUPTED, "ajit: interrupted")),
+        (signal.SIGTERM, (exits.TERMINATED, "ajit: terminated")),
+    ],
+    ids=["SIGINT", "SIGTERM"],
+)
 @pytest.mark.parametrize("target", [FOR_GPU, FOR_CPU], ids=["nvrtc", "host"])
-def test_interrupt_ends_the_compile_and_leaves_nothing(ajit, slow, tmp_path, number, target):
+def test_interrupt_ends_the_compile_and_leaves_nothing(
+    ajit, slow, tmp_path, number, expected, target
+):
     """Control-C, and `kill`, leave no traceback, worker, entry or temporary file behind."""
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -128,10 +137,10 @@ def test_interrupt_ends_the_compile_and_leaves_nothing(ajit, slow, tmp_path, num
     compiling.send_signal(number)
     ended = ajit.end(compiling)
 
-    assert (exits.INTERRUPTED, "ajit: interrupted") == (ended.code, ended.err.strip())
+    assert expected == (ended.code, ended.err.strip())
     assert not [worker for worker in workers if worker.is_running()]
-    # Lock files stay, and the digests of the compiler's files.
-    assert [] == [path for path in ajit.cache_dir.glob("[!ld]*/**/*") if path.is_file()]
+    # Lock files stay, the digests of the compiler's files, and the history.
+    assert [] == [path for path in ajit.cache_dir.glob("[!dhl]*/**/*") if path.is_file()]
     assert [] == list(temporary.iterdir())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ajit.cli import exits
 from ajit.settings import setting_names
 
 
@@ -36,3 +37,34 @@ def test_a_secret_is_not_shown(ajit):
     for text in printed:
         assert "(hidden)" in text
         assert secret not in text
+
+
+def test_origin_of_a_value_from_a_file_is_the_file_and_its_line(ajit):
+    """The order is told by what counts: the variable goes before the file."""
+    file = ajit.folder / "ajit.toml"
+    file.write_text('compile_slots = 2\nworker_max_jobs = 3\ncache_limit_bytes = "2GiB"\n')
+    del ajit.environ["AJIT_CONFIG_FILE"]
+
+    ended = ajit("config", "--json", AJIT_COMPILE_SLOTS="5")
+
+    settings = {row["name"]: row for row in ended.json()["settings"]}
+    assert (settings["compile_slots"]["value"], settings["compile_slots"]["origin"]) == (
+        5, "AJIT_COMPILE_SLOTS",
+    )  # fmt: skip
+    assert settings["worker_max_jobs"]["origin"] == f"{file}:2"
+    assert settings["cache_limit_bytes"]["value"] == 2 << 30
+    assert f"{file}:3" in ajit("config").out
+
+
+def test_a_file_with_a_value_that_cannot_be_is_a_usage_error_that_names_both(ajit):
+    """For every command that has settings."""
+    file = ajit.folder / "ajit.toml"
+    file.write_text("compile_slots = -2\n")
+    del ajit.environ["AJIT_CONFIG_FILE"]
+
+    for command in (("config",), ("cache", "path"), ("doctor",)):
+        ended = ajit(*command)
+
+        assert ended.code == exits.USAGE
+        assert "compile_slots" in ended.err
+        assert f"{file}:1" in ended.err

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import pytest
+
+from ajit._cache.entries.disk import DiskStore
 from ajit._cache.files.directory import open_cache_directory
 from ajit._cache.leases.peer_probe import Raced
+from ajit._compile.toolchains import places
+from ajit._compile.toolchains.cuda_headers import CudaHeaders
+from ajit._compile.toolchains.toolchains import Toolchain
 from ajit._compile.worker import landlock
-from ajit.cli import exits
+from ajit._core.key import ToolchainId
+from ajit.cli import checks, exits
 from ajit.cli.cache_checks import _check_raced
+from tests.cli.test_cache import put as put_entry
 from tests.cli.test_cache_lists import put
 
 
@@ -155,3 +165,66 @@ def test_a_cache_without_layers_says_nothing_of_them(ajit):
 
     assert [] == layer_checks(ended)
     assert "" == checks_of(ended)["cache"]["advice"]
+
+
+def test_entries_that_the_compilers_here_can_use_are_counted(ajit):
+    """Others are of other compilers, of builds, or bad; where none is left, that is a warning."""
+    store = DiskStore(open_cache_directory(ajit.cache_dir))
+    source = ajit.folder / "k.cu"
+    source.write_text('extern "C" __global__ void k(int* x) { *x = 1; }')
+    foreign = put_entry(store, "foreign", fields=(("compiler", "nvrtc"), ("toolchain", "ab" * 32)))
+    only_foreign = checks_of(ajit("doctor", "--json"))["cache entries"]
+    ajit("compile", source, "--entry", "k", "--arch", "sm_90a")
+    put_entry(store, "build", fields=(("schema", "build 1.1"),))
+    bad = ajit.cache_dir / "entries" / "ab" / f"{'ab' * 32}.ajit"
+    bad.parent.mkdir(exist_ok=True)
+    bad.write_bytes(b"no entry")
+
+    mixed = checks_of(ajit("doctor", "--json"))["cache entries"]
+
+    assert only_foreign["status"] == "warning"
+    assert "0 made by the compilers found here, 1 by others" in only_foreign["found"]
+    assert mixed["status"] == "ok"
+    for part in ("4 entries: 1 made by", "1 by others", "1 by builds", "1 that do not verify"):
+        assert part in mixed["found"]
+    assert "--unusable" in mixed["advice"]
+    pruned = ajit("cache", "prune", "--unusable", "--dry-run", "--json").json()["removed"]
+    # What was made just now is kept, unless it is bad.
+    assert [item["reason"] for item in pruned] == ["does not verify"]
+    os.utime(ajit.cache_dir / "entries" / foreign[:2] / f"{foreign}.ajit", (1, 1))
+    pruned = ajit("cache", "prune", "--unusable", "--dry-run", "--json").json()["removed"]
+    assert sorted(foreign in item["file"] for item in pruned) == [False, True]
+
+
+def test_headers_of_another_release_than_nvrtc_are_a_warning(monkeypatch):
+    """Both are named, and how to get a pair."""
+    headers = CudaHeaders(("/inc",), (13, 1), "3.1.0")
+    monkeypatch.setattr(checks, "find_cuda_headers", lambda _release: headers)
+    nvrtc = Toolchain(
+        kind="nvrtc", version="13.5.37", path="/x", command=("/x",), include_dirs=("/inc",),
+        identity=ToolchainId("nvrtc", "13.5.37", "ab"),
+    )  # fmt: skip
+
+    told = checks._check_headers(nvrtc)
+    same = checks._check_headers(replace(nvrtc, version="13.1.2"))
+
+    assert told.status == "warning"
+    assert "cudart 13.1" in told.found
+    assert "13.5" in told.advice
+    assert (same.status, same.advice) == ("ok", "")
+
+
+@pytest.mark.parametrize(
+    ("machine", "targets"),
+    [("x86_64", ["x86_64-linux"]), ("aarch64", ["sbsa-linux", "aarch64-linux"]), ("riscv64", [])],
+)
+def test_cuda_is_looked_for_under_the_name_of_this_machine(monkeypatch, tmp_path, machine, targets):
+    """Conda has headers and libraries in `targets/`; on ARM servers it is not x86's."""
+    for name in ("x86_64-linux", "sbsa-linux", "aarch64-linux"):
+        (tmp_path / "targets" / name).mkdir(parents=True)
+    monkeypatch.setenv("CONDA_PREFIX", str(tmp_path))
+    monkeypatch.setattr(places.platform, "machine", lambda: machine)
+
+    found = [root for root in places.cuda_roots() if root.startswith(str(tmp_path))]
+
+    assert found == [str(tmp_path), *(f"{tmp_path}/targets/{name}" for name in targets)]

@@ -64,7 +64,8 @@ def test_a_pair_is_a_private_and_a_public_file(ajit, keygen, tmp_path):
     assert private.read_bytes().startswith(b"-----BEGIN PRIVATE KEY-----")
     assert public.read_bytes().startswith(b"-----BEGIN PUBLIC KEY-----")
     assert {"name": "other", "method": "ed25519", "private": str(Path("other.key")),
-            "public": "other.pub"} == {k: v for k, v in told.items() if k != "key_id"}  # fmt: skip
+            "schema": 1, "public": "other.pub"} == {
+                k: v for k, v in told.items() if k != "key_id"}  # fmt: skip
     assert len(told["key_id"]) == 16
 
 

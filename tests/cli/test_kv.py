@@ -160,7 +160,8 @@ def test_a_supervisor_is_told_when_it_listens(ajit, place, tmp_path):
 
     assert told == b"READY=1"
     assert mode == 0o600
-    assert json.loads(out) == {"socket": str(place), "pid": service.pid, "limit_bytes": 64 << 20}
+    told = {"schema": 1, "socket": str(place), "pid": service.pid, "limit_bytes": 64 << 20}
+    assert json.loads(out) == told
 
 
 @pytest.mark.parametrize("address", ["/nowhere/notify", "@" + "x" * 200])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ajit.cli.output import count, format_age, format_bytes, format_seconds
+from ajit.settings import setting_names
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,14 @@ def test_locale_that_cannot_write_table_lines_still_gets_the_result(ajit):
 
     assert ended.code == 0
     assert "cache_dir" in ended.out
+
+
+def test_a_table_in_a_pipe_is_plain_and_as_narrow_as_what_is_in_it(ajit):
+    """No lines of a table, no colours, no blanks at the ends, nothing cut off."""
+    lines = ajit("config").out.splitlines()
+
+    assert lines[0].split() == ["setting", "value", "origin", "what", "it", "is"]
+    assert not set("─│━┃\x1b").intersection("".join(lines))
+    assert all(line == line.rstrip() for line in lines)
+    assert max(map(len, lines)) < 320
+    assert len(lines) == len(setting_names()) + 1

@@ -53,7 +53,7 @@ def test_kernels_of_one_label_are_told_apart(ajit, recorded):
     """By what differs, and by the id of the line; what is the same is not repeated."""
     shown = ajit("record", "show", recorded).out
     rows = ajit("record", "show", recorded, "--json").json()["kernels"]
-    lines = shown.splitlines()[2:4]
+    lines = shown.splitlines()[1:3]
 
     assert sorted(row["parts"]["defines"] for row in rows) == [["N=1"], ["N=2"]]
     assert {row["parts"]["entries"][0] for row in rows} == {"saxpy"}

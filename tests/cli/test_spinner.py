@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from tests.runtime.scripted_compiler import ScriptedCompiler
+from ajit.testing import FakeCompiler
 
 SOURCE = 'extern "C" __global__ void k(int* x) { *x = 1; }\n'
 LIMIT_SECONDS = 60.0
@@ -20,7 +20,7 @@ class AtTerminal:
     """`ajit compile` whose standard error is a terminal, with a compiler that waits."""
 
     def __init__(self, tmp_path, *arguments: str) -> None:
-        self.compiler = ScriptedCompiler(tmp_path / "compiler", tmp_path / "answers")
+        self.compiler = FakeCompiler(tmp_path / "compiler", tmp_path / "answers")
         self.compiler.hold()
         source = tmp_path / "k.cu"
         source.write_text(SOURCE)

@@ -110,6 +110,15 @@ def test_no_runtime_is_said(ajit, put):
     assert not ajit.cache_dir.exists()
 
 
+def test_boards_that_are_switched_off_are_told(ajit, put):
+    """Else it would look as if nothing ran."""
+    put(a_view())
+    ended = ajit("top", AJIT_BOARD="off")
+
+    assert ended.code == exits.FINE
+    assert "AJIT_BOARD is off" in ended.err
+
+
 def test_texts_of_boards_reach_no_terminal_as_they_are(ajit, put):
     """Whoever wrote them."""
     compiles = (CompileView(name=EVIL, reason=EVIL, phase=EVIL),)

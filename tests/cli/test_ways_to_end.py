@@ -7,7 +7,10 @@ import textwrap
 import pytest
 
 from ajit import errors
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.files.directory import open_cache_directory
 from ajit.cli import exits
+from tests.cli.test_cache import put
 
 
 def test_help_names_every_command_and_the_exit_codes(ajit):
@@ -125,7 +128,62 @@ def test_reader_that_goes_away_is_no_traceback(ajit, unbuffered):
     ended = ajit.end(process)
 
     assert ended.err == ""
+    assert ended.code == exits.UNREAD
+
+
+COMMANDS = [
+    ("--help",), ("config",), ("config", "--json"), ("cache", "path"), ("cache", "ls"),
+    ("cache", "inspect", "KEY"), ("cache", "extract", "KEY", "-o", "-"), ("doctor",),
+]  # fmt: skip
+
+
+@pytest.fixture
+def key(ajit):
+    """An entry in the cache."""
+    return put(DiskStore(open_cache_directory(ajit.cache_dir)), "one")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_output_that_is_full_is_a_message_and_exit_code_one(ajit, key, command, unbuffered):
+    """As `ls > /dev/full` has it; nothing is said twice."""
+    words = [key if word == "KEY" else word for word in command]
+    ended = ajit(*words, through=("sh", "-c", 'exec "$@" >/dev/full', "sh"),
+                 PYTHONUNBUFFERED=unbuffered)  # fmt: skip
+
     assert ended.code == exits.PROBLEM
+    assert ended.err.strip() == "ajit: standard output: No space left on device"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_output_that_is_closed_is_a_message_and_harms_no_file(ajit, key, command):
+    """Else the first file that is opened would be standard output, and be printed into."""
+    words = [key if word == "KEY" else word for word in command]
+    before = {path: path.read_bytes() for path in ajit.cache_dir.glob("entries/*/*")}
+    ended = ajit(*words, through=("sh", "-c", 'exec "$@" >&-', "sh"))
+
+    assert ended.code == exits.PROBLEM
+    assert ended.err.strip() == "ajit: standard output: Bad file descriptor"
+    assert before == {path: path.read_bytes() for path in ajit.cache_dir.glob("entries/*/*")}
+
+
+@pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-"])
+def test_standard_error_that_cannot_be_written_changes_no_result(ajit, redirect):
+    """Warnings and messages are lost; results and exit codes are not."""
+    through = ("sh", "-c", f'exec "$@" {redirect}', "sh")
+    warned = ajit("cache", "path", through=through, AJIT_CAHCE_DIR="x")
+    failed = ajit("cache", "ls", "--json", through=through)
+
+    assert (warned.code, warned.out) == (exits.FINE, f"{ajit.cache_dir}\n")
+    assert (failed.code, failed.json()["error"]) == (exits.ENVIRONMENT, "CacheError")
+
+
+def test_output_that_is_full_with_json_says_so_too(ajit):
+    """The object cannot be printed, and the message is not lost."""
+    ended = ajit("cache", "ls", "--json", through=("sh", "-c", 'exec "$@" >/dev/full', "sh"))
+
+    assert ended.code == exits.PROBLEM
+    assert "No space left on device" in ended.err
 
 
 @pytest.mark.parametrize(

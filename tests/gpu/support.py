@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import functools
 import os
 import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +21,17 @@ from ajit._compile.worker.host_flags import COMPILE_FLAGS, FAMILY_FLAGS, LINK_FL
 from ajit._core.entry import Artifact
 from ajit._core.spec import EntryPoint
 from ajit._gpu.device import Device, open_device
-from ajit._gpu.driver import CPU_LIBRARY
 from ajit._gpu.wire import NATIVE
 from ajit.settings import Settings
+from ajit.testing import FakeDevice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
 ON_GPU = os.environ.get("AJIT_TEST_DEVICE") == "cuda"
 """Whether tests marked `both` run on a GPU this time: `python -m benchmarks.gpu` does so."""
 GRACE_SECONDS = 60.0
 POLL_SECONDS = 0.005
-MANY, UNTIL_RELEASED = 1 << 30, 0xFFFFFFFF
-"""More calls than a test makes, and the delay that lasts until they are released (cpu_fault.h)."""
 
 SOURCE = """
 extern "C" __global__ void nothing() {}
@@ -134,68 +131,16 @@ async def _compiled_for_gpu(arch: str) -> Artifact:
         return await rt.compile(ajit.Spec(SOURCE, ENTRIES), arch=arch)
 
 
-class Faults:
-    """The CPU driver's own functions: it fails, delays and stops on demand."""
-
-    def __init__(self) -> None:
-        library = ctypes.CDLL(str(NATIVE / CPU_LIBRARY))
-        library.ajit_cpu_inject.argtypes = (
-            ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
-        )  # fmt: skip
-        self._library = library
+class Faults(FakeDevice):
+    """The public fake, with what tests of the driver itself ask of it."""
 
     def inject(self, function: str, error: int = 0, *, count: int = 1, delay: float = 0.0) -> None:
         """Let a function, or a step of the device, fail or take longer."""
-        code = self._library.ajit_cpu_inject(function.encode(), error, count, int(delay * 1e6))
-        assert code == 0
-
-    @contextmanager
-    def stopped(self, function: str) -> Iterator[None]:
-        """Calls of a function, or steps of the device, that begin in the block end after it."""
-        self.stop(function)
-        try:
-            yield
-        finally:
-            self.inject(function, count=0)
-            self.release()
-
-    def stop(self, function: str) -> None:
-        """Let calls of a function not return until `release`."""
-        code = self._library.ajit_cpu_inject(function.encode(), 0, MANY, UNTIL_RELEASED)
-        assert code == 0
-
-    def release(self) -> None:
-        """Let the calls go on that are stopped now."""
-        self._library.ajit_cpu_release_calls()
-
-    def lose_callbacks(self, count: int) -> None:
-        """Let the next host functions never come."""
-        self._library.ajit_cpu_set_lost_callbacks(count)
+        self._inject(function, error, count, int(delay * 1e6))
 
     def poison(self, error: int) -> None:
         """Lose the device."""
-        self._library.ajit_cpu_poison(error)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """The device accepts work and does nothing, until the block is left."""
-        self.hold()
-        try:
-            yield
-        finally:
-            self.let_go()
-
-    def hold(self) -> None:
-        """Let the device accept work and do nothing."""
-        self._library.ajit_cpu_hold_streams(1)
-
-    def let_go(self) -> None:
-        """Let it go on."""
-        self._library.ajit_cpu_hold_streams(0)
-
-    def reset(self) -> None:
-        """No faults any more."""
-        self._library.ajit_cpu_reset()
+        self.lose(error)
 
 
 async def until(condition: Callable[[], bool]) -> None:

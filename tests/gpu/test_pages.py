@@ -290,9 +290,9 @@ async def test_a_refusal_after_a_part_was_accepted_ends_with_that_part(faults):
                 await ticket
 
             assert not ticket.done
-        with pytest.raises(DeviceError, match="copy pages"):
+        with pytest.raises(DeviceError, match="save pages"):
             await ticket
-        with pytest.raises(DeviceError, match="copy pages"):
+        with pytest.raises(DeviceError, match="save pages"):
             await ticket.at(1)
 
 

@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 import ajit
+from ajit import kv
 from ajit.instrumentation import opentelemetry
 from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR
 
@@ -103,6 +104,47 @@ async def test_metrics_have_units_and_the_same_figures(options):
     assert found["ajit.cache_limit"].unit == "By"
     (slots,) = found["ajit.compile_slots"].data.data_points
     assert slots.value == 2
+
+
+async def test_device_work_is_a_span_below_that_of_its_task(with_device, exporter, tracing):
+    """Launch and copies, with their outcome; without a recorded span there is none."""
+    tracer = tracing.get_tracer("server")
+    async with (
+        ajit.open_runtime(**with_device) as rt,
+        opentelemetry.instrument(rt, tracer_provider=tracing),
+    ):
+        kernel = await rt.kernel(SAXPY)
+        with tracer.start_as_current_span("POST /v1/infer") as caller:
+            x = await rt.device.upload(bytes(64))
+            await kernel.launch(1, 16, 2.0, x, x, 16)
+            await rt.device.download(x)
+        await rt.device.download(x)
+
+    spans = exporter.get_finished_spans()
+    work = [span for span in spans if span.name in ("ajit.launch", "ajit.transfer")]
+    assert [span.attributes["ajit.operation"] for span in work] == [
+        "upload 64 bytes", "launch saxpy", "download 64 bytes",
+    ]  # fmt: skip
+    assert {span.parent.span_id for span in work} == {caller.get_span_context().span_id}
+    assert {span.attributes["ajit.outcome"] for span in work} == {"done"}
+    assert all(span.start_time <= span.end_time for span in work)
+
+
+async def test_kv_transfer_is_a_span(with_device, exporter, tracing):
+    """Of its own name, with its size; one that failed has an error."""
+    tracer = tracing.get_tracer("server")
+    layout = kv.Layout(layers=2, heads=1, dim=8, dtype="float16", page_tokens=4, chunk_tokens=8)
+    async with (
+        ajit.open_runtime(**with_device) as rt,
+        opentelemetry.instrument(rt, tracer_provider=tracing),
+    ):
+        tensors = [await rt.device.alloc(layout.shape(4), "float16") for _ in range(2)]
+        async with kv.open_pages(rt.device, layout, tensors) as pages:
+            with tracer.start_as_current_span("POST /v1/infer"):
+                await (await pages.load([bytearray(layout.chunk_bytes)], [2, 3]))
+
+    (span,) = [each for each in exporter.get_finished_spans() if each.name == "ajit.kv.transfer"]
+    assert span.attributes["ajit.operation"] == f"load pages, {layout.chunk_bytes} bytes"
 
 
 async def test_error_of_the_block_comes_out_as_it_is(options):

@@ -210,6 +210,14 @@ async def test_a_hit_is_the_longest_prefix_that_all_groups_have(steps, prompt, c
     engine.check_loaded(prompt, expected)
 
 
+async def test_each_group_needs_its_namespace():
+    """One for all, or one too few, is refused with what makes them."""
+    async with kv.open_store(OPTIONS) as store:
+        for namespaces in (SPACES[0], SPACES[:2]):
+            with pytest.raises(UsageError, match=r"groups\.namespaces"):
+                kv.GroupStore(store, GROUPS, namespaces)
+
+
 async def test_it_is_the_same_behind_a_socket(open_any):
     """And a prompt that was saved longer is found shorter only where its windows were saved."""
     async with open_any(OPTIONS) as (store, _), cpu_device() as device:

@@ -152,6 +152,19 @@ def test_what_is_no_token_is_refused(tokens):
         chunk_digests(SPACE, tokens)
 
 
+def test_tokens_that_do_not_lie_in_a_row_are_named_so():
+    """And are not mistaken for numbers that are too large."""
+    with pytest.raises(UsageError, match="do not lie in a row; pass a copy"):
+        chunk_digests(SPACE, np.zeros(32, "int32")[::2])
+
+
+@pytest.mark.parametrize("heads", [3, None, (1, 2, 3), ("a", "b")])
+def test_heads_that_are_no_pair_are_refused(heads):
+    """A number of heads is taken for no range of them."""
+    with pytest.raises(UsageError, match="has to be a pair"):
+        replace(SPACE, heads=heads)
+
+
 @pytest.mark.anyio
 async def test_long_prompts_are_digested_off_the_loop():
     """131 072 tokens of chunks of 256 are 512 digests, the same as in one go."""

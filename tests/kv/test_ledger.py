@@ -120,6 +120,40 @@ def test_more_commits_than_chunks_commit_nothing():
     assert ledger.arena.used_bytes == 0
 
 
+@pytest.mark.parametrize("end", ["commit", "abort", "expire", "lost", "gone"])
+def test_what_is_stored_no_more_is_told_once(end):
+    """However it ended. Those who wait for such a chunk look again, and no others."""
+    ledger, owner, space = books()
+    got = ledger.reserve(owner, space, b"", path("a", 2))
+    other = ledger.reserve(ledger.join(), space, b"", path("b", 1))
+    before = ledger.take_settled()
+    if end == "commit":
+        ledger.commit(owner, got.reservation, [0, 0])
+    elif end == "abort":
+        ledger.abort(owner, got.reservation)
+    elif end == "expire":
+        ledger.expire(got.reservation)
+    else:
+        getattr(ledger, end)(owner)
+
+    assert before == []
+    assert sorted(ledger.take_settled()) == path("a", 2)
+    assert ledger.take_settled() == []
+    assert ledger.has_reservation(other.reservation)
+    assert ledger.is_pending(b"b0")
+
+
+def test_what_is_read_or_evicted_settles_nothing():
+    """None waits for it."""
+    ledger, owner, space = books(slots=2)
+    store(ledger, owner, space, path("a", 2))
+    ledger.take_settled()
+    hits(ledger, owner, space, path("a", 2))
+    store(ledger, owner, space, path("b", 2))
+
+    assert sorted(ledger.take_settled()) == path("b", 2)
+
+
 def test_neighbours_lie_in_a_row():
     """One copy then moves a run of chunks."""
     ledger, owner, space = books()

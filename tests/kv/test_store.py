@@ -219,6 +219,97 @@ async def test_what_has_ended_cannot_be_used(open_any, space):
                 handle.hold()
 
 
+async def test_what_is_committed_is_not_written_any_more(open_any, space):
+    """Others read it. What is left of the reservation is still its owner's to write."""
+    digests = chunk_digests(space, prompt(1, 3))
+    async with open_any(options()) as (store, _), store.reserve(space, digests) as slots:
+        for view in slots.views():
+            view[:] = bytes(len(view))
+        assert await slots.commit(1)
+        for refused in (lambda: slots.view(0), lambda: slots.view(-3), slots.views):
+            with pytest.raises(UsageError, match=r"chunk (0|-3) of .* is committed"):
+                refused()
+        for index in (1, 2, -2, -1):
+            slots.view(index)[:1] = b"x"
+        async with store.lease(space, digests=digests) as lease:
+            found = [bytes(view) for view in lease.views()]
+
+        assert await slots.commit()
+        assert found == [bytes(CHUNK_BYTES)]
+
+
+async def test_the_last_commit_is_refused_while_a_hold_follows_nothing(open_any, space):
+    """Its copy may still write, and what is committed may be evicted, or read by others."""
+    digests = chunk_digests(space, prompt(1, 2))
+    async with open_any(options()) as (store, _), store.reserve(space, digests) as slots:
+        hold = slots.hold()
+        assert await slots.commit(1)  # the hold keeps the second one, and so the first
+        with pytest.raises(UsageError, match="release the hold before the last commit"):
+            await slots.commit()
+        refused = slots.committed
+        hold.release()
+
+        assert refused == 1
+        assert await slots.commit()
+        assert slots.committed == 2
+
+
+async def test_the_last_commit_waits_for_what_a_hold_follows(open_any, space):
+    """It may be given back after the commit: its copy has ended by then."""
+    digests = chunk_digests(space, prompt(1, 2))
+    async with open_any(options()) as (store, _), store.reserve(space, digests) as slots:
+        copied, began = anyio.Event(), anyio.Event()
+        hold = slots.hold()
+        hold.follow(_Copy(copied, began))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(slots.commit)
+            await began.wait()
+            early = slots.committed
+            copied.set()
+        hold.release()
+
+        assert (early, slots.committed) == (0, 2)
+
+
+class _Copy:
+    """Ends when an event is set, and tells when it is waited for."""
+
+    def __init__(self, copied: anyio.Event, began: anyio.Event) -> None:
+        self.copied, self.began = copied, began
+
+    def __await__(self):
+        self.began.set()
+        return self.copied.wait().__await__()
+
+
+async def test_what_is_closed_is_told_so(open_any, space):
+    """A client that was left does not miss for ever, and no store is used without its memory."""
+    digests = chunk_digests(space, prompt(1, 2))
+    async with open_any(options()) as (store, _):
+        await store_prompt(store, space, digests)
+    calls = [
+        lambda: store.lease(space, digests=digests),
+        lambda: store.reserve(space, digests),
+        lambda: store.discard(space, digests[0]),
+    ]
+    for call in calls:
+        with pytest.raises(RuntimeClosed, match="is closed: its async with block has ended"):
+            await call()
+
+
+async def test_all_counts_are_printed(space):
+    """All that are not nothing, in lines of a width that a terminal has."""
+    async with open_store(options()) as store:
+        await store_prompt(store, space, chunk_digests(space, prompt(1, 2)))
+        statistics = store.statistics()
+        text = str(statistics)
+
+    assert "chunks stored 2" in " ".join(text.split())
+    assert f"stored bytes {2 * CHUNK_BYTES}" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 100
+    assert text != repr(statistics)
+
+
 async def test_a_reservation_that_takes_too_long_is_dropped(open_any, space):
     """Others may store the chunk; the memory stays the slow one's until it lets go."""
     digests = chunk_digests(space, prompt(1, 2))

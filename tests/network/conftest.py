@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ajit.testing import FakeCompiler
 from tests.network.weed import Weed, why_impossible
 from tests.runtime.processes import Peer
-from tests.runtime.scripted_compiler import ScriptedCompiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,15 +30,15 @@ def weed(tmp_path: Path) -> Iterator[Weed]:
 
 
 @pytest.fixture
-def compiler(tmp_path: Path) -> ScriptedCompiler:
+def compiler(tmp_path: Path) -> FakeCompiler:
     """A host compiler that waits and counts as the test says."""
     answers = tmp_path / "answers"
     answers.mkdir()
-    return ScriptedCompiler(tmp_path / "compiler", answers)
+    return FakeCompiler(tmp_path / "compiler", answers)
 
 
 @pytest.fixture
-def start(weed: Weed, compiler: ScriptedCompiler) -> Iterator[Callable[..., list[Peer]]]:
+def start(weed: Weed, compiler: FakeCompiler) -> Iterator[Callable[..., list[Peer]]]:
     """Start processes whose cache is on one of the mounts; all have ended when the test has."""
     with contextlib.ExitStack() as stack:
 

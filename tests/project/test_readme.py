@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
 PROGRAMS = {
     f"{page.name}-{number}": text
     for page in PAGES

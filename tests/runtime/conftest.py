@@ -17,8 +17,8 @@ import pytest
 
 from ajit._cache.leases.table import LeaseTable
 from ajit._resolve.flight import flights
+from ajit.testing import FakeCompiler
 from tests.fuse.mounts import Mount
-from tests.runtime.scripted_compiler import ScriptedCompiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,9 +52,9 @@ def compiled_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def compiler(tmp_path: Path, compiled_answers: Path) -> ScriptedCompiler:
+def compiler(tmp_path: Path, compiled_answers: Path) -> FakeCompiler:
     """A host compiler that waits, dies and counts as the test says."""
-    return ScriptedCompiler(tmp_path / "compiler", compiled_answers)
+    return FakeCompiler(tmp_path / "compiler", compiled_answers)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def cache_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def options(cache_dir: Path, compiler: ScriptedCompiler) -> dict[str, Any]:
+def options(cache_dir: Path, compiler: FakeCompiler) -> dict[str, Any]:
     """Arguments of `open_runtime`: own cache, scripted compiler, no device.
 
     The patience is longer than any test may take, so that a lease which was not released shows

@@ -344,15 +344,19 @@ def test_what_is_no_board_is_passed_over(options, board):
 
 def test_half_written_snapshot_leaves_the_one_before():
     """A writer that was killed in the middle of a beat: the other place is whole."""
-    view = RuntimeView(pid=7, compiles=tuple(CompileView(name=f"k{i}") for i in range(9)))
-    board = bytearray(whole(view, 1))
-    place, post = encode_post(view, 2, 5)
-    board[place : place + len(post) // 2] = post[: len(post) // 2]
+    first, second, third = (
+        RuntimeView(pid=7, program=letter * 100, host=letter * 100) for letter in "abc"
+    )
+    board = bytearray(whole(first, 1))
+    for view, number in ((second, 2), (third, 3)):
+        place, post = encode_post(view, number, 5)
+        written = post.index(b"ccc") if view is third else len(post)
+        board[place : place + written] = post[:written]  # over the first one, of the same length
 
     found = read_post(bytes(board))
 
     assert found is not None
-    assert (found.number, found.view) == (1, view)
+    assert (found.number, found.view) == (2, second)
 
 
 def test_newest_of_two_snapshots_is_read():

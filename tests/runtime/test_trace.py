@@ -10,12 +10,15 @@ import sys
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import ajit
-from ajit import events
+from ajit import events, kv
+from ajit._gpu.completion.state import DONE, TicketState
 from ajit._runtime import trace as trace_module
+from ajit._runtime import trace_lines as trace_lines_module
 from ajit._runtime.trace_lines import TraceLines
 from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR, saxpy
 
@@ -53,6 +56,51 @@ async def test_what_a_runtime_does_is_on_the_timeline(with_device, tmp_path):
     assert {line["pid"] for line in lines} == {os.getpid()}
     assert {"compiles", "tickets"} <= {line["name"] for line in lines if line["ph"] == "C"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_device_work_is_on_the_timeline(options, tmp_path):
+    """Launches and copies by what they do, and KV transfers in rows of their own, step by step."""
+    path = tmp_path / "trace.json"
+    layout = kv.Layout(layers=3, heads=1, dim=8, dtype="float16", page_tokens=4, chunk_tokens=8)
+    async with ajit.open_runtime(trace=path, **options | {"device": "cpu"}) as rt:
+        tensors = [await rt.device.alloc(layout.shape(4), "float16") for _ in range(3)]
+        await rt.device.upload(bytes(1000))
+        async with kv.open_pages(rt.device, layout, tensors) as pages:
+            await (await pages.load([bytearray(layout.chunk_bytes)], [2, 3]))
+            with pytest.raises(ajit.ArgumentError):
+                await pages.load([bytearray(layout.chunk_bytes)], [99, 3])
+
+    lines = lines_of(path)
+    rows = {line["tid"]: line["args"]["name"] for line in lines if line["name"] == "thread_name"}
+    work = {line["name"]: line for line in slices(lines) if rows[line["tid"]] == "device work"}
+    copied = [line for line in slices(lines) if rows[line["tid"]] == "KV transfers"]
+    assert any("1000 bytes" in name for name in work)
+    assert all(line["args"]["outcome"] == "done" for line in work.values())
+    name = f"load pages, {layout.chunk_bytes} bytes"  # opening pages tries some, too
+    at = max(index for index, line in enumerate(copied) if line["name"] == name)
+    whole, *steps = copied[at : at + 4]
+    assert [line["name"] for line in steps] == ["step 0", "step 1", "step 2"]
+    for line in steps:
+        assert whole["ts"] - 1 <= line["ts"]
+        assert line["ts"] + line["dur"] <= whole["ts"] + whole["dur"] + 1
+
+
+def test_a_flood_of_device_work_is_cut(monkeypatch):
+    """A trace of a busy server says how much it leaves out, and begins anew each second."""
+    monkeypatch.setattr(trace_lines_module, "MOST_TICKETS", 3)
+    lines = TraceLines(7, "host")
+    ticket = TicketState(1, "launch saxpy", None)
+    ticket.outcome, ticket.nanoseconds = DONE, 1000
+    statistics = SimpleNamespace(
+        pool=SimpleNamespace(running=0, queued=0), waiting=(),
+        device=SimpleNamespace(in_flight=0, live_memory_bytes=0, dispatched=0),
+    )  # fmt: skip
+    first = [bool(lines.of_ticket(ticket, 1.0)) for _ in range(5)]
+    curves = {line["name"]: line["args"] for line in lines.of_statistics(statistics, 1.0)}
+
+    assert first == [True, True, True, False, False]
+    assert curves["device work left out"] == {"tickets": 2}
+    assert lines.of_ticket(ticket, 2.0)
 
 
 def test_slices_of_one_row_do_not_overlap():

@@ -5,8 +5,10 @@ removed, the lease of its base is taken, and the file must not have changed: one
 replaced, or was used meanwhile, is kept. A process that is reading a removed entry can finish. Only
 one process at a time removes anything from a cache: it holds the evictors' lease.
 
-Lock files of kernels are kept. They hold only a record of 1 KiB, and removing one would split its
-waiters over two files. Directories are kept as well, since the next publish needs them.
+The lock file of a key of which nothing else is left goes after a day, by who holds its lock, see
+`ajit._cache.leases.lock_file`. On a file system that other nodes may have mounted it is kept: there
+unlinking it might be seen too late, which would split its waiters over two files. Directories are
+kept as well, since the next publish needs them.
 
 Nothing here raises for what the file system does: what cannot be removed is reported.
 Everything blocks: call it from a thread.
@@ -15,7 +17,7 @@ Everything blocks: call it from a thread.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ from ajit._cache.entries.lists import base_folders, remove_list
 from ajit._cache.entries.node_digests import TOP as DIGESTS
 from ajit._cache.entries.node_digests import is_node_name
 from ajit._cache.files import fs
+from ajit._cache.files.file_system import is_local, mount_of
 from ajit._cache.leases.permits import PERMIT_PREFIX, is_permit_file
 from ajit._cache.leases.table import Busy, Lease, LeaseTable, Unavailable
 from ajit._core.key import is_key
@@ -50,6 +53,9 @@ EVICTION_LEASE = "eviction"
 
 BEAT_SECONDS = 1.0
 
+LOCKS = "locks"
+LOCK_SUFFIX = ".lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -65,7 +71,7 @@ class Collected:
 
     Attributes:
         entries: Entries removed.
-        debris: Reading lists, digests, failure records, temporary files, permits and history
+        debris: Reading lists, digests, failure records, temporary files, permits, locks and history
             removed.
         bytes: Their size.
         kept_entries: Entries that are left, or that were not gone through yet.
@@ -172,6 +178,8 @@ class Collector:
 
     def _remove(self, doomed: Doomed, bases: _LeasedBases) -> str:
         """Remove one file, and return "" or why it was not removed."""
+        if doomed.reason == "lock of a bygone key":
+            return self._discard(doomed.file)
         base = bases.of(doomed.file) if doomed.file.name.startswith((TOP, READS)) else None
         if base is None:
             return self._unlink(doomed.file)
@@ -184,10 +192,27 @@ class Collector:
         with lease:
             return self._unlink(doomed.file)
 
+    def _discard(self, file: File) -> str:
+        """Remove a lock file. Whoever is on its way to the lock finds out, and makes a new one."""
+        try:
+            if not self._is_as_seen(file):
+                return "it was used or replaced meanwhile"
+        except OSError as exc:
+            return exc.strerror or str(exc)
+        lease = self._leases.try_acquire(file.key, "eviction")
+        if isinstance(lease, Busy):
+            return "its lease is held"
+        if not isinstance(lease, Lease):
+            return lease.reason
+        return "" if lease.discard() else "it is in use, or cannot be removed"
+
+    def _is_as_seen(self, file: File) -> bool:
+        status = fs.stat_file(self._directory, file.name)
+        return (status.st_ino, status.st_mtime_ns) == (file.inode, file.modified_ns)
+
     def _unlink(self, file: File) -> str:
         try:
-            status = fs.stat_file(self._directory, file.name)
-            if (status.st_ino, status.st_mtime_ns) != (file.inode, file.modified_ns):
+            if not self._is_as_seen(file):
                 return "it was used or replaced meanwhile"
             if file.name.startswith(READS):
                 remove_list(self._directory, file.name)
@@ -209,6 +234,7 @@ class Collector:
             failures=self._sharded("failures", ".json"),
             temporaries=self._files(fs.TEMPORARY, fs.is_temporary),
             permits=self._files(f"locks/{PERMIT_PREFIX[:2]}", is_permit_file),
+            locks=self._locks,
             outlived=this_process().outlived,
             history=self._files(HISTORY, is_history_name),
         )
@@ -221,6 +247,22 @@ class Collector:
                 return _is_key_file(name, suffix) and name.startswith(shard)
 
             yield from self._files(f"{top}/{shard}", is_ours)
+
+    def _locks(self, bases: set[str]) -> Iterator[File]:
+        """The lock files of other bases, where they may be removed."""
+        directory = self._directory
+        if directory.lease_kind != "locks" or not is_local(mount_of(directory.path, directory.fd)):
+            return
+        for shard in fs.list_names(directory, LOCKS):
+            for name in fs.list_names(directory, f"{LOCKS}/{shard}"):
+                ours = name.startswith(shard) and _is_key_file(name, LOCK_SUFFIX)
+                if ours and name[:BASE_DIGITS] not in bases:
+                    yield from self._file(f"{LOCKS}/{shard}/{name}")
+
+    def _file(self, name: str) -> Iterator[File]:
+        with suppress(OSError):  # removed meanwhile
+            status = fs.stat_file(self._directory, name)
+            yield File(name, status.st_size, status.st_mtime_ns, status.st_ino)
 
     def _lists(self) -> Iterator[File]:
         for folder in base_folders(self._directory):

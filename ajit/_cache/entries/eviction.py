@@ -9,6 +9,7 @@ Rules, the first that fits:
 4. While the others together are above the size limit, the least recently used one is removed.
 5. A failure record that has expired is removed; a temporary file whose writer is dead, or must be
    dead by its age; and permits, digests and history of a machine that was not seen for long.
+6. So is the lock file of a base without entries, lists and failures that was not taken for long.
 
 Whoever plans may condemn files by name: one that does not verify goes before all others, however
 new it is; one that nobody here can use goes like them, but for the second rule.
@@ -49,6 +50,7 @@ Reason = Literal[
     "orphaned temporary file",
     "permit of a bygone machine",
     "digests of a bygone machine",
+    "lock of a bygone key",
     "history of a bygone machine",
 ]
 
@@ -73,6 +75,11 @@ it is in use, one compile too many runs, and that is all."""
 
 DIGEST_SECONDS = 30 * 24 * 3600.0
 """A file of digests is touched when a process reads it, and costs only hashing if it is gone."""
+
+
+LOCK_SECONDS = 24 * 3600.0
+"""How long a lock file without anything to lock is kept. Pretty arbitrary: a kernel that is evicted
+and compiled anew each hour need not make its lock file each time."""
 
 
 HISTORY_SECONDS = 30 * 24 * 3600.0
@@ -135,6 +142,7 @@ class Inventory:
         failures: Failure records.
         temporaries: Temporary files.
         permits: Lock files of permits, see `ajit._cache.leases.permits`.
+        locks: Returns the lock files of bases other than those of the given digits.
         history: Files of history, see `ajit._cache.entries.history`.
         outlived: Tells by the last part of a temporary file's name whether its writer is dead.
     """
@@ -146,6 +154,7 @@ class Inventory:
     failures: Iterable[File]
     temporaries: Iterable[File]
     permits: Iterable[File]
+    locks: Callable[[set[str]], Iterable[File]]
     outlived: Callable[[str], bool]
     history: Iterable[File] = ()
 
@@ -165,8 +174,8 @@ class Eviction:
 
     Attributes:
         entries: Entries, in the order of removal.
-        debris: All else: reading lists, digests, failure records, temporary files, permits, and
-            history.
+        debris: All else: reading lists, digests, failure records, temporary files, permits, locks
+            and history.
         kept_entries: Number of entries that are kept.
         kept_bytes: Their size, with that of reading lists and digests.
     """
@@ -197,8 +206,9 @@ def choose(
         limits: What there may be.
         condemned: Names of files that are to go whatever the limits are, and why.
     """
-    entries = list(inventory.entries)
-    lists, lost = _split_lists(entries, inventory)
+    entries, failures = list(inventory.entries), list(inventory.failures)
+    bases = {entry.base for entry in entries}
+    lists, lost = _split_lists(bases, inventory)
     kept = [*entries, *lists, *inventory.digests]
     doomed = list(_condemned(kept, condemned, inventory.now)) if condemned else []
     if doomed:
@@ -217,22 +227,27 @@ def choose(
                 break
             doomed.append(Doomed(file, reason, _idle(file, inventory.now)))
             kept_bytes -= file.size_bytes
+    bases.update(file.base for file in (*lists, *(one.file for one in lost), *failures))
     gone = [one for one in doomed if one.file.name.startswith(TOP)]
     rest = [one for one in doomed if not one.file.name.startswith(TOP)]
     return Eviction(
         entries=tuple(gone),
-        debris=(*rest, *lost, *_debris(inventory, limits, {one.file.name for one in rest})),
+        debris=(
+            *rest,
+            *lost,
+            *_stale(failures, inventory.now, limits),
+            *_debris(inventory, {one.file.name for one in rest}),
+            *_bygone_locks(bases, inventory),
+        ),
         kept_entries=len(entries) - len(gone),
         kept_bytes=kept_bytes,
     )
 
 
-def _split_lists(entries: list[File], inventory: Inventory) -> tuple[list[File], list[Doomed]]:
+def _split_lists(bases: set[str], inventory: Inventory) -> tuple[list[File], list[Doomed]]:
     """Tell the lists that may lead to an entry from those that cannot."""
-    lists = list(inventory.lists)
-    bases = {entry.base for entry in entries} if lists else set()
     kept, lost = [], []
-    for file in lists:
+    for file in inventory.lists:
         idle = _idle(file, inventory.now)
         if file.base in bases or idle < LIST_SECONDS:
             kept.append(file)
@@ -267,11 +282,20 @@ def _over(size_bytes: int, limits: Limits) -> bool:
     return bool(limits.max_bytes) and size_bytes > limits.max_bytes
 
 
-def _debris(inventory: Inventory, limits: Limits, gone: set[str]) -> Iterable[Doomed]:
+def _stale(failures: Iterable[File], now: float, limits: Limits) -> Iterable[Doomed]:
     believed = max(FAILURE_SECONDS, limits.failure_seconds)
-    for file in inventory.failures:
-        if _idle(file, inventory.now) > believed:
-            yield Doomed(file, "stale failure record", _idle(file, inventory.now))
+    for file in failures:
+        if _idle(file, now) > believed:
+            yield Doomed(file, "stale failure record", _idle(file, now))
+
+
+def _bygone_locks(bases: set[str], inventory: Inventory) -> Iterable[Doomed]:
+    for file in inventory.locks(bases):
+        if _idle(file, inventory.now) > LOCK_SECONDS:
+            yield Doomed(file, "lock of a bygone key", _idle(file, inventory.now))
+
+
+def _debris(inventory: Inventory, gone: set[str]) -> Iterable[Doomed]:
     for file in inventory.temporaries:
         last_name = file.name.rpartition("/")[2]
         if inventory.outlived(last_name) or _idle(file, inventory.now) > ORPHAN_SECONDS:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
     from ajit._cache.files.directory import CacheDirectory
 
-__all__ = ["BELIEVED_SECONDS", "FailureStore"]
+__all__ = ["BELIEVED_SECONDS", "Failure", "FailureStore"]
+
+TOP = "failures"
 
 BELIEVED_SECONDS = 30.0
 """Pretty arbitrary. Waiters look within milliseconds; a person who tries again should not wait."""
@@ -70,6 +72,26 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(_Record)
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """A compile that failed, for people: all that is known of it, cleaned.
+
+    Attributes:
+        key: Hex base key.
+        name: Label of the spec.
+        compiler: Compiler and version.
+        entry: The entry point that the source does not have, or "".
+        log: What the compiler printed, cut.
+        created: Unix time in seconds.
+    """
+
+    key: str
+    name: str
+    compiler: str
+    entry: str
+    log: str
+    created: float
 
 
 class FailureStore:
@@ -136,12 +158,7 @@ class FailureStore:
             key: The hex base key.
             states_of: Tells what files are today.
         """
-        name = _file_name(key)
-        try:
-            data = self._opened(fs.read_file(self._directory, name, MAX_FILE_BYTES))
-            record = None if data is None else _decoder.decode(data)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, MemoryError):
-            return None
+        record = self._read(key)
         if (
             record is None
             or record.key != key
@@ -150,6 +167,27 @@ class FailureStore:
         ):
             return None
         return _error(record)
+
+    def recent(self, most: int) -> list[Failure]:
+        """Return the failures of which there is a record still, for people; the newest first.
+
+        Args:
+            most: How many.
+        """
+        found = []
+        for _, key in fs.list_files(self._directory, TOP, ".json", ""):
+            record = self._read(key)
+            if record is not None:
+                found.append(record)
+        found.sort(key=lambda record: record.created, reverse=True)
+        return [_told(record) for record in found[:most]]
+
+    def _read(self, key: str) -> _Record | None:
+        try:
+            data = self._opened(fs.read_file(self._directory, _file_name(key), MAX_FILE_BYTES))
+            return None if data is None else _decoder.decode(data)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, MemoryError):
+            return None
 
     def _sealed(self, data: bytes) -> bytes:
         """Return the bytes of the file: the record's line, and the line of its seal if it has one.
@@ -172,7 +210,18 @@ class FailureStore:
 
 
 def _file_name(key: str) -> str:
-    return f"failures/{key[:2]}/{key}.json"
+    return f"{TOP}/{key[:2]}/{key}.json"
+
+
+def _told(record: _Record) -> Failure:
+    return Failure(
+        key=printable_line(record.key),
+        name=printable_line(record.name),
+        compiler=printable_line(record.compiler),
+        entry=printable_line(record.entry),
+        log=printable(record.log[:MAX_LOG_CHARACTERS]),
+        created=record.created,
+    )
 
 
 def _error(record: _Record) -> CompileError:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Mount", "is_shared_between_nodes", "mount_of"]
+__all__ = ["Mount", "is_local", "is_shared_between_nodes", "mount_of"]
 
 _MOUNTS = "/proc/self/mountinfo"
 
@@ -76,3 +76,8 @@ def is_shared_between_nodes(kind: str) -> bool:
     if kind.startswith("fuse"):
         return kind not in ("fuseblk", *_LOCAL_FUSE)
     return kind.startswith(_NETWORK)
+
+
+def is_local(mount: Mount) -> bool:
+    """Whether a mount is known to be of one node alone, whose processes see changes at once."""
+    return bool(mount.kind) and not is_shared_between_nodes(mount.kind)

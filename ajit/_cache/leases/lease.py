@@ -164,6 +164,18 @@ class Lease(EndsWithBlock):
             if self.held:
                 self._lock_file.pass_on()
 
+    def discard(self) -> bool:
+        """Release the lease, and remove its lock file, which nobody has needed for long.
+
+        Returns:
+            Whether the file is gone. It stays where someone of this process waits for the lease, or
+            it could not be removed.
+        """
+        if not self.held:
+            return False
+        with self._lock_file.io:
+            return self._lock_file.owner is self and self._lock_file.discard()
+
     _end = release
 
     def __repr__(self) -> str:

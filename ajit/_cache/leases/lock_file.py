@@ -11,6 +11,13 @@ State of a lock file, and what guards it::
 way to the lock; only that thread clears it, and until then no other thread of the process opens
 the file to lock it. An owner or helper that ends calls `settle`, which serves the queue, so no
 waiter is forgotten.
+
+A lock file is unlinked only by who holds its lock (`LockFile.discard`; the collector does so, long
+after the key's last use). A process that was on its way to the lock of that file then gets it, but
+later ones make a new file: two would hold the lease. So whoever gets the lock looks whether the
+file has its name still, and begins again if not. A file that is locked and has its name keeps it
+until the lock is released, and so there is one holder; tests enumerate every order of these steps.
+This needs a file system on which unlinking is seen at once, which a network's need not be.
 """
 
 from __future__ import annotations
@@ -18,10 +25,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
-from ajit._cache.files.fs import close_unwritten, stat_file
+from ajit._cache.files.fs import close_unwritten, remove_file, stat_file
 from ajit._cache.leases import posix
 from ajit._cache.leases.claims import Claims
 from ajit._cache.leases.holder import HolderRecord, clear_record, read_record, write_record
@@ -40,7 +47,7 @@ from ajit._system.process import this_process
 from ajit.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ajit._cache.files.directory import CacheDirectory
     from ajit._core.seal import Trust
@@ -109,7 +116,9 @@ class LockFile:
             return Busy(self.read_holder(trust))
         try:
             self._open()
-            if self.take_now(posix.EXCLUSIVE) and self._get_claim(trust, make=claim):
+            if self._take(posix.take_now, posix.EXCLUSIVE, has_io=True) and self._get_claim(
+                trust, make=claim
+            ):
                 return self._own(compiler, name, trust)
             outcome: Busy | Unavailable = Busy(self.read_holder(trust))
         except (OSError, CacheError) as exc:
@@ -132,6 +141,26 @@ class LockFile:
         finally:
             for wait, glimpse in seen:
                 wait.deliver(glimpse)
+
+    def discard(self) -> bool:
+        """Unlink the file and release the lock, which we hold; false if the file stays.
+
+        It stays where someone of this process waits for it, or claims decide: their numbers are
+        never made twice.
+        """
+        unlinked = False
+        if self.claims is None and not self.wanted():
+            with suppress(OSError):
+                unlinked = not self._lost_name() and remove_file(self.directory, self._name)
+        if not unlinked:
+            self.pass_on()
+            return False
+        # A waiter that came meanwhile is not given this file: `settle` opens the next one for it.
+        self._close()
+        with self.process.lock:
+            self.owner = None
+        self.settle()
+        return True
 
     def _hand_over(self, seen: list[tuple[LeaseWait, Glimpse]]) -> bool:
         """Pass the lock to a waiter that needs it; note those that do not; false if none does."""
@@ -213,8 +242,7 @@ class LockFile:
         self.fd = open_to_lock(self.directory, self._name)
 
     def _close(self) -> None:
-        # This releases the lock. The file stays: if it were unlinked, processes that have it open
-        # would go on using it, beside a new file for later processes.
+        # This releases the lock.
         fd, self.fd = self.fd, -1
         if fd >= 0:
             # Linux frees the number even if the file system reports an error here.
@@ -276,15 +304,37 @@ class LockFile:
 
     def take(self, kind: int) -> bool:
         """Wait for the lock, as `posix.take` does. Where claims decide, there need be no locks."""
-        with self._or_none():
-            return posix.take(self.fd, kind)
-        return True
+        return self._take(posix.take, kind)
 
     def take_now(self, kind: int) -> bool:
         """The same without waiting, as `posix.take_now` does."""
-        with self._or_none():
-            return posix.take_now(self.fd, kind)
-        return True
+        return self._take(posix.take_now, kind)
+
+    def _take(self, take: Callable[[int, int], bool], kind: int, *, has_io: bool = False) -> bool:
+        """Get the lock of the file that has the name: see the module's docstring."""
+        while True:
+            with self._or_none():
+                if not take(self.fd, kind):
+                    return False
+            if not self._lost_name():
+                return True
+            with nullcontext() if has_io else self.io:
+                self._close()
+                self._open()
+
+    def _lost_name(self) -> bool:
+        """Whether the file was unlinked after it was opened. One small call, if it was not."""
+        try:
+            ours = os.fstat(self.fd)
+            if ours.st_nlink:
+                return False
+            # Some FUSE file systems count no names.
+            there = stat_file(self.directory, self._name)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino)
 
     def unlock(self) -> None:
         """Release the lock, and keep the file open."""

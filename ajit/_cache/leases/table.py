@@ -17,7 +17,8 @@ come with three traps, which give this module and `ajit._cache.leases.lock_file`
    two processes wait for each other's keys, although both go on compiling. Such a wait goes on by
    polling.
 
-The lock file is never unlinked, and holds the record of its holder (`ajit._cache.leases.holder`).
+The lock file stays when a lease is released (`lock_file` says how one of a bygone key is removed),
+and holds the record of its holder (`ajit._cache.leases.holder`).
 
 Where the locks may not reach other nodes (`CacheDirectory.lease_kind` is ``directory``), the lock
 is only the way to the lease, which is a numbered directory: see `ajit._cache.leases.claims`.

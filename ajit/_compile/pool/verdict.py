@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ajit._compile.worker.messages import LOG_LIMIT_BYTES, JobFailed
 from ajit._core.cxx import read_cxx
 from ajit._core.signature import nearest_kernel
+from ajit._core.spec import with_variants
 from ajit._core.std_headers import missing_std_note
 from ajit._printable import printable_line
 from ajit._system.scarce import processes_reached
@@ -71,7 +72,9 @@ class Verdict:
         """
         job = self._job
         if failed.kind == "arch":
-            return UnknownArch(arch=job.arch, compiler=self._compiler, known=failed.known)
+            return UnknownArch(
+                arch=job.arch, compiler=self._compiler, known=with_variants(failed.known)
+            )
         if failed.kind in ("crash", "limit"):
             return self._broke_off(failed)
         if failed.kind == "output":

@@ -22,7 +22,7 @@ from ajit.errors import CompilerNotFound
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["NATIVE_DIR", "find_host", "find_nvcc", "find_nvrtc"]
+__all__ = ["NATIVE_DIR", "find_host", "find_nvcc", "find_nvrtc", "release_of"]
 
 NATIVE_DIR = os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "_gpu", "native"
@@ -41,7 +41,7 @@ def find_nvrtc(digests: Digests) -> Toolchain:
     """Find the NVRTC library in wheels, conda, toolkits and the loader's directories."""
     path = _nvrtc_library()
     version, digest = _nvrtc_wheel(path) or (_version_of_name(path), digests.get(path) or "")
-    release = _release(version)
+    release = release_of(version)
     headers = find_cuda_headers(release)
     return Toolchain(
         kind="nvrtc",
@@ -61,7 +61,7 @@ def find_nvcc(digests: Digests, setting: str, ask: Ask) -> Toolchain:
     found = re.search(r"V(\d+\.\d+\.\d+)", text)
     version = found.group(1) if found else "unknown"
     host = _host_compiler_of(path, ask)
-    headers = find_cuda_headers(_release(version))
+    headers = find_cuda_headers(release_of(version))
     arches = ask([path, "--list-gpu-code"]) or ""
     return Toolchain(
         kind="nvcc",
@@ -73,7 +73,7 @@ def find_nvcc(digests: Digests, setting: str, ask: Ask) -> Toolchain:
         ),
         # A toolkit's nvcc has its own headers and prefers them to these; that of a wheel does not.
         include_dirs=headers.dirs,
-        flags=headers.flags(_release(version)),
+        flags=headers.flags(release_of(version)),
         arches=tuple(arches.split()),
         stamp=FileStamp.of(path),
     )
@@ -185,7 +185,7 @@ def _version_of_name(path: str) -> str:
     return os.path.basename(path).partition(".so.")[2] or "13"
 
 
-def _release(version: str) -> tuple[int, int]:
+def release_of(version: str) -> tuple[int, int]:
     """Major and minor version; 13.0 where the text says less."""
     numbers = [int(part) for part in version.split(".") if part.isdigit()]
     major, minor, *_ = (*numbers, 0, 0) if numbers else (13, 0)

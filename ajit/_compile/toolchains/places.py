@@ -23,6 +23,9 @@ __all__ = ["cuda_roots", "library_dirs", "wheel_roots"]
 
 TOOLKIT_ROOT = "/usr/local/cuda"
 
+_TARGETS = {"x86_64": ("x86_64-linux",), "aarch64": ("sbsa-linux", "aarch64-linux")}
+"""What NVIDIA calls a machine; of ARM those of servers and, before CUDA 13, of Jetson."""
+
 
 def cuda_roots() -> Iterator[str]:
     """Yield every directory that may hold CUDA's ``bin``, ``include`` and ``lib``, best first."""
@@ -61,7 +64,9 @@ def _roots() -> Iterator[str]:
     for variable in ("CONDA_PREFIX", "CUDA_HOME", "CUDA_PATH"):
         if root := os.environ.get(variable):
             yield root
-            yield os.path.join(root, "targets", "x86_64-linux")
+            # Conda and cross-compiling toolkits have headers and libraries below the target's name.
+            for target in _TARGETS.get(platform.machine(), ()):
+                yield os.path.join(root, "targets", target)
     yield sys.prefix
     yield TOOLKIT_ROOT
     if nvcc := shutil.which("nvcc"):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from ajit._gpu.completion.thread import DeviceThread
     from ajit._gpu.completion.ticket import Ticket
+    from ajit._gpu.completion.watching import TicketWatch
 
 __all__ = ["CompletionPort"]
 
@@ -58,6 +59,7 @@ class CompletionPort:
         in_flight: Tickets that the device may still touch memory for, by number.
         refusal: What makes the error that every submission raises; None while the port is open.
         loss_told: Whether a ticket carries the warning that the device is lost.
+        watches: Those who are told of every ticket.
     """
 
     def __init__(self, thread: DeviceThread) -> None:
@@ -68,6 +70,7 @@ class CompletionPort:
         self.in_flight: dict[int, TicketState[Any]] = {}
         self.refusal: Callable[[], AjitError] | None = None
         self.loss_told = False
+        self.watches: tuple[TicketWatch, ...] = ()
         self.waiting = TicketWaiting(self)
         self._submit = wire.library().submit
         self._room = anyio.Lock()  # tasks that wait for room, in order
@@ -93,6 +96,8 @@ class CompletionPort:
             ForkedRuntime: This process is a fork of the one that opened the device.
         """
         state.port = self
+        for watch in self.watches:
+            watch.begin(state)
         # Before the push, for the device may be done before that returns; and before the look
         # at `refusal`, so that a thread which closes the port waits for this ticket.
         self.in_flight[state.number] = state

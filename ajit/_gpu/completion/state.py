@@ -45,12 +45,13 @@ class TicketState(Generic[T]):
         value: What was made, once it is `DONE`.
         nanoseconds: From submission to the end of the work, or of the wait for it.
         waiters: What wakes the tasks that wait for all of it; None: no task waits.
+        watched: What those who watch tickets have noted at its submission; None: nothing.
     """
 
     __slots__ = (
         "code", "detail", "explain", "finish", "flags", "keep", "nanoseconds", "number",
         "operation", "outcome", "port", "steps", "stream", "timeout", "unheard", "until", "value",
-        "waiters",
+        "waiters", "watched",
     )  # fmt: skip
 
     port: CompletionPort
@@ -71,6 +72,7 @@ class TicketState(Generic[T]):
         self.steps: BatchSteps | None = None
         self.stream: object = None
         self.until: float | None = None
+        self.watched: dict[object, object] | None = None
 
     def due_in(self, seconds: float | None) -> int:
         """Let waiting end after a timeout; returns it as the executor wants it.
@@ -122,6 +124,11 @@ class TicketState(Generic[T]):
         detail = self.explain(self.detail) if self.explain is not None and not lost else ""
         return device_error(self.operation, self.code, lost=lost, detail=detail)
 
+    @property
+    def outcome_name(self) -> str:
+        """The outcome as a word."""
+        return ("in flight", "done", "failed", "overdue", "abandoned")[self.outcome]
+
     # --- by the port ----------------------------------------------------------------------------
 
     def settle(self, code: int, flags: int, value: int, detail: int, nanoseconds: int) -> None:
@@ -141,6 +148,7 @@ class TicketState(Generic[T]):
             self.value = self.finish(value or detail) if self.finish is not None else None
             self.outcome = DONE
         self._wake_all()
+        self._tell_watches()
 
     def expire(self, outcome: int, nanoseconds: int) -> None:
         """Settle it without an answer of the device."""
@@ -148,6 +156,7 @@ class TicketState(Generic[T]):
         if outcome == OVERDUE:
             self._end_overdue()
         self._wake_all()
+        self._tell_watches()
 
     def _end_overdue(self) -> None:
         self.outcome = OVERDUE
@@ -167,13 +176,16 @@ class TicketState(Generic[T]):
             for index in list(self.steps.waiters):
                 self._wake(self.steps.waiters.pop(index))
 
+    def _tell_watches(self) -> None:
+        for watch in self.port.watches:
+            watch.end(self)
+
     def _wake(self, waiters: Any) -> None:
         for waiter in waiters:
             self.port.waiting.wake(waiter)
 
     def __repr__(self) -> str:
-        outcome = ("in flight", "done", "failed", "overdue", "abandoned")[self.outcome]
-        return f"<Ticket {self.number} {self.operation}: {outcome}>"
+        return f"<Ticket {self.number} {self.operation}: {self.outcome_name}>"
 
 
 class BatchSteps:

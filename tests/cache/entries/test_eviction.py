@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ajit._cache.entries import touch
+from ajit._cache.entries import collector, touch
 from ajit._cache.entries.collector import EVICTION_LEASE, Collector, Limits
 from ajit._cache.entries.disk import DiskStore, Found, Missing
 from ajit._cache.entries.eviction import (
     FAILURE_SECONDS,
     FRESH_SECONDS,
+    LOCK_SECONDS,
     ORPHAN_SECONDS,
     PERMIT_SECONDS,
 )
 from ajit._cache.entries.failures import FailureStore
 from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.files.file_system import Mount
 from ajit._cache.leases.permits import CompilePermits
 from ajit._cache.leases.table import LeaseTable
 from ajit._system.process import this_process
@@ -367,3 +369,102 @@ def test_a_touch_that_fails_fails_nothing(store: DiskStore, monkeypatch):
     assert isinstance(store.read(key), Found)
     assert tried.wait(30)
     poll(lambda: not store._touches._working)
+
+
+def used_lock(table, key: str, *, idle: float) -> Path:
+    """The lock file of a key that was last leased so long ago."""
+    table.try_acquire(key, "nvrtc").release()
+    path = lock_file(Path(table.directory.path), key)
+    age(path, idle)
+    return path
+
+
+def test_the_lock_file_of_a_key_of_which_nothing_is_left_goes_after_a_day(
+    store: DiskStore, directory, table
+):
+    """One of an entry, a list or a failure stays, however old; so does one that is newer."""
+    old = LOCK_SECONDS + HOUR
+    gone = used_lock(table, a_key("gone"), idle=old)
+    recent = used_lock(table, a_key("recent"), idle=LOCK_SECONDS - HOUR)
+    has_entry = used_lock(table, put(store, "kept", idle=DAY), idle=old)
+    has_list = used_lock(table, a_key("listed"), idle=old)
+    reads = Path(directory.path) / "reads" / a_key("listed")[:2] / a_key("listed")
+    reads.mkdir(parents=True)
+    (reads / a_key("list")).write_bytes(b"")
+    failed = a_key("failed")
+    error = CompileError(name="saxpy", key=failed, compiler="nvrtc", log="no")
+    FailureStore(directory).record(error)
+    has_failure = used_lock(table, failed, idle=old)
+
+    plan = Collector(directory, Limits()).plan()
+    done = Collector(directory, Limits()).perform(plan)
+
+    assert [doomed.reason for doomed in plan.debris] == ["lock of a bygone key"]
+    assert (done.debris, done.skipped, gone.exists()) == (1, (), False)
+    assert all(path.exists() for path in (recent, has_entry, has_list, has_failure))
+
+
+def test_a_lock_that_is_held_is_not_removed(directory, table, start_peer):
+    """A compile of two days has its file."""
+    key, peer = a_key("slow"), start_peer()
+    peer.ask("acquire", key)
+    path = lock_file(Path(directory.path), key)
+    age(path, 2 * LOCK_SECONDS)
+
+    done = Collector(directory, Limits()).collect()
+
+    assert [skipped.reason for skipped in done.skipped] == ["its lease is held"]
+    assert path.exists()
+
+
+def test_a_lock_that_was_used_after_the_plan_is_not_removed(directory, table):
+    """It is not long gone any more."""
+    path = used_lock(table, a_key("again"), idle=2 * LOCK_SECONDS)
+    collector = Collector(directory, Limits())
+    plan = collector.plan()
+    table.try_acquire(a_key("again"), "nvrtc").release()
+
+    done = collector.perform(plan)
+
+    assert [skipped.reason for skipped in done.skipped] == ["it was used or replaced meanwhile"]
+    assert path.exists()
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", ""])
+def test_locks_of_a_file_system_that_other_nodes_may_have_are_kept(
+    directory, table, monkeypatch, kind
+):
+    """There a removed file may be seen for a while, and what it is on may be unknown."""
+    path = used_lock(table, a_key("old"), idle=2 * LOCK_SECONDS)
+    monkeypatch.setattr(collector, "mount_of", lambda *_: Mount(kind, ""))
+
+    done = Collector(directory, Limits()).collect()
+
+    assert (done.debris, path.exists()) == (0, True)
+
+
+def test_locks_of_a_cache_with_claims_are_kept(directory, table):
+    """Their numbers are never made twice."""
+    path = used_lock(table, a_key("old"), idle=2 * LOCK_SECONDS)
+    directory.lease_kind = "directory"
+
+    assert Collector(directory, Limits()).collect().debris == 0
+    assert path.exists()
+
+
+def test_what_is_condemned_goes_first_and_counts_for_the_limit(store: DiskStore, directory):
+    """Bad ones however new; those that nobody can use unless they were used just now."""
+    old, bad, useless, fresh = (
+        put(store, label, idle=idle)
+        for label, idle in (("old", DAY), ("bad", 0), ("useless", HOUR), ("fresh", 0))
+    )
+    name = "entries/{0:.2}/{0}.ajit".format
+    condemned = {name(bad): "does not verify"}
+    condemned |= dict.fromkeys((name(useless), name(fresh)), "no compiler here can use it")
+
+    plan = Collector(directory, Limits(max_bytes=2 * size_of(store, old))).plan(condemned)
+
+    assert {doomed.file.key: doomed.reason for doomed in plan.entries} == {
+        bad: "does not verify", useless: "no compiler here can use it",
+    }  # fmt: skip
+    assert plan.kept_entries == 2

@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from ajit._cache.entries.collector import Collector
 from ajit._cache.entries.eviction import HISTORY_SECONDS, Limits
 from ajit._cache.entries.history import (
+    TOP,
     Compiled,
     _clean,
     _decoder,
+    _rotate,
     append_history,
     read_history,
     remove_history,
 )
 from ajit._cache.files.directory import CacheDirectory, open_cache_directory
+from ajit._cache.files.fs import in_folder
 from ajit._system.process import this_process
 
 ROOT = Path(__file__).parents[3]
@@ -111,6 +114,20 @@ def test_processes_append_and_rotate_at_once(directory: CacheDirectory, path: Pa
     assert len(files) == 2
     assert sum(file.stat().st_size for file in files) > 6_000
     assert {line.name for line in found} <= {letter * 50 for letter in "abcd"}
+
+
+def test_file_that_another_process_put_aside_is_not_put_aside_again(
+    directory: CacheDirectory, path: Path
+):
+    """Who has the full one open still: the new one would take its place, and lose it."""
+    append_history(directory, [a_line(1)])
+    file = the_file(path)
+    with file.open("ab") as full:
+        file.rename(file.with_name(f"{file.stem}.1.jsonl"))
+        append_history(directory, [a_line(2)])
+        in_folder(directory, TOP, lambda folder: _rotate(folder, file.name, full.fileno()))
+
+    assert read_history(directory) == [a_line(1), a_line(2)]
 
 
 def test_torn_and_foreign_lines_are_passed_over(directory: CacheDirectory, path: Path):

@@ -1,0 +1,226 @@
+"""Configuration files: which are found, which may be used, and what they say.
+
+At most two are read: the *project's*, the nearest above the working directory, and the *user's*.
+``AJIT_CONFIG_FILE`` names one that is read in place of both; empty, it means none.
+
+=========  =========================================================================================
+project    ``ajit.toml``, else ``pyproject.toml`` with a table ``[tool.ajit]``, in the working
+           directory or the nearest one above it that has either
+user       ``$XDG_CONFIG_HOME/ajit/ajit.toml``, else ``~/.config/ajit/ajit.toml``
+=========  =========================================================================================
+
+Settings say which compilers are run and what is loaded, so a file is code. It must be a regular
+file of this user or root that no one else may write to; and so must the directory be in which a
+project's file was found, since a server may be started anywhere. What does not pass is a warning
+and not an error: else anyone could keep servers from starting with a file in ``/tmp``. A file that
+was named is meant, and what is wrong with it is an error.
+
+Everything here reads files, when it is called. Nothing is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ajit.errors import AjitWarning, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["VARIABLE", "ConfigFile", "read_config_files"]
+
+VARIABLE = "AJIT_CONFIG_FILE"
+
+NAME = "ajit.toml"
+PROJECT_NAME = "pyproject.toml"
+
+MAX_BYTES = 1024 * 1024
+"""A larger file is not read. Pretty arbitrary: a thousand times what one with every setting has."""
+
+_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in its place does not block
+_HEADER = re.compile(r"\s*\[\s*tool\s*\.\s*ajit\s*\]")
+
+Role = Literal["named", "project", "user"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A file that was read.
+
+    Attributes:
+        path: Where it is.
+        role: How it was found.
+        values: Its settings, as TOML has them.
+        text: What is in it.
+    """
+
+    path: str
+    role: Role
+    values: dict[str, Any]
+    text: str = field(repr=False)
+
+    def origin(self, name: str) -> str:
+        """Return ``path:line`` of a setting, or the path where the line cannot be told."""
+        begun = not self.path.endswith(PROJECT_NAME)
+        key = re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=")
+        for number, line in enumerate(self.text.splitlines(), 1):
+            begun = begun or bool(_HEADER.match(line))
+            if begun and key.match(line):
+                return f"{self.path}:{number}"
+        return self.path
+
+
+class _Unusable(Exception):
+    """A file is there and is not read; the text says why."""
+
+
+def read_config_files(environ: Mapping[str, str], *, search: bool) -> list[ConfigFile]:
+    """Return the configuration files, the one that counts most first.
+
+    Args:
+        environ: The environment, which may name a file.
+        search: Whether to look for files that no one has named.
+
+    Raises:
+        SettingsError: A file that was named cannot be used, or one is no TOML.
+    """
+    named = environ.get(VARIABLE)
+    if named is not None:
+        return [_named(named)] if named else []
+    if not search:
+        return []
+    found = [_project(), _user(environ)]
+    return [one for one in found if one is not None]
+
+
+def _named(path: str) -> ConfigFile:
+    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # a text
+    try:
+        text, reason = _read(path)
+    except FileNotFoundError:
+        reason = "there is no such file"
+    except (OSError, _Unusable) as exc:
+        reason = _reason(exc)
+    else:
+        if not reason:
+            return _parsed(path, "named", text)
+    raise _error(f"configuration file {path} (from {VARIABLE}): {reason}", path, VARIABLE)
+
+
+def _user(environ: Mapping[str, str]) -> ConfigFile | None:
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):  # noqa: PTH117  # the specification: a relative path is ignored
+        home = environ.get("HOME", "")
+        if not os.path.isabs(home):  # noqa: PTH117  # a text
+            return None
+        base = f"{home}/.config"
+    return _found(f"{base}/ajit/{NAME}", "user")
+
+
+def _project() -> ConfigFile | None:
+    for folder in _folders():
+        for name in (NAME, PROJECT_NAME):
+            found = _found(f"{folder.rstrip('/')}/{name}", "project", folder)
+            if found is not None:
+                return found
+    return None
+
+
+def _found(path: str, role: Role, folder: str = "") -> ConfigFile | None:
+    """Read a file that no one has named; None if there is none, or it is not for us."""
+    try:
+        text, objection = _read(path, folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, _Unusable) as exc:
+        if not path.endswith(PROJECT_NAME):  # what is not read may be about anything
+            _warn(path, _reason(exc))
+        return None
+    if path.endswith(PROJECT_NAME) and not any(map(_HEADER.match, text.splitlines())):
+        return None
+    if objection:
+        _warn(path, objection)
+        return None
+    return _parsed(path, role, text)
+
+
+def _folders() -> Iterator[str]:
+    """The working directory and those above it; none if it was removed."""
+    try:
+        folder = os.getcwd()  # noqa: PTH109  # a text
+    except OSError:
+        return
+    while True:
+        yield folder
+        above = folder.rpartition("/")[0] or "/"
+        if above == folder:
+            return
+        folder = above
+
+
+def _read(path: str, folder: str = "") -> tuple[str, str]:
+    """Return the text of a file, and why it must not be used, or "".
+
+    Raises:
+        OSError: It cannot be read.
+        _Unusable: It is no file of text.
+    """
+    fd = os.open(path, _OPEN)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise _Unusable("it is not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise _Unusable(f"it has {status.st_size} bytes, at most {MAX_BYTES}")
+        objection = _objection("it", status)
+        if folder and not objection:
+            objection = _objection(f"its directory {folder}", os.stat(folder))  # noqa: PTH116  # a text
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1).decode(), objection
+    except UnicodeDecodeError:
+        raise _Unusable("it is not UTF-8") from None
+    finally:
+        os.close(fd)
+
+
+def _objection(what: str, status: os.stat_result) -> str:
+    if status.st_uid not in (0, os.geteuid()):
+        return f"{what} belongs to another user (uid {status.st_uid})"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others may write to {what} (chmod go-w makes it usable)"
+    return ""
+
+
+def _parsed(path: str, role: Role, text: str) -> ConfigFile:
+    import tomllib  # noqa: PLC0415  # 5 ms, which a process without a file does not pay
+
+    try:
+        values: Any = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise _error(f"configuration file {path} is not TOML: {exc}", path, path) from None
+    if path.endswith(PROJECT_NAME):
+        tool = values.get("tool")
+        values = tool.get("ajit") if isinstance(tool, dict) else None
+    # What looked like its header may have been in a text.
+    return ConfigFile(path, role, values if isinstance(values, dict) else {}, text)
+
+
+def _error(problem: str, path: str, origin: str) -> SettingsError:
+    expected = "a TOML file of this user that no one else may write to"
+    return SettingsError(
+        name="config_file", value=path, origin=origin, expected=expected, problem=problem
+    )
+
+
+def _reason(exc: OSError | _Unusable) -> str:
+    return (exc.strerror or str(exc)) if isinstance(exc, OSError) else str(exc)
+
+
+def _warn(path: str, reason: str) -> None:
+    text = f"configuration file {path} is not used: {reason}"
+    warnings.warn(text, AjitWarning, stacklevel=6)
