@@ -140,7 +140,8 @@ class SettingsError(AjitError):
     Attributes:
         name: The setting.
         value: The value, as given.
-        origin: Where the value came from: ``argument`` or the name of an ``AJIT_*`` variable.
+        origin: Where the value came from: ``argument``, the name of an ``AJIT_*`` variable, or a
+            configuration file with the line.
     """
 
     def __init__(

@@ -74,6 +74,8 @@ def rm(  # options
 ) -> int:
     """Remove entries by key, or all of them, and the reading lists that lead only to them.
 
+    With --all the history of compiles (ajit log) goes as well.
+
     Safe while servers use the cache: a process that is reading an entry can finish, and the next
     process that needs the kernel compiles it again. Exits with 2, and removes nothing, if a KEY is
     not valid; with 1 if there is no entry for any KEY; with 3 if there is none for some of them.
@@ -88,6 +90,8 @@ def rm(  # options
     if everything and not yes:
         _ask(cache)
     removed, stuck, lists = cache.remove(found)
+    if everything:
+        cache.forget_history()
     failed = missing + stuck
     for problem in failed:
         output.warn(problem["reason"])

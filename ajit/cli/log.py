@@ -11,6 +11,7 @@ import msgspec
 
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.cache_finder import Cache
+from ajit.cli.drawing import Stack, Styled
 from ajit.cli.options import cache_dir_option, duration
 from ajit.cli.output import (
     SHORT_KEY,
@@ -26,11 +27,8 @@ from ajit.cli.output import (
 from ajit.errors import AjitError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import RenderableType
-
     from ajit._cache.entries.history import Compiled
+    from ajit.cli.drawing import Table
 
 __all__ = ["command"]
 
@@ -129,7 +127,7 @@ def _kept_log(cache: Cache, base: str) -> str:
     return ""
 
 
-def _draw(payload: dict[str, Any]) -> RenderableType:
+def _draw(payload: dict[str, Any]) -> str | Table:
     rows = payload["compiles"]
     if not rows:
         return f"no such compile is known in {payload['cache_dir']}"
@@ -152,20 +150,16 @@ def _draw(payload: dict[str, Any]) -> RenderableType:
     return drawn
 
 
-def _draw_whole(payload: dict[str, Any]) -> RenderableType:
-    from rich.console import Group  # noqa: PLC0415  # command-line start-up
-    from rich.text import Text  # noqa: PLC0415  # command-line start-up
-
-    drawn: list[RenderableType] = []
+def _draw_whole(payload: dict[str, Any]) -> Stack:
+    drawn: list[str | Styled | Table] = []
     for row in payload["compiles"]:
-        drawn += [_draw_facts(row)]
+        drawn.append(_draw_facts(row))
         if row["log"]:
-            drawn += [Text(), Text("log", style="bold"), Text(row["log"])]
-        drawn.append(Text())
-    left: Sequence[str] = ()
+            drawn += ["", Styled("log", "bold"), row["log"]]
+        drawn.append("")
     if payload["left_out"]:
-        left = (f"{count(payload['left_out'], 'compile', 'compiles')} before (see: --limit)",)
-    return Group(*drawn, *left)
+        drawn.append(f"{count(payload['left_out'], 'compile', 'compiles')} before (see: --limit)")
+    return Stack(*drawn)
 
 
 def _took(row: dict[str, Any]) -> str:
@@ -174,7 +168,7 @@ def _took(row: dict[str, Any]) -> str:
     return f"{'>' if open_end else ''}{format_seconds(row['seconds'])}"
 
 
-def _draw_facts(row: dict[str, Any]) -> RenderableType:
+def _draw_facts(row: dict[str, Any]) -> Table:
     took = _took(row)
     queued = row["queued_seconds"]
     after = f", after {format_seconds(queued)} in the queue" if queued >= 0.01 else ""

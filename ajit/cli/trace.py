@@ -29,7 +29,7 @@ __all__ = ["command"]
 )
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED)
 def command(*, path: str | None, program: tuple[str, ...]) -> None:
-    """Run PROGRAM with AJIT_TRACE set: a timeline of compiles, waits, reads, loads and KV copies.
+    """Run PROGRAM with AJIT_TRACE set: a timeline of compiles, waits, loads and device work.
 
     All processes that it starts add to the same file. Open it at https://ui.perfetto.dev, where it
     is shown and sent nowhere. The program takes the place of this command: its output, signals and

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -27,7 +28,6 @@ from ajit.settings import Settings
 if TYPE_CHECKING:
     import os
     from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
-    from pathlib import Path
 
     from starlette.requests import Request
 
@@ -65,6 +65,7 @@ def asgi_app(
     settings: Settings | None = None,
     logs: bool = True,
     hosts: Sequence[str] | None = None,
+    kv_socket: str | os.PathLike[str] | None = None,
 ) -> Dashboard:
     """Return the live page, to be mounted at any path or to be served by itself.
 
@@ -79,10 +80,12 @@ def asgi_app(
         hosts: Names by which a browser may call this server, besides IP addresses and
             ``localhost``; None for any name, as behind a proxy that has looked. With names, a
             site whose name leads to this machine (DNS rebinding) cannot read the page.
+        kv_socket: Of the KV service that is to be shown if it is there; None for none.
     """
     if settings is None and cache_dir is not None:
         settings = Settings(cache_dir=cache_dir)
-    return Dashboard(settings, logs=logs, hosts=hosts)
+    place = None if kv_socket is None else Path(kv_socket)
+    return Dashboard(settings, logs=logs, hosts=hosts, kv_socket=place)
 
 
 class Dashboard:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from ajit._cache.entries.holders import HeldLease
     from ajit.dashboard.snapshot import KvRow, Problem
     from ajit.settings import Settings
 
@@ -35,6 +36,9 @@ __all__ = ["TICK_SECONDS", "Feed"]
 
 TICK_SECONDS = 1.0
 """Between two snapshots."""
+
+LEASES_SECONDS = 15.0
+"""What leases told is shown for so long. In a cache with many thousand of them looks are rare."""
 
 HISTORY_SECONDS = 3.0
 ENTRIES_SECONDS = 10.0
@@ -91,8 +95,8 @@ class Feed:
         settings = self._settings()
         views = runtimes(settings.cache_dir, board=settings.board)
         processes = process_rows(views, now)
-        self._rates.note(monotonic, [row for row in processes if row.state != "dead"])
-        work = work_rows(views, self._leases.latest().value or ())
+        self._rates.note(now, [row for row in processes if row.state != "dead"])
+        work = work_rows(views, self._held(monotonic))
         history = self._history.latest().value or ()
         failed = of_history(history, logs=self._logs)
         problems = merged(now, failed, self._heard(), of_boards(views))
@@ -103,17 +107,24 @@ class Feed:
             host=short(platform.node()),
             pid=os.getpid(),
             unix_seconds=now,
-            headline=headline_of(processes, work, cache, problems, kv, now),
+            headline=headline_of(
+                processes, work, cache, problems, kv, now, boards=settings.board != "off"
+            ),
             processes=tuple(processes[:MOST_PROCESSES]),
             more_processes=max(0, len(processes) - MOST_PROCESSES),
             work=tuple(work[:MOST_WORK]),
             more_work=max(0, len(work) - MOST_WORK),
             cache=cache,
-            rates=self._rates.rates(monotonic),
+            rates=self._rates.rates(now),
             problems=problems,
             log=log_rows(history),
             kv=kv,
         )
+
+    def _held(self, monotonic: float) -> tuple[HeldLease, ...]:
+        """The leases that are held, unless that is known from too long ago."""
+        seen = self._leases.latest()
+        return seen.value or () if monotonic - seen.at < LEASES_SECONDS else ()
 
     def _cache(self, path: str, monotonic: float) -> CacheState:
         seen = self._entries.latest()

@@ -25,8 +25,12 @@ MOST_STATEMENTS = 6
 
 _ORDER: dict[Level, int] = {"bad": 0, "warning": 1, "busy": 2, "quiet": 3}
 
+_STOPPED = "is stopped (SIGSTOP, or a debugger)"
+
+_NO_BOARDS = "Runtimes are not shown: they keep no boards (AJIT_BOARD=off)."
+
 _NOT_WELL = {
-    "stopped": "is stopped (SIGSTOP, or a debugger), and has been silent for {}",
+    "stopped": _STOPPED + ", and has been silent for {}",
     "dead": "has died {} ago without closing its runtime",
     "late": "has not given a sign for {}: its event loop is blocked, or has no CPU",
     "unknown": "has not given a sign for {}, and is in another container",
@@ -40,13 +44,26 @@ def headline_of(
     problems: Sequence[Problem],
     kv: Sequence[KvRow],
     now_unix_seconds: float,
+    *,
+    boards: bool = True,
 ) -> Headline:
-    """Put into words what the matter is."""
+    """Put into words what the matter is.
+
+    Args:
+        processes: The runtimes.
+        work: Compiles and leases, with those who wait.
+        cache: The cache.
+        problems: What went wrong lately.
+        kv: KV stores.
+        now_unix_seconds: When that was known.
+        boards: Whether runtimes have boards at all.
+    """
     statements = [
+        *([] if boards else [Statement("warning", _NO_BOARDS)]),
         *_of_holders(work),
         *_of_devices(processes),
         *_of_cache(processes, cache),
-        *_of_processes(processes),
+        *_of_processes(processes, work),
         *(Statement(row.level, f"{row.name}: {row.text}") for row in kv if row.level != "quiet"),
         *_of_failures(problems, now_unix_seconds),
     ]
@@ -70,7 +87,7 @@ def _what_goes_on(processes: Sequence[ProcessRow], work: Sequence[Work]) -> tupl
         parts.append(f"{counted(compiling, 'kernel', 'kernels')} {verb}")
     if queued:
         parts.append(f"{queued} {'is' if queued == 1 else 'are'} queued")
-    awaited = [row for row in kernels if row.waiters]
+    awaited = [row for row in kernels if _waiting(row)]
     parts += [_waits(row) for row in awaited[:1]]
     if len(awaited) > 1:
         others = counted(len(awaited) - 1, "other kernel is", "other kernels are")
@@ -87,10 +104,15 @@ def _what_goes_on(processes: Sequence[ProcessRow], work: Sequence[Work]) -> tupl
 
 
 def _waits(row: Work) -> str:
-    number = len(row.waiters) + row.more_waiters
+    number = _waiting(row)
     verb = "waits" if number == 1 else "wait"
     doing = ", ".join(filter(None, [f"{row.phase} {row.name}".strip(), duration(row.seconds)]))
     return f"{counted(number, 'process', 'processes')} {verb} for {_who(row)} ({doing})"
+
+
+def _waiting(row: Work) -> int:
+    """How many wait: by their boards, or in the lock as the kernel counts them."""
+    return max(len(row.waiters) + row.more_waiters, row.blocked)
 
 
 def _who(row: Work) -> str:
@@ -99,7 +121,7 @@ def _who(row: Work) -> str:
 
 def _of_holders(work: Sequence[Work]) -> Iterator[Statement]:
     for row in work:
-        waiting = max(len(row.waiters) + row.more_waiters, row.blocked)
+        waiting = _waiting(row)
         silent = row.silent_seconds or 0.0
         if row.kind != "kernel":
             continue
@@ -108,7 +130,7 @@ def _of_holders(work: Sequence[Work]) -> Iterator[Statement]:
             text = f"The record of {_who(row)}, which holds {what}, is not authentic."
             yield Statement("bad", text)
         elif waiting and (row.state == "stopped" or silent > SILENT_SECONDS):
-            stands = "is stopped" if row.state == "stopped" else f"is silent for {duration(silent)}"
+            stands = _STOPPED if row.state == "stopped" else f"is silent for {duration(silent)}"
             wait = "waits" if waiting == 1 else "wait"
             yield Statement("bad", f"{_who(row)} {stands} while {waiting} {wait} for {what}.")
 
@@ -140,8 +162,11 @@ def _of_cache(processes: Sequence[ProcessRow], cache: CacheState) -> Iterator[St
         yield Statement("bad", f"{who} does not use the cache: {problem}.")
 
 
-def _of_processes(processes: Sequence[ProcessRow]) -> Iterator[Statement]:
+def _of_processes(processes: Sequence[ProcessRow], work: Sequence[Work]) -> Iterator[Statement]:
+    told = {(one.pid, one.host) for one in work if one.state == "stopped" and _waiting(one)}
     for row in processes:
+        if (row.pid, row.host) in told:
+            continue
         words = _NOT_WELL.get(row.state)
         if words is not None:
             level: Level = "bad" if row.state in ("stopped", "dead") else "warning"

@@ -37,11 +37,11 @@ class RateHistory:
         self._last_time: float | None = None
 
     def note(self, now: float, processes: Iterable[ProcessRow]) -> None:
-        """Take what runtimes have counted until now (monotonic seconds)."""
+        """Take what runtimes have counted until now, by the wall clock."""
         rows = list(processes)
         seen = {_identity(row): {name: getattr(row, name) for name in COUNTERS} for row in rows}
         interval = self._interval(int(now // INTERVAL_SECONDS))
-        if self._last_time is not None and now - self._last_time <= MOST_PAUSE_SECONDS:
+        if self._last_time is not None and 0 < now - self._last_time <= MOST_PAUSE_SECONDS:
             interval["seconds"] += now - self._last_time
             for one, counters in seen.items():
                 before = self._last.get(one, counters)
@@ -68,6 +68,7 @@ class RateHistory:
 
         return Rates(
             interval_seconds=INTERVAL_SECONDS,
+            last=last,
             memory=per_second("memory"),
             disk=per_second("disk"),
             compiled=per_second("compiled"),

@@ -216,9 +216,14 @@ class CacheState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in each of the last intervals, oldest first; None where nobody looked."""
+    """What happened in each of the last intervals, oldest first; None where nobody looked.
+
+    Attributes:
+        last: Number of the last interval since 1970: pages join what several servers tell.
+    """
 
     interval_seconds: float
+    last: int
     memory: tuple[float | None, ...]
     disk: tuple[float | None, ...]
     compiled: tuple[float | None, ...]

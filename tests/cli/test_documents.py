@@ -10,6 +10,8 @@ import pytest
 from ajit._cache.entries.disk import DiskStore
 from ajit._cache.files.directory import open_cache_directory
 from ajit._cache.leases.table import LeaseTable
+from ajit._runtime.board import BoardFile
+from ajit.instrumentation import CompileView, DeviceView, ErrorView, RuntimeView, WaitView
 from tests.cli.documents import documented, fields_of
 from tests.cli.test_cache import entry_file, put
 from tests.cli.test_cache_lists import _keep_digests
@@ -116,6 +118,23 @@ def test_what_travels(filled):
     check("record show", filled("record", "show", "used", "--json").json())
     check("record merge", filled("record", "merge", "used", "-o", "one", "--json").json())
     check("cc --statistics", filled("cc", "--statistics", "--json").json())
+
+
+def test_what_runs_and_what_was_compiled(filled):
+    """By a board with all that it can have, and the history."""
+    filled.environ["AJIT_BOARD"] = str(filled.folder)
+    view = RuntimeView(
+        pid=1,
+        device=DeviceView(),
+        compiles=(CompileView(),),
+        waits=(WaitView(),),
+        recent_errors=(ErrorView(),),
+    )
+    board = BoardFile(str(filled.folder), str(filled.cache_dir), 1)
+    board.beat(view)
+    check("top", filled("top", "--json").json())
+    check("log", filled("log", "--json").json())
+    board.close()
 
 
 def test_a_failure_has_the_documented_fields(ajit):

@@ -12,7 +12,7 @@ from tests.cli.test_compile import FOR_GPU
 
 SOURCE = 'extern "C" __global__ void k(int* x) { *x = 1; }'
 
-LOOP = {"asyncio", "anyio._core._eventloop", "anyio._backends._asyncio"}
+LOOP = {"asyncio", "trio", "anyio._backends"}
 NEVER = {"cuda.bindings", "cuda.core", "numpy", "torch"}
 DRAWING = {"rich.console", "rich.table", "rich.text"}
 RUNTIME = {"ajit._runtime", "ajit._resolve", "ajit._gpu", "ajit._compile.pool"}

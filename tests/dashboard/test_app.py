@@ -203,6 +203,23 @@ async def test_a_cache_that_is_not_there_is_told_and_not_made(settings):
     assert not made
 
 
+async def test_two_event_loops_may_serve_one_page(settings):
+    """What is read belongs to none of them."""
+    app = dashboard.asgi_app(settings=settings)
+
+    async def look():
+        async with client(app) as http:
+            return await _until(http, lambda s: s["cache"]["problem"])
+
+    def elsewhere():
+        return anyio.run(look, backend="asyncio")
+
+    here = await look()
+    there = await anyio.to_thread.run_sync(elsewhere)
+
+    assert here["cache"]["problem"] == there["cache"]["problem"]
+
+
 async def _until(http, holds):
     """The first snapshot for which something holds."""
     with anyio.fail_after(60):

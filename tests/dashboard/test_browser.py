@@ -120,7 +120,7 @@ def test_a_stopped_holder_stands_out(start, window, compiler):
     for peer in (first, second):
         peer.answer()
 
-    assert "is stopped while 1 waits for saxpy." in said
+    assert "is stopped (SIGSTOP, or a debugger) while 1 waits for saxpy." in said
     assert "stopped" == tag
     assert "stopped, silent for" in row
 

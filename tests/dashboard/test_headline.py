@@ -30,6 +30,15 @@ def test_nothing_runs():
     assert ("quiet", "No runtime uses this cache now.") == (said.level, said.text)
 
 
+def test_boards_that_are_switched_off_are_told():
+    """Else it would look as if nothing ran."""
+    cache = CacheState(path="/cache")
+    said = headline_of([], [], cache, (), (), NOW, boards=False)
+
+    assert "Runtimes are not shown" in texts(said)[0]
+    assert "warning" == said.level
+
+
 def test_all_is_well():
     """Also in words."""
     said = headline([a_view(1), a_view(2)])
@@ -76,8 +85,9 @@ def test_a_stopped_holder_that_is_waited_for_comes_first():
     said = headline(views, [a_lease(1)])
 
     assert "bad" == said.level
-    assert "pid 1 on node3 is stopped while 1 waits for matmul." == texts(said)[0]
-    assert "SIGSTOP" in texts(said)[1]
+    assert [
+        "pid 1 on node3 is stopped (SIGSTOP, or a debugger) while 1 waits for matmul."
+    ] == texts(said)
 
 
 def test_a_silent_holder_without_a_board_is_told():
@@ -85,6 +95,13 @@ def test_a_silent_holder_without_a_board_is_told():
     said = headline([a_view(2, waits=(a_wait(9),))], [a_lease(9, silent_seconds=35.0)])
 
     assert ["pid 9 on node3 is silent for 35 s while 1 waits for matmul."] == texts(said)
+
+
+def test_waiters_without_a_board_are_counted_in_the_lock():
+    """As the kernel lists them."""
+    said = headline([a_view(1, compiles=(a_compile(),))], [a_lease(1, waiters=2)])
+
+    assert "1 kernel compiles, 2 processes wait for pid 1 on node3" in said.text
 
 
 def test_a_process_that_was_killed_is_told():

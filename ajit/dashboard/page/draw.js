@@ -83,12 +83,12 @@ const MOST_NUMBER = 1e15;
 function seconds(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "";
   if (value > MOST_SECONDS) return "ages";
-  if (value < 10) return `${Math.max(0, value).toFixed(1)} s`;
+  if (value < 10) return `${Math.max(0, value).toFixed(1)}\u00a0s`;
   const whole = Math.floor(value);
-  if (whole < 120) return `${whole} s`;
-  if (whole < 7200) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  if (whole < 172800) return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-  return `${Math.floor(whole / 86400)} d`;
+  if (whole < 120) return `${whole}\u00a0s`;
+  if (whole < 7200) return `${Math.floor(whole / 60)}\u00a0min ${whole % 60}\u00a0s`;
+  if (whole < 172800) return `${Math.floor(whole / 3600)}\u00a0h ${Math.floor((whole % 3600) / 60)}\u00a0min`;
+  return `${Math.floor(whole / 86400)}\u00a0d`;
 }
 
 /** A duration where space is scarce: in its largest unit. */
@@ -96,18 +96,18 @@ function span(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "";
   if (value > MOST_SECONDS) return "ages";
   for (const [unit, size] of [["d", 86400], ["h", 3600], ["min", 60]]) {
-    if (value >= 2 * size) return `${Math.floor(value / size)} ${unit}`;
+    if (value >= 2 * size) return `${Math.floor(value / size)}\u00a0${unit}`;
   }
-  return `${Math.max(0, Math.floor(value))} s`;
+  return `${Math.max(0, Math.floor(value))}\u00a0s`;
 }
 
 function bytes(size) {
   let value = size;
   for (const unit of ["B", "KiB", "MiB", "GiB"]) {
-    if (value < 1024) return unit === "B" ? `${value} B` : `${value.toFixed(1)} ${unit}`;
+    if (value < 1024) return unit === "B" ? `${value}\u00a0B` : `${value.toFixed(1)}\u00a0${unit}`;
     value /= 1024;
   }
-  return `${value.toFixed(1)} TiB`;
+  return `${value.toFixed(1)}\u00a0TiB`;
 }
 
 function number(value) {

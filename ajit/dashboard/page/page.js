@@ -112,7 +112,7 @@ function drawTiles(now) {
     ["failed", words.number(failed), failed ? "bad" : ""],
     [ill ? `runtimes, ${ill} not well` : "runtimes", words.number(alive.length + now.more_processes), ill ? "bad" : ""],
     ["found ready", asked ? `${((100 * found) / asked).toFixed(found === asked ? 0 : 1)} %` : "–", ""],
-    ["cache", words.bytes(now.cache.size_bytes), now.cache.problem ? "bad" : ""],
+    ["cache", now.cache.looked_seconds === null ? "–" : words.bytes(now.cache.size_bytes), now.cache.problem ? "bad" : ""],
   ];
   keep(byId("tiles"), tiles, ([name]) => name.split(",")[0], () => {
     const node = make("div");
@@ -213,9 +213,26 @@ const CHARTS = [
 ].map(([kind, title, unit]) => ({ kind, ...chart(kind, title, unit) }));
 byId("charts").append(...CHARTS.map((one) => one.figure));
 
+/**
+ * What this page has seen of an interval is kept: another worker of the server, to which it is
+ * connected next, knows only what it has seen itself.
+ */
+const seen = new Map();
+
+function joined(kind, rates) {
+  const known = seen.get(kind) ?? new Map();
+  seen.set(kind, known);
+  const first = rates.last - rates[kind].length + 1;
+  for (const number of known.keys()) if (number < first) known.delete(number);
+  return rates[kind].map((value, index) => {
+    if (value !== null) known.set(first + index, value);
+    return known.get(first + index) ?? null;
+  });
+}
+
 function drawCharts(rates) {
   const minutes = Math.round((rates.interval_seconds * rates.memory.length) / 60);
-  for (const one of CHARTS) one.draw(rates[one.kind], minutes);
+  for (const one of CHARTS) one.draw(joined(one.kind, rates), minutes);
 }
 
 function name(one, here) {
@@ -325,13 +342,13 @@ function drawProblems(now, here) {
 function drawLog(now, here) {
   show(byId("log-section"), now.log.length > 0);
   const columns = [
-    ["when", (one) => ago(one.unix_seconds, at.snapshot.unix_seconds)],
+    ["when", (one) => ago(one.unix_seconds, at.snapshot.unix_seconds), "s"],
     ["kernel", (one) => one.name || short(one.key), "wide"],
-    ["outcome", (one) => one.outcome],
+    ["outcome", (one) => one.outcome, "s"],
     ["took", (one) => words.seconds(one.seconds), "n"],
     ["compiler", (one) => `${one.compiler}${one.arch ? ` for ${one.arch}` : ""}`, "wide"],
     ["why", (one) => one.reason, "wide"],
-    ["process", (one) => words.process(one.pid, one.host, here), "wide"],
+    ["process", (one) => words.process(one.pid, one.host, here).replace("pid ", "pid\u00a0"), "wide"],
   ];
   const level = (one) => (!["compiled", "cancelled", "unknown"].includes(one.outcome) ? "bad" : "");
   keep(byId("log").tBodies[0], now.log, (one) => `${one.unix_seconds} ${one.key} ${one.pid}`, () => row(columns, level));
@@ -384,7 +401,7 @@ function drawEntries(now) {
   show(byId("entries"), entries.length > 0);
   const columns = [
     ["kernel", (one) => one.name || one.problem || "(not read yet)"],
-    ["key", (one) => short(one.key), "key"],
+    ["key", (one) => short(one.key), "key s"],
     ["for", (one) => [one.arch, one.compiler].filter(Boolean).join(", "), "wide"],
     ["size", (one) => words.bytes(one.size_bytes), "n"],
     ["last used", (one) => `${words.span(one.unused_seconds)} ago`, "n"],

@@ -1,0 +1,97 @@
+"""`ajit dash`: where it listens, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from ajit.cli import exits
+from tests.dashboard.served import Served
+
+
+@pytest.fixture
+def boards(tmp_path):
+    """Where boards are."""
+    place = tmp_path / "boards"
+    place.mkdir()
+    return place
+
+
+def get(url, **headers):
+    """Status and text of an answer."""
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310  # our own server
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310  # the same
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number):
+    """For this machine only; also while a page is open. Says nothing but where it listens."""
+    with Served(tmp_path / "cache", boards) as served:
+        status, page = get(served.url)
+        with urllib.request.urlopen(f"{served.url}events", timeout=60) as stream:  # noqa: S310
+            first = stream.readline()
+            code, said = served.end(number)
+
+    assert served.url.startswith("http://127.0.0.1:")
+    assert (200, b"retry: 250\n") == (status, first)
+    assert "Who waits for whom" in page
+    assert (exits.FINE, "") == (code, said)
+
+
+def test_it_makes_no_cache(tmp_path, boards):
+    """And says on the page that there is none."""
+    with Served(tmp_path / "cache", boards) as served:
+        text = ""
+        while "there is no such directory" not in text:
+            _, text = get(f"{served.url}snapshot.json")
+
+    assert "bad" == json.loads(text)["headline"]["level"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_another_name_is_refused(tmp_path, boards):
+    """DNS rebinding; the machine's own name, and one that is given, are served."""
+    with Served(tmp_path / "cache", boards, "--name", "kernels.example") as served:
+        answers = [
+            get(f"{served.url}page.css", host=name)[0]
+            for name in ("evil.example", "kernels.example:80", socket.gethostname(), "localhost")
+        ]
+
+    assert [421, 200, 200, 200] == answers
+
+
+def test_it_says_so_where_others_can_reach_it(tmp_path, boards):
+    """On standard error, with what they can read."""
+    with Served(tmp_path / "cache", boards, "--host", "0.0.0.0") as served:  # noqa: S104  # that is it
+        _, said = served.end()
+
+    assert "warning: it listens at http://0.0.0.0:" in said
+    assert "it has no password" in said
+
+
+def test_an_address_that_is_taken_is_told(ajit):
+    """With a way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = ajit("dash", "--port", taken.getsockname()[1])
+
+    assert exits.ENVIRONMENT == ended.code
+    assert "Address already in use" in ended.err
+    assert "try: --port 0" in ended.err
+
+
+def test_an_address_that_is_none_is_told(ajit):
+    """No traceback."""
+    ended = ajit("dash", "--host", "300.300.300.300")
+
+    assert exits.ENVIRONMENT == ended.code
+    assert "cannot listen at 300.300.300.300" in ended.err
+    assert "Traceback" not in ended.err
