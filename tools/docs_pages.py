@@ -72,6 +72,7 @@ MODULES = {
             "ajit.instrumentation.opentelemetry",
         ],
     ),
+    "dashboard": ("The live page", ["ajit.dashboard"]),
     "testing": ("Testing", ["ajit.testing", "ajit.testing.plugin"]),
 }
 """Modules by page; each with what its ``__all__`` names."""
