@@ -100,6 +100,7 @@ def test_it_shows_who_waits_for_whom_while_kernels_compile_and_a_holder_is_kille
     assert ["compiled", "disk"] == answers
 
 
+@pytest.mark.slow  # it is stopped, seen, and seen again
 def test_a_stopped_holder_stands_out(start, window, compiler):
     """In the headline, at the compile, and in the list of runtimes."""
     compiler.hold()
@@ -186,6 +187,7 @@ def test_its_text_can_be_read(hostile, window, scheme):
     assert [] == weak
 
 
+@pytest.mark.slow  # eight seconds without an answer are told
 def test_it_is_live_again_when_its_server_is(served, window):
     """It says that what it shows is old, connects by itself, and needs no reload."""
     page = window()
