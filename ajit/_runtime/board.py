@@ -1,18 +1,20 @@
-"""The board of one runtime: a mapped file in which it says what it does, for `ajit top` and others.
+"""The board of one runtime: a small file in which it says what it does, for `ajit top` and others.
 
 The runtime's own loop writes it, about twice a second: so a loop that is blocked is seen as an old
 beat, and a process that was killed leaves what it was last at. Others read the file and ask the
 runtime nothing (`ajit._runtime.boards`).
 
-Writing copies some KiB into memory. The file's blocks are reserved when it is made, and its size is
-looked at before each beat: to write into a mapped file that has been cut is the end of a process.
-A board never fails a runtime. If it cannot be made or written, one event says so, and it ends.
+It is written with one call and not mapped. Who writes into the mapping of a file that has just been
+cut, or whose disk fails, is killed by SIGBUS, and no look at the file before comes soon enough. A
+call returns an error, and costs some µs: the file is in memory.
+
+A board never fails a runtime. One that was removed or cut, or cannot be written, is made again. If
+it cannot be made, one event says so, and it ends.
 """
 
 from __future__ import annotations
 
 import itertools
-import mmap
 import os
 import time
 from collections import deque
@@ -80,17 +82,21 @@ class BoardFile:
         status = os.fstat(self._fd)
         return status.st_nlink > 0 and status.st_size == BOARD_BYTES
 
-    def beat(self, view: RuntimeView) -> None:
-        """Write a snapshot; nothing in a forked child, since it is the parent's."""
+    def beat(self, view: RuntimeView) -> bool:
+        """Write a snapshot, and say whether it could be.
+
+        Nothing is written in a forked child, since it is the parent's.
+        """
         if os.getpid() != self._pid:
-            return
+            return True
         self._beats += 1
         place, data = encode_post(view, self._beats, time.monotonic_ns())
-        self._map[place : place + len(data)] = data
+        with suppress(OSError):
+            return os.pwrite(self._fd, data, place) == len(data)
+        return False
 
     def close(self) -> None:
         """Remove it, unless this is a forked child: then it is the parent's."""
-        self._map.close()
         os.close(self._fd)
         if os.getpid() == self._pid:
             with suppress(OSError):
@@ -105,10 +111,9 @@ class BoardFile:
                 os.unlink(half, dir_fd=folder)
             fd = os.open(half, _CREATE, 0o600, dir_fd=folder)
             try:
-                # A hole in a file of a full disk would be the end of who writes into its mapping.
+                # A disk that is full shows here, and not at some beat.
                 os.posix_fallocate(fd, 0, BOARD_BYTES)
-                self._map = mmap.mmap(fd, BOARD_BYTES)
-                self._map[: len(board_head())] = board_head()
+                os.pwrite(fd, board_head(), 0)
                 os.rename(half, self._name, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 os.close(fd)
@@ -169,7 +174,7 @@ class Board:
     async def _beat_on(self, kernels: Kernels) -> None:
         lag = 0.0
         while self._file is not None:
-            self._file.beat(
+            written = self._file.beat(
                 view_of(
                     self._first,
                     kernels,
@@ -182,7 +187,7 @@ class Board:
             due = time.monotonic() + BEAT_SECONDS
             await anyio.sleep(BEAT_SECONDS)
             lag = max(0.0, time.monotonic() - due)
-            if not self._file.is_there:  # somebody has cleaned up
+            if not (written and self._file.is_there):  # somebody has cleaned up, or cut it
                 await self._services.in_thread(self._make_again, seconds=MAKE_SECONDS)
 
     # --- in a thread

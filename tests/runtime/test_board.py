@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -98,6 +100,17 @@ async def until_async(found: Callable[[], object]) -> object:
         return value
 
 
+def in_a_child(call: Callable[[], None]) -> int:
+    """Make a call in a forked child; return its exit code, or minus the signal that ended it."""
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            call()
+            os._exit(0)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def files(board: str) -> list[Path]:
     """The files of boards."""
     return sorted(Path(board).glob("*/*"))
@@ -156,7 +169,7 @@ async def test_compiles_under_way_and_errors_are_on_the_board(options, board, co
         compiler.let_go()
         with pytest.raises(ajit.CompileError):
             await rt.compile(SYNTAX_ERROR, arch=ARCH)
-        (after,) = await until_async(lambda: [v for v in runtimes(board=board) if v.errors])
+        (after,) = await until_async(lambda: [v for v in runtimes(board=board) if v.failed])
 
     (compiling,) = view.compiles
     assert (compiling.name, compiling.entry) == ("saxpy", "saxpy")
@@ -197,10 +210,7 @@ async def test_two_runtimes_of_a_process_both_appear(options, board):
 
 
 async def test_board_that_was_removed_or_cut_is_made_again(options, board):
-    """By a clean-up of the temporary directory; to write into a file that was cut would be the end.
-
-    (The name stays, so it is the inode that shows it.)
-    """
+    """By a clean-up of the temporary directory. The name stays; the inode shows that it was."""
     async with ajit.open_runtime(**options):
         (path,) = await until_async(lambda: runtimes(board=board) and files(board))
         first = path.stat().st_ino
@@ -214,6 +224,37 @@ async def test_board_that_was_removed_or_cut_is_made_again(options, board):
     assert again.state == "running"
     assert first
     assert files(board) == []
+
+
+def test_board_that_is_cut_at_any_moment_does_not_end_its_process(board):
+    """Between the look at its size and the beat as well: in a mapping that would be SIGBUS."""
+
+    def beats() -> None:
+        file = BoardFile(board, "/cache", 1)
+        os.truncate(files(board)[0], 0)
+        file.beat(RuntimeView(pid=1))
+
+    assert in_a_child(beats) == 0
+
+
+def test_beat_that_cannot_be_written_says_so(board):
+    """Neither at all nor in part; it raises nothing."""
+
+    def beats() -> None:
+        file = BoardFile(board, "/cache", 1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1100, 1100))  # in the first of the two places
+        assert [file.beat(RuntimeView(pid=1)) for _ in range(2)] == [False, False]
+
+    assert in_a_child(beats) == 0
+
+
+def test_board_that_cannot_be_written_any_more_is_removed(options, board):
+    """Else its runtime would be shown as late for good. The server goes on."""
+    with Server(options) as server:
+        until(lambda: runtimes(board=board))
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (1024, 1024))
+        until(lambda: not files(board))
+        server.tell("go on")
 
 
 async def test_runtime_without_a_place_for_its_board_goes_on(options, tmp_path):
@@ -302,7 +343,7 @@ def test_board_of_a_dead_process_is_swept(options, board, monkeypatch):
 
 
 def test_forked_child_leaves_the_board_to_its_parent(board):
-    """It neither writes nor removes it, though it has the same mapping."""
+    """It neither writes nor removes it, though it has the same descriptor."""
     file = BoardFile(board, "/cache", 1)
     file.beat(RuntimeView(pid=os.getpid(), compiled=1))
     child = os.fork()
