@@ -86,6 +86,16 @@ async def test_another_process_reads_the_heartbeat(faults):
         assert b"stuck=True" in done.stdout
 
 
+async def test_nobody_can_cut_the_heartbeat():
+    """The CUDA thread writes into its mapping: it would end by SIGBUS."""
+    async with cpu_device() as device:
+        path = device.statistics().heartbeat_path
+        with pytest.raises(PermissionError):
+            await anyio.to_thread.run_sync(os.truncate, path, 0)
+
+        assert device.health()
+
+
 async def test_a_file_that_is_no_heartbeat_is_refused(tmp_path):
     """A file that is something else, or gone, is no health."""
     other = tmp_path / "other"

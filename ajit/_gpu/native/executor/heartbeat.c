@@ -6,17 +6,22 @@
  */
 #include "executor.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 enum { FILE_BYTES = 4096 };
 
+/* Others of this user may open the file for writing. One that is cut would be the end of who writes
+ * into its mapping (SIGBUS). */
+enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
+
 static struct ajit_heartbeat *map_file(int *fd) {
-    *fd = memfd_create("ajit-heartbeat", MFD_CLOEXEC);
+    *fd = memfd_create("ajit-heartbeat", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd < 0) return NULL;
     void *memory = MAP_FAILED;
-    if (!ftruncate(*fd, FILE_BYTES))
+    if (!ftruncate(*fd, FILE_BYTES) && !fcntl(*fd, F_ADD_SEALS, SEALS))
         memory = mmap(NULL, FILE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
     if (memory != MAP_FAILED) return memory;
     close(*fd);
