@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx
@@ -87,6 +88,29 @@ def _ask(server: subprocess.Popen[bytes], url: str, request: str) -> httpx.Respo
             if server.poll() is not None or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("title", ["starlette_app.py", "fastapi_app.py"])
+async def test_servers_of_the_page_take_lists_of_any_length(title, monkeypatch, tmp_path):
+    """Each value is doubled, and a body that is no list of numbers is the client's error."""
+    monkeypatch.setenv("AJIT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("AJIT_DEVICE", "cpu")
+    names: dict[str, Any] = {}
+    exec(titled("howto-servers.md", title)[0], names)  # noqa: S102  # the page's own program
+    transport = httpx.ASGITransport(names["app"], raise_app_exceptions=False)
+    async with (
+        names["app"].router.lifespan_context(names["app"]),
+        httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60) as http,
+    ):
+        answers = [await http.post("/double", json=list(range(count))) for count in (0, 1000)]
+        wrong = [
+            await http.post("/double", content=body, headers={"content-type": "application/json"})
+            for body in ('{"a": 1}', "{}", "7", '"text"', '["x"]', "[1, [2]]", "no json", b"\xff")
+        ]
+
+    assert [[], list(range(0, 2000, 2))] == [answer.json() for answer in answers]
+    assert {one.status_code for one in wrong} <= {400, 422}
 
 
 def test_page_has_a_command_for_each_server():
