@@ -30,6 +30,8 @@ from ajit._runtime.board_view import UnderWay, error_of, first_view, view_of
 from ajit._runtime.boards import sweep
 
 if TYPE_CHECKING:
+    from weakref import ref
+
     from ajit._resolve.services import Services
     from ajit._runtime.board_form import ErrorView, RuntimeView
     from ajit._runtime.kernels import Kernels
@@ -156,8 +158,13 @@ class Board:
             self._errors += 1
             self._recent.appendleft(error)
 
-    async def run(self, kernels: Kernels) -> None:
-        """Beat until cancelled, or until there is no board any more."""
+    async def run(self, kernels: ref[Kernels]) -> None:
+        """Beat until cancelled, or until there is no board any more.
+
+        Args:
+            kernels: The runtime's. The frame of a cancelled task may live on with its exception,
+                and must not keep what is loaded.
+        """
         try:
             await self._services.in_thread(self._make, seconds=MAKE_SECONDS)
             await self._beat_on(kernels)
@@ -171,9 +178,9 @@ class Board:
         if file is not None:
             file.close()
 
-    async def _beat_on(self, kernels: Kernels) -> None:
+    async def _beat_on(self, found: ref[Kernels]) -> None:
         lag = 0.0
-        while self._file is not None:
+        while self._file is not None and (kernels := found()) is not None:
             written = self._file.beat(
                 view_of(
                     self._first,
@@ -184,6 +191,7 @@ class Board:
                     errors=self._errors,
                 )
             )
+            del kernels
             due = time.monotonic() + BEAT_SECONDS
             await anyio.sleep(BEAT_SECONDS)
             lag = max(0.0, time.monotonic() - due)

@@ -12,6 +12,7 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import anyio
 
@@ -88,7 +89,7 @@ async def open_here(
             if history is not None:
                 group.start_soon(history.run)
             if board is not None:
-                group.start_soon(board.run, runtime._kernels)  # noqa: SLF001  # its other half
+                group.start_soon(board.run, ref(runtime._kernels))  # noqa: SLF001  # its other half
             stack.push_async_callback(shielded, runtime._warmer.aclose)  # noqa: SLF001  # its other half
             try:
                 yield runtime

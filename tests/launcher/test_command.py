@@ -46,6 +46,7 @@ def test_statistics(build: Build) -> None:
     told = json.loads(_ajit(build, "cc", "--statistics", "--json").stdout)
 
     expected = {
+        "schema": 1,
         "cache_dir": str(build.cache),
         "hits": 1,
         "compiled": 1,

@@ -36,7 +36,10 @@ PYTEST_INI = """
 [pytest]
 addopts = -p no:cacheprovider
 asyncio_default_fixture_loop_scope = function
-filterwarnings = error
+filterwarnings =
+    error
+    # pytest says so of ajit's own plugin, where ajit is installed to be edited.
+    ignore:Module already imported so cannot be rewritten:pytest.PytestAssertRewriteWarning
 """
 
 

@@ -67,7 +67,8 @@ def _temporary_files(folder: Path) -> list[str]:
     # CACHEDIR.TAG marks the directory as a cache.
     kept, cache = {".ajit", ".lock", ".waiting", ".TAG"}, folder / "cache"
     paths = [path for path in cache.rglob("*") if path.suffix not in kept]
-    stays = (cache / "reads", cache / "digests")  # reading lists, and digests of headers
+    # Reading lists, digests of headers, and the history of compiles.
+    stays = (cache / "reads", cache / "digests", cache / "history")
     paths = [path for path in paths if not any(place in path.parents for place in stays)]
     paths += (folder / "tmp").rglob("*")
     return [
