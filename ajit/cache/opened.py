@@ -94,8 +94,7 @@ class OpenedCache:
 
     def read(self, key: str) -> Lookup:
         """Read an entry, with all of its files if it is a bundle."""
-        bundles = self.store.bundles
-        return bundles.verify(key) if bundles.has(key) else self.store.read(key)
+        return self.store.read_whole(key)
 
 
 C = TypeVar("C", bound=OpenedCache)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ajit._cache.entries.bundles import BundleStore
@@ -216,7 +215,11 @@ class DiskStore:
         Raises:
             ValueError: The text is not a key.
         """
-        return self.bundles.describe(key) if self.bundles.has(key) else self._describe(key)
+        try:
+            is_bundle = self.bundles.has(key)
+        except OSError as exc:
+            return Missing(reason_of(exc))
+        return self.bundles.describe(key) if is_bundle else self._describe(key)
 
     def _describe(self, key: str) -> Described | Missing | Rejected:
         try:
@@ -253,9 +256,19 @@ class DiskStore:
     def verify(self) -> Iterator[tuple[str, Lookup]]:
         """Read every entry and yield the result; not counted in `statistics`."""
         for entry in self.entries():
-            is_bundle = self.bundles.has(entry.key)
-            look = self.bundles.verify if is_bundle else partial(self._read, used=False)
-            yield entry.key, look(entry.key)
+            yield entry.key, self.read_whole(entry.key)
+
+    def read_whole(self, key: str) -> Lookup:
+        """Read an entry, with all of its files if it is a bundle. It is not counted as used.
+
+        Raises:
+            ValueError: The text is not a key.
+        """
+        try:
+            is_bundle = self.bundles.has(key)
+        except OSError as exc:
+            return Missing(reason_of(exc))
+        return self.bundles.verify(key) if is_bundle else self._read(key, used=False)
 
     def remove(self, key: str) -> bool:
         """Remove an entry; a process that is reading it can finish. False if there was none.
