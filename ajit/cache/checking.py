@@ -230,7 +230,7 @@ def _checked(cache: OpenedCache) -> Verification:
         reading_lists=CheckedLists(len(lists), tuple(bad_lists)),
         digests=CheckedDigests(len(digests), tuple(bad_digests)),
         unsafe=tuple(UnsafeFolder(name, reason) for name, reason in cache.unsafe()),
-        unread=tuple(unread),
+        unread=(*unread, *(Unread(*item) for item in cache.unlisted.items())),
     )
 
 

@@ -126,6 +126,7 @@ def prune(
         condemned |= bad
     collector = Collector(cache.store.directory, _limits(settings), cache.trust)
     plan = collector.plan(condemned)
+    unread += [Unread(*item) for item in {**cache.unlisted, **plan.unlisted}.items()]
     if dry_run:
         return _pruned(settings, plan, None, unread)
     done = collector.perform(plan)

@@ -33,3 +33,19 @@ def test_verify_and_prune_say_what_could_not_be_read_and_keep_it(ajit, store):
         assert "Traceback" not in ended.err
     assert entry_file(ajit, key).exists()
     assert exits.FINE == ajit("cache", "verify").code
+
+
+@pytest.mark.parametrize(
+    "args",
+    ["ls", "stats", "verify", "prune", "prune --json", "prune --dry-run", f"rm {'ab' * 32}"],
+)
+def test_commands_tell_of_a_directory_that_cannot_be_listed(ajit, store, args):
+    """None of them says that it is empty, and none ends in a traceback."""
+    key = put(store, "good")
+    folder = ajit.cache_dir / "entries" / key[:2]
+
+    ended = ajit.while_failing("scandir", folder, "cache", *args.split())
+
+    assert f"entries/{key[:2]}: Input/output error" in ended.err
+    assert "Traceback" not in ended.err
+    assert entry_file(ajit, key).exists()

@@ -93,3 +93,19 @@ def test_a_bundle_that_proves_bad_between_two_looks_is_bad(path, monkeypatch):
 
     assert store.read_whole(key).reason == "it is cut short"
     assert ajit.cache.checking.fault_in(store.read_whole(key)) == "it is cut short"
+
+
+@pytest.mark.parametrize("folder", ["entries", "reads"])
+def test_a_directory_that_cannot_be_listed_is_named_and_not_taken_as_empty(path, folder):
+    """By each function that looks at a cache."""
+    there = files(path)
+    with FakeFileSystem(path / folder) as system:
+        system.fail("scandir")
+        scanned, verified = ajit.cache.scan(), ajit.cache.verify(fix=True)
+        pruned = ajit.cache.prune()
+
+    expected = ajit.cache.Unread(folder, "Input/output error")
+    assert verified.unread == pruned.unread == (expected,)
+    assert not verified.good
+    assert [folder in warning for warning in scanned.warnings] == [True] * (folder == "entries")
+    assert files(path) == there

@@ -238,24 +238,37 @@ class DiskStore:
             return Rejected(f"entry of key {manifest.key[:16]}, not of {key[:16]}")
         return Described(manifest, size_bytes, seal)
 
-    def entries(self, digits: str = "") -> Iterator[EntryInfo]:
+    def entries(
+        self, digits: str = "", failed: fs.Failed = lambda _name, _error: None
+    ) -> Iterator[EntryInfo]:
         """Yield the files of the cache by key, without those that are removed meanwhile.
 
         Args:
             digits: How their keys begin: two digits or more, or "" for all.
+            failed: Is told of a directory that cannot be listed, and of a file of which nothing
+                can be told.
         """
-        for name, key in fs.list_files(self.directory, TOP, SUFFIX, digits):
+        for name, key in fs.list_files(self.directory, TOP, SUFFIX, digits, failed):
             if is_entry_key(key) is None:
                 continue
             try:
                 status = fs.stat_file(self.directory, name)
-            except OSError:
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                failed(name, exc)
                 continue
             yield EntryInfo(key, status.st_size, status.st_mtime, status.st_ino)
 
-    def verify(self) -> Iterator[tuple[str, Lookup]]:
-        """Read every entry and yield the result; not counted in `statistics`."""
-        for entry in self.entries():
+    def verify(
+        self, failed: fs.Failed = lambda _name, _error: None
+    ) -> Iterator[tuple[str, Lookup]]:
+        """Read every entry and yield the result; not counted in `statistics`.
+
+        Args:
+            failed: Is told of a directory that cannot be listed.
+        """
+        for entry in self.entries(failed=failed):
             yield entry.key, self.read_whole(entry.key)
 
     def read_whole(self, key: str) -> Lookup:

@@ -109,10 +109,17 @@ class ListStore:
             name = list_name(base, digest)
             self._touches.note(name, _modified(self._directory, name))
 
-    def files(self, base: str = "") -> Iterator[ListInfo]:
-        """Yield every list on disk, or every one of a base, verified and not counted as used."""
-        for folder in base_folders(self._directory, base):
-            for digest in filter(is_key, fs.list_names(self._directory, folder)):
+    def files(
+        self, base: str = "", failed: fs.Failed = lambda _name, _error: None
+    ) -> Iterator[ListInfo]:
+        """Yield every list on disk, or every one of a base, verified and not counted as used.
+
+        Args:
+            base: Hex base key, or "" for all.
+            failed: Is told of a directory that cannot be listed.
+        """
+        for folder in base_folders(self._directory, base, failed):
+            for digest in filter(is_key, fs.list_names(self._directory, folder, failed)):
                 with suppress(FileNotFoundError):  # removed meanwhile
                     yield self._info(folder, digest)
 
@@ -199,10 +206,18 @@ class ListStore:
                 self._kept_reads += len(found.reads)
 
 
-def base_folders(directory: CacheDirectory, prefix: str = "") -> Iterator[str]:
-    """Yield the relative name of every base's folder, or of those whose base key begins so."""
-    for shard in [prefix[:2]] if prefix else fs.list_names(directory, TOP):
-        for base in fs.list_names(directory, f"{TOP}/{shard}"):
+def base_folders(
+    directory: CacheDirectory, prefix: str = "", failed: fs.Failed = lambda _name, _error: None
+) -> Iterator[str]:
+    """Yield the relative name of every base's folder, or of those whose base key begins so.
+
+    Args:
+        directory: The cache.
+        prefix: How the base keys begin.
+        failed: Is told of a directory that cannot be listed.
+    """
+    for shard in [prefix[:2]] if prefix else fs.list_names(directory, TOP, failed):
+        for base in fs.list_names(directory, f"{TOP}/{shard}", failed):
             if base.startswith(prefix or shard) and is_key(base):
                 yield f"{TOP}/{shard}/{base}"
 

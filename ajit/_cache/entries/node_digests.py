@@ -245,9 +245,11 @@ class NodeDigests:
             return _Loaded({}, 0, 0.0, str(exc))
 
 
-def digest_files(directory: CacheDirectory, trust: Trust) -> Iterator[DigestInfo]:
-    """Yield every file of digests, verified. Blocks."""
-    for node in filter(is_node_name, fs.list_names(directory, TOP)):
+def digest_files(
+    directory: CacheDirectory, trust: Trust, failed: fs.Failed = lambda _name, _error: None
+) -> Iterator[DigestInfo]:
+    """Yield every file of digests, verified. Blocks. It tells if they cannot be listed."""
+    for node in filter(is_node_name, fs.list_names(directory, TOP, failed)):
         found = _read(directory, node, trust)
         yield DigestInfo(node, found.size_bytes, len(found.records), found.problem, found.unread)
 
