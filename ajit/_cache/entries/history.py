@@ -58,6 +58,9 @@ MOST_FILES = 256
 MOST_BYTES = 4 * HISTORY_BYTES
 """A larger file is none of ours."""
 
+APPEND_TRIES = 100
+"""How often a file is opened anew that others put aside. Pretty arbitrary: each time two have."""
+
 END_OF_TIME = 1e11
 """Seconds of the wall clock beyond which nothing is believed: the year 5138."""
 
@@ -173,6 +176,15 @@ def remove_history(directory: CacheDirectory) -> int:
 
 
 def _append(folder: Folder, name: str, data: bytes, mode: int, limit_bytes: int) -> None:
+    """Append to the file that has the name, also while others put it aside."""
+    for _ in range(APPEND_TRIES):
+        with suppress(_Gone):
+            _append_once(folder, name, data, mode, limit_bytes)
+            return
+    raise OSError(errno.EBUSY, f"{TOP}/{name} is put aside again and again")
+
+
+def _append_once(folder: Folder, name: str, data: bytes, mode: int, limit_bytes: int) -> None:
     fd = os.open(name, _APPEND, mode, dir_fd=folder.fd)
     try:
         size = _checked_size(fd, name)
@@ -187,13 +199,20 @@ def _append(folder: Folder, name: str, data: bytes, mode: int, limit_bytes: int)
             os.fchmod(fd, mode)  # the umask has reduced it
         if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _checked_size(fd, name)  # it may have gone with the lines
     finally:
         if fd >= 0:
             fs.close_unwritten(fd)
 
 
+class _Gone(Exception):
+    """The file that was opened has lost its name: two others have put files aside meanwhile."""
+
+
 def _checked_size(fd: int, name: str) -> int:
     status = os.fstat(fd)
+    if status.st_nlink == 0:
+        raise _Gone
     # Appending to a link of another file would spoil that.
     ours = status.st_nlink == 1 and status.st_uid == os.geteuid()
     if not (ours and stat.S_ISREG(status.st_mode)):

@@ -130,6 +130,27 @@ def test_file_that_another_process_put_aside_is_not_put_aside_again(
     assert read_history(directory) == [a_line(1), a_line(2)]
 
 
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_file_that_others_have_put_aside_twice_is_opened_again(
+    directory: CacheDirectory, path: Path, monkeypatch, call: str
+):
+    """The second time takes its last name, so that what is written to it would be lost."""
+    append_history(directory, [a_line(1)])
+    file, real = the_file(path), getattr(os, call)
+
+    def then_put_aside(*args, **options):
+        result = real(*args, **options)
+        if args[0] == file.name or call == "write":
+            monkeypatch.setattr(os, call, real)
+            file.unlink()
+        return result
+
+    monkeypatch.setattr(os, call, then_put_aside)
+    append_history(directory, [a_line(2)])
+
+    assert read_history(directory) == [a_line(2)]
+
+
 def test_torn_and_foreign_lines_are_passed_over(directory: CacheDirectory, path: Path):
     """Half a line of a killed process takes none of the next one with it."""
     append_history(directory, [a_line(1)])
