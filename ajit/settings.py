@@ -369,6 +369,8 @@ class Settings:
         "size of this node's history of compiles in the cache (ajit log), at which a new file is "
         "begun; one older is kept; 0: no history",
         least=0,
+        most=16 * MiB,  # more would not be read
+        most_text="16 MiB",
     )
     explain: bool = switch(
         "say of each compile which cached kernel is nearest and in what it differs (the event "

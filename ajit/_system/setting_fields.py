@@ -173,10 +173,13 @@ def number(
     return setting(default, doc, expected, parse=parse or read, holds=holds)
 
 
-def byte_count(default: int, doc: str, *, least: int) -> Any:
+def byte_count(
+    default: int, doc: str, *, least: int, most: int = MOST_BYTES, most_text: str = "1024 PiB"
+) -> Any:
     """Make a field for a size, which a variable may have with a unit."""
-    expected = f"{least} or above, at most 1024 PiB, in bytes or with a unit, such as {SIZE_FORM}"
-    return number(default, doc, least=least, most=MOST_BYTES, expected=expected, parse=_whole_bytes)
+    bounds = f"{least} or above, at most {most_text}"
+    expected = f"{bounds}, in bytes or with a unit, such as {SIZE_FORM}"
+    return number(default, doc, least=least, most=most, expected=expected, parse=_whole_bytes)
 
 
 def _seconds(text: str) -> float:

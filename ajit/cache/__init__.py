@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ajit.cache.checking import CheckedLists as CheckedLists
     from ajit.cache.checking import NotRemoved as NotRemoved
     from ajit.cache.checking import Seals as Seals
+    from ajit.cache.checking import Unread as Unread
     from ajit.cache.checking import UnsafeFolder as UnsafeFolder
     from ajit.cache.checking import Verification as Verification
     from ajit.cache.checking import verify as verify
@@ -54,6 +55,7 @@ __all__ = [
     "PrunedFile",
     "Seals",
     "Skipped",
+    "Unread",
     "UnsafeFolder",
     "Verification",
     "prune",
@@ -69,6 +71,7 @@ _HOMES = {
     "CheckedLists": "checking",
     "NotRemoved": "checking",
     "Seals": "checking",
+    "Unread": "checking",
     "UnsafeFolder": "checking",
     "Verification": "checking",
     "verify": "checking",

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from ajit._cache.entries.disk import Found, Rejected
-from ajit._cache.entries.lists import TOP as READS
+from ajit._cache.entries.disk import Found, Missing, Rejected
+from ajit._cache.entries.lists import list_name
 from ajit._cache.entries.node_digests import TOP as DIGESTS
 from ajit._cache.entries.results import entry_name
 from ajit._cache.files import fs
@@ -30,6 +30,7 @@ __all__ = [
     "CheckedLists",
     "NotRemoved",
     "Seals",
+    "Unread",
     "UnsafeFolder",
     "Verification",
     "fault_in",
@@ -65,6 +66,14 @@ class BadDigests:
 @dataclass(frozen=True, slots=True)
 class UnsafeFolder:
     """A directory that is not used, since another user could put files into it."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """What could not be read just now. It may be good, and is never removed for that."""
 
     name: str
     reason: str
@@ -126,6 +135,7 @@ class Verification:
         reading_lists: The same of reading lists.
         digests: The same of the digests of files.
         unsafe: Directories that are not used until a person has removed them.
+        unread: What could not be read just now, and may be good.
         removed: With ``fix``: names of the bad files that were removed.
         not_removed: With ``fix``: what is bad and still there.
     """
@@ -138,13 +148,15 @@ class Verification:
     reading_lists: CheckedLists
     digests: CheckedDigests
     unsafe: tuple[UnsafeFolder, ...]
+    unread: tuple[Unread, ...] = ()
     removed: tuple[str, ...] = ()
     not_removed: tuple[NotRemoved, ...] = ()
 
     @property
     def good(self) -> bool:
-        """Whether nothing bad was found."""
-        return not (self.bad or self.reading_lists.bad or self.digests.bad or self.unsafe)
+        """Whether everything could be read, and nothing bad was found."""
+        bad = self.bad or self.reading_lists.bad or self.digests.bad or self.unsafe
+        return not (bad or self.unread)
 
 
 def verify(
@@ -172,15 +184,15 @@ def verify(
 
 
 def fault_in(lookup: Lookup) -> str:
-    """Return why an entry that was read cannot be used, or ""; of another version nothing is said.
+    """Return what is wrong with an entry that was read, or "".
 
-    Beside its checksum and key, whether its compiled bytes are whole: one that is cut short was
-    published so.
+    Of one of another version, and of one that could not be read, nothing is said. Beside its
+    checksum and key, whether its compiled bytes are whole: one that is cut short was published so.
     """
-    if isinstance(lookup, Rejected) and lookup.other_version:
+    if isinstance(lookup, Missing):
         return ""
-    if not isinstance(lookup, Found):
-        return lookup.reason or "removed meanwhile"
+    if isinstance(lookup, Rejected):
+        return "" if lookup.other_version else lookup.reason
     held = lookup.artifact
     # The files of a bundle have digests of their own, which were looked at.
     fault = "" if held.kind == "bundle" else fault_of(held.kind, held.data, held.lowered.values())
@@ -190,17 +202,22 @@ def fault_in(lookup: Lookup) -> str:
 def _checked(cache: OpenedCache) -> Verification:
     checked, others = 0, 0
     bad: list[BadEntry] = []
+    unread: list[Unread] = []
     seals: Counter[SealInfo] = Counter()
     for key, lookup in cache.verify():
         checked += 1
         others += isinstance(lookup, Rejected) and lookup.other_version
         if reason := fault_in(lookup):
             bad.append(BadEntry(key, reason))
+        if isinstance(lookup, Missing) and lookup.reason:
+            unread.append(Unread(entry_name(key), lookup.reason))
         if isinstance(lookup, Found) and lookup.seal is not None:
             seals[lookup.seal] += 1
     lists, digests = cache.lists(), cache.digests()
-    bad_lists = (BadList(x.base, x.digest, x.problem) for x in lists if x.problem)
-    bad_digests = (BadDigests(x.node, x.problem) for x in digests if x.problem)
+    unread += [Unread(list_name(x.base, x.digest), x.problem) for x in lists if x.unread]
+    unread += [Unread(f"{DIGESTS}/{x.node}", x.problem) for x in digests if x.unread]
+    bad_lists = (BadList(x.base, x.digest, x.problem) for x in lists if x.is_bad)
+    bad_digests = (BadDigests(x.node, x.problem) for x in digests if x.is_bad)
     return Verification(
         cache_dir=cache.path,
         checked=checked,
@@ -213,13 +230,14 @@ def _checked(cache: OpenedCache) -> Verification:
         reading_lists=CheckedLists(len(lists), tuple(bad_lists)),
         digests=CheckedDigests(len(digests), tuple(bad_digests)),
         unsafe=tuple(UnsafeFolder(name, reason) for name, reason in cache.unsafe()),
+        unread=(*unread, *(Unread(*item) for item in cache.unlisted.items())),
     )
 
 
 def _fixed(cache: OpenedCache, found: Verification) -> Verification:
     """Remove the bad files that a check has found."""
     names = [entry_name(one.key) for one in found.bad if fault_in(cache.read(one.key))]
-    names += [f"{READS}/{x.base[:2]}/{x.base}/{x.digest}" for x in found.reading_lists.bad]
+    names += [list_name(x.base, x.digest) for x in found.reading_lists.bad]
     names += [f"{DIGESTS}/{x.node}" for x in found.digests.bad]
     removed, stuck = [], []
     for name in names:

@@ -40,6 +40,7 @@ class OpenedCache:
         layer: The same of a layer, else "".
         store: Its entries.
         trust: Which seals are asked for.
+        unlisted: Directories that could not be listed so far, and why: they are not empty.
 
     Raises:
         CacheError: It cannot be used, or there is none.
@@ -65,26 +66,27 @@ class OpenedCache:
         self.trust = load_trust(settings) if trust is None else trust
         limit = max(MAX_CODE_BYTES, settings.compile_output_limit_bytes)
         self.store = DiskStore(directory, self.trust, limit)
+        self.unlisted: dict[str, str] = {}
 
     def entries(self) -> list[EntryInfo]:
         """The files of all entries."""
-        return list(self.store.entries())
+        return list(self.store.entries(failed=self._note))
 
     def verify(self) -> Iterator[tuple[str, Lookup]]:
         """Yield the result of reading each entry."""
-        return self.store.verify()
+        return self.store.verify(self._note)
 
     def lists(self) -> list[ListInfo]:
         """All reading lists, verified."""
         from ajit._cache.entries.lists import ListStore  # noqa: PLC0415  # `scan` needs none
 
-        return list(ListStore(self.store.directory).files())
+        return list(ListStore(self.store.directory).files(failed=self._note))
 
     def digests(self) -> list[DigestInfo]:
         """The digests that each node keeps, verified."""
         from ajit._cache.entries.node_digests import digest_files  # noqa: PLC0415  # the same
 
-        return list(digest_files(self.store.directory, self.trust))
+        return list(digest_files(self.store.directory, self.trust, self._note))
 
     def unsafe(self) -> list[tuple[str, str]]:
         """The directories that are not used, because another user could put code there; and why."""
@@ -94,8 +96,10 @@ class OpenedCache:
 
     def read(self, key: str) -> Lookup:
         """Read an entry, with all of its files if it is a bundle."""
-        bundles = self.store.bundles
-        return bundles.verify(key) if bundles.has(key) else self.store.read(key)
+        return self.store.read_whole(key)
+
+    def _note(self, name: str, error: OSError) -> None:
+        self.unlisted[name] = error.strerror or str(error)
 
 
 C = TypeVar("C", bound=OpenedCache)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ajit._cache.entries.collector import Collector, Limits
-from ajit._cache.entries.results import entry_name
+from ajit._cache.entries.lists import list_name
+from ajit._cache.entries.results import Missing, entry_name
 from ajit._compile.toolchains.toolchains import Toolchains
 from ajit._core.seal import NO_TRUST
-from ajit.cache.checking import fault_in
+from ajit.cache.checking import Unread, fault_in
 from ajit.cache.opened import OpenedCache, settings_for
 from ajit.cache.usability import fingerprints_here, is_usable
 from ajit.errors import CacheError
@@ -62,6 +63,7 @@ class Pruned:
         removed: What was removed; in a dry run, what would be.
         removed_bytes: Its size.
         skipped: What could not be removed, or is in use.
+        unread: What could not be read just now. It stays, as it may be good.
         kept_entries: Entries that are left.
         kept_bytes: Their size, with that of reading lists and digests.
     """
@@ -73,6 +75,7 @@ class Pruned:
     removed: tuple[PrunedFile, ...]
     removed_bytes: int
     skipped: tuple[Skipped, ...]
+    unread: tuple[Unread, ...]
     kept_entries: int
     kept_bytes: int
 
@@ -117,16 +120,20 @@ def prune(
         settings = replace(settings, cache_max_age_seconds=max_age_seconds)
     cache = OpenedCache(settings)
     condemned: dict[str, Reason] = _unusable(cache, settings) if unusable else {}
-    condemned |= _bad(cache, settings) if verify else {}
+    unread: list[Unread] = []
+    if verify:
+        bad, unread = _bad(cache, settings)
+        condemned |= bad
     collector = Collector(cache.store.directory, _limits(settings), cache.trust)
     plan = collector.plan(condemned)
+    unread += [Unread(*item) for item in {**cache.unlisted, **plan.unlisted}.items()]
     if dry_run:
-        return _pruned(settings, plan, None)
+        return _pruned(settings, plan, None, unread)
     done = collector.perform(plan)
     if done is None:
         reason = "another process is removing entries right now; try again later"
         raise PruneBusy(path=str(settings.cache_dir), reason=reason)
-    return _pruned(settings, plan, done)
+    return _pruned(settings, plan, done, unread)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -137,15 +144,25 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _bad(cache: OpenedCache, settings: Settings) -> dict[str, Reason]:
-    """The files that nobody can use: neither we, nor someone who asks for another seal."""
-    bad = [entry_name(key) for key, found in _unsealed(cache, settings).verify() if fault_in(found)]
-    bad += [
-        f"reads/{found.base[:2]}/{found.base}/{found.digest}"
-        for found in cache.lists()
-        if found.problem
-    ]
-    return dict.fromkeys(bad, "does not verify")
+def _bad(cache: OpenedCache, settings: Settings) -> tuple[dict[str, Reason], list[Unread]]:
+    """The files that nobody can use: neither we, nor someone who asks for another seal.
+
+    And those that could not be read just now.
+    """
+    bad: list[str] = []
+    unread: list[Unread] = []
+    for key, found in _unsealed(cache, settings).verify():
+        if fault_in(found):
+            bad.append(entry_name(key))
+        elif isinstance(found, Missing) and found.reason:
+            unread.append(Unread(entry_name(key), found.reason))
+    for listed in cache.lists():
+        name = list_name(listed.base, listed.digest)
+        if listed.is_bad:
+            bad.append(name)
+        elif listed.unread:
+            unread.append(Unread(name, listed.problem))
+    return dict.fromkeys(bad, "does not verify"), unread
 
 
 def _unsealed(cache: OpenedCache, settings: Settings) -> OpenedCache:
@@ -166,7 +183,9 @@ def _unusable(cache: OpenedCache, settings: Settings) -> dict[str, Reason]:
     return dict.fromkeys(gone, "no compiler here can use it")
 
 
-def _pruned(settings: Settings, plan: Eviction, done: Collected | None) -> Pruned:
+def _pruned(
+    settings: Settings, plan: Eviction, done: Collected | None, unread: list[Unread]
+) -> Pruned:
     skipped = () if done is None else done.skipped
     stay = {item.name for item in skipped}
     files = tuple(
@@ -182,6 +201,7 @@ def _pruned(settings: Settings, plan: Eviction, done: Collected | None) -> Prune
         removed=files,
         removed_bytes=sum(file.size_bytes for file in files),
         skipped=tuple(Skipped(item.name, item.reason) for item in skipped),
+        unread=tuple(unread),
         kept_entries=plan.kept_entries if done is None else done.kept_entries,
         kept_bytes=plan.kept_bytes if done is None else done.kept_bytes,
     )

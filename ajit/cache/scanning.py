@@ -66,7 +66,8 @@ class CacheScan:
         cache_dir: The cache.
         layers: Paths of the layers that are used.
         entries: Every entry; of one that several of them have, the first is used.
-        warnings: What was left out, and why: layers that are no cache, a cache that is not there.
+        warnings: What was left out, and why: layers that are no cache, a cache that is not there,
+            directories that cannot be listed.
     """
 
     cache_dir: Path
@@ -114,9 +115,11 @@ def scan(
     settings = settings_for(cache_dir, settings)
     stack = open_stack(settings, OpenedCache)
     seen = {(one.layer, one.key, one.inode): one for one in _good(previous)}
-    entries = []
+    entries, warnings = [], list(stack.warnings)
     for cache in stack.caches:
-        for info in cache.entries():
+        infos = cache.entries()
+        warnings += [f"{cache.path}: {name}: {why}" for name, why in cache.unlisted.items()]
+        for info in infos:
             known = seen.get((cache.layer, info.key, info.inode))
             found = _again(known, info) if known else described(cache, info)
             entries += [found] if found else []
@@ -124,7 +127,7 @@ def scan(
         cache_dir=settings.cache_dir,
         layers=tuple(stack.layers),
         entries=tuple(entries),
-        warnings=tuple(stack.warnings),
+        warnings=tuple(warnings),
     )
 
 

@@ -36,21 +36,25 @@ def verify(*, fix: bool, cache_dir: str | None, as_json: bool) -> int:
     An entry with a bad checksum or key does no harm: it counts as a miss and is compiled again. One
     whose bytes are cut short was published so: remove it. Reading lists and digests of files are
     checked, too; a bad one counts as not there. A directory that is a link, or that another user
-    could put files into, is not used, and should be removed. Exits with 1 if anything is bad.
+    could put files into, is not used, and should be removed. Exits with 1 if anything is bad,
+    or cannot be read.
 
     With --fix bad entries, reading lists and digests are removed, while servers may use the cache;
-    directories are not. Exits with 0 if all that was bad is gone, with 3 if some of it is not.
+    directories, and what cannot be read just now, are not. Exits with 0 if all that was bad is
+    gone and all could be read, else with 3, or with 1 if nothing was removed.
 
     Layers are not checked: name one with --cache-dir.
     """
     found, output = checking.verify(cache_dir, fix=fix), Output(as_json=as_json)
+    for unread in found.unread:
+        output.warn(f"could not be read: {unread.name}: {unread.reason}")
     if not fix:
         output.result(found, lambda: draw_verified(found))
         return exits.FINE if found.good else exits.PROBLEM
     for problem in found.not_removed:
         output.warn(f"not removed: {problem.name}: {problem.reason}")
     output.result(found, lambda: draw_fixed(found))
-    if not found.not_removed:
+    if not (found.not_removed or found.unread):
         return exits.FINE
     return exits.PARTLY if found.removed else exits.PROBLEM
 

@@ -142,6 +142,8 @@ class Cache(OpenedCache):
         left = defaultdict(list)
         for info in self.entries():
             left[info.key[:BASE_DIGITS]].append(info.key)
+        if self.unlisted:
+            return 0  # an entry that is not seen may be there
         number = 0
         for base in dict.fromkeys(key[:BASE_DIGITS] for key in removed):
             ours = {led_by.get(key) for key in removed if key.startswith(base)}
@@ -181,6 +183,13 @@ class Cache(OpenedCache):
         """What the key of an entry was made of; nothing if it is not good."""
         found = self.store.manifest(key)
         return dict(found[0].key_fields) if isinstance(found, tuple) else {}
+
+    def _note(self, name: str, error: OSError) -> None:
+        from ajit.cli.output import tell_warning  # noqa: PLC0415  # start-up
+
+        if name not in self.unlisted:
+            tell_warning(f"could not be read: {name}: {error.strerror or error}")
+        super()._note(name, error)
 
 
 def _is_needed(digest: str, ours: set[str | None], theirs: set[str | None]) -> bool:

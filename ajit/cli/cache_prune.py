@@ -73,7 +73,7 @@ def prune(
     Reading lists count and go like entries. Also removes entries and lists that do not verify, and
     the files that crashed processes and machines long gone left behind. Safe while servers use the
     cache: an entry is kept if it was published or used in the last minute, or if its lease is held.
-    Exits with 3 if something could not be removed.
+    What cannot be read just now is kept. Exits with 3 if something could not be read or removed.
 
     With --unusable entries go as well whose compiler is not the one that is found here, to the
     version. Do not give it where other machines share the cache: they may have that compiler. What
@@ -90,8 +90,10 @@ def prune(
     output = Output(as_json=as_json)
     for skipped in pruned.skipped:
         output.note(f"not removed: {skipped.file}: {skipped.reason}")
+    for unread in pruned.unread:
+        output.warn(f"could not be read: {unread.name}: {unread.reason}")
     output.result(pruned, lambda: _draw(pruned))
-    return exits.PARTLY if pruned.skipped else exits.FINE
+    return exits.PARTLY if pruned.skipped or pruned.unread else exits.FINE
 
 
 def _draw(pruned: pruning.Pruned) -> Drawn:

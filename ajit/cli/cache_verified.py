@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ajit._core.seal import SealInfo
@@ -19,7 +20,9 @@ def draw_verified(found: Verification) -> str | Table:
     """Draw what is bad, or say that all is good, as far as it was checked."""
     lists, digests = found.reading_lists, found.digests
     total, seals = _total(found), [_sealed(item) for item in found.seals]
-    if found.good:
+    names = count(len(found.unread), "name", "names")
+    seals += [f"{names} could not be read: whether they are good is not known"] * bool(found.unread)
+    if _all_good(found):
         unknown = sum(item.entries for item in found.seals if item.state == "unknown")
         all_are = (
             f"all whole; {count(unknown, 'seal', 'seals')} not checked" if unknown else "all good"
@@ -48,6 +51,11 @@ def draw_fixed(found: Verification) -> Drawn:
     drawn = draw_verified(found)
     gone = f"removed {count(len(found.removed), 'file', 'files')}"
     return drawn if isinstance(drawn, str) else Stack(drawn, gone)
+
+
+def _all_good(found: Verification) -> bool:
+    """Whether nothing is bad of what could be read."""
+    return replace(found, unread=()).good
 
 
 def _total(found: Verification) -> str:

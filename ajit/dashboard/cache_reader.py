@@ -68,7 +68,7 @@ class CacheReader:
         Raises:
             CacheError: There is no cache, or it cannot be used.
         """
-        return tuple(read_history(self._open().store.directory)[: -MOST_COMPILES - 1 : -1])
+        return tuple(reversed(read_history(self._open().store.directory, MOST_COMPILES)))
 
     def entries(self) -> CacheState:
         """Return what is in the cache.

@@ -32,6 +32,19 @@ class Ended:
         return json.loads(self.out)
 
 
+FAILING = """
+import sys
+from ajit._cache.entries import bundles, collector, disk, history, lists  # before `os` is replaced
+from ajit.cli.main import run
+from ajit.testing import FakeFileSystem
+
+with FakeFileSystem(sys.argv[1]) as system:
+    system.fail(sys.argv[2])
+    sys.exit(run(sys.argv[3:]))
+"""
+"""Runs a command while one call fails with EIO below a directory."""
+
+
 class CommandLine:
     """Runs `ajit` with a cache and an environment of this test's own."""
 
@@ -62,6 +75,20 @@ class CommandLine:
         )
         self._started.append(process)
         return process
+
+    def while_failing(self, call: str, path: Path, *args: str) -> Ended:
+        """Run a command to its end, while a call of ``os`` fails with EIO below a directory."""
+        ended = subprocess.run(
+            [sys.executable, "-c", FAILING, str(path), call, *args],
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout, ended.stderr)
 
     def close(self) -> None:
         """Kill what a failing test left running."""

@@ -86,7 +86,9 @@ def test_what_is_wrong_with_a_cache(filled):
     found = filled("cache", "verify", "--json").json()
     fixed = filled("cache", "verify", "--fix", "--json").json()
 
-    check("cache verify", found, fixed)
+    unread = filled.while_failing("read", filled.cache_dir, "cache", "verify", "--json").json()
+
+    check("cache verify", found, fixed, unread)
 
 
 def test_what_is_removed(filled):
@@ -100,9 +102,11 @@ def test_what_is_removed(filled):
     with table.try_acquire(base, "nvrtc"):
         pruned = filled("cache", "prune", "--json").json()
         held = filled("locks", "--json").json()
-    removed = filled("cache", "rm", compiled(filled, 5)["key"], "beef", "--json").json()
+    last = compiled(filled, 5)["key"]
+    unread = filled.while_failing("read", filled.cache_dir, "cache", "prune", "--json").json()
+    removed = filled("cache", "rm", last, "beef", "--json").json()
 
-    check("cache prune", pruned)
+    check("cache prune", pruned, unread)
     check("locks", held)
     check("cache rm", removed)
 

@@ -19,7 +19,7 @@ from tests.cli.test_cache import put
 
 PUBLIC = (
     "BadDigests BadEntry BadList CacheScan CachedEntry CheckedDigests CheckedLists NotRemoved "
-    "Pruned PrunedFile Seals Skipped UnsafeFolder Verification prune scan verify"
+    "Pruned PrunedFile Seals Skipped Unread UnsafeFolder Verification prune scan verify"
 )
 DAY = 86400
 

@@ -65,6 +65,10 @@ class Damaged(Exception):
     """The files of a bundle are not what its head says, or cannot be read."""
 
 
+class Unreadable(Damaged):
+    """They cannot be read now, and may be good."""
+
+
 class OpenBundle:
     """A bundle in the cache, open for as long as its files are copied. A context.
 
@@ -192,15 +196,14 @@ class BundleStore:
 
         Raises:
             ValueError: The text is not a key.
+            OSError: There may be one, and it cannot be read.
         """
         try:
             fd = self._open(entry_name(key))
-        except OSError:
+        except (FileNotFoundError, fs.UnusableFile):
             return False
         try:
             return os.pread(fd, len(MAGIC), 0) == MAGIC
-        except OSError:
-            return False
         finally:
             fs.close_unwritten(fd)
 
@@ -218,15 +221,19 @@ class BundleStore:
         lookup = self.look(key)
         if not isinstance(lookup, Found):
             return lookup
-        try:
+
+        def read() -> Found:
             with self.open(key, entry_name(key)) as opened:
                 for _, pieces in files_of(opened.artifact, opened):
                     deque(pieces, maxlen=0)
+            return lookup
+
+        try:
+            return look_up(self.directory, read)
+        except Unreadable as exc:
+            return Missing(str(exc))
         except Damaged as exc:
             return Rejected(str(exc))
-        except (OSError, EntryInvalid) as exc:
-            return Missing(reason_of(exc))
-        return lookup
 
     def publish(self, artifact: Artifact, *, replace: bool = False) -> PublishResult:
         """Put a bundle on disk under its key, a piece at a time.
@@ -318,7 +325,7 @@ def _pieces(content: Content, offset: int, size_bytes: int) -> Iterator[bytes]:
         try:
             piece = content.read(offset, min(CHUNK_BYTES, end - offset))
         except OSError as exc:
-            raise Damaged(f"it cannot be read: {reason_of(exc)}") from exc
+            raise Unreadable(f"it cannot be read: {reason_of(exc)}") from exc
         if not piece:
             raise Damaged(f"{end - offset} bytes of it are missing")
         offset += len(piece)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -180,7 +181,10 @@ class Collector:
         """Remove one file, and return "" or why it was not removed."""
         if doomed.reason == "lock of a bygone key":
             return self._discard(doomed.file)
-        base = bases.of(doomed.file) if doomed.file.name.startswith((TOP, READS)) else None
+        try:
+            base = bases.of(doomed.file) if doomed.file.name.startswith((TOP, READS)) else None
+        except OSError as exc:
+            return f"whether it is leased cannot be known: {exc.strerror or exc}"
         if base is None:
             return self._unlink(doomed.file)
         # No claim of its own for each file: it would leave more behind than it removes.
@@ -226,35 +230,41 @@ class Collector:
         return ""
 
     def _inventory(self) -> Inventory:
+        unlisted: dict[str, str] = {}
+
+        def failed(name: str, error: OSError) -> None:
+            unlisted[name] = error.strerror or str(error)
+
         return Inventory(
             now=fs.now(self._directory),
-            entries=self._sharded(TOP, SUFFIX),
-            lists=self._lists(),
-            digests=tuple(self._files(DIGESTS, is_node_name)),
-            failures=self._sharded("failures", ".json"),
-            temporaries=self._files(fs.TEMPORARY, fs.is_temporary),
-            permits=self._files(f"locks/{PERMIT_PREFIX[:2]}", is_permit_file),
-            locks=self._locks,
+            entries=self._sharded(TOP, SUFFIX, failed),
+            lists=self._lists(failed),
+            digests=tuple(self._files(DIGESTS, is_node_name, failed)),
+            failures=self._sharded("failures", ".json", failed),
+            temporaries=self._files(fs.TEMPORARY, fs.is_temporary, failed),
+            permits=self._files(f"locks/{PERMIT_PREFIX[:2]}", is_permit_file, failed),
+            locks=partial(self._locks, failed),
             outlived=this_process().outlived,
-            history=self._files(HISTORY, is_history_name),
+            history=self._files(HISTORY, is_history_name, failed),
+            unlisted=unlisted,
         )
 
-    def _sharded(self, top: str, suffix: str) -> Iterator[File]:
+    def _sharded(self, top: str, suffix: str, failed: fs.Failed) -> Iterator[File]:
         """The files ``<top>/<2 hex>/<key><suffix>``; what has another name is not ajit's."""
-        for shard in fs.list_names(self._directory, top):
+        for shard in fs.list_names(self._directory, top, failed):
 
             def is_ours(name: str, shard: str = shard) -> bool:
                 return _is_key_file(name, suffix) and name.startswith(shard)
 
-            yield from self._files(f"{top}/{shard}", is_ours)
+            yield from self._files(f"{top}/{shard}", is_ours, failed)
 
-    def _locks(self, bases: set[str]) -> Iterator[File]:
+    def _locks(self, failed: fs.Failed, bases: set[str]) -> Iterator[File]:
         """The lock files of other bases, where they may be removed."""
         directory = self._directory
         if directory.lease_kind != "locks" or not is_local(mount_of(directory.path, directory.fd)):
             return
-        for shard in fs.list_names(directory, LOCKS):
-            for name in fs.list_names(directory, f"{LOCKS}/{shard}"):
+        for shard in fs.list_names(directory, LOCKS, failed):
+            for name in fs.list_names(directory, f"{LOCKS}/{shard}", failed):
                 ours = name.startswith(shard) and _is_key_file(name, LOCK_SUFFIX)
                 if ours and name[:BASE_DIGITS] not in bases:
                     yield from self._file(f"{LOCKS}/{shard}/{name}")
@@ -264,13 +274,15 @@ class Collector:
             status = fs.stat_file(self._directory, name)
             yield File(name, status.st_size, status.st_mtime_ns, status.st_ino)
 
-    def _lists(self) -> Iterator[File]:
-        for folder in base_folders(self._directory):
-            yield from self._files(folder, is_key)
+    def _lists(self, failed: fs.Failed) -> Iterator[File]:
+        for folder in base_folders(self._directory, failed=failed):
+            yield from self._files(folder, is_key, failed)
 
-    def _files(self, folder: str, is_ours: Callable[[str], object]) -> Iterator[File]:
+    def _files(
+        self, folder: str, is_ours: Callable[[str], object], failed: fs.Failed
+    ) -> Iterator[File]:
         """Yield the regular files of a directory that have a name of ours."""
-        for last, status in fs.regular_files(self._directory, folder):
+        for last, status in fs.regular_files(self._directory, folder, failed):
             if is_ours(last):
                 name = f"{folder}/{last}"
                 yield File(name, status.st_size, status.st_mtime_ns, status.st_ino)
@@ -300,7 +312,10 @@ class _LeasedBases:
         return self._shards[shard].get(file.base)
 
     def _names(self, shard: str) -> list[str]:
-        return fs.list_names(self._directory, f"locks/{shard}")
+        try:
+            return fs.list_names_or_raise(self._directory, f"locks/{shard}")
+        except fs.UnsafeFolder:
+            return []  # no lease is taken there
 
 
 def _collected(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ajit._cache.entries.bundles import BundleStore
@@ -216,7 +215,11 @@ class DiskStore:
         Raises:
             ValueError: The text is not a key.
         """
-        return self.bundles.describe(key) if self.bundles.has(key) else self._describe(key)
+        try:
+            is_bundle = self.bundles.has(key)
+        except OSError as exc:
+            return Missing(reason_of(exc))
+        return self.bundles.describe(key) if is_bundle else self._describe(key)
 
     def _describe(self, key: str) -> Described | Missing | Rejected:
         try:
@@ -235,27 +238,50 @@ class DiskStore:
             return Rejected(f"entry of key {manifest.key[:16]}, not of {key[:16]}")
         return Described(manifest, size_bytes, seal)
 
-    def entries(self, digits: str = "") -> Iterator[EntryInfo]:
+    def entries(
+        self, digits: str = "", failed: fs.Failed = lambda _name, _error: None
+    ) -> Iterator[EntryInfo]:
         """Yield the files of the cache by key, without those that are removed meanwhile.
 
         Args:
             digits: How their keys begin: two digits or more, or "" for all.
+            failed: Is told of a directory that cannot be listed, and of a file of which nothing
+                can be told.
         """
-        for name, key in fs.list_files(self.directory, TOP, SUFFIX, digits):
+        for name, key in fs.list_files(self.directory, TOP, SUFFIX, digits, failed):
             if is_entry_key(key) is None:
                 continue
             try:
                 status = fs.stat_file(self.directory, name)
-            except OSError:
+            except FileNotFoundError:
+                continue
+            except OSError as exc:
+                failed(name, exc)
                 continue
             yield EntryInfo(key, status.st_size, status.st_mtime, status.st_ino)
 
-    def verify(self) -> Iterator[tuple[str, Lookup]]:
-        """Read every entry and yield the result; not counted in `statistics`."""
-        for entry in self.entries():
-            is_bundle = self.bundles.has(entry.key)
-            look = self.bundles.verify if is_bundle else partial(self._read, used=False)
-            yield entry.key, look(entry.key)
+    def verify(
+        self, failed: fs.Failed = lambda _name, _error: None
+    ) -> Iterator[tuple[str, Lookup]]:
+        """Read every entry and yield the result; not counted in `statistics`.
+
+        Args:
+            failed: Is told of a directory that cannot be listed.
+        """
+        for entry in self.entries(failed=failed):
+            yield entry.key, self.read_whole(entry.key)
+
+    def read_whole(self, key: str) -> Lookup:
+        """Read an entry, with all of its files if it is a bundle. It is not counted as used.
+
+        Raises:
+            ValueError: The text is not a key.
+        """
+        try:
+            is_bundle = self.bundles.has(key)
+        except OSError as exc:
+            return Missing(reason_of(exc))
+        return self.bundles.verify(key) if is_bundle else self._read(key, used=False)
 
     def remove(self, key: str) -> bool:
         """Remove an entry; a process that is reading it can finish. False if there was none.

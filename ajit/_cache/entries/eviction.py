@@ -18,6 +18,9 @@ An entry and the list that leads to it are touched together. If the list goes fi
 the entry misses and the kernel is compiled once more, which publishes the list again. If that never
 happens, nothing touches the entry any more, and it becomes the least recently used one.
 
+Where a directory could not be listed, what lies there is not known to be gone: then the first and
+the last rule remove nothing.
+
 All ages are differences of two times by the file system's clock. Nothing here reads a file.
 """
 
@@ -25,7 +28,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -144,6 +147,7 @@ class Inventory:
         permits: Lock files of permits, see `ajit._cache.leases.permits`.
         locks: Returns the lock files of bases other than those of the given digits.
         history: Files of history, see `ajit._cache.entries.history`.
+        unlisted: Directories that could not be listed, and why. Gone through after the rest.
         outlived: Tells by the last part of a temporary file's name whether its writer is dead.
     """
 
@@ -157,6 +161,7 @@ class Inventory:
     locks: Callable[[set[str]], Iterable[File]]
     outlived: Callable[[str], bool]
     history: Iterable[File] = ()
+    unlisted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +183,14 @@ class Eviction:
             and history.
         kept_entries: Number of entries that are kept.
         kept_bytes: Their size, with that of reading lists and digests.
+        unlisted: Directories that could not be listed, and why.
     """
 
     entries: tuple[Doomed, ...] = ()
     debris: tuple[Doomed, ...] = ()
     kept_entries: int = 0
     kept_bytes: int = 0
+    unlisted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -241,6 +248,7 @@ def choose(
         ),
         kept_entries=len(entries) - len(gone),
         kept_bytes=kept_bytes,
+        unlisted=inventory.unlisted,
     )
 
 
@@ -249,7 +257,8 @@ def _split_lists(bases: set[str], inventory: Inventory) -> tuple[list[File], lis
     kept, lost = [], []
     for file in inventory.lists:
         idle = _idle(file, inventory.now)
-        if file.base in bases or idle < LIST_SECONDS:
+        # An entry that is not seen where not all could be listed may be there.
+        if file.base in bases or idle < LIST_SECONDS or inventory.unlisted:
             kept.append(file)
         else:
             lost.append(Doomed(file, "list that leads to no entry", idle))
@@ -290,6 +299,8 @@ def _stale(failures: Iterable[File], now: float, limits: Limits) -> Iterable[Doo
 
 
 def _bygone_locks(bases: set[str], inventory: Inventory) -> Iterable[Doomed]:
+    if inventory.unlisted:
+        return
     for file in inventory.locks(bases):
         if _idle(file, inventory.now) > LOCK_SECONDS:
             yield Doomed(file, "lock of a bygone key", _idle(file, inventory.now))

@@ -21,12 +21,16 @@ import os
 import re
 import stat
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from ajit._cache.entries.last_lines import last_lines
 from ajit._cache.entries.node_digests import node_name
 from ajit._cache.files import fs
+from ajit._cache.files.reading import OPEN_TO_READ
 from ajit._printable import printable, printable_line
 from ajit._system.process import is_gone, this_process
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HISTORY_BYTES",
+    "MOST_LIMIT_BYTES",
     "TOP",
     "Compiled",
     "Outcome",
@@ -55,8 +60,15 @@ HISTORY_BYTES = 1024 * 1024
 MOST_FILES = 256
 """Read, the newest first: nodes come and go."""
 
-MOST_BYTES = 4 * HISTORY_BYTES
-"""A larger file is none of ours."""
+MOST_BYTES = 32 * 1024 * 1024
+MOST_LINES = 50_000
+"""Read of all files together, from their ends. Pretty arbitrary: a second or two, some 100 MB."""
+
+MOST_LIMIT_BYTES = MOST_BYTES // 2
+"""A node has two files: with a higher limit not all of them would be read."""
+
+APPEND_TRIES = 100
+"""How often a file is opened anew that others put aside. Pretty arbitrary: each time two have."""
 
 END_OF_TIME = 1e11
 """Seconds of the wall clock beyond which nothing is believed: the year 5138."""
@@ -141,26 +153,33 @@ def append_history(
         OSError: They could not be written, or in part only.
         CacheError: The cache directory that is there now cannot be used.
     """
-    # The line break goes first: a process that was killed in the middle may have left half a line.
-    data = b"".join(b"\n" + _encoder.encode(line) for line in lines) + b"\n"
     name = f"{node_name(b'%d' % os.geteuid())}.jsonl"
     mode = directory.sharing.file_mode
-    fs.in_folder(directory, TOP, lambda folder: _append(folder, name, data, mode, limit_bytes))
+    for data in _pieces(lines, limit_bytes):
+        append = partial(_append, name=name, data=data, mode=mode, limit_bytes=limit_bytes)
+        fs.in_folder(directory, TOP, append)
 
 
-def read_history(directory: CacheDirectory) -> list[Compiled]:
+def read_history(directory: CacheDirectory, most: int | None = None) -> list[Compiled]:
     """Return what the files of all nodes tell, the oldest first; never raises for what they have.
 
-    Of a compile that goes on, or of which its process wrote no end, it tells what is known here.
+    Of a compile that goes on, or of which its process wrote no end, it tells what is known here. Of
+    files that are large or many only the last lines are read.
+
+    Args:
+        directory: The cache.
+        most: How many compiles, the last ones; None for all.
     """
     found: dict[str, Compiled] = {}
-    for name in _names(directory):
-        for line in _lines(directory, f"{TOP}/{name}"):
+    for text in _texts(directory):
+        line = _decoded(text) if text else None
+        if line is not None:
             known = found.get(line.id)
             if known is None or known.outcome == "running":
                 found[line.id] = line
-    told = (_as_it_is(line) if line.outcome == "running" else line for line in found.values())
-    return sorted(told, key=lambda line: line.unix_seconds)
+    last = sorted(found.values(), key=lambda line: line.unix_seconds)
+    kept = last if most is None else last[max(0, len(last) - most) :]
+    return [_as_it_is(line) if line.outcome == "running" else line for line in kept]
 
 
 def remove_history(directory: CacheDirectory) -> int:
@@ -172,7 +191,31 @@ def remove_history(directory: CacheDirectory) -> int:
     return removed
 
 
+def _pieces(lines: Iterable[Compiled], limit_bytes: int) -> Iterator[bytes]:
+    """Encode lines, in pieces that each fit into a file."""
+    piece = b""
+    for line in lines:
+        # The line break goes first: a process that was killed in the middle may have left half a
+        # line.
+        text = b"\n" + _encoder.encode(line)
+        if piece and len(piece) + len(text) >= limit_bytes:
+            yield piece + b"\n"
+            piece = b""
+        piece += text
+    if piece:
+        yield piece + b"\n"
+
+
 def _append(folder: Folder, name: str, data: bytes, mode: int, limit_bytes: int) -> None:
+    """Append to the file that has the name, also while others put it aside."""
+    for _ in range(APPEND_TRIES):
+        with suppress(_Gone):
+            _append_once(folder, name, data, mode, limit_bytes)
+            return
+    raise OSError(errno.EBUSY, f"{TOP}/{name} is put aside again and again")
+
+
+def _append_once(folder: Folder, name: str, data: bytes, mode: int, limit_bytes: int) -> None:
     fd = os.open(name, _APPEND, mode, dir_fd=folder.fd)
     try:
         size = _checked_size(fd, name)
@@ -187,13 +230,20 @@ def _append(folder: Folder, name: str, data: bytes, mode: int, limit_bytes: int)
             os.fchmod(fd, mode)  # the umask has reduced it
         if os.write(fd, data) != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _checked_size(fd, name)  # it may have gone with the lines
     finally:
         if fd >= 0:
             fs.close_unwritten(fd)
 
 
+class _Gone(Exception):
+    """The file that was opened has lost its name: two others have put files aside meanwhile."""
+
+
 def _checked_size(fd: int, name: str) -> int:
     status = os.fstat(fd)
+    if status.st_nlink == 0:
+        raise _Gone
     # Appending to a link of another file would spoil that.
     ours = status.st_nlink == 1 and status.st_uid == os.geteuid()
     if not (ours and stat.S_ISREG(status.st_mode)):
@@ -212,25 +262,53 @@ def _rotate(folder: Folder, name: str, fd: int) -> None:
             os.rename(name, older, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
 
 
-def _names(directory: CacheDirectory) -> list[str]:
+def _sizes(directory: CacheDirectory) -> list[tuple[int, str]]:
+    """Size and name of the files that are read, the smallest first."""
     files = [
-        (status.st_mtime, name)
+        (status.st_mtime, status.st_size, name)
         for name, status in fs.regular_files(directory, TOP)
         if is_history_name(name)
     ]
-    return [name for _, name in sorted(files, reverse=True)[:MOST_FILES]]
+    newest = sorted(files, reverse=True)[:MOST_FILES]
+    return sorted((size, name) for _, size, name in newest)
 
 
-def _lines(directory: CacheDirectory, name: str) -> Iterator[Compiled]:
+def _texts(directory: CacheDirectory) -> Iterator[bytes]:
+    """Yield the last lines of all files. Each has an equal share of what may be read at all.
+
+    What a small file leaves of its share the larger ones have, so that files of one user, be they
+    many or huge, hide those of no other.
+    """
+    sizes = _sizes(directory)
+    bytes_left, lines_left = MOST_BYTES, MOST_LINES
+    for files_left, (size, name) in zip(range(len(sizes), 0, -1), sizes, strict=True):
+        most_bytes, most_lines = bytes_left // files_left, lines_left // files_left
+        bytes_left -= min(size, most_bytes)
+        for text in islice(_lines(directory, name, most_bytes), most_lines):
+            lines_left -= 1
+            yield text
+
+
+def _lines(directory: CacheDirectory, name: str, most_bytes: int) -> Iterator[bytes]:
     try:
-        data = fs.read_file(directory, name, MOST_BYTES)
+        fd = directory.folders.retry(
+            TOP, lambda folder: fs.open_checked(folder, name, OPEN_TO_READ, directory.sharing)
+        )
     except OSError:
         return
-    for text in filter(None, data.split(b"\n")):
-        with suppress(msgspec.MsgspecError, ValueError, RecursionError):  # torn, or foreign
-            line = _decoder.decode(text)
-            if _is_sane(line):
-                yield _clean(line)
+    try:
+        with suppress(OSError):
+            yield from last_lines(fd, most_bytes)
+    finally:
+        fs.close_unwritten(fd)
+
+
+def _decoded(text: bytes) -> Compiled | None:
+    """The compile that a line tells of; None if it is torn, or foreign."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        line = _decoder.decode(text)
+        return _clean(line) if _is_sane(line) else None
+    return None
 
 
 def _is_sane(line: Compiled) -> bool:

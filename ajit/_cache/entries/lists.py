@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ajit._cache.files.directory import CacheDirectory
     from ajit._core.reads import ReadingList
 
-__all__ = ["TOP", "ListInfo", "ListStore", "base_folders", "remove_list"]
+__all__ = ["TOP", "ListInfo", "ListStore", "base_folders", "list_name", "remove_list"]
 
 TOP = "reads"
 
@@ -57,6 +57,7 @@ class ListInfo(NamedTuple):
         size_bytes: Its size.
         reads: How many reads it lists.
         problem: Why it counts as not there, or "".
+        unread: Whether it could not be read now: it may be good.
     """
 
     base: str
@@ -64,6 +65,12 @@ class ListInfo(NamedTuple):
     size_bytes: int
     reads: int
     problem: str
+    unread: bool = False
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it was read, and is not what its name says."""
+        return bool(self.problem) and not self.unread
 
 
 class ListStore:
@@ -99,13 +106,20 @@ class ListStore:
     def used(self, base: str, digest: str) -> None:
         """Note that a list led to an entry."""
         if digest != _NOTHING:
-            name = _file_name(base, digest)
+            name = list_name(base, digest)
             self._touches.note(name, _modified(self._directory, name))
 
-    def files(self, base: str = "") -> Iterator[ListInfo]:
-        """Yield every list on disk, or every one of a base, verified and not counted as used."""
-        for folder in base_folders(self._directory, base):
-            for digest in filter(is_key, fs.list_names(self._directory, folder)):
+    def files(
+        self, base: str = "", failed: fs.Failed = lambda _name, _error: None
+    ) -> Iterator[ListInfo]:
+        """Yield every list on disk, or every one of a base, verified and not counted as used.
+
+        Args:
+            base: Hex base key, or "" for all.
+            failed: Is told of a directory that cannot be listed.
+        """
+        for folder in base_folders(self._directory, base, failed):
+            for digest in filter(is_key, fs.list_names(self._directory, folder, failed)):
                 with suppress(FileNotFoundError):  # removed meanwhile
                     yield self._info(folder, digest)
 
@@ -116,7 +130,7 @@ class ListStore:
         data, digest = made.encode(), made.digest
         if objection := self._objection(data):
             return objection
-        name = _file_name(base, digest)
+        name = list_name(base, digest)
         if self._is_there(name, data):
             # It may have been unused for long, and must not be evicted now.
             self._touches.note(name, 0.0)
@@ -160,11 +174,14 @@ class ListStore:
         except FileNotFoundError:
             raise
         except OSError as exc:
-            return look(0, 0, exc.strerror or str(exc))
+            unread = not isinstance(exc, fs.UnusableFile)
+            return look(0, 0, exc.strerror or str(exc), unread)
         try:
             return look(len(data), len(decode_list(data, digest).reads), "")
         except ReadingListInvalid as exc:
             return look(len(data), 0, str(exc))
+        except MemoryError:
+            return look(len(data), 0, "out of memory", unread=True)
 
     def _read(self, base: str, digest: str) -> ReadingList | None:
         with self._lock:
@@ -172,7 +189,7 @@ class ListStore:
         if found is not None:
             return found
         try:
-            data = fs.read_file(self._directory, _file_name(base, digest), MAX_LIST_BYTES)
+            data = fs.read_file(self._directory, list_name(base, digest), MAX_LIST_BYTES)
             found = decode_list(data, digest)
         except (OSError, ReadingListInvalid, MemoryError):
             return None
@@ -189,12 +206,25 @@ class ListStore:
                 self._kept_reads += len(found.reads)
 
 
-def base_folders(directory: CacheDirectory, prefix: str = "") -> Iterator[str]:
-    """Yield the relative name of every base's folder, or of those whose base key begins so."""
-    for shard in [prefix[:2]] if prefix else fs.list_names(directory, TOP):
-        for base in fs.list_names(directory, f"{TOP}/{shard}"):
+def base_folders(
+    directory: CacheDirectory, prefix: str = "", failed: fs.Failed = lambda _name, _error: None
+) -> Iterator[str]:
+    """Yield the relative name of every base's folder, or of those whose base key begins so.
+
+    Args:
+        directory: The cache.
+        prefix: How the base keys begin.
+        failed: Is told of a directory that cannot be listed.
+    """
+    for shard in [prefix[:2]] if prefix else fs.list_names(directory, TOP, failed):
+        for base in fs.list_names(directory, f"{TOP}/{shard}", failed):
             if base.startswith(prefix or shard) and is_key(base):
                 yield f"{TOP}/{shard}/{base}"
+
+
+def list_name(base: str, digest: str) -> str:
+    """Return the relative name of a list."""
+    return f"{TOP}/{base[:2]}/{base}/{digest}"
 
 
 def remove_list(directory: CacheDirectory, name: str) -> None:
@@ -208,10 +238,6 @@ def remove_list(directory: CacheDirectory, name: str) -> None:
     # A folder that is not empty stays. A process that publishes in between makes it again.
     with suppress(OSError):
         fs.remove_empty(directory, name.rpartition("/")[0])
-
-
-def _file_name(base: str, digest: str) -> str:
-    return f"{TOP}/{base[:2]}/{base}/{digest}"
 
 
 def _modified(directory: CacheDirectory, name: str) -> float:

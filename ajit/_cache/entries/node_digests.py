@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ajit._cache.entries import digest_file
+from ajit._cache.entries.results import reason_of
 from ajit._cache.entries.touch import Touches
 from ajit._cache.files import fs
 from ajit._core.seal import NO_TRUST
@@ -85,12 +86,19 @@ class DigestInfo(NamedTuple):
         size_bytes: Its size.
         records: How many digests it holds.
         problem: Why it counts as not there, or "".
+        unread: Whether it could not be read now: it may be good.
     """
 
     node: str
     size_bytes: int
     records: int
     problem: str
+    unread: bool = False
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it was read, and is no such file."""
+        return bool(self.problem) and not self.unread
 
 
 class NodeDigests:
@@ -237,11 +245,13 @@ class NodeDigests:
             return _Loaded({}, 0, 0.0, str(exc))
 
 
-def digest_files(directory: CacheDirectory, trust: Trust) -> Iterator[DigestInfo]:
-    """Yield every file of digests, verified. Blocks."""
-    for node in filter(is_node_name, fs.list_names(directory, TOP)):
+def digest_files(
+    directory: CacheDirectory, trust: Trust, failed: fs.Failed = lambda _name, _error: None
+) -> Iterator[DigestInfo]:
+    """Yield every file of digests, verified. Blocks. It tells if they cannot be listed."""
+    for node in filter(is_node_name, fs.list_names(directory, TOP, failed)):
         found = _read(directory, node, trust)
-        yield DigestInfo(node, found.size_bytes, len(found.records), found.problem)
+        yield DigestInfo(node, found.size_bytes, len(found.records), found.problem, found.unread)
 
 
 class _Loaded(NamedTuple):
@@ -249,6 +259,7 @@ class _Loaded(NamedTuple):
     size_bytes: int
     modified: float
     problem: str
+    unread: bool = False
 
 
 def _read(directory: CacheDirectory, node: str, trust: Trust) -> _Loaded:
@@ -262,7 +273,8 @@ def _read(directory: CacheDirectory, node: str, trust: Trust) -> _Loaded:
         data = fs.read_file(directory, name, digest_file.MAX_BYTES)
         records = digest_file.decode(data, node, trust)
     except (OSError, MemoryError, digest_file.DigestFileInvalid) as exc:
-        return _Loaded({}, size, modified, getattr(exc, "strerror", None) or str(exc))
+        unread = not isinstance(exc, (fs.UnusableFile, digest_file.DigestFileInvalid))
+        return _Loaded({}, size, modified, reason_of(exc), unread)
     return _Loaded(records, size, modified, "")
 
 

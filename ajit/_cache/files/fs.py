@@ -32,6 +32,7 @@ from ajit._cache.files.folders import NO_DESCRIPTORS, UnsafeFolder, close_unwrit
 from ajit._cache.files.reading import (
     LIST_DIRECTORY,
     TEMPORARY,
+    Failed,
     UnusableFile,
     is_temporary,
     list_files,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TEMPORARY",
+    "Failed",
     "PublishMethod",
     "UnsafeFolder",
     "UnusableFile",

@@ -14,12 +14,12 @@ import re
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ajit._cache.files.folders import UnsafeFolder, close_unwritten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ajit._cache.files.directory import CacheDirectory
     from ajit._cache.files.folders import Folder
@@ -29,6 +29,7 @@ __all__ = [
     "LIST_DIRECTORY",
     "OPEN_TO_READ",
     "TEMPORARY",
+    "Failed",
     "UnusableFile",
     "is_temporary",
     "list_files",
@@ -43,6 +44,9 @@ __all__ = [
     "touch_file",
     "unsafe_folders",
 ]
+
+Failed: TypeAlias = "Callable[[str, OSError], None]"
+"""Is told of a directory, by its relative name, that cannot be listed, and why."""
 
 TEMPORARY = "tmp"
 
@@ -167,11 +171,23 @@ def now(directory: CacheDirectory) -> float:
     return time.time()
 
 
-def list_names(directory: CacheDirectory, name: str) -> list[str]:
-    """Names in a directory, sorted; none if it does not exist, cannot be read, or is not safe."""
+def list_names(
+    directory: CacheDirectory, name: str, failed: Failed = lambda _name, _error: None
+) -> list[str]:
+    """Names in a directory, sorted; none if it does not exist, cannot be read, or is not safe.
+
+    Args:
+        directory: The cache.
+        name: Relative name of the directory.
+        failed: Is told of one that cannot be read: it is not empty for that. Nothing lies in one
+            that is not there, and what lies in one that is not safe is never used.
+    """
     try:
         return list_names_or_raise(directory, name)
-    except OSError:  # an I/O error in the middle; half a list would look like a whole one
+    except UnsafeFolder:
+        return []
+    except OSError as exc:  # an I/O error in the middle; half a list would look like a whole one
+        failed(name, exc)
         return []
 
 
@@ -188,7 +204,11 @@ def list_names_or_raise(directory: CacheDirectory, name: str) -> list[str]:
 
 
 def list_files(
-    directory: CacheDirectory, top: str, suffix: str, begins: str = ""
+    directory: CacheDirectory,
+    top: str,
+    suffix: str,
+    begins: str = "",
+    failed: Failed = lambda _name, _error: None,
 ) -> Iterator[tuple[str, str]]:
     """Yield relative name and stem of every file ``<top>/<2 hex>/<stem><suffix>``, sorted.
 
@@ -199,9 +219,10 @@ def list_files(
         top: Which of its directories.
         suffix: How the files' names end.
         begins: How they begin: two characters or more, or "" for all.
+        failed: Is told of a directory that cannot be listed, see `list_names`.
     """
-    for shard in [begins[:2]] if begins else list_names(directory, top):
-        for file in list_names(directory, f"{top}/{shard}"):
+    for shard in [begins[:2]] if begins else list_names(directory, top, failed):
+        for file in list_names(directory, f"{top}/{shard}", failed):
             if file.endswith(suffix) and file[:2] == shard and file.startswith(begins):
                 yield f"{top}/{shard}/{file}", file.removesuffix(suffix)
 
@@ -225,22 +246,37 @@ def unsafe_folders(directory: CacheDirectory) -> Iterator[tuple[str, str]]:
             continue  # it cannot be opened just now, or was removed
 
 
-def regular_files(directory: CacheDirectory, name: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield name and status of the regular files in a directory; none if it cannot be read."""
+def regular_files(
+    directory: CacheDirectory, name: str, failed: Failed = lambda _name, _error: None
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield name and status of the regular files in a directory, as far as it can be read.
+
+    Args:
+        directory: The cache.
+        name: Relative name of the directory.
+        failed: Is told if it cannot be read, or not to the end, see `list_names`.
+    """
     try:
         folder = directory.folders.current(name)
         fd = os.open(".", LIST_DIRECTORY, dir_fd=folder.fd)
-    except OSError:
-        return
-    try:
-        with os.scandir(fd) as found:
-            for entry in found:
-                with suppress(OSError):  # removed meanwhile
-                    status = entry.stat(follow_symlinks=False)
+        try:
+            with os.scandir(fd) as found:
+                for entry in found:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:  # removed meanwhile
+                        continue
+                    except OSError as exc:
+                        failed(f"{name}/{entry.name}", exc)
+                        continue
                     if stat.S_ISREG(status.st_mode):
                         yield entry.name, status
-    finally:
-        close_unwritten(fd)
+        finally:
+            close_unwritten(fd)
+    except (FileNotFoundError, UnsafeFolder):
+        return
+    except OSError as exc:
+        failed(name, exc)
 
 
 def _names(folder: Folder) -> list[str]:

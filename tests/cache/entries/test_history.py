@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ajit._cache.entries import history
 from ajit._cache.entries.collector import Collector
 from ajit._cache.entries.eviction import HISTORY_SECONDS, Limits
 from ajit._cache.entries.history import (
+    HISTORY_BYTES,
+    MOST_LIMIT_BYTES,
     TOP,
     Compiled,
     _clean,
@@ -27,6 +30,8 @@ from ajit._cache.entries.history import (
 from ajit._cache.files.directory import CacheDirectory, open_cache_directory
 from ajit._cache.files.fs import in_folder
 from ajit._system.process import this_process
+from ajit.errors import SettingsError
+from ajit.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 
@@ -89,6 +94,64 @@ def test_history_is_bounded(directory: CacheDirectory, path: Path):
     assert 20 < len(found) < 300
 
 
+def test_history_is_read_whole_up_to_the_highest_limit(directory: CacheDirectory):
+    """Which the setting has as well: what is kept, but never read, would be of no use."""
+    for first in range(0, 3000, 100):
+        lines = [a_line(first + number, log="l" * 2000) for number in range(100)]
+        append_history(directory, lines, MOST_LIMIT_BYTES)
+
+    assert len(read_history(directory)) == 3000
+    with pytest.raises(SettingsError, match="16 MiB"):
+        Settings(history_limit_bytes=MOST_LIMIT_BYTES + 1)
+    assert Settings(history_limit_bytes=MOST_LIMIT_BYTES)
+
+
+def test_many_lines_at_once_are_bounded_as_well(directory: CacheDirectory, path: Path):
+    """A server whose thousand kernels all fail, with long logs, writes them at once."""
+    append_history(directory, [a_line(number, log="\u2018x" * 2048) for number in range(1000)])
+
+    found = read_history(directory)
+
+    assert found[-1].id == a_line(999).id
+    assert len(found) > 100
+    assert max(file.stat().st_size for file in (path / "history").iterdir()) <= HISTORY_BYTES
+
+
+def test_of_a_file_that_is_too_large_the_last_lines_are_read(
+    directory: CacheDirectory, path: Path, monkeypatch
+):
+    """Its size costs nothing: the lines before are not even read."""
+    append_history(directory, [a_line(1)])
+    with the_file(path).open("ab") as file:
+        file.truncate(1 << 40)
+    append_history(directory, [a_line(2), a_line(3)], 1 << 50)
+    read, real = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *args: read.append(args[1]) or real(*args))
+    monkeypatch.setattr(history, "MOST_BYTES", 1 << 20)
+
+    assert read_history(directory) == [a_line(2), a_line(3)]
+    assert sum(read) <= 1 << 20
+
+
+def test_files_of_short_lines_neither_fill_the_memory_nor_hide_others(
+    directory: CacheDirectory, path: Path, monkeypatch
+):
+    """Who may write to the cache without its key can leave such files."""
+    append_history(directory, [a_line(number) for number in range(50)])
+    for number in range(8):
+        evil = path / "history" / f"evil-{number:016x}.jsonl"
+        evil.write_text("".join(f'{{"id":"{number}.{n}","unix_seconds":1}}\n' for n in range(9000)))
+        evil.chmod(directory.sharing.file_mode)
+    monkeypatch.setattr(history, "MOST_LINES", 2000)
+
+    found = read_history(directory)
+
+    assert 50 < len(found) <= 2000
+    assert found[-50:] == [a_line(number) for number in range(50)]
+    assert read_history(directory, 20) == found[-20:]
+    assert read_history(directory, 0) == []
+
+
 WRITER = """
 import sys
 from tests.cache.entries.test_history import a_line
@@ -128,6 +191,27 @@ def test_file_that_another_process_put_aside_is_not_put_aside_again(
         in_folder(directory, TOP, lambda folder: _rotate(folder, file.name, full.fileno()))
 
     assert read_history(directory) == [a_line(1), a_line(2)]
+
+
+@pytest.mark.parametrize("call", ["open", "write"])
+def test_file_that_others_have_put_aside_twice_is_opened_again(
+    directory: CacheDirectory, path: Path, monkeypatch, call: str
+):
+    """The second time takes its last name, so that what is written to it would be lost."""
+    append_history(directory, [a_line(1)])
+    file, real = the_file(path), getattr(os, call)
+
+    def then_put_aside(*args, **options):
+        result = real(*args, **options)
+        if args[0] == file.name or call == "write":
+            monkeypatch.setattr(os, call, real)
+            file.unlink()
+        return result
+
+    monkeypatch.setattr(os, call, then_put_aside)
+    append_history(directory, [a_line(2)])
+
+    assert read_history(directory) == [a_line(2)]
 
 
 def test_torn_and_foreign_lines_are_passed_over(directory: CacheDirectory, path: Path):
