@@ -487,6 +487,11 @@ def setting_names() -> tuple[str, ...]:
     return tuple(item.name for item in fields(Settings) if item.name != "origins")
 
 
+def variable_names() -> frozenset[str]:
+    """Names of all variables that ajit reads: of settings, and the few others."""
+    return _OTHER_VARIABLES.union(f"AJIT_{name.upper()}" for name in setting_names())
+
+
 def describe(name: str) -> str:
     """What a setting is for, in one line."""
     return str(_about(name, "doc"))
@@ -627,7 +632,7 @@ def _unusable(name: str, value: Any, origin: str) -> SettingsError:
 
 
 def _warn_unknown(environ: Mapping[str, str]) -> None:
-    known = {f"AJIT_{name.upper()}" for name in setting_names()} | _OTHER_VARIABLES
+    known = variable_names()
     for variable in environ:
         if variable.startswith("AJIT_") and variable not in known:
             near = _close_names(variable.removeprefix("AJIT_").lower())

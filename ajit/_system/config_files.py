@@ -11,9 +11,10 @@ user       ``$XDG_CONFIG_HOME/ajit/ajit.toml``, else ``~/.config/ajit/ajit.toml`
 
 Settings say which compilers are run and what is loaded, so a file is code. It must be a regular
 file of this user or root that no one else may write to; and so must the directory be in which a
-project's file was found, since a server may be started anywhere. What does not pass is a warning
-and not an error: else anyone could keep servers from starting with a file in ``/tmp``. A file that
-was named is meant, and what is wrong with it is an error.
+project's file was found, since a server may be started anywhere. Both are checked as they were
+opened. What does not pass is a warning and not an error: else anyone could keep servers from
+starting with a file in ``/tmp``. A file that was named is meant, and what is wrong with it is an
+error.
 
 Everything here reads files, when it is called. Nothing is kept.
 """
@@ -24,13 +25,14 @@ import os
 import re
 import stat
 import warnings
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
 
 __all__ = ["VARIABLE", "ConfigFile", "read_config_files"]
 
@@ -43,6 +45,7 @@ MAX_BYTES = 1024 * 1024
 """A larger file is not read. Pretty arbitrary: a thousand times what one with every setting has."""
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in its place does not block
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # one that may not be listed has files as well
 _HEADER = re.compile(r"\s*\[\s*tool\s*\.\s*ajit\s*\]")
 
 Role = Literal["named", "project", "user"]
@@ -123,15 +126,16 @@ def _user(environ: Mapping[str, str]) -> ConfigFile | None:
 
 
 def _project() -> ConfigFile | None:
-    for folder in _folders():
-        for name in (NAME, PROJECT_NAME):
-            found = _found(f"{folder.rstrip('/')}/{name}", "project", folder)
-            if found is not None:
-                return found
+    with closing(_folders()) as folders:
+        for folder, fd in folders:
+            for name in (NAME, PROJECT_NAME):
+                found = _found(f"{folder.rstrip('/')}/{name}", "project", fd)
+                if found is not None:
+                    return found
     return None
 
 
-def _found(path: str, role: Role, folder: str = "") -> ConfigFile | None:
+def _found(path: str, role: Role, folder: int | None = None) -> ConfigFile | None:
     """Read a file that no one has named; None if there is none, or it is not for us."""
     try:
         text, objection = _read(path, folder)
@@ -149,28 +153,41 @@ def _found(path: str, role: Role, folder: str = "") -> ConfigFile | None:
     return _parsed(path, role, text)
 
 
-def _folders() -> Iterator[str]:
-    """The working directory and those above it; none if it was removed."""
+def _folders() -> Generator[tuple[str, int]]:
+    """The working directory and those above it, each open meanwhile; none if it was removed.
+
+    Each is reached from the one below it. By their names others could lead us elsewhere between two
+    calls, to a file of ours that they choose.
+    """
     try:
         folder = os.getcwd()  # noqa: PTH109  # a text
+        fd = os.open(".", _FOLDER)
     except OSError:
         return
-    while True:
-        yield folder
-        above = folder.rpartition("/")[0] or "/"
-        if above == folder:
-            return
-        folder = above
+    try:
+        while True:
+            yield folder, fd
+            above = folder.rpartition("/")[0] or "/"
+            if above == folder:
+                return
+            folder, below = above, fd
+            fd = os.open("..", _FOLDER, dir_fd=below)
+            os.close(below)
+    except OSError as exc:
+        _warn(f"{folder.rstrip('/')}/{NAME}", _reason(exc))
+    finally:
+        os.close(fd)
 
 
-def _read(path: str, folder: str = "") -> tuple[str, str]:
+def _read(path: str, folder: int | None = None) -> tuple[str, str]:
     """Return the text of a file, and why it must not be used, or "".
 
     Raises:
         OSError: It cannot be read.
         _Unusable: It is no file of text.
     """
-    fd = os.open(path, _OPEN)
+    parent, _, name = path.rpartition("/")
+    fd = os.open(path if folder is None else name, _OPEN, dir_fd=folder)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -178,8 +195,8 @@ def _read(path: str, folder: str = "") -> tuple[str, str]:
         if status.st_size > MAX_BYTES:
             raise _Unusable(f"it has {status.st_size} bytes, at most {MAX_BYTES}")
         objection = _objection("it", status)
-        if folder and not objection:
-            objection = _objection(f"its directory {folder}", os.stat(folder))  # noqa: PTH116  # a text
+        if folder is not None and not objection:
+            objection = _objection(f"its directory {parent or '/'}", os.fstat(folder))
         with os.fdopen(fd, "rb", closefd=False) as file:
             return file.read(MAX_BYTES + 1).decode(), objection
     except UnicodeDecodeError:

@@ -13,17 +13,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["REMOVED", "Redactor"]
+__all__ = ["REMOVED", "Redactor", "is_secret_name"]
 
 REMOVED = "(removed)"
 
 LEAST_SECRET = 8
 """Characters of a secret that is looked for literally; a shorter one would be in any text."""
 
-_NAMED = re.compile(
-    r"(?i)([\w.-]*(?:token|secret|passw(?:or)?d|passphrase|api[_-]?key|access[_-]?key|credential"
-    r"|authorization)[\w.-]*[\"']?\s*[=:]\s*)(?:(?:bearer|basic)\s+)?[\"']?[^\s\"',;&]+"
+_NAME = re.compile(
+    r"(?i)token|secret|passw(?:or)?d|passphrase|[_-]pass(?![a-z])|credential|authorization|cookie"
+    r"|(?:access|account|api|auth|encryption|hmac|private|signing)[_-]?key(?![_-]?file)"
 )
+_WORD = rf"(?=[\w.-]*?(?:{_NAME.pattern.removeprefix('(?i)')}))[\w.-]*+"
+_VALUE = r"(?:\"(?:\\.|[^\"\\])*+\"|'(?:\\.|[^'\\])*+')?[^\n]*"  # to the quote, then the line's end
+_NAMED = re.compile(
+    rf"(?is)((?<![\w.-]){_WORD}[\"']?\s*+[=:][=:>]*\s*+"
+    rf"|(?:(?<![\w.-])(?=-)|\#[ \t]*define[ \t]+|\bsetenv[ \t]+){_WORD}[ \t]+"
+    rf"|(?<![\w.-])passw(?:or)?d[ \t]+){_VALUE}"
+)
+"""A name and what is given to it, as an assignment, a field, an option or a macro. A value may have
+spaces, and what it ends with differs by language: so the whole rest of its line is taken."""
+
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[\w.+/=-]{8,}")
 _SHAPES = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)"
@@ -32,8 +42,8 @@ _SHAPES = re.compile(
     r"|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*",
     re.DOTALL,
 )
-_IN_URL = re.compile(r"(\w[\w+.-]*://)[^/\s@]+@")
-_HOMES = re.compile(r"/(home|Users)/[^/\s:'\"]+")
+_URL = re.compile(r"://\S+")
+_HOMES = re.compile(r"/(home|Users|users|scratch\d*)/[^/\s:'\"]+")
 
 
 class Redactor:
@@ -64,7 +74,7 @@ class Redactor:
         text = _SHAPES.sub(REMOVED, text)
         text = _NAMED.sub(rf"\1{REMOVED}", text)
         text = _BEARER.sub(rf"\1 {REMOVED}", text)
-        text = _IN_URL.sub(rf"\1{REMOVED}@", text)
+        text = _URL.sub(_without_user, text)
         for home in self._homes:
             text = re.sub(rf"{re.escape(home)}(?=/|\W|\Z)", "~", text)
         text = _HOMES.sub(r"/\1/USER", text)
@@ -77,7 +87,21 @@ class Redactor:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+            return {
+                self.text(str(key)): REMOVED if is_secret_name(str(key)) else self.value(item)
+                for key, item in value.items()
+            }
         if isinstance(value, (list, tuple)):
             return [self.value(item) for item in value]
         return value
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what has this name is a secret, as far as a name tells."""
+    return bool(_NAME.search(name))
+
+
+def _without_user(url: re.Match[str]) -> str:
+    """A password may have ``/`` and ``@`` in it: what counts is the last ``@``."""
+    _, at, host = url[0].rpartition("@")
+    return f"://{REMOVED}@{host}" if at else url[0]

@@ -29,8 +29,9 @@ from ajit.cli.answering import while_cache_answers
 from ajit.cli.cache_views import summarise
 from ajit.cli.config import setting_rows
 from ajit.cli.output import SCHEMA
-from ajit.cli.redaction import REMOVED, Redactor
+from ajit.cli.redaction import REMOVED, Redactor, is_secret_name
 from ajit.errors import AjitError, CacheError
+from ajit.settings import is_secret, setting_names, variable_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,8 @@ VARIABLES = (
     "LD_LIBRARY_PATH", "LD_PRELOAD", "NVIDIA_VISIBLE_DEVICES", "PATH", "SLURM_JOB_NUM_NODES",
     "SLURM_NTASKS", "TMPDIR", "VIRTUAL_ENV", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR",
 )  # fmt: skip
-"""Shown beside ``AJIT_*``; of no other variable even the name is told."""
+"""Shown beside those that ajit reads. Of an unknown ``AJIT_*`` the name is told, for it may be a
+misspelt one with a key in it; of no other variable even that."""
 
 PACKAGES = (
     "anyio", "apache-tvm-ffi", "click", "cryptography", "cuda-bindings", "cuda-core",
@@ -151,11 +153,10 @@ def _versions() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    from ajit.settings import is_secret, setting_names  # noqa: PLC0415  # beside `os.environ`
-
     secret = {f"AJIT_{name.upper()}" for name in setting_names() if is_secret(name)}
+    shown = (variable_names() - secret).union(VARIABLES)
     return {
-        name: REMOVED if name in secret else value
+        name: value if name in shown else REMOVED
         for name, value in sorted(os.environ.items())
         if name in VARIABLES or name.startswith("AJIT_")
     }
@@ -187,6 +188,7 @@ def _redactor(settings: Settings) -> Redactor:
     users = {
         os.environ.get("USER", ""),
         os.environ.get("LOGNAME", ""),
+        os.environ.get("SUDO_USER", ""),
         user.pw_name if user else "",
     }
     names = dict.fromkeys(users - {"", "root"}, "USER")
@@ -204,10 +206,15 @@ def pwd_entry() -> pwd.struct_passwd | None:
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
-    """What keys are made of, as far as it can be read."""
+    """What keys are made of, as far as it can be read, and what secret variables have."""
     yield from settings.hmac_key.splitlines()
+    yield from (value for name, value in os.environ.items() if is_secret_name(name))
     paths = [*settings.hmac_key_file.split(os.pathsep), settings.signing_key_file]
     for path in filter(None, paths):
-        with suppress(OSError):
+        try:
             text = Path(path).expanduser().read_text(errors="replace")
+        except OSError:
+            if os.sep not in path:
+                yield path  # a key where the name of its file was asked for
+        else:
             yield from (line.strip() for line in text.splitlines())

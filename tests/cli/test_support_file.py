@@ -81,6 +81,41 @@ def test_nothing_of_secrets_user_machine_or_kernels_is_in_it(filled):
     assert json.loads(texts["environment.json"])["variables"]["AJIT_HMAC_KEY"] == "(removed)"
 
 
+def test_values_of_variables_that_are_no_settings_are_not_in_it(filled):
+    """A misspelt name may have a key in it, and what an unknown one means no one knows."""
+    unknown = {
+        "AJIT_HMACKEY": "0123456789abcdef0123456789abcdef",
+        "AJIT_DB_TOKEN": "hunter2hunter2",
+        "AJIT_REGISTRY": "https://alice:p@ss@w0rd@host/x",
+        "AJIT_X": "plainplain",
+    }
+    filled("doctor", "--bundle", "help.zip", AJIT_DEVICE="cpu", AJIT_CC_CXX="/opt/c++", **unknown)
+
+    texts = unpacked(filled)
+    shown = json.loads(texts["environment.json"])["variables"]
+    assert {name: shown[name] for name in unknown} == dict.fromkeys(unknown, "(removed)")
+    assert (shown["AJIT_DEVICE"], shown["AJIT_CC_CXX"]) == ("cpu", "/opt/c++")
+    for name, text in texts.items():
+        for private in (*unknown.values(), "w0rd"):
+            assert private not in text, name
+
+
+def test_what_a_secret_variable_has_is_nowhere_in_it(filled):
+    """A compiler's log may have printed it without its name; so may a key in a file's place."""
+    log = "cannot log in with s3cr3t-of-mine as carol"
+    directory = open_cache_directory(filled.cache_dir)
+    error = CompileError(name="k.cu", key="cd" * 32, compiler="nvcc", log=log)
+    FailureStore(directory).record(error)
+    misplaced = "0123456789abcdef0123456789abcdef"
+    filled.environ |= {"REGISTRY_PASSWORD": "s3cr3t-of-mine", "SUDO_USER": "carol"}
+
+    filled("doctor", "--bundle", "help.zip", AJIT_HMAC_KEY_FILE=misplaced)
+
+    for name, text in unpacked(filled).items():
+        for private in ("s3cr3t", "carol", misplaced):
+            assert private not in text, name
+
+
 def test_logs_are_left_out_where_asked(filled):
     """They may quote a source."""
     filled("doctor", "--bundle", "help.zip", "--no-logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -330,6 +331,59 @@ def test_a_file_of_another_user_is_not_used(home, whose):
         settings = Settings()
 
     assert settings.device == "cuda"
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_directory_that_is_swapped_while_it_is_read_leads_to_no_other(
+    home, tmp_path, monkeypatch, depth
+):
+    """What is checked is what is read: a link put in its place does not choose a file for us."""
+    ours = tmp_path / "ours"
+    (ours / "x" / "x").mkdir(parents=True)
+    for folder in (ours, ours / "x", ours / "x" / "x"):
+        write(folder / "ajit.toml", 'device = "cpu"\n')
+    theirs = Path.cwd()
+    (theirs / "x" / "x").mkdir(parents=True)
+    (theirs / "ajit.toml").symlink_to(ours / "ajit.toml")
+    monkeypatch.chdir(theirs / Path(*["x"] * depth))
+    theirs.chmod(0o777)
+    real = os.getcwd
+
+    def getcwd():
+        found = real()
+        theirs.rename(tmp_path / "moved")
+        theirs.symlink_to(ours)
+        return found
+
+    monkeypatch.setattr(os, "getcwd", getcwd)
+    with pytest.warns(AjitWarning, match="others may write to its directory") as caught:
+        settings = Settings()
+
+    assert settings.device == "cuda"
+    assert caught[0].filename == __file__
+
+
+def test_a_directory_above_that_cannot_be_entered_ends_the_search(home, monkeypatch):
+    """And no descriptor is left, whether a file was found or not."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    Settings()
+    project('device = "cpu"\n')
+    Settings()
+    real = os.open
+
+    def refuse(path, flags, *more, **options):
+        if path == "..":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *more, **options)
+
+    Path("ajit.toml").unlink()
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.warns(AjitWarning, match=r"work/ajit\.toml is not used: Permission") as caught:
+        settings = Settings()
+
+    assert settings.device == "cuda"
+    assert caught[0].filename == __file__
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_others_may_not_stop_anyone_with_a_pyproject_that_is_no_file(home):
