@@ -49,6 +49,9 @@ SECURITY = {
     "cache-control": "no-store",
 }
 
+FRESH_SECONDS = 3.0
+"""A cache that has not been read by then is said not to be, and the rest is shown."""
+
 TYPES = {
     "page.html": "text/html",
     "page.js": "text/javascript",
@@ -189,7 +192,10 @@ class Dashboard:
         return await _static(name)
 
     async def _snapshot(self, _request: Request) -> Response:
-        """The last snapshot, for programs. The first request waits for it to be made."""
+        """A snapshot of now, for programs. After a pause it waits until somebody has looked."""
+        with anyio.move_on_after(FRESH_SECONDS):
+            while not self.feed.is_fresh():  # noqa: ASYNC110  # threads look
+                await anyio.sleep(0.02)
         with anyio.move_on_after(10.0):
             while not (seen := self.feed.latest()).number:  # noqa: ASYNC110  # a thread makes it
                 await anyio.sleep(0.05)

@@ -72,13 +72,18 @@ class Background(Generic[T]):
         """Return what was found last, and see to it that somebody looks. Never blocks."""
         if self._pid != os.getpid():
             self._forget()
-        self._asked = time.monotonic()
+        self._asked = asked = time.monotonic()
         if not self._looking.locked():
+            self._woken = asked
             try:
                 _threads.run(self._look_on)
             except RuntimeError as exc:  # no thread can be started: the next question tries again
-                self._seen = Seen(self._seen.number, self._seen.value, str(exc), self._asked)
+                self._seen = Seen(self._seen.number, self._seen.value, str(exc), asked)
         return self._seen
+
+    def is_fresh(self) -> bool:
+        """Return whether somebody has looked since the last pause. Asks, too, and never blocks."""
+        return self.latest().at >= self._woken
 
     @property
     def silent_seconds(self) -> float:
@@ -90,7 +95,7 @@ class Background(Generic[T]):
         self._pid = os.getpid()
         self._looking = threading.Lock()
         self._wake = threading.Event()
-        self._asked = 0.0
+        self._asked = self._woken = 0.0
         self._begun: float | None = None
         self._seen = Seen()
 

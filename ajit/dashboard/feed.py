@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -81,10 +81,25 @@ class Feed:
         self._entries = Background(reader.entries, ENTRIES_SECONDS)
         self._service = Background(partial(_service, kv_socket), SERVICE_SECONDS)
         self._encoded = Background(self._encode, TICK_SECONDS)
+        self._read: dict[str, Background[Any]] = {
+            "leases": self._leases, "history": self._history,
+            "entries": self._entries, "service": self._service,
+        }  # fmt: skip
 
     def latest(self) -> Seen[bytes]:
         """Return the last snapshot as JSON. Never blocks; whoever asks keeps the feed going."""
         return self._encoded.latest()
+
+    def is_fresh(self) -> bool:
+        """Return whether the last snapshot is of now, and not from before a pause. Never blocks.
+
+        What is read is asked for first, so that the first snapshot after a pause has it.
+        """
+        return not self.not_read() and self._encoded.is_fresh()
+
+    def not_read(self) -> tuple[str, ...]:
+        """Return what nobody has read since the last pause. Asks for it, too, and never blocks."""
+        return tuple(name for name, one in self._read.items() if not one.is_fresh())
 
     def _encode(self) -> bytes:
         return msgspec.json.encode(self.snapshot())
@@ -93,6 +108,7 @@ class Feed:
         """Make one. Blocks for some milliseconds: it reads boards, which are in memory."""
         now, monotonic = time.time(), time.monotonic()
         settings = self._settings()
+        not_read = self.not_read()
         views = runtimes(settings.cache_dir, board=settings.board)
         processes = process_rows(views, now)
         self._rates.note(now, [row for row in processes if row.state != "dead"])
@@ -119,6 +135,7 @@ class Feed:
             problems=problems,
             log=log_rows(history),
             kv=kv,
+            not_read=not_read,
         )
 
     def _held(self, monotonic: float) -> tuple[HeldLease, ...]:

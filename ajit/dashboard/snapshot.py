@@ -276,7 +276,12 @@ class KvRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. ``schema`` rises when a field changes its meaning."""
+    """All of it. ``schema`` rises when a field changes its meaning.
+
+    Attributes:
+        not_read: What is not of now, because it has not been read since somebody began to look:
+            ``leases``, ``history``, ``entries`` (the cache), ``service`` (of KV chunks).
+    """
 
     schema: int = 1
     version: str
@@ -293,6 +298,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
     log: tuple[LogRow, ...]
     kv: tuple[KvRow, ...]
+    not_read: tuple[str, ...] = ()
 
 
 def short(text: str, most: int = MOST_CHARACTERS) -> str:

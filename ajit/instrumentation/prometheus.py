@@ -9,9 +9,11 @@ path counts nothing twice, and a scrape costs the runtime nothing.
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anyio
@@ -20,6 +22,7 @@ from prometheus_client import multiprocess
 from prometheus_client.exposition import choose_encoder
 
 from ajit._system.own_block import open_in_own_task
+from ajit._system.process import is_gone
 from ajit.errors import AjitError
 from ajit.instrumentation.metrics import COUNTERS, GAUGES, HISTOGRAMS
 
@@ -41,6 +44,9 @@ ASGIApp: TypeAlias = "Callable[[Scope, Any, Send], Awaitable[None]]"
 
 REFRESH_SECONDS = 1.0
 """How often the statistics are read. Far more often than Prometheus scrapes."""
+
+_LIVE_GAUGES = re.compile(r"gauge_live[a-z]+_([0-9]{1,10})\.db")
+"""The library's file of the gauges of one process, with its process id."""
 
 
 def instrument(
@@ -82,12 +88,15 @@ def asgi_app(registry: CollectorRegistry = prom.REGISTRY) -> ASGIApp:
 
     Args:
         registry: As for `instrument`. Where ``PROMETHEUS_MULTIPROC_DIR`` is set, the metrics of all
-            processes that write there are served in its place.
+            processes that write there are served in its place, and the gauges of those that are
+            gone are removed: who was killed has taken nothing back.
     """
 
     def text(encode: Callable[[CollectorRegistry], bytes]) -> bytes:
-        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if not folder:
             return encode(registry)
+        _forget_the_dead(Path(folder))
         of_all = prom.CollectorRegistry()
         multiprocess.MultiProcessCollector(of_all)  # type: ignore[no-untyped-call]  # it has no types
         return encode(of_all)
@@ -106,6 +115,15 @@ def asgi_app(registry: CollectorRegistry = prom.REGISTRY) -> ASGIApp:
         await send({"type": "http.response.body", "body": shown})
 
     return answer
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Remove the gauges of processes that are gone. What they have counted stays counted."""
+    names = (_LIVE_GAUGES.fullmatch(file.name) for file in folder.glob("gauge_live*.db"))
+    for pid in {int(name[1]) for name in names if name}:
+        if is_gone(pid, 0):
+            with suppress(OSError):  # another process was quicker, or the file is another user's
+                multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # likewise
 
 
 class _Instruments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import anyio.to_thread
 import httpx
@@ -13,8 +14,11 @@ from starlette.routing import Mount
 
 import ajit
 from ajit import dashboard
+from ajit.dashboard import app as application
+from ajit.dashboard import background, feed
 from ajit.dashboard.app import TYPES
-from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR
+from ajit.dashboard.snapshot import CacheState
+from tests.runtime.sources import ARCH, SAXPY, SYNTAX_ERROR, saxpy
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +137,47 @@ async def test_a_snapshot_shows_this_process_and_its_cache(settings, options):
     assert "saxpy" == shown["cache"]["largest"][0]["name"]
     assert "" == shown["cache"]["problem"]
     assert "1 runtime runs; nothing compiles, nobody waits." == shown["headline"]["text"]
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Everything is read often, and threads end soon after the last question."""
+    monkeypatch.setattr(background, "LINGER_SECONDS", 0.3)
+    for name in ("TICK_SECONDS", "HISTORY_SECONDS", "ENTRIES_SECONDS", "SERVICE_SECONDS"):
+        monkeypatch.setattr(feed, name, 0.1)
+
+
+async def test_the_first_snapshot_and_one_after_a_pause_are_of_now(settings, options, hasty):
+    """Nobody takes the cache for empty, or an old state for today's."""
+    app = dashboard.asgi_app(settings=settings)
+    threads = [app.feed._encoded, *app.feed._read.values()]
+    async with ajit.open_runtime(**options) as rt, client(app) as http:
+        await rt.resolve(SAXPY, arch=ARCH)
+        first = (await http.get("/snapshot.json")).json()
+        with anyio.fail_after(60):
+            while any(one._looking.locked() for one in threads):  # noqa: ASYNC110  # they end
+                await anyio.sleep(0.02)
+        await rt.resolve(saxpy(2), arch=ARCH)
+        then = (await http.get("/snapshot.json")).json()
+
+    assert [1, 2] == [shown["cache"]["entries"] for shown in (first, then)]
+    assert [[], []] == [shown["not_read"] for shown in (first, then)]
+
+
+async def test_a_snapshot_says_what_was_not_read_in_time(settings, options, monkeypatch):
+    """A cache that takes long is not waited for."""
+    monkeypatch.setattr(application, "FRESH_SECONDS", 0.2)
+    app, goes_on = dashboard.asgi_app(settings=settings), threading.Event()
+    monkeypatch.setattr(
+        app.feed._entries, "_function", lambda: goes_on.wait(60) and CacheState(path="")
+    )
+    async with client(app) as http:
+        shown = (await http.get("/snapshot.json")).json()
+        goes_on.set()
+        await _until(http, lambda s: not s["not_read"])
+
+    assert "entries" in shown["not_read"]
+    assert shown["cache"]["looked_seconds"] is None
 
 
 async def test_failures_are_shown_with_their_log(settings, options):

@@ -71,6 +71,25 @@ def test_it_stops_when_nobody_asks(lingering):
     assert look.calls > calls
 
 
+def test_what_was_found_before_a_pause_is_not_fresh(lingering):
+    """Until it has been looked at again."""
+    look = Counted()
+    background = Background(look, 0.01)
+    look.goes_on.clear()
+    first = background.is_fresh()
+    look.goes_on.set()
+    poll(background.is_fresh)
+    poll(lambda: not background._looking.locked())
+    look.goes_on.clear()
+    after = background.is_fresh()
+    known = background.latest().number
+    look.goes_on.set()
+    poll(background.is_fresh)
+
+    assert (False, False) == (first, after)
+    assert background.latest().number > known
+
+
 def test_who_asks_is_not_held_up_by_a_call_that_hangs():
     """It gets what is known, and for how long there has been no answer."""
     look = Counted()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
@@ -115,6 +116,9 @@ from tests.runtime.sources import ARCH, saxpy
 async def main():
     async with ajit.open_runtime(**json.loads(sys.argv[1])) as rt, prometheus.instrument(rt):
         await rt.compile(saxpy(int(sys.argv[2])), arch=ARCH)
+        if sys.argv[3:]:
+            print(*sys.argv[3:], flush=True)
+            await anyio.sleep_forever()
 
 anyio.run(main)
 """
@@ -134,6 +138,36 @@ async def test_processes_of_a_server_are_scraped_as_one(options, tmp_path, monke
 
     assert found["ajit_requests_total{answer=compiled}"] == 2
     assert found["ajit_compile_duration_seconds_count{compiler=host}"] == 2
+
+
+def _kill(process):
+    if process.returncode is None:
+        process.kill()
+
+
+async def test_gauges_of_a_process_that_was_killed_are_not_served(options, tmp_path, monkeypatch):
+    """What it has counted stays, and what the others are at."""
+    folder = tmp_path / "multiproc"
+    folder.mkdir()
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder))
+    both = []
+    async with AsyncExitStack() as stack:
+        for number in (1, 2):
+            command = [sys.executable, "-c", WORKER, json.dumps(options), str(number), "stays"]
+            process = await anyio.open_process(command, env=environ, cwd=ROOT, stderr=None)
+            both.append(await stack.enter_async_context(process))
+            stack.callback(_kill, process)
+            with anyio.fail_after(60):
+                assert (await process.stdout.receive()).startswith(b"stays")
+        before = await scrape(None)
+        both[0].kill()
+        await both[0].wait()
+        after = await scrape(None)
+    counted = "ajit_compile_duration_seconds_count{compiler=host}"
+
+    assert [4, 2] == [found["ajit_compile_slots"] for found in (before, after)]
+    assert [2, 2] == [found[counted] for found in (before, after)]
 
 
 def test_names_and_units_are_prometheus_own():
