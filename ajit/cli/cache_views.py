@@ -66,10 +66,12 @@ def draw_list(
     if not rows:
         among = f" like this among {left_out}" if left_out else ""
         return f"no entries{among} in {', '.join([str(path), *layers])}"
+    labelled = any(item.name not in ("", *item.entries) for item in rows)
     drawn = table(
-        "key", "kernel", "label", "arch", "compiler", "size", "compile", "age", "used",
-        *(["layer"] if layers else []),
+        "key", "kernel", *(["label"] if labelled else []), "arch", "compiler", "size", "compile",
+        "age", "used", *(["layer"] if layers else []),
         numbers=("size", "compile", "age", "used"), whole=("key", "arch", "compiler"),
+        optional=("compiler", "arch", "age", *(["label"] if labelled else []), "compile"),
     )  # fmt: skip
     if left_out:
         drawn.caption = f"{left_out} more are not shown"
@@ -80,7 +82,7 @@ def draw_list(
         drawn.add_row(
             short[item.key],
             what,
-            item.name,
+            *([item.name] if labelled else []),
             item.arch,
             item.compiler,
             *(("", "") if item.problem else known),
@@ -206,6 +208,7 @@ def _kernel_table(kernels: Sequence[KernelUsage]) -> Table:
     drawn = table(
         "kernel", "registers", "shared", "stack", "constant", "code", "threads",
         numbers=("registers", "shared", "stack", "constant", "code", "threads"),
+        optional=("constant", "threads", "code"),
     )  # fmt: skip
     for kernel in kernels:
         drawn.add_row(

@@ -50,7 +50,10 @@ def _row(settings: Settings, name: str) -> dict[str, object]:
 
 
 def _draw(rows: list[dict[str, object]]) -> Table:
-    drawn = table("setting", "value", "origin", "what it is", whole=("setting", "origin"))
+    drawn = table(
+        "setting", "value", "origin", "what it is",
+        whole=("setting",), optional=("what it is",), least={"what it is": 40},
+    )  # fmt: skip
     for row in rows:
         shown = _for_reader(str(row["name"]), row["value"])
         drawn.add_row(str(row["name"]), shown, str(row["origin"]), str(row["about"]))

@@ -3,6 +3,9 @@
 On a terminal rich lays them out. In a pipe or a file there is nothing to lay out: columns are as
 wide as what is in them, two blanks apart, and nothing is cut off. That is done here, so that a
 command whose output is read by `grep` does not load rich, which takes as long as all the rest.
+
+On a narrow terminal whole columns are left out, those that are missed least, before a text is
+broken into letters or a number loses its unit. The caption names them.
 """
 
 from __future__ import annotations
@@ -14,15 +17,18 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from ajit._printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
 __all__ = ["Drawn", "Stack", "Styled", "Table", "facts", "plain", "table"]
 
 GAP = "  "
+
+LEAST = 14
+"""Columns of a terminal that a text which may be broken needs at least. Pretty arbitrary."""
 
 
 class Styled(NamedTuple):
@@ -53,6 +59,8 @@ class Table:
         columns: The headings.
         numbers: Columns that are right-aligned.
         whole: Columns whose text is never broken, however narrow the terminal.
+        optional: Columns that a narrow terminal leaves out, the first one first.
+        least: Columns of the terminal that one needs, where that is not `LEAST`.
         headed: Whether the headings are shown.
 
     Attributes:
@@ -61,10 +69,18 @@ class Table:
     """
 
     def __init__(
-        self, columns: Iterable[str], numbers: Iterable[str], whole: Iterable[str], *, headed: bool
+        self,
+        columns: Iterable[str],
+        numbers: Iterable[str] = (),
+        whole: Iterable[str] = (),
+        optional: Iterable[str] = (),
+        *,
+        least: Mapping[str, int] | None = None,
+        headed: bool,
     ) -> None:
         self._columns, self._headed = tuple(columns), headed
         self._numbers, self._whole = frozenset(numbers), frozenset(whole)
+        self._optional, self._least = tuple(optional), least or {}
         self.rows: list[tuple[str | Styled, ...]] = []
         self.caption: str | None = None
 
@@ -92,8 +108,34 @@ class Table:
         blanks = " " * (width - _width(text))
         return blanks + text if column in self._numbers else text + blanks
 
-    def __rich__(self) -> RichTable:
-        """Return rich's table of it."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield rich's table of it, without the columns for which there is no room."""
+        left_out = self._left_out(options.max_width)
+        shown = [index for index, name in enumerate(self._columns) if name not in left_out]
+        caption = [self.caption] if self.caption else []
+        if left_out:
+            caption.append(f"no room for: {', '.join(left_out)}")
+        yield self._drawn(shown, "\n".join(caption) or None)
+
+    def _left_out(self, width: int) -> tuple[str, ...]:
+        """The columns that do not fit, of those that are optional."""
+        needed = {name: self._needed(index) for index, name in enumerate(self._columns)}
+        number = 0
+        while number < len(self._optional) and sum(needed.values()) - len(GAP) > width:
+            del needed[self._optional[number]]
+            number += 1
+        return self._optional[:number]
+
+    def _needed(self, index: int) -> int:
+        """The width below which a column cannot be read, with the gap beside it."""
+        name = self._columns[index]
+        cells = [name] * self._headed + [_text(row[index]) for row in self.rows]
+        widest = max((_width(line) for cell in cells for line in cell.split("\n")), default=0)
+        least = max(self._least.get(name, LEAST), len(name))
+        broken = name not in self._numbers | self._whole
+        return (min(widest, least) if broken else widest) + len(GAP)
+
+    def _drawn(self, shown: list[int], caption: str | None) -> RichTable:
         from rich import box  # noqa: PLC0415  # see the module's docstring
         from rich.table import Table as RichTable  # noqa: PLC0415  # the same
         from rich.text import Text  # noqa: PLC0415  # the same
@@ -106,9 +148,9 @@ class Table:
             padding=(0, 1, 0, 0),
             header_style="bold",
             caption_justify="left",
-            caption=self.caption,
+            caption=Text(caption) if caption else None,
         )
-        for column in self._columns:
+        for column in (self._columns[index] for index in shown):
             drawn.add_column(
                 column,
                 style=None if self._headed or column else "dim",
@@ -117,8 +159,9 @@ class Table:
                 overflow="fold",
             )
         for row in self.rows:
+            cells = [row[index] for index in shown]
             drawn.add_row(
-                *(cell.__rich__() if isinstance(cell, Styled) else Text(cell) for cell in row)
+                *(cell.__rich__() if isinstance(cell, Styled) else Text(cell) for cell in cells)
             )
         return drawn
 
@@ -139,20 +182,28 @@ class Stack:
 Drawn: TypeAlias = "str | Table | Stack | RenderableType"
 
 
-def table(*columns: str, numbers: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+def table(
+    *columns: str,
+    numbers: Iterable[str] = (),
+    whole: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    least: Mapping[str, int] | None = None,
+) -> Table:
     """Make an empty table in ajit's style.
 
     Args:
         *columns: Their headings.
         numbers: Columns that are right-aligned.
         whole: Columns whose text is never broken, however narrow the terminal.
+        optional: Columns that a narrow terminal leaves out, the first one first.
+        least: Columns of the terminal that one needs, where that is not `LEAST`.
     """
-    return Table(columns, numbers, whole, headed=True)
+    return Table(columns, numbers, whole, optional, least=least, headed=True)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Table:
     """Make a list of labels and values."""
-    drawn = Table(("", " "), (), ("",), headed=False)
+    drawn = Table(("", " "), whole=("",), headed=False)
     for label, value in pairs:
         drawn.add_row(label, value)
     return drawn

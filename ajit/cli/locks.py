@@ -91,6 +91,7 @@ def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> Table:
     drawn = table(
         heading, "kernel", "host", "pid", "phase", "compiler", "age", "CPU", "silent", "waiters",
         numbers=("pid", "age", "CPU", "silent", "waiters"), whole=(heading,),
+        optional=("compiler", "host", "CPU", "phase"),
     )  # fmt: skip
     for row in rows:
         key = row["key"]

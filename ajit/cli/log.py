@@ -22,6 +22,7 @@ from ajit.cli.output import (
     format_seconds,
     format_time,
     json_option,
+    short_reason,
     table,
 )
 from ajit.errors import AjitError
@@ -134,6 +135,7 @@ def _draw(payload: dict[str, Any]) -> str | Table:
     drawn = table(
         "ended", "took", "outcome", "kernel", "key", "process", "why",
         numbers=("took",), whole=("ended", "outcome", "key"),
+        optional=("process", "key", "took"),
     )  # fmt: skip
     for row in rows:
         drawn.add_row(
@@ -143,7 +145,7 @@ def _draw(payload: dict[str, Any]) -> str | Table:
             row["name"],
             row["key"][:SHORT_KEY],
             f"{row['program']} {row['pid']}",
-            row["error"] if row["outcome"] not in GOOD and row["error"] else row["reason"],
+            _why(row),
         )
     left = payload["left_out"]
     drawn.caption = f"{left} more before them (see: --limit)" if left else None
@@ -160,6 +162,13 @@ def _draw_whole(payload: dict[str, Any]) -> Stack:
     if payload["left_out"]:
         drawn.append(f"{count(payload['left_out'], 'compile', 'compiles')} before (see: --limit)")
     return Stack(*drawn)
+
+
+def _why(row: dict[str, Any]) -> str:
+    """The error of a failed compile, else why there was one."""
+    if row["outcome"] not in GOOD and row["error"]:
+        return str(row["error"])
+    return short_reason(row["reason"])
 
 
 def _took(row: dict[str, Any]) -> str:

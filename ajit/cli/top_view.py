@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ajit.cli.drawing import Stack, Styled, table
-from ajit.cli.output import count, format_age
+from ajit.cli.output import count, format_age, short_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -135,6 +135,7 @@ def _runtimes(views: Sequence[RuntimeView], rates: Rates) -> Table:
     drawn = table(
         "pid", "program", "state", "mem", "disk", "comp", "fail", "req/s", "queue", "device",
         numbers=("pid", "mem", "disk", "comp", "fail", "req/s", "queue"), whole=("state", "device"),
+        optional=("req/s", "mem", "disk"),
     )  # fmt: skip
     several = {view.pid for view in views if view.number > 1}
     for view in views:
@@ -184,7 +185,10 @@ def _compiles(views: Sequence[RuntimeView]) -> Table | None:
     ]
     if not rows:
         return None
-    drawn = table("pid", "phase", "for", "cpu", "kernel", "why", numbers=("pid", "for", "cpu"))
+    drawn = table(
+        "pid", "phase", "for", "cpu", "kernel", "why",
+        numbers=("pid", "for", "cpu"), optional=("cpu", "why"),
+    )  # fmt: skip
     for seconds, view, compiling in sorted(rows, key=lambda row: -row[0]):
         phase = compiling.phase
         if phase == "queued" and view.held_back:
@@ -196,7 +200,7 @@ def _compiles(views: Sequence[RuntimeView]) -> Table | None:
             f"{seconds:.1f} s",
             f"{compiling.cpu_seconds:.1f} s",
             f"{name} {compiling.key[:8]}",
-            Styled(compiling.reason, one_line=True),
+            Styled(short_reason(compiling.reason), one_line=True),
         )
     return drawn
 
@@ -234,7 +238,9 @@ def _problems(views: Sequence[RuntimeView]) -> Table | None:
     rows = [*_cache_problems(views), *_recent_errors(views)]
     if not rows:
         return None
-    drawn = table("pid", "ago", "what", "about", "problem", numbers=("pid", "ago"))
+    drawn = table(
+        "pid", "ago", "what", "about", "problem", numbers=("pid", "ago"), optional=("about",)
+    )
     for row in rows:
         drawn.add_row(*row[:-1], Styled(row[-1], one_line=True))
     return drawn
