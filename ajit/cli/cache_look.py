@@ -11,6 +11,7 @@ from ajit.cli import cache_views as views
 from ajit.cli.answering import if_cache_answers, if_layers_answer
 from ajit.cli.cache_finder import Cache, key_text
 from ajit.cli.cache_stack import Caches
+from ajit.cli.elsewhere import tell_other_caches
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import Output, json_option, tell_warning
 from ajit.settings import Settings
@@ -73,6 +74,8 @@ def ls(  # options
     Output(as_json=as_json).result(
         payload, lambda: views.draw_list(rows, found.cache_dir, found.layers, left_out)
     )
+    if not rows:
+        tell_other_caches(Settings(cache_dir=cache_dir))
 
 
 @click.command("stats", short_help="Count entries and bytes.")

@@ -12,6 +12,7 @@ import msgspec
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.cache_finder import Cache
 from ajit.cli.drawing import Stack, Styled
+from ajit.cli.elsewhere import tell_other_caches
 from ajit.cli.options import cache_dir_option, duration
 from ajit.cli.output import (
     SHORT_KEY,
@@ -26,6 +27,7 @@ from ajit.cli.output import (
     table,
 )
 from ajit.errors import AjitError
+from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from ajit._cache.entries.history import Compiled
@@ -90,7 +92,10 @@ def command(  # options
         "left_out": len(found) - len(rows),
     }
     draw = _draw_whole if whole and rows else _draw
-    Output(as_json=as_json).result(payload, lambda: draw(payload))
+    output = Output(as_json=as_json)
+    output.result(payload, lambda: draw(payload))
+    if not rows:
+        tell_other_caches(Settings(cache_dir=cache_dir))
 
 
 def _read(cache: Cache) -> list[Compiled]:
