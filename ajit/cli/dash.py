@@ -14,7 +14,7 @@ import click
 
 from ajit.cli import exits
 from ajit.cli.answering import is_missing
-from ajit.cli.options import cache_dir_option
+from ajit.cli.options import looked_at_option
 from ajit.cli.output import Output, json_option, tell_warning
 from ajit.settings import Settings
 
@@ -31,7 +31,7 @@ _OTHER_ADDRESS = "give --host an address of this machine: 127.0.0.1, or 0.0.0.0 
 
 
 @click.command("dash", short_help="Show in a browser what goes on.")
-@cache_dir_option
+@looked_at_option
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address or name to listen at."
 )

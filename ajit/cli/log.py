@@ -13,7 +13,7 @@ from ajit.cli.answering import if_cache_answers
 from ajit.cli.cache_finder import Cache
 from ajit.cli.drawing import Stack, Styled
 from ajit.cli.elsewhere import tell_other_caches
-from ajit.cli.options import cache_dir_option, duration
+from ajit.cli.options import duration, looked_at_option
 from ajit.cli.output import (
     SHORT_KEY,
     Output,
@@ -53,7 +53,7 @@ GOOD = ("compiled", "running")
     type=click.IntRange(min=1),
     help=f"Show only so many, the last ones; default: {LIMIT}, with a KEY 1.",
 )
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_cache_answers
 def command(  # options

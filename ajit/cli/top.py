@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ajit.cli.options import cache_dir_option
+from ajit.cli.options import looked_at_option
 from ajit.cli.output import Output, json_option, tell_warning
 from ajit.cli.top_screen import show_until_ended
 from ajit.cli.top_view import SORTS, Rates, draw
@@ -43,7 +43,7 @@ MOST_INTERVAL = 3600.0
     show_default=True,
     help="What comes first: the oldest, or the one with the most. The dead come last.",
 )
-@cache_dir_option
+@looked_at_option
 @json_option
 def command(  # options
     *,
