@@ -482,6 +482,44 @@ class Settings:
         return f"Settings({', '.join(shown[:kept] + more)})"
 
 
+def usable_settings(**arguments: Unpack[SettingsOptions]) -> tuple[Settings, list[SettingsError]]:
+    """Return settings with the default for each that cannot be used, and what is wrong with those.
+
+    For who is to be shown them: a server must not start with other settings than it was given.
+
+    Raises:
+        SettingsError: An argument cannot be used, or there is no default cache directory.
+    """
+    problems: list[SettingsError] = []
+    files: list[ConfigFile] = []
+    try:
+        files = read_config_files(os.environ, search=True)
+    except SettingsError as exc:
+        problems.append(exc)
+    try:
+        check_names(files, setting_names(), stacklevel=2)
+    except SettingsError as exc:  # it has taken the setting out
+        problems.append(exc)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for name in setting_names():
+        try:
+            values[name], origins[name] = _value(name, arguments.get(name), os.environ, files)
+            _check_one(name, values[name], origins[name])
+        except SettingsError as exc:
+            if exc.origin in ("argument", "default"):
+                raise
+            problems.append(exc)
+            values[name], origins[name] = _value(name, None, {**os.environ, exc.origin: ""}, [])
+    _fill_in(values)
+    try:
+        _validate(values, origins)
+    except SettingsError as exc:  # two that exclude each other
+        problems.append(exc)
+        values[exc.name], origins[exc.name] = _default(exc.name), "default"
+    return _restored(values, origins), problems
+
+
 def setting_names() -> tuple[str, ...]:
     """Names of all settings, in order."""
     return tuple(item.name for item in fields(Settings) if item.name != "origins")
@@ -541,11 +579,16 @@ def _values(
     origins: dict[str, str] = {}
     for name in setting_names():
         values[name], origins[name] = _value(name, given.get(name), environ, files)
+    _fill_in(values)
+    return values, origins
+
+
+def _fill_in(values: dict[str, Any]) -> None:
+    """Put in what 0 stands for."""
     for name in ("compile_slots", "node_compile_slots"):
         values[name] = values[name] or available_cpus()
     limit = values["compile_memory_limit_bytes"] or default_compile_memory_limit()
     values["compile_memory_limit_bytes"] = limit
-    return values, origins
 
 
 def _value(
@@ -588,10 +631,14 @@ def _taken(argument: Any, item: Field[Any]) -> Any:
 
 def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     for name, value in values.items():
-        if not _about(name, "holds")(value):
-            raise _unusable(name, value, origins[name])
+        _check_one(name, value, origins[name])
     if values["hmac_key"] and values["hmac_key_file"]:
         raise _unusable("hmac_key", values["hmac_key"], origins["hmac_key"])
+
+
+def _check_one(name: str, value: Any, origin: str) -> None:
+    if not _about(name, "holds")(value):
+        raise _unusable(name, value, origin)
 
 
 def _refuse_unknown(given: Mapping[str, Any]) -> None:

@@ -5,9 +5,10 @@
     <base>/ajit-boards-<uid>/<boot>.<namespace>.<pid>.<start>.<number>.<cache>.board
 
 The name says whose board it is: the boot and the process, which of its runtimes, and a digest of
-the cache directory's path. So who finds one whose process is gone can remove it without reading it.
-The folder is of mode 0700, its owner is checked, and files in it are opened below its descriptor:
-another user can neither write a board nor put a link in its place.
+the cache directory's path, without links: several paths may lead to one cache. So who finds one
+whose process is gone can remove it without reading it. The folder is of mode 0700, its owner is
+checked, and files in it are opened below its descriptor: another user can neither write a board nor
+put a link in its place.
 
 Never on a network file system: it may hang, and other nodes mean other processes. All calls here
 block, for as long as a directory of this node takes.
@@ -97,9 +98,10 @@ def open_folder(path: str, *, make: bool) -> int:
 
 
 def board_name(number: int, cache_dir: str) -> str:
-    """Return the name of a board of this process."""
+    """Return the name of a board of this process. It looks at the cache's path for links."""
     us = this_process()
-    parts = (boot_digest(), us.namespace, us.pid, us.start_ticks, number, cache_digest(cache_dir))
+    cache = cache_digest(os.path.realpath(cache_dir))
+    parts = (boot_digest(), us.namespace, us.pid, us.start_ticks, number, cache)
     return f"{'.'.join(map(str, parts))}.board"
 
 

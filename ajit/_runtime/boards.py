@@ -11,6 +11,8 @@ start time and boot.
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -45,6 +47,9 @@ DEAD_SECONDS = 60.0
 UNKNOWN_SECONDS = 3600.0
 """Likewise for one in another container, of whose process nothing is known."""
 
+ANSWER_SECONDS = 2.0
+"""For so long a cache's path is looked at for links. Boards are read where a cache hangs, too."""
+
 MOST_BOARDS = 4096
 """Looked at in one folder."""
 
@@ -64,8 +69,7 @@ def runtimes(
     event loop, call it in a thread.
 
     Args:
-        cache_dir: Only of runtimes that use this cache directory, by the path that they have it
-            under; None: all.
+        cache_dir: Only of runtimes that use this cache directory, by any path; None: all.
         board: Where boards are, as the setting of that name; None reads it from the environment.
 
     Raises:
@@ -75,7 +79,7 @@ def runtimes(
         One for each runtime, those of one process together, the oldest process first.
     """
     setting = Settings().board if board is None else os.fspath(board)
-    wanted = None if cache_dir is None else cache_digest(str(absolute_directory(cache_dir)))
+    wanted = None if cache_dir is None else _digest_of(str(absolute_directory(cache_dir)))
     views = [
         view
         for folder in _folders(setting)
@@ -94,6 +98,19 @@ def sweep(setting: str) -> None:
             whose = parse_name(name)
             if whose is not None and _is_gone(whose):
                 _look(folder, name, whose)
+
+
+def _digest_of(path: str) -> str:
+    """The digest of a cache; of the path as it is where its file system does not answer."""
+    found: queue.SimpleQueue[str] = queue.SimpleQueue()
+    look = threading.Thread(
+        target=lambda: found.put(os.path.realpath(path)), name="ajit-boards", daemon=True
+    )
+    try:
+        look.start()
+        return cache_digest(found.get(timeout=ANSWER_SECONDS))
+    except (RuntimeError, queue.Empty):  # no thread can be started, or the file system hangs
+        return cache_digest(path)
 
 
 def _folders(setting: str) -> Iterator[int]:

@@ -72,22 +72,26 @@ USERS = "~/.config/ajit/ajit.toml or a file that AJIT_CONFIG_FILE names"
 
 
 def check_names(files: Iterable[ConfigFile], known: Sequence[str], stacklevel: int) -> None:
-    """Warn of names that are no settings, and refuse those that must not be in their file.
+    """Warn of names that are no settings, and take out those that must not be in their file.
+
+    In a project's file that is a warning, like a project's file that is not used: else a checkout
+    could keep servers from starting. Who wrote another file is told by an error.
 
     Raises:
         SettingsError: A setting is where it must not be; it names file and setting.
     """
     for file in files:
-        for name in file.values:
+        for name in list(file.values):
             if name not in known:
                 near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 text = f"unknown setting {name} in {file.origin(name)}{hint}"
                 warnings.warn(text, AjitWarning, stacklevel=stacklevel)
-            elif name in IN_NO_FILE:
-                raise _misplaced(file, name, f"use {name}_file, for it is a secret")
-            elif file.role == "project" and name in NOT_IN_A_PROJECT:
-                raise _misplaced(file, name, f"set AJIT_{name.upper()}, or write it into {USERS}")
+            elif error := _misplaced(file, name):
+                del file.values[name]
+                if file.role != "project":
+                    raise error
+                warnings.warn(f"{error}; it is not used", AjitWarning, stacklevel=stacklevel)
 
 
 def value_in(file: ConfigFile, item: Field[Any]) -> Any:
@@ -120,7 +124,13 @@ def _absolute(path: object, beside: str) -> str:
     return os.path.join(os.path.dirname(beside), path)  # noqa: PTH118, PTH120  # texts
 
 
-def _misplaced(file: ConfigFile, name: str, instead: str) -> SettingsError:
+def _misplaced(file: ConfigFile, name: str) -> SettingsError | None:
+    if name in IN_NO_FILE:
+        instead = f"use {name}_file, for it is a secret"
+    elif file.role == "project" and name in NOT_IN_A_PROJECT:
+        instead = f"set AJIT_{name.upper()}, or write it into {USERS}"
+    else:
+        return None
     origin = file.origin(name)
     problem = f"setting {name} may not be in {origin}: {instead}"
     return SettingsError(name=name, value="", origin=origin, expected=instead, problem=problem)

@@ -11,7 +11,9 @@ from ajit.errors import CacheError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["must_be_cache"]
+__all__ = ["NOT_THERE", "must_be_cache"]
+
+NOT_THERE = "there is no such directory"
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MAKES_IT = "the first compile makes it; --cache-dir or AJIT_CACHE_DIR names another"
@@ -29,8 +31,7 @@ def must_be_cache(path: Path) -> None:
     try:
         fd = os.open(path.expanduser(), _DIRECTORY)
     except FileNotFoundError:
-        reason = "there is no such directory"
-        raise CacheError(path=str(path), reason=reason, hint=_MAKES_IT) from None
+        raise CacheError(path=str(path), reason=NOT_THERE, hint=_MAKES_IT) from None
     except OSError:
         return  # to open it says why
     try:

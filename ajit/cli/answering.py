@@ -16,16 +16,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ajit._cache.files.layers import layer_paths
+from ajit.cache.presence import NOT_THERE
+from ajit.cli.elsewhere import other_caches
 from ajit.errors import CacheError
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 __all__ = [
     "if_cache_answers",
     "if_layers_answer",
     "in_background",
+    "is_missing",
     "result_of",
     "while_cache_answers",
 ]
@@ -51,7 +55,12 @@ def _ending(command: Callable[..., T], *, with_layers: bool) -> Callable[..., T]
         settings = Settings(cache_dir=options["cache_dir"])
         layers = layer_paths(settings) if with_layers else ()
         work = functools.partial(command, **options)
-        return while_cache_answers(settings, work, layers=layers)
+        try:
+            return while_cache_answers(settings, work, layers=layers)
+        except CacheError as exc:
+            if exc.reason == NOT_THERE and (told := other_caches(settings)):
+                exc.add_note(told)
+            raise
 
     return run
 
@@ -87,6 +96,13 @@ def while_cache_answers(
         silent_seconds += min(time.monotonic() - begun, 2 * ASK_SECONDS)
         if silent_seconds >= patience_seconds:
             raise _silent(now_asked[-1], silent_seconds, layer=now_asked[-1] in layers)
+
+
+def is_missing(path: Path) -> bool:
+    """Whether there is no such file or directory; not, where the file system does not say so."""
+    with suppress(queue.Empty, OSError):
+        return not result_of(in_background(path.exists), timeout=2 * ASK_SECONDS)
+    return False
 
 
 def _ask(paths: Sequence[str], now_asked: list[str]) -> None:

@@ -11,7 +11,8 @@ from ajit.cli import cache_views as views
 from ajit.cli.answering import if_cache_answers, if_layers_answer
 from ajit.cli.cache_finder import Cache, key_text
 from ajit.cli.cache_stack import Caches
-from ajit.cli.options import cache_dir_option
+from ajit.cli.elsewhere import tell_other_caches
+from ajit.cli.options import looked_at_option
 from ajit.cli.output import Output, json_option, tell_warning
 from ajit.settings import Settings
 
@@ -24,7 +25,7 @@ __all__ = ["inspect", "ls", "path_", "rows_of", "stats", "why"]
 
 
 @click.command("path", short_help="Where the cache is.")
-@cache_dir_option
+@looked_at_option
 @json_option
 def path_(*, cache_dir: str | None, as_json: bool) -> None:
     """Print the cache directory. It need not exist yet."""
@@ -43,7 +44,7 @@ def path_(*, cache_dir: str | None, as_json: bool) -> None:
     help="What comes last: the newest, the last used, the largest, the slowest, ...",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Show only so many, the last ones.")
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_layers_answer
 def ls(  # options
@@ -73,10 +74,12 @@ def ls(  # options
     Output(as_json=as_json).result(
         payload, lambda: views.draw_list(rows, found.cache_dir, found.layers, left_out)
     )
+    if not rows:
+        tell_other_caches(Settings(cache_dir=cache_dir))
 
 
 @click.command("stats", short_help="Count entries and bytes.")
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_cache_answers
 def stats(*, cache_dir: str | None, as_json: bool) -> None:
@@ -94,7 +97,7 @@ def stats(*, cache_dir: str | None, as_json: bool) -> None:
 @click.command("inspect", short_help="Show one entry.")
 @click.argument("key", type=key_text)
 @click.option("--log", "show_log", is_flag=True, help="Print the compiler's log as well.")
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_layers_answer
 def inspect(*, key: str, show_log: bool, cache_dir: str | None, as_json: bool) -> None:
@@ -122,7 +125,7 @@ def _kernels(cache: Cache, entry: Described) -> list[KernelUsage]:
 @click.command("why", short_help="Show how two keys differ.")
 @click.argument("a", metavar="KEY_A", type=key_text)
 @click.argument("b", metavar="KEY_B", type=key_text)
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_layers_answer
 def why(*, a: str, b: str, cache_dir: str | None, as_json: bool) -> None:

@@ -22,13 +22,13 @@ from ajit.cli.trust_check import check_trust
 from ajit.errors import CacheError, CompilerNotFound, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ajit._compile.toolchains.toolchains import Toolchain
     from ajit._core.job import CompilerName
     from ajit.settings import Settings
 
-__all__ = ["Check", "run_checks"]
+__all__ = ["Check", "check_settings", "run_checks"]
 
 _PURPOSES: tuple[tuple[CompilerName, str], ...] = (
     ("nvrtc", "compiles for GPUs; the default"),
@@ -60,6 +60,12 @@ def run_checks(settings: Settings, *, with_peer: bool = False) -> list[Check]:
         *check_layers(settings),
         check_trust(settings),
     ]
+
+
+def check_settings(problems: Iterable[SettingsError]) -> list[Check]:
+    """Tell what no server would start with; everything else is checked with defaults for it."""
+    advice = "no server starts with it; what follows is of its default"
+    return [Check("settings", "problem", str(problem), advice) for problem in problems]
 
 
 def _check_cache(settings: Settings, *, with_peer: bool) -> list[Check]:

@@ -6,18 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ajit.cli import exits
 from ajit.cli.output import Output, format_bytes, format_seconds, json_option, table
-from ajit.settings import HIDDEN, Settings, describe, is_secret, setting_names
+from ajit.settings import HIDDEN, describe, is_secret, setting_names, usable_settings
 
 if TYPE_CHECKING:
     from ajit.cli.drawing import Table
+    from ajit.settings import Settings
 
 __all__ = ["command", "setting_rows"]
 
 
 @click.command("config", short_help="Print every setting.")
 @json_option
-def command(*, as_json: bool) -> None:
+def command(*, as_json: bool) -> int:
     """Print every setting, its value and where it came from.
 
     A setting comes from the program's argument, else from the variable AJIT_<NAME>, else from a
@@ -27,10 +29,16 @@ def command(*, as_json: bool) -> None:
     nearest one above it, and ~/.config/ajit/ajit.toml; the first counts before the second. Where
     AJIT_CONFIG_FILE names a file, only that is read, and none where it is empty. A file that
     another user owns or may write to is not used.
+
+    What cannot be used is told with its origin; then the default is shown, and it exits with 1.
     """
-    settings = Settings()
-    rows = setting_rows(settings)
-    Output(as_json=as_json).result({"settings": rows}, lambda: _draw(rows))
+    settings, problems = usable_settings()
+    rows, output = setting_rows(settings), Output(as_json=as_json)
+    payload = {"settings": rows, "problems": [str(problem) for problem in problems]}
+    output.result(payload, lambda: _draw(rows))
+    for problem in problems:
+        output.warn(str(problem))
+    return exits.PROBLEM if problems else exits.FINE
 
 
 def setting_rows(settings: Settings) -> list[dict[str, object]]:
@@ -52,7 +60,7 @@ def _row(settings: Settings, name: str) -> dict[str, object]:
 def _draw(rows: list[dict[str, object]]) -> Table:
     drawn = table(
         "setting", "value", "origin", "what it is",
-        whole=("setting",), optional=("what it is",),
+        whole=("setting",), optional=("what it is",), least={"what it is": 40},
     )  # fmt: skip
     for row in rows:
         shown = _for_reader(str(row["name"]), row["value"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ajit.cli import exits
-from ajit.cli.options import cache_dir_option
+from ajit.cli.answering import is_missing
+from ajit.cli.options import looked_at_option
 from ajit.cli.output import Output, json_option, tell_warning
 from ajit.settings import Settings
 
@@ -25,8 +27,11 @@ PORT = 8731
 """Pretty arbitrary."""
 
 
+_OTHER_ADDRESS = "give --host an address of this machine: 127.0.0.1, or 0.0.0.0 for all of them"
+
+
 @click.command("dash", short_help="Show in a browser what goes on.")
-@cache_dir_option
+@looked_at_option
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address or name to listen at."
 )
@@ -78,7 +83,8 @@ def command(
     try:
         listening = listen(host, port)
     except OSError as exc:
-        hint = "try: --port 0, for any that is free"
+        taken = exc.errno in (errno.EADDRINUSE, errno.EACCES)
+        hint = "try: --port 0, for any that is free" if taken else _OTHER_ADDRESS
         raise exits.Lacking(f"cannot listen at {host} port {port}: {exc}\n{hint}") from exc
     with listening:
         if not is_loopback(listening):
@@ -100,7 +106,8 @@ def _tell_started(output: Output, url: str, settings: Settings) -> None:
     payload = {"url": url, "pid": os.getpid(), "cache_dir": settings.cache_dir}
     try:
         if sys.stdout is not None:  # it may have been closed
-            output.result(payload, lambda: f"{url} shows {settings.cache_dir}")
+            yet = ", where there is no directory yet" if is_missing(settings.cache_dir) else ""
+            output.result(payload, lambda: f"{url} shows {settings.cache_dir}{yet}")
             sys.stdout.flush()
     except OSError as exc:  # a full disk, a pipe without a reader: it serves all the same
         tell_warning(f"standard output cannot be written: {exc}")

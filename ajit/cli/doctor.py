@@ -11,11 +11,12 @@ import click
 from ajit.cli import exits
 from ajit.cli.drawing import Styled
 from ajit.cli.output import Output, json_option, table
-from ajit.settings import Settings
+from ajit.settings import usable_settings
 
 if TYPE_CHECKING:
     from ajit.cli.checks import Check
     from ajit.cli.drawing import Table
+    from ajit.settings import Settings
 
 __all__ = ["command"]
 
@@ -61,12 +62,13 @@ def command(
     variable but AJIT_* and a few others is told. Compilers' logs may quote lines of a source. An
     existing file is not replaced.
     """
-    from ajit.cli.checks import run_checks  # noqa: PLC0415  # command-line start-up
+    from ajit.cli.checks import check_settings, run_checks  # noqa: PLC0415  # start-up
 
-    settings, output = Settings(cache_dir=cache_dir), Output(as_json=as_json)
+    settings, wrong = usable_settings(cache_dir=cache_dir)
+    output = Output(as_json=as_json)
     if bundle is not None and os.path.lexists(bundle):
         raise click.UsageError(f"{bundle} is there: name a file that is to be made")
-    checks = run_checks(settings, with_peer=with_peer)
+    checks = [*check_settings(wrong), *run_checks(settings, with_peer=with_peer)]
     healthy = all(check.status != "problem" for check in checks)
     payload: dict[str, Any] = {"healthy": healthy, "checks": checks}
     if bundle is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 from ajit._printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table as RichTable
@@ -60,6 +60,7 @@ class Table:
         numbers: Columns that are right-aligned.
         whole: Columns whose text is never broken, however narrow the terminal.
         optional: Columns that a narrow terminal leaves out, the first one first.
+        least: Columns of the terminal that one needs, where that is not `LEAST`.
         headed: Whether the headings are shown.
 
     Attributes:
@@ -74,11 +75,12 @@ class Table:
         whole: Iterable[str] = (),
         optional: Iterable[str] = (),
         *,
+        least: Mapping[str, int] | None = None,
         headed: bool,
     ) -> None:
         self._columns, self._headed = tuple(columns), headed
         self._numbers, self._whole = frozenset(numbers), frozenset(whole)
-        self._optional = tuple(optional)
+        self._optional, self._least = tuple(optional), least or {}
         self.rows: list[tuple[str | Styled, ...]] = []
         self.caption: str | None = None
 
@@ -129,8 +131,9 @@ class Table:
         name = self._columns[index]
         cells = [name] * self._headed + [_text(row[index]) for row in self.rows]
         widest = max((_width(line) for cell in cells for line in cell.split("\n")), default=0)
+        least = max(self._least.get(name, LEAST), len(name))
         broken = name not in self._numbers | self._whole
-        return (min(widest, max(LEAST, len(name))) if broken else widest) + len(GAP)
+        return (min(widest, least) if broken else widest) + len(GAP)
 
     def _drawn(self, shown: list[int], caption: str | None) -> RichTable:
         from rich import box  # noqa: PLC0415  # see the module's docstring
@@ -184,6 +187,7 @@ def table(
     numbers: Iterable[str] = (),
     whole: Iterable[str] = (),
     optional: Iterable[str] = (),
+    least: Mapping[str, int] | None = None,
 ) -> Table:
     """Make an empty table in ajit's style.
 
@@ -192,8 +196,9 @@ def table(
         numbers: Columns that are right-aligned.
         whole: Columns whose text is never broken, however narrow the terminal.
         optional: Columns that a narrow terminal leaves out, the first one first.
+        least: Columns of the terminal that one needs, where that is not `LEAST`.
     """
-    return Table(columns, numbers, whole, optional, headed=True)
+    return Table(columns, numbers, whole, optional, least=least, headed=True)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Table:

@@ -9,7 +9,8 @@ import click
 from ajit.cache.presence import must_be_cache
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.drawing import Stack
-from ajit.cli.options import cache_dir_option
+from ajit.cli.elsewhere import tell_other_caches
+from ajit.cli.options import looked_at_option
 from ajit.cli.output import SHORT_KEY, Output, format_age, json_option, table
 from ajit.errors import CacheError
 from ajit.settings import Settings
@@ -24,7 +25,7 @@ __all__ = ["command"]
 
 
 @click.command("locks", short_help="Show running compiles and their waiters.")
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_cache_answers
 def command(*, cache_dir: str | None, as_json: bool) -> None:
@@ -48,6 +49,8 @@ def command(*, cache_dir: str | None, as_json: bool) -> None:
         "others": [row for row in rows if row["kind"] != "kernel"],
     }
     Output(as_json=as_json).result(payload, lambda: _draw(payload))
+    if not rows:
+        tell_other_caches(settings)
 
 
 def _held(settings: Settings) -> list[HeldLease]:

@@ -12,7 +12,8 @@ import msgspec
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.cache_finder import Cache
 from ajit.cli.drawing import Stack, Styled
-from ajit.cli.options import cache_dir_option, duration
+from ajit.cli.elsewhere import tell_other_caches
+from ajit.cli.options import duration, looked_at_option
 from ajit.cli.output import (
     SHORT_KEY,
     Output,
@@ -26,6 +27,7 @@ from ajit.cli.output import (
     table,
 )
 from ajit.errors import AjitError
+from ajit.settings import Settings
 
 if TYPE_CHECKING:
     from ajit._cache.entries.history import Compiled
@@ -51,7 +53,7 @@ GOOD = ("compiled", "running")
     type=click.IntRange(min=1),
     help=f"Show only so many, the last ones; default: {LIMIT}, with a KEY 1.",
 )
-@cache_dir_option
+@looked_at_option
 @json_option
 @if_cache_answers
 def command(  # options
@@ -90,7 +92,10 @@ def command(  # options
         "left_out": len(found) - len(rows),
     }
     draw = _draw_whole if whole and rows else _draw
-    Output(as_json=as_json).result(payload, lambda: draw(payload))
+    output = Output(as_json=as_json)
+    output.result(payload, lambda: draw(payload))
+    if not rows:
+        tell_other_caches(Settings(cache_dir=cache_dir))
 
 
 def _read(cache: Cache) -> list[Compiled]:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ajit.cli.options import cache_dir_option
+from ajit.cli.options import looked_at_option
 from ajit.cli.output import Output, json_option, tell_warning
 from ajit.cli.top_screen import show_until_ended
 from ajit.cli.top_view import SORTS, Rates, draw
 from ajit.settings import Settings
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from ajit.cli.drawing import Drawn
     from ajit.instrumentation import RuntimeView
 
 __all__ = ["command"]
@@ -44,7 +43,7 @@ MOST_INTERVAL = 3600.0
     show_default=True,
     help="What comes first: the oldest, or the one with the most. The dead come last.",
 )
-@cache_dir_option
+@looked_at_option
 @json_option
 def command(  # options
     *,
@@ -59,7 +58,7 @@ def command(  # options
 
     It asks none of them: each keeps a board, a small file in memory, which says so as well if its
     event loop is blocked (late) or its process is stopped; one that was killed is shown as dead for
-    a minute. The cache itself is not touched.
+    a minute. The cache itself is not touched, and need not be there yet.
 
     MEM, DISK, COMP and FAIL count requests by how they ended, QUEUE is compiles that run + that
     wait, DEVICE the device memory in use, and the age of the oldest ticket.
@@ -81,8 +80,12 @@ def command(  # options
         rates.take(views, time.monotonic())
         return views
 
-    def screen() -> RenderableType:
-        return draw(look(), rates, where, hint="q ends")
+    def drawn(views: list[RuntimeView], hint: str = "") -> Drawn:
+        nothing = "" if views or everything else _nothing_here(settings)
+        return draw(views, rates, where, hint=hint, nothing=nothing)
+
+    def screen() -> Drawn:
+        return drawn(look(), "q ends")
 
     if not (once or as_json) and sys.stdout.isatty():
         show_until_ended(screen, interval)
@@ -92,4 +95,15 @@ def command(  # options
         "cache_dir": where,
         "runtimes": [dataclasses.asdict(view) for view in views],
     }
-    Output(as_json=as_json).result(payload, lambda: draw(views, rates, where))
+    Output(as_json=as_json).result(payload, lambda: drawn(views))
+
+
+def _nothing_here(settings: Settings) -> str:
+    """What else is to be known where no runtime uses the cache."""
+    from ajit.cli.answering import is_missing  # noqa: PLC0415  # command-line start-up
+    from ajit.cli.elsewhere import other_caches  # noqa: PLC0415  # the same
+
+    lines = ["there is no such directory"] if is_missing(settings.cache_dir) else []
+    if told := other_caches(settings):
+        lines.append(f"{told} (see: ajit top --all)")
+    return "\n".join(lines)

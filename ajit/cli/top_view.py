@@ -73,7 +73,12 @@ class Rates:
 
 
 def draw(
-    views: Sequence[RuntimeView], rates: Rates, cache_dir: str | None, *, hint: str = ""
+    views: Sequence[RuntimeView],
+    rates: Rates,
+    cache_dir: str | None,
+    *,
+    hint: str = "",
+    nothing: str = "",
 ) -> Drawn:
     """Return what is shown of some runtimes.
 
@@ -82,10 +87,11 @@ def draw(
         rates: Of requests.
         cache_dir: Whose runtimes these are; None if of all caches.
         hint: Shown at the top as well.
+        nothing: Shown as well if there are none.
     """
     where = "all caches" if cache_dir is None else cache_dir
     if not views:
-        return f"no open runtime of this machine and user uses {where}"
+        return f"no open runtime of this machine and user uses {where}\n{nothing}".rstrip()
     now = time.strftime("%H:%M:%S")
     parts: list[str | Styled | Table] = [
         Styled(f"{_summary(views)}  {now}  {hint}".rstrip(), "bold"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from ajit._cache.files.directory import open_cache_directory
 from ajit.cli import exits
 from ajit.settings import setting_names
 
@@ -56,15 +59,65 @@ def test_origin_of_a_value_from_a_file_is_the_file_and_its_line(ajit):
     assert f"{file}:3" in ajit("config").out
 
 
-def test_a_file_with_a_value_that_cannot_be_is_a_usage_error_that_names_both(ajit):
-    """For every command that has settings."""
+@pytest.fixture
+def wrong(ajit):
+    """A file with a line that cannot be and one that can."""
     file = ajit.folder / "ajit.toml"
-    file.write_text("compile_slots = -2\n")
+    file.write_text("compile_slots = -2\nworker_max_jobs = 3\n")
     del ajit.environ["AJIT_CONFIG_FILE"]
+    return f"{file}:1"
 
-    for command in (("config",), ("cache", "path"), ("doctor",)):
-        ended = ajit(*command)
 
-        assert ended.code == exits.USAGE
-        assert "compile_slots" in ended.err
-        assert f"{file}:1" in ended.err
+def test_a_value_that_cannot_be_is_a_usage_error_that_names_file_and_line(ajit, wrong):
+    """For each command that works with settings."""
+    ended = ajit("cache", "path")
+
+    assert ended.code == exits.USAGE
+    assert "compile_slots" in ended.err
+    assert wrong in ended.err
+
+
+def test_config_shows_what_is_wrong_and_all_the_rest(ajit, wrong):
+    """Who looks for the mistake needs it most then."""
+    shown, told = ajit("config"), ajit("config", "--json")
+    settings = {row["name"]: row for row in told.json()["settings"]}
+
+    assert exits.PROBLEM == shown.code == told.code
+    assert wrong in shown.err
+    assert wrong in told.json()["problems"][0]
+    assert "worker_max_jobs" in shown.out
+    assert settings["worker_max_jobs"]["value"] == 3
+    assert settings["compile_slots"]["origin"] == "default"
+
+
+@pytest.mark.parametrize("text", ["compile_slots = \n", 'hmac_key = "geheim"\n'])
+def test_config_goes_on_with_a_file_that_cannot_be_read_or_has_a_secret(ajit, text):
+    """And does not show that."""
+    (ajit.folder / "named.toml").write_text(text)
+    ended = ajit("config", "--json", AJIT_CONFIG_FILE=str(ajit.folder / "named.toml"))
+
+    assert ended.code == exits.PROBLEM
+    assert len(ended.json()["problems"]) == 1
+    assert "geheim" not in ended.out + ended.err
+
+
+def test_doctor_says_what_is_wrong_with_settings_and_checks_the_rest(ajit, wrong):
+    """It is the command for a machine on which something is wrong."""
+    ended = ajit("doctor", "--json")
+    checks = ended.json()["checks"]
+
+    assert ended.code == exits.PROBLEM
+    assert wrong in checks[0]["found"]
+    assert "cache" in [check["name"] for check in checks]
+
+
+@pytest.mark.parametrize("args", [["top"], ["log"], ["locks"], ["cache", "ls"]], ids=" ".join)
+def test_who_names_the_cache_to_look_at_is_not_stopped_by_a_setting(ajit, wrong, args):
+    """In a file or a variable: it is about something else."""
+    open_cache_directory(ajit.cache_dir)
+    ended = ajit(*args, "--cache-dir", ajit.cache_dir, AJIT_TRUST="nobody")
+
+    assert ended.code == exits.FINE
+    assert f"{wrong}); expected" in ended.err
+    assert "it goes on without configuration files" in ended.err
+    assert "it goes on without AJIT_TRUST" in ended.err

@@ -94,4 +94,6 @@ def test_an_address_that_is_none_is_told(ajit):
 
     assert exits.ENVIRONMENT == ended.code
     assert "cannot listen at 300.300.300.300" in ended.err
+    assert "--port" not in ended.err
+    assert "give --host an address of this machine" in ended.err
     assert "Traceback" not in ended.err

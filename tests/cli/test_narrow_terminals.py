@@ -72,6 +72,15 @@ def test_a_list_of_entries_is_one_line_an_entry(tmp_path, columns):
     assert any("flash_scale" in line and a_key("1")[:12] in line for line in lines)
 
 
+def test_what_needs_room_for_a_sentence_goes_before_it_is_a_pillar():
+    """A setting is one line, or one of two, and not of six."""
+    drawn = table("setting", "what it is", optional=("what it is",), least={"what it is": 40})
+    drawn.add_row("cache_dir", "directory of the kernel cache; processes and nodes may share it")
+
+    assert "directory" in on_terminal(drawn, 60)
+    assert "directory" not in on_terminal(drawn, 50)
+
+
 def test_the_usual_reason_is_one_word_in_tables():
     """Every other one says what has changed."""
     assert short_reason(NEVER_KEPT) == "new"

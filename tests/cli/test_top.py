@@ -73,6 +73,8 @@ def test_runtimes_of_the_cache_are_shown_once_in_a_pipe(ajit, put):
     put(a_view(compiled=7), "/elsewhere")
     ended = ajit("top")
 
+    assert "another cache" not in ended.out
+
     assert ended.code == exits.FINE
     assert ended.out.startswith("1 runtime ")
     assert "server.py" in ended.out
@@ -107,7 +109,32 @@ def test_no_runtime_is_said(ajit, put):
 
     assert ended.code == exits.FINE
     assert "no open runtime" in ended.out
+    assert "there is no such directory" in ended.out
     assert not ajit.cache_dir.exists()
+
+
+@pytest.mark.parametrize("path", ["cache/../cache", "link", "."])
+def test_a_cache_is_the_same_by_another_path(ajit, put, path):
+    """Through a link or a detour, on either side."""
+    ajit.cache_dir.mkdir()
+    (ajit.folder / "link").symlink_to("cache")
+    put(a_view(), ajit.folder / "link")
+    place = ajit.cache_dir if path == "." else ajit.folder / path
+
+    assert "server.py" in ajit("top", "--cache-dir", place).out
+
+
+@pytest.mark.parametrize("args", [["log"], ["locks"], ["cache", "ls"], ["top"]], ids=" ".join)
+def test_who_looks_at_a_cache_that_no_one_uses_is_told_which_are_used(ajit, put, args):
+    """As where the server's variable is not set in this shell, whether the directory is there."""
+    put(a_view(cache_dir="/srv/cache"), "/srv/cache")
+    missing = ajit(*args)
+    ajit.cache_dir.mkdir()
+    (ajit.cache_dir / "CACHEDIR.TAG").touch()
+    empty = ajit(*args)
+
+    for ended in (missing, empty):
+        assert "1 runtime uses another cache: /srv/cache" in ended.out + ended.err
 
 
 def test_boards_that_are_switched_off_are_told(ajit, put):

@@ -268,7 +268,7 @@ def test_every_setting_that_is_a_path_is_known_as_one():
 
 @pytest.mark.parametrize("name", sorted(config_values.NOT_IN_A_PROJECT))
 def test_what_decides_whose_code_is_run_is_not_taken_from_a_project(home, tmp_path, name):
-    """A checkout may bring a file; who means the setting writes it into a file of his own."""
+    """A checkout may bring a file, which keeps no server from starting; one's own counts."""
     assert name in setting_names()
     value = {"allow_unsafe_cache": "true", "sandbox": '"landlock"', "trust": '"hmac"'}.get(
         name, '"/x"'
@@ -276,13 +276,14 @@ def test_what_decides_whose_code_is_run_is_not_taken_from_a_project(home, tmp_pa
     text = f"{name} = {value}\n"
     there = project(text)
 
-    with pytest.raises(SettingsError, match=f"AJIT_{name.upper()}") as caught:
-        Settings()
+    with pytest.warns(AjitWarning, match=f"AJIT_{name.upper()}.*it is not used") as warned:
+        without = Settings()
     there.unlink()
     mine = users(home, text)
     settings = Settings()
 
-    assert (caught.value.name, caught.value.origin) == (name, f"{there}:1")
+    assert f"{name} may not be in {there}:1" in str(warned[0].message)
+    assert without.origins[name] == "default"
     assert settings.origins[name] == f"{mine}:1"
 
 
@@ -294,6 +295,14 @@ def test_a_secret_is_in_no_file(home):
         Settings()
 
     assert "0123456789abcdef" not in str(caught.value)
+
+
+def test_a_secret_in_the_file_of_a_project_is_a_warning_and_not_used(home):
+    """As everything else that may not be there."""
+    project('hmac_key = "0123456789abcdef0123456789abcdef"\n')
+
+    with pytest.warns(AjitWarning, match="hmac_key_file"):
+        assert Settings().hmac_key == ""
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
