@@ -317,10 +317,10 @@ def _post_at(board: bytes, place: int) -> tuple[int, int, bytes] | None:
 
 def _decoded(data: bytes) -> RuntimeView | None:
     try:
-        view = _decoder.decode(data)
+        view: RuntimeView = _clean(_decoder.decode(data))
     except (msgspec.MsgspecError, ValueError, RecursionError):  # not UTF-8; nested too deep
         return None
-    return _clean(view)
+    return view
 
 
 def _clean(value: Any) -> Any:
