@@ -34,7 +34,7 @@ class Ended:
 
 FAILING = """
 import sys
-from ajit._cache.entries import bundles, collector, disk, history, lists  # before `os` is replaced
+from ajit._cache.entries import bundles, collector, history, last_lines  # before `os` is replaced
 from ajit.cli.main import run
 from ajit.testing import FakeFileSystem
 

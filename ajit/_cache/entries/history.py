@@ -50,6 +50,7 @@ __all__ = [
     "is_history_name",
     "read_history",
     "remove_history",
+    "unusable_history",
 ]
 
 TOP = "history"
@@ -160,7 +161,11 @@ def append_history(
         fs.in_folder(directory, TOP, append)
 
 
-def read_history(directory: CacheDirectory, most: int | None = None) -> list[Compiled]:
+def read_history(
+    directory: CacheDirectory,
+    most: int | None = None,
+    failed: fs.Failed = lambda _name, _error: None,
+) -> list[Compiled]:
     """Return what the files of all nodes tell, the oldest first; never raises for what they have.
 
     Of a compile that goes on, or of which its process wrote no end, it tells what is known here. Of
@@ -169,9 +174,10 @@ def read_history(directory: CacheDirectory, most: int | None = None) -> list[Com
     Args:
         directory: The cache.
         most: How many compiles, the last ones; None for all.
+        failed: Is told of what cannot be read just now.
     """
     found: dict[str, Compiled] = {}
-    for text in _texts(directory):
+    for text in _texts(directory, failed):
         line = _decoded(text) if text else None
         if line is not None:
             known = found.get(line.id)
@@ -180,6 +186,26 @@ def read_history(directory: CacheDirectory, most: int | None = None) -> list[Com
     last = sorted(found.values(), key=lambda line: line.unix_seconds)
     kept = last if most is None else last[max(0, len(last) - most) :]
     return [_as_it_is(line) if line.outcome == "running" else line for line in kept]
+
+
+def unusable_history(directory: CacheDirectory) -> Iterator[tuple[str, str]]:
+    """Yield name and reason of what is neither read nor written to: the directory, or files of it.
+
+    Until it is removed, compiles of its node are not noted.
+    """
+    try:
+        directory.folders.current(TOP)
+    except fs.UnsafeFolder as exc:
+        yield TOP, str(exc)
+    except OSError:
+        pass  # it cannot be opened just now, or is not there
+    for name in filter(is_history_name, fs.list_names(directory, TOP)):
+        try:
+            fs.close_unwritten(_open(directory, name))
+        except fs.UnusableFile as exc:
+            yield f"{TOP}/{name}", str(exc)
+        except OSError:
+            continue  # the same
 
 
 def remove_history(directory: CacheDirectory) -> int:
@@ -262,45 +288,53 @@ def _rotate(folder: Folder, name: str, fd: int) -> None:
             os.rename(name, older, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
 
 
-def _sizes(directory: CacheDirectory) -> list[tuple[int, str]]:
+def _sizes(directory: CacheDirectory, failed: fs.Failed) -> list[tuple[int, str]]:
     """Size and name of the files that are read, the smallest first."""
     files = [
         (status.st_mtime, status.st_size, name)
-        for name, status in fs.regular_files(directory, TOP)
+        for name, status in fs.regular_files(directory, TOP, failed)
         if is_history_name(name)
     ]
     newest = sorted(files, reverse=True)[:MOST_FILES]
     return sorted((size, name) for _, size, name in newest)
 
 
-def _texts(directory: CacheDirectory) -> Iterator[bytes]:
+def _texts(directory: CacheDirectory, failed: fs.Failed) -> Iterator[bytes]:
     """Yield the last lines of all files. Each has an equal share of what may be read at all.
 
     What a small file leaves of its share the larger ones have, so that files of one user, be they
     many or huge, hide those of no other.
     """
-    sizes = _sizes(directory)
+    sizes = _sizes(directory, failed)
     bytes_left, lines_left = MOST_BYTES, MOST_LINES
     for files_left, (size, name) in zip(range(len(sizes), 0, -1), sizes, strict=True):
         most_bytes, most_lines = bytes_left // files_left, lines_left // files_left
         bytes_left -= min(size, most_bytes)
-        for text in islice(_lines(directory, name, most_bytes), most_lines):
+        for text in islice(_lines(directory, name, most_bytes, failed), most_lines):
             lines_left -= 1
             yield text
 
 
-def _lines(directory: CacheDirectory, name: str, most_bytes: int) -> Iterator[bytes]:
+def _open(directory: CacheDirectory, name: str) -> int:
+    def opened(folder: Folder) -> int:
+        return fs.open_checked(folder, name, OPEN_TO_READ, directory.sharing, only_name=True)
+
+    return directory.folders.retry(TOP, opened)
+
+
+def _lines(
+    directory: CacheDirectory, name: str, most_bytes: int, failed: fs.Failed
+) -> Iterator[bytes]:
     try:
-        fd = directory.folders.retry(
-            TOP, lambda folder: fs.open_checked(folder, name, OPEN_TO_READ, directory.sharing)
-        )
-    except OSError:
-        return
-    try:
-        with suppress(OSError):
+        fd = _open(directory, name)
+        try:
             yield from last_lines(fd, most_bytes)
-    finally:
-        fs.close_unwritten(fd)
+        finally:
+            fs.close_unwritten(fd)
+    except (FileNotFoundError, fs.UnusableFile):  # see `unusable_history`
+        return
+    except OSError as exc:
+        failed(f"{TOP}/{name}", exc)
 
 
 def _decoded(text: bytes) -> Compiled | None:

@@ -26,10 +26,12 @@ from ajit._cache.entries.history import (
     append_history,
     read_history,
     remove_history,
+    unusable_history,
 )
 from ajit._cache.files.directory import CacheDirectory, open_cache_directory
 from ajit._cache.files.fs import in_folder
 from ajit._system.process import this_process
+from ajit.cache import verify
 from ajit.errors import SettingsError
 from ajit.settings import Settings
 
@@ -282,6 +284,20 @@ def test_what_is_no_file_of_ours_is_not_appended_to(
         append_history(directory, [a_line()])
 
     assert other.read_text() == "mine\n"
+    assert read_history(directory) == []
+    assert [name for name, _ in unusable_history(directory)] == [f"history/{file.name}"]
+    assert not verify(path).good
+
+
+def test_verify_names_a_history_that_is_a_link(
+    directory: CacheDirectory, path: Path, tmp_path: Path
+):
+    """Nothing is read from it, and nothing written to it."""
+    append_history(directory, [a_line()])
+    (path / "history").rename(tmp_path / "aside")
+    (path / "history").symlink_to(tmp_path / "aside")
+
+    assert [one.name for one in verify(path).unsafe] == ["history"]
     assert read_history(directory) == []
 
 
