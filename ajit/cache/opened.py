@@ -93,7 +93,7 @@ class OpenedCache:
 
         Directories, and files of the history.
         """
-        from ajit._cache.entries.history import unusable_history  # noqa: PLC0415  # the same
+        from ajit._cache.entries.history_reader import unusable_history  # noqa: PLC0415  # the same
         from ajit._cache.files.fs import unsafe_folders  # noqa: PLC0415  # the same
 
         directory = self.store.directory

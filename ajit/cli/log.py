@@ -94,7 +94,7 @@ def command(  # options
 
 
 def _read(cache: Cache) -> list[Compiled]:
-    from ajit._cache.entries.history import (  # noqa: PLC0415  # start-up
+    from ajit._cache.entries.history_reader import (  # noqa: PLC0415  # start-up
         read_history,
         unusable_history,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ajit._cache.entries.history import read_history
+from ajit._cache.entries.history_reader import read_history
 from ajit._cache.entries.holders import held_leases
 from ajit._cache.files import fs
 from ajit.cache.opened import OpenedCache
