@@ -256,8 +256,11 @@ def _remove(resolver: Resolver, build: Build) -> bool:
 
 
 def _keys_made_by(services: Services, program: str) -> list[str]:
+    def failed(_name: str, error: OSError) -> None:
+        raise error
+
     found = []
-    for entry in services.store.entries():
+    for entry in services.store.entries(failed=failed):
         described = services.store.bundles.describe(entry.key)
         if isinstance(described, Described) and described.manifest.compiler_version == program:
             found.append(entry.key)

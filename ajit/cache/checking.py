@@ -65,7 +65,10 @@ class BadDigests:
 
 @dataclass(frozen=True, slots=True)
 class UnsafeFolder:
-    """A directory that is not used, since another user could put files into it."""
+    """A directory that is not used, since another user could put files into it.
+
+    Or what lies in the place of a file of the history and is none: no compile is noted there.
+    """
 
     name: str
     reason: str
@@ -134,7 +137,7 @@ class Verification:
         seals: Which keys have sealed the good entries.
         reading_lists: The same of reading lists.
         digests: The same of the digests of files.
-        unsafe: Directories that are not used until a person has removed them.
+        unsafe: Directories and files of history that are not used until a person has removed them.
         unread: What could not be read just now, and may be good.
         removed: With ``fix``: names of the bad files that were removed.
         not_removed: With ``fix``: what is bad and still there.

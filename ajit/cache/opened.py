@@ -70,35 +70,41 @@ class OpenedCache:
 
     def entries(self) -> list[EntryInfo]:
         """The files of all entries."""
-        return list(self.store.entries(failed=self._note))
+        return list(self.store.entries(failed=self.note))
 
     def verify(self) -> Iterator[tuple[str, Lookup]]:
         """Yield the result of reading each entry."""
-        return self.store.verify(self._note)
+        return self.store.verify(self.note)
 
     def lists(self) -> list[ListInfo]:
         """All reading lists, verified."""
         from ajit._cache.entries.lists import ListStore  # noqa: PLC0415  # `scan` needs none
 
-        return list(ListStore(self.store.directory).files(failed=self._note))
+        return list(ListStore(self.store.directory).files(failed=self.note))
 
     def digests(self) -> list[DigestInfo]:
         """The digests that each node keeps, verified."""
         from ajit._cache.entries.node_digests import digest_files  # noqa: PLC0415  # the same
 
-        return list(digest_files(self.store.directory, self.trust, self._note))
+        return list(digest_files(self.store.directory, self.trust, self.note))
 
     def unsafe(self) -> list[tuple[str, str]]:
-        """The directories that are not used, because another user could put code there; and why."""
+        """What is not used until it is removed, since another user may have put it there; and why.
+
+        Directories, and files of the history.
+        """
+        from ajit._cache.entries.history_reader import unusable_history  # noqa: PLC0415  # the same
         from ajit._cache.files.fs import unsafe_folders  # noqa: PLC0415  # the same
 
-        return list(unsafe_folders(self.store.directory))
+        directory = self.store.directory
+        return [*unsafe_folders(directory), *unusable_history(directory)]
 
     def read(self, key: str) -> Lookup:
         """Read an entry, with all of its files if it is a bundle."""
         return self.store.read_whole(key)
 
-    def _note(self, name: str, error: OSError) -> None:
+    def note(self, name: str, error: OSError) -> None:
+        """Note what could not be listed."""
         self.unlisted[name] = error.strerror or str(error)
 
 

@@ -184,12 +184,13 @@ class Cache(OpenedCache):
         found = self.store.manifest(key)
         return dict(found[0].key_fields) if isinstance(found, tuple) else {}
 
-    def _note(self, name: str, error: OSError) -> None:
+    def note(self, name: str, error: OSError) -> None:
+        """Tell what could not be listed, once."""
         from ajit.cli.output import tell_warning  # noqa: PLC0415  # start-up
 
         if name not in self.unlisted:
             tell_warning(f"could not be read: {name}: {error.strerror or error}")
-        super()._note(name, error)
+        super().note(name, error)
 
 
 def _is_needed(digest: str, ours: set[str | None], theirs: set[str | None]) -> bool:

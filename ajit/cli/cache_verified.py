@@ -40,7 +40,7 @@ def draw_verified(found: Verification) -> str | Table:
         drawn.add_row(*row)
     bad = f"{total}, {len(rows)} bad: they count as misses and are made again"
     if found.unsafe:
-        several = count(len(found.unsafe), "directory is", "directories are")
+        several = count(len(found.unsafe), "name is", "names are")
         bad += f"; {several} not used until removed"
     drawn.caption = "\n".join([bad, *seals])
     return drawn

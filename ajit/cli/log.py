@@ -25,6 +25,7 @@ from ajit.cli.output import (
     json_option,
     short_reason,
     table,
+    tell_warning,
 )
 from ajit.errors import AjitError
 from ajit.settings import Settings
@@ -99,9 +100,15 @@ def command(  # options
 
 
 def _read(cache: Cache) -> list[Compiled]:
-    from ajit._cache.entries.history import read_history  # noqa: PLC0415  # start-up
+    from ajit._cache.entries.history_reader import (  # noqa: PLC0415  # start-up
+        read_history,
+        unusable_history,
+    )
 
-    return read_history(cache.store.directory)
+    directory = cache.store.directory
+    for name, reason in unusable_history(directory):
+        tell_warning(f"not used until it is removed: {name}: {reason}")
+    return read_history(directory, failed=cache.note)
 
 
 def _is_key(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ajit._cache.entries.history import read_history
+from ajit._cache.entries.history_reader import read_history
 from ajit._cache.entries.holders import held_leases
 from ajit._cache.files import fs
 from ajit.cache.opened import OpenedCache
@@ -78,9 +78,11 @@ class CacheReader:
         """
         cache = self._open()
         now = fs.now(cache.store.directory)
+        unlisted: list[str] = []
+        entries = cache.store.entries(failed=lambda name, _: unlisted.append(name))
         found = [
             Listed(info.key, info.size_bytes, info.modified)
-            for info in islice(cache.store.entries(), MOST_LISTED + 1)
+            for info in islice(entries, MOST_LISTED + 1)
         ]
         listed = found[:MOST_LISTED]
         shown = outstanding(listed)
@@ -90,7 +92,7 @@ class CacheReader:
             path=short(str(cache.path)),
             entries=len(listed),
             size_bytes=sum(one.size_bytes for one in listed),
-            partial=len(found) > MOST_LISTED,
+            partial=len(found) > MOST_LISTED or bool(unlisted),
             limit_bytes=self._settings().cache_limit_bytes,
             by_size=by_size(listed),
             by_use=by_use(listed, now),

@@ -34,7 +34,7 @@ class Ended:
 
 FAILING = """
 import sys
-from ajit._cache.entries import bundles, collector, disk, history, lists  # before `os` is replaced
+from ajit._cache.entries import bundles, collector, history_reader, last_lines
 from ajit.cli.main import run
 from ajit.testing import FakeFileSystem
 
@@ -42,7 +42,7 @@ with FakeFileSystem(sys.argv[1]) as system:
     system.fail(sys.argv[2])
     sys.exit(run(sys.argv[3:]))
 """
-"""Runs a command while one call fails with EIO below a directory."""
+"""Runs a command while one call fails with EIO below a directory. Modules come before the fault."""
 
 
 class CommandLine:

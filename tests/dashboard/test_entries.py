@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.files.directory import open_cache_directory
+from ajit.dashboard.cache_reader import CacheReader
 from ajit.dashboard.entries import MOST_SHOWN, Listed, by_size, by_use, outstanding
+from ajit.settings import Settings
+from ajit.testing import FakeFileSystem
+from tests.cli.test_cache import put
 
 DAY = 86_400.0
 
@@ -32,3 +38,18 @@ def test_the_entries_that_stand_out():
 
     assert MOST_SHOWN == len(shown["largest"])
     assert ("0", "49", "0") == tuple(shown[name][0].key for name in ("largest", "newest", "unused"))
+
+
+def test_what_cannot_be_listed_is_told_as_not_looked_at(tmp_path):
+    """The page must not show a cache as smaller than it is."""
+    settings = Settings(cache_dir=tmp_path, environ={})
+    put(DiskStore(open_cache_directory(tmp_path)), "one")
+    reader = CacheReader(lambda: settings)
+
+    whole = reader.entries()
+    with FakeFileSystem(tmp_path / "entries") as system:
+        system.fail("scandir")
+        part = reader.entries()
+
+    assert (whole.entries, whole.partial) == (1, False)
+    assert (part.entries, part.partial) == (0, True)

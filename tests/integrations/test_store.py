@@ -10,6 +10,7 @@ import pytest
 
 import ajit
 from ajit.integrations._store import Store
+from ajit.testing import FakeFileSystem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,19 @@ def test_clearing_removes_those_of_the_peer(store: Store, rt: ajit.BlockingRunti
     store.clear()
 
     assert (store.count(), other.count()) == (0, 1)
+
+
+def test_clearing_fails_where_entries_cannot_be_listed(
+    store: Store, options: dict[str, Any]
+) -> None:
+    """Whoever clears believes afterwards that all are gone."""
+    store.save("key", b"code")
+    with FakeFileSystem(f"{options['cache_dir']}/entries") as system:
+        system.fail("scandir")
+        with pytest.raises(OSError, match="Input/output error"):
+            store.clear()
+
+    assert store.count() == 1
 
 
 def test_damaged_bytes_are_not_returned(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import ajit
 from ajit import events
-from ajit._cache.entries.history import read_history
+from ajit._cache.entries.history_reader import read_history
 from ajit._cache.files.directory import open_cache_directory
 from ajit._runtime.board_view import program_name
 from tests.fuse.mounts import why_no_fuse

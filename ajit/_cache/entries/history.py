@@ -5,9 +5,9 @@ systems do that in one step, and each node and user has a file of its own, so th
 matter what a network file system does. At its limit a file is renamed to ``<node>.1.jsonl``, in the
 place of the one before.
 
-It is for people, and no decision depends on it. A line that is torn or foreign is passed over, as
-is a file that is no regular one. A killed process may leave half a line, so each write begins a new
-one. What cannot be written is lost.
+It is for people, and no decision depends on it. A killed process may leave half a line, so each
+write begins a new one. What cannot be written is lost. How it is read is in
+`ajit._cache.entries.history_reader`.
 
 Everything blocks.
 """
@@ -16,23 +16,17 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import os
 import re
 import stat
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
-from ajit._cache.entries.last_lines import last_lines
 from ajit._cache.entries.node_digests import node_name
 from ajit._cache.files import fs
-from ajit._cache.files.reading import OPEN_TO_READ
-from ajit._printable import printable, printable_line
-from ajit._system.process import is_gone, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,13 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HISTORY_BYTES",
-    "MOST_LIMIT_BYTES",
     "TOP",
     "Compiled",
     "Outcome",
     "append_history",
     "is_history_name",
-    "read_history",
     "remove_history",
 ]
 
@@ -57,21 +49,8 @@ TOP = "history"
 HISTORY_BYTES = 1024 * 1024
 """At this size a node begins a new file; one older is kept."""
 
-MOST_FILES = 256
-"""Read, the newest first: nodes come and go."""
-
-MOST_BYTES = 32 * 1024 * 1024
-MOST_LINES = 50_000
-"""Read of all files together, from their ends. Pretty arbitrary: a second or two, some 100 MB."""
-
-MOST_LIMIT_BYTES = MOST_BYTES // 2
-"""A node has two files: with a higher limit not all of them would be read."""
-
 APPEND_TRIES = 100
 """How often a file is opened anew that others put aside. Pretty arbitrary: each time two have."""
-
-END_OF_TIME = 1e11
-"""Seconds of the wall clock beyond which nothing is believed: the year 5138."""
 
 is_history_name = re.compile(r"[A-Za-z0-9-]+-[0-9a-f]{16}(\.1)?\.jsonl").fullmatch
 """Matches the name of a file of history."""
@@ -135,7 +114,6 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     log: str = ""
 
 
-_decoder = msgspec.json.Decoder(Compiled)
 _encoder = msgspec.json.Encoder()
 
 
@@ -158,28 +136,6 @@ def append_history(
     for data in _pieces(lines, limit_bytes):
         append = partial(_append, name=name, data=data, mode=mode, limit_bytes=limit_bytes)
         fs.in_folder(directory, TOP, append)
-
-
-def read_history(directory: CacheDirectory, most: int | None = None) -> list[Compiled]:
-    """Return what the files of all nodes tell, the oldest first; never raises for what they have.
-
-    Of a compile that goes on, or of which its process wrote no end, it tells what is known here. Of
-    files that are large or many only the last lines are read.
-
-    Args:
-        directory: The cache.
-        most: How many compiles, the last ones; None for all.
-    """
-    found: dict[str, Compiled] = {}
-    for text in _texts(directory):
-        line = _decoded(text) if text else None
-        if line is not None:
-            known = found.get(line.id)
-            if known is None or known.outcome == "running":
-                found[line.id] = line
-    last = sorted(found.values(), key=lambda line: line.unix_seconds)
-    kept = last if most is None else last[max(0, len(last) - most) :]
-    return [_as_it_is(line) if line.outcome == "running" else line for line in kept]
 
 
 def remove_history(directory: CacheDirectory) -> int:
@@ -260,80 +216,3 @@ def _rotate(folder: Folder, name: str, fd: int) -> None:
         now = os.stat(name, dir_fd=folder.fd, follow_symlinks=False)
         if os.path.samestat(now, os.fstat(fd)):
             os.rename(name, older, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
-
-
-def _sizes(directory: CacheDirectory) -> list[tuple[int, str]]:
-    """Size and name of the files that are read, the smallest first."""
-    files = [
-        (status.st_mtime, status.st_size, name)
-        for name, status in fs.regular_files(directory, TOP)
-        if is_history_name(name)
-    ]
-    newest = sorted(files, reverse=True)[:MOST_FILES]
-    return sorted((size, name) for _, size, name in newest)
-
-
-def _texts(directory: CacheDirectory) -> Iterator[bytes]:
-    """Yield the last lines of all files. Each has an equal share of what may be read at all.
-
-    What a small file leaves of its share the larger ones have, so that files of one user, be they
-    many or huge, hide those of no other.
-    """
-    sizes = _sizes(directory)
-    bytes_left, lines_left = MOST_BYTES, MOST_LINES
-    for files_left, (size, name) in zip(range(len(sizes), 0, -1), sizes, strict=True):
-        most_bytes, most_lines = bytes_left // files_left, lines_left // files_left
-        bytes_left -= min(size, most_bytes)
-        for text in islice(_lines(directory, name, most_bytes), most_lines):
-            lines_left -= 1
-            yield text
-
-
-def _lines(directory: CacheDirectory, name: str, most_bytes: int) -> Iterator[bytes]:
-    try:
-        fd = directory.folders.retry(
-            TOP, lambda folder: fs.open_checked(folder, name, OPEN_TO_READ, directory.sharing)
-        )
-    except OSError:
-        return
-    try:
-        with suppress(OSError):
-            yield from last_lines(fd, most_bytes)
-    finally:
-        fs.close_unwritten(fd)
-
-
-def _decoded(text: bytes) -> Compiled | None:
-    """The compile that a line tells of; None if it is torn, or foreign."""
-    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
-        line = _decoder.decode(text)
-        return _clean(line) if _is_sane(line) else None
-    return None
-
-
-def _is_sane(line: Compiled) -> bool:
-    """Whether its numbers can be shown."""
-    return 0 <= line.unix_seconds < END_OF_TIME and all(
-        math.isfinite(value) for value in (line.seconds, line.queued_seconds)
-    )
-
-
-def _clean(line: Compiled) -> Compiled:
-    """The same with printable texts; only the log has several lines."""
-    texts = {
-        name: printable(value) if name == "log" else printable_line(value)
-        for name in line.__struct_fields__
-        if isinstance(value := getattr(line, name), str)
-    }
-    return msgspec.structs.replace(line, **texts)
-
-
-def _as_it_is(line: Compiled) -> Compiled:
-    """What has become of a compile whose end was not written."""
-    us = this_process()
-    outcome: Outcome = "unknown"
-    if line.host == us.host and line.boot_id != us.boot_id:
-        outcome = "killed"
-    elif (line.host, line.namespace) == (us.host, us.namespace):
-        outcome = "killed" if is_gone(line.pid, line.start_ticks) else "running"
-    return msgspec.structs.replace(line, outcome=outcome)

@@ -228,7 +228,11 @@ def list_files(
 
 
 def unsafe_folders(directory: CacheDirectory) -> Iterator[tuple[str, str]]:
-    """Yield name and reason of every directory below the cache that is not used. For people."""
+    """Yield name and reason of every directory below the cache that is not used. For people.
+
+    With an unsafe top directory no cache is opened, but for that of the history, see
+    `ajit._cache.entries.history_reader.unusable_history`.
+    """
     tops = ("entries", "reads", "locks", "failures")
     shards = [f"{top}/{name}" for top in tops for name in list_names(directory, top)]
     bases = [

@@ -12,24 +12,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ajit._cache.entries import history
+from ajit._cache.entries import history_reader
 from ajit._cache.entries.collector import Collector
 from ajit._cache.entries.eviction import HISTORY_SECONDS, Limits
 from ajit._cache.entries.history import (
     HISTORY_BYTES,
-    MOST_LIMIT_BYTES,
     TOP,
     Compiled,
-    _clean,
-    _decoder,
     _rotate,
     append_history,
-    read_history,
     remove_history,
+)
+from ajit._cache.entries.history_reader import (
+    MOST_LIMIT_BYTES,
+    _clean,
+    _decoder,
+    read_history,
+    unusable_history,
 )
 from ajit._cache.files.directory import CacheDirectory, open_cache_directory
 from ajit._cache.files.fs import in_folder
 from ajit._system.process import this_process
+from ajit.cache import verify
 from ajit.errors import SettingsError
 from ajit.settings import Settings
 
@@ -127,7 +131,7 @@ def test_of_a_file_that_is_too_large_the_last_lines_are_read(
     append_history(directory, [a_line(2), a_line(3)], 1 << 50)
     read, real = [], os.pread
     monkeypatch.setattr(os, "pread", lambda *args: read.append(args[1]) or real(*args))
-    monkeypatch.setattr(history, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(history_reader, "MOST_BYTES", 1 << 20)
 
     assert read_history(directory) == [a_line(2), a_line(3)]
     assert sum(read) <= 1 << 20
@@ -142,7 +146,7 @@ def test_files_of_short_lines_neither_fill_the_memory_nor_hide_others(
         evil = path / "history" / f"evil-{number:016x}.jsonl"
         evil.write_text("".join(f'{{"id":"{number}.{n}","unix_seconds":1}}\n' for n in range(9000)))
         evil.chmod(directory.sharing.file_mode)
-    monkeypatch.setattr(history, "MOST_LINES", 2000)
+    monkeypatch.setattr(history_reader, "MOST_LINES", 2000)
 
     found = read_history(directory)
 
@@ -282,6 +286,20 @@ def test_what_is_no_file_of_ours_is_not_appended_to(
         append_history(directory, [a_line()])
 
     assert other.read_text() == "mine\n"
+    assert read_history(directory) == []
+    assert [name for name, _ in unusable_history(directory)] == [f"history/{file.name}"]
+    assert not verify(path).good
+
+
+def test_verify_names_a_history_that_is_a_link(
+    directory: CacheDirectory, path: Path, tmp_path: Path
+):
+    """Nothing is read from it, and nothing written to it."""
+    append_history(directory, [a_line()])
+    (path / "history").rename(tmp_path / "aside")
+    (path / "history").symlink_to(tmp_path / "aside")
+
+    assert [one.name for one in verify(path).unsafe] == ["history"]
     assert read_history(directory) == []
 
 
