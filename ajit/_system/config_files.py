@@ -29,6 +29,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ajit._printable import printable_line
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
@@ -68,14 +69,15 @@ class ConfigFile:
     text: str = field(repr=False)
 
     def origin(self, name: str) -> str:
-        """Return ``path:line`` of a setting, or the path where the line cannot be told."""
+        """Return ``path:line`` of a setting, or the path if the line cannot be told. One line."""
+        path = printable_line(self.path)
         begun = not self.path.endswith(PROJECT_NAME)
         key = re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=")
         for number, line in enumerate(self.text.splitlines(), 1):
             begun = begun or bool(_HEADER.match(line))
             if begun and key.match(line):
-                return f"{self.path}:{number}"
-        return self.path
+                return f"{path}:{number}"
+        return path
 
 
 class _Unusable(Exception):
@@ -102,8 +104,9 @@ def read_config_files(environ: Mapping[str, str], *, search: bool) -> list[Confi
 
 
 def _named(path: str) -> ConfigFile:
-    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # a text
+    path = os.path.expanduser(path)  # noqa: PTH111  # a text
     try:
+        path = _absolute(path)
         text, reason = _read(path)
     except FileNotFoundError:
         reason = "there is no such file"
@@ -113,6 +116,13 @@ def _named(path: str) -> ConfigFile:
         if not reason:
             return _parsed(path, "named", text)
     raise _error(f"configuration file {path} (from {VARIABLE}): {reason}", path, VARIABLE)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)  # noqa: PTH100  # a text
+    except OSError as exc:
+        raise _Unusable(f"the working directory: {_reason(exc)}") from None
 
 
 def _user(environ: Mapping[str, str]) -> ConfigFile | None:
@@ -187,7 +197,10 @@ def _read(path: str, folder: int | None = None) -> tuple[str, str]:
         _Unusable: It is no file of text.
     """
     parent, _, name = path.rpartition("/")
-    fd = os.open(path if folder is None else name, _OPEN, dir_fd=folder)
+    try:
+        fd = os.open(path if folder is None else name, _OPEN, dir_fd=folder)
+    except ValueError:  # it has a NUL, or is not of the file system's encoding
+        raise _Unusable("there can be no such path") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -218,7 +231,9 @@ def _parsed(path: str, role: Role, text: str) -> ConfigFile:
 
     try:
         values: Any = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except RecursionError:
+        raise _error(f"configuration file {path} is nested too deeply", path, path) from None
+    except ValueError as exc:  # no TOML, or a number that Python does not hold
         raise _error(f"configuration file {path} is not TOML: {exc}", path, path) from None
     if path.endswith(PROJECT_NAME):
         tool = values.get("tool")
@@ -230,7 +245,11 @@ def _parsed(path: str, role: Role, text: str) -> ConfigFile:
 def _error(problem: str, path: str, origin: str) -> SettingsError:
     expected = "a TOML file of this user that no one else may write to"
     return SettingsError(
-        name="config_file", value=path, origin=origin, expected=expected, problem=problem
+        name="config_file",
+        value=path,
+        origin=printable_line(origin),
+        expected=expected,
+        problem=printable_line(problem),
     )
 
 
@@ -239,5 +258,5 @@ def _reason(exc: OSError | _Unusable) -> str:
 
 
 def _warn(path: str, reason: str) -> None:
-    text = f"configuration file {path} is not used: {reason}"
+    text = printable_line(f"configuration file {path} is not used: {reason}")
     warnings.warn(text, AjitWarning, stacklevel=6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ajit.cli import exits
 from ajit.settings import setting_names
 
@@ -68,3 +70,15 @@ def test_a_file_with_a_value_that_cannot_be_is_a_usage_error_that_names_both(aji
         assert ended.code == exits.USAGE
         assert "compile_slots" in ended.err
         assert f"{file}:1" in ended.err
+
+
+@pytest.mark.parametrize("value", ["0x" + "f" * 5000, "2026-01-01", "inf", "[1, 2026-01-01]"])
+def test_a_value_that_json_does_not_have_is_told_without_a_traceback(ajit, value):
+    """To people and to programs."""
+    (ajit.folder / "ajit.toml").write_text(f"compile_slots = {value}\n")
+    del ajit.environ["AJIT_CONFIG_FILE"]
+
+    for ended in (ajit("config"), ajit("config", "--json")):
+        assert ended.code == exits.USAGE
+        assert "Traceback" not in ended.err
+        assert "ajit.toml:1" in ended.out + ended.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -229,6 +230,80 @@ def test_no_toml_is_an_error_that_names_the_file_and_the_place(home):
         Settings()
 
     assert str(there) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 100_000,
+        "x = " + "{a=" * 5000,
+        "cache_limit_bytes = " + "9" * 5000,
+        "cache_limit_bytes = 0x" + "f" * 5000,
+        "cache_dir = 0x" + "f" * 5000,
+        "x = 2026-02-31",
+    ],
+    ids=["arrays", "tables", "decimal", "hexadecimal", "of another type", "date"],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_what_a_parser_cannot_hold_is_an_error_that_names_the_file(home, monkeypatch, text, named):
+    """Whatever is in a file, what is raised is a SettingsError, in one line."""
+    there = project(f"{text}\n")
+    if named:
+        monkeypatch.setenv("AJIT_CONFIG_FILE", str(there))
+
+    with pytest.raises(SettingsError, match=re.escape(str(there))) as caught:
+        Settings()
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_relative_name_in_a_directory_that_was_removed_is_an_error(home, monkeypatch):
+    """The file was meant, and cannot be found."""
+    monkeypatch.setenv("AJIT_CONFIG_FILE", "named.toml")
+    Path.cwd().rmdir()
+
+    with pytest.raises(SettingsError, match=r"named\.toml .*: the working directory"):
+        Settings()
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "/a\ud800b"])
+def test_what_cannot_be_a_path_is_an_error_where_it_is_named(home, path):
+    """A directory of the desktop's specification that cannot be one has no file."""
+    with pytest.raises(SettingsError, match="AJIT_CONFIG_FILE"):
+        Settings(environ={"AJIT_CONFIG_FILE": path})
+    with pytest.warns(AjitWarning, match="not used"):
+        assert config_files.read_config_files({"XDG_CONFIG_HOME": path}, search=True) == []
+
+
+def test_names_from_outside_begin_no_line_of_their_own(home, tmp_path, monkeypatch):
+    """A line break in a path or in a key forges no message."""
+    folder = tmp_path / "a\nforged: b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    texts = []
+    project('"x\\nforged: y" = 1\n')
+    with pytest.warns(AjitWarning) as caught:
+        Settings()
+    texts += [str(warning.message) for warning in caught]
+    project("", mode=0o666)
+    with pytest.warns(AjitWarning, match="others may write") as caught:
+        Settings()
+    texts += [str(warning.message) for warning in caught]
+    for text in ("=", "device = 3", 'trust = "hmac"', 'hmac_key = "x"'):
+        project(text, mode=0o644)
+        with pytest.raises(SettingsError) as raised:
+            Settings()
+        texts += [str(raised.value), raised.value.origin]
+    with pytest.raises(SettingsError) as raised:
+        Settings(environ={"AJIT_CONFIG_FILE": "/none\nforged: b"})
+    texts.append(str(raised.value))
+    with pytest.warns(AjitWarning) as caught:
+        Settings(environ={"AJIT_X\nforged: b": ""})
+    texts += [str(warning.message) for warning in caught]
+
+    assert all("forged" in text for text in texts)
+    assert not any("\n" in text for text in texts)
 
 
 def test_unknown_name_warns_with_file_line_and_the_nearest(home):
