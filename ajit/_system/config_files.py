@@ -47,7 +47,9 @@ MAX_BYTES = 1024 * 1024
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in its place does not block
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # one that may not be listed has files as well
-_HEADER = re.compile(r"\s*\[\s*tool\s*\.\s*ajit\s*\]")
+_TABLE = r"([\"']?)tool\1\s*\.\s*([\"']?)ajit\2\s*"
+_HEADER = re.compile(rf"\s*\[\s*{_TABLE}\]")
+_ABOUT_US = re.compile(rf"\s*\[*\s*{_TABLE}[\].=]")
 
 Role = Literal["named", "project", "user"]
 
@@ -72,16 +74,22 @@ class ConfigFile:
         """Return ``path:line`` of a setting, or the path if the line cannot be told. One line."""
         path = printable_line(self.path)
         begun = not self.path.endswith(PROJECT_NAME)
-        key = re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=")
+        rest = rf"[\"']?{re.escape(name)}[\"']?\s*="
+        key, dotted = re.compile(rf"\s*{rest}"), re.compile(rf"\s*{_TABLE}\.\s*{rest}")
         for number, line in enumerate(self.text.splitlines(), 1):
-            begun = begun or bool(_HEADER.match(line))
-            if begun and key.match(line):
+            if line.lstrip().startswith("["):
+                begun = bool(_HEADER.match(line))
+            if (begun and key.match(line)) or dotted.match(line):
                 return f"{path}:{number}"
         return path
 
 
 class _Unusable(Exception):
     """A file is there and is not read; the text says why."""
+
+
+class _NotToml(Exception):
+    """The text says why a file is none."""
 
 
 def read_config_files(environ: Mapping[str, str], *, search: bool) -> list[ConfigFile]:
@@ -114,8 +122,18 @@ def _named(path: str) -> ConfigFile:
         reason = _reason(exc)
     else:
         if not reason:
-            return _parsed(path, "named", text)
+            return _named_and_parsed(path, text)
     raise _error(f"configuration file {path} (from {VARIABLE}): {reason}", path, VARIABLE)
+
+
+def _named_and_parsed(path: str, text: str) -> ConfigFile:
+    try:
+        found, problem = _parsed(path, "named", text), ": it has no table [tool.ajit]"
+    except _NotToml as exc:
+        found, problem = None, f" {exc}"
+    if found is None:
+        raise _error(f"configuration file {path}{problem}", path, VARIABLE)
+    return found
 
 
 def _absolute(path: str) -> str:
@@ -155,12 +173,20 @@ def _found(path: str, role: Role, folder: int | None = None) -> ConfigFile | Non
         if not path.endswith(PROJECT_NAME):  # what is not read may be about anything
             _warn(path, _reason(exc))
         return None
-    if path.endswith(PROJECT_NAME) and not any(map(_HEADER.match, text.splitlines())):
+    if path.endswith(PROJECT_NAME) and "ajit" not in text:
         return None
+    meant = path.endswith(NAME) or any(map(_ABOUT_US.match, text.splitlines()))
     if objection:
-        _warn(path, objection)
+        if meant:
+            _warn(path, objection)
         return None
-    return _parsed(path, role, text)
+    try:
+        return _parsed(path, role, text)
+    except _NotToml as exc:
+        if meant:
+            raise _error(f"configuration file {path} {exc}", path, path) from None
+        _warn(path, f"it {exc}")
+        return None
 
 
 def _folders() -> Generator[tuple[str, int]]:
@@ -226,20 +252,29 @@ def _objection(what: str, status: os.stat_result) -> str:
     return ""
 
 
-def _parsed(path: str, role: Role, text: str) -> ConfigFile:
+def _parsed(path: str, role: Role, text: str) -> ConfigFile | None:
+    """Return what a file says; None if it is a project's that has no table for ajit.
+
+    Raises:
+        _NotToml: It is no TOML.
+        SettingsError: It has something else in the table's place.
+    """
     import tomllib  # noqa: PLC0415  # 5 ms, which a process without a file does not pay
 
     try:
         values: Any = tomllib.loads(text)
     except RecursionError:
-        raise _error(f"configuration file {path} is nested too deeply", path, path) from None
+        raise _NotToml("is nested too deeply") from None
     except ValueError as exc:  # no TOML, or a number that Python does not hold
-        raise _error(f"configuration file {path} is not TOML: {exc}", path, path) from None
+        raise _NotToml(f"is not TOML: {exc}") from None
     if path.endswith(PROJECT_NAME):
         tool = values.get("tool")
-        values = tool.get("ajit") if isinstance(tool, dict) else None
-    # What looked like its header may have been in a text.
-    return ConfigFile(path, role, values if isinstance(values, dict) else {}, text)
+        if not isinstance(tool, dict) or "ajit" not in tool:
+            return None
+        values = tool["ajit"]
+        if not isinstance(values, dict):
+            raise _error(f"configuration file {path}: tool.ajit is not a table", path, path)
+    return ConfigFile(path, role, values, text)
 
 
 def _error(problem: str, path: str, origin: str) -> SettingsError:

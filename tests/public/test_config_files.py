@@ -103,6 +103,85 @@ def test_pyproject_with_the_header_in_a_text_is_not_about_ajit(home):
     assert Settings().origins["device"] == "default"
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[tool."ajit"]\ndevice = "cpu"\n', 2),
+        ("['tool' . ajit] # so\n  'device' = \"cpu\"\n", 2),
+        ("[x]\n[tool.ajit]\n[y]\ndevice = 1\n[tool.x]\n", None),
+        ('tool.ajit.mode = "normal"\ntool.ajit.device = "cpu"\n[x]\ndevice = 1\n', 2),
+        ('tool."ajit" = {device = "cpu"}\n[x]\ndevice = 1\n', 0),
+        ('[tool]\najit = {device = "cpu"}\n[x]\ndevice = 1\n', 0),
+        ('[tool]\najit.device = "cpu"\n', 0),
+        ('tool = {x = {}, ajit = {device = "cpu"}}\n', 0),
+    ],
+)
+def test_the_table_counts_however_it_is_written(home, tmp_path, text, line):
+    """TOML has many spellings; where the line cannot be told, the file is, and no wrong line."""
+    write(tmp_path / "work" / "pyproject.toml", '[tool.ajit]\ndevice = "none"\n')
+    there = project(text, "pyproject.toml")
+
+    settings = Settings()
+
+    if line is None:  # an empty table is one as well
+        assert settings.origins["device"] == "default"
+    else:
+        assert settings.device == "cpu"
+        assert settings.origins["device"] == (f"{there}:{line}" if line else str(there))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'dependencies = ["ajit"]\n',
+        '[tool.uv.sources]\najit = {path = "."}\n',
+        '[tool.x]\ny = """\n[tool.ajit]\n"""\n',
+        "tool = 3  # ajit\n",
+    ],
+)
+def test_a_pyproject_that_only_mentions_ajit_is_passed_over(home, tmp_path, text):
+    """A dependency is no table: the next one above counts."""
+    write(tmp_path / "work" / "pyproject.toml", '[tool.ajit]\ndevice = "none"\n')
+    project(text, "pyproject.toml")
+
+    assert Settings().device == "none"
+
+
+@pytest.mark.parametrize("text", ["[[tool.ajit]]\n", "tool.ajit = 3\n", "[tool]\najit = []\n"])
+def test_what_is_no_table_is_an_error(home, text):
+    """It was meant for ajit, and must not be silently ignored."""
+    there = project(text, "pyproject.toml")
+
+    with pytest.raises(SettingsError, match=r"tool\.ajit is not a table") as caught:
+        Settings()
+
+    assert str(there) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['dependencies = ["ajit\n', '[tool]\najit = {device = "cpu\n'])
+def test_a_pyproject_that_is_no_toml_and_mentions_ajit_is_a_warning(home, text):
+    """It may be about anything; with the table's header it is an error."""
+    project(text, "pyproject.toml")
+    with pytest.warns(AjitWarning, match=r"pyproject\.toml is not used: .*not TOML") as caught:
+        Settings()
+    project(f'[tool."ajit"]\n{text}', "pyproject.toml")
+    with pytest.raises(SettingsError, match="not TOML"):
+        Settings()
+
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("text", ['[tool."ajit"]\ndevice = "cpu"\n', "tool.ajit.device = 'cpu'\n"])
+def test_a_table_that_is_not_taken_is_told_however_it_is_written(home, text):
+    """And a file that others may write to is not even parsed."""
+    project(text, "pyproject.toml", mode=0o666)
+    with pytest.warns(AjitWarning, match="others may write to it"):
+        settings = Settings()
+    project('dependencies = ["ajit"]\n' + "x = [" * 1000, "pyproject.toml", mode=0o666)
+
+    assert (settings.device, Settings().device) == ("cuda", "cuda")
+
+
 def test_a_named_file_is_the_only_one(home, tmp_path, monkeypatch):
     """The project's and the user's are not read then; empty, none is."""
     users(home, "compile_slots = 5\n")
@@ -264,6 +343,15 @@ def test_a_relative_name_in_a_directory_that_was_removed_is_an_error(home, monke
     Path.cwd().rmdir()
 
     with pytest.raises(SettingsError, match=r"named\.toml .*: the working directory"):
+        Settings()
+
+
+def test_a_named_pyproject_without_the_table_is_an_error(home, monkeypatch):
+    """It was meant, and says nothing."""
+    monkeypatch.setenv("AJIT_CONFIG_FILE", "pyproject.toml")
+    project('[project]\nname = "x"\n', "pyproject.toml")
+
+    with pytest.raises(SettingsError, match=r"has no table \[tool\.ajit\]"):
         Settings()
 
 
