@@ -139,7 +139,7 @@ class SettingsError(AjitError):
 
     Attributes:
         name: The setting.
-        value: The value, as given.
+        value: The value, as given; a text instead of one that is too large to be shown.
         origin: Where the value came from: ``argument``, the name of an ``AJIT_*`` variable, or a
             configuration file with the line.
     """
@@ -147,8 +147,11 @@ class SettingsError(AjitError):
     def __init__(
         self, *, name: str, value: object, origin: str, expected: str, problem: str = ""
     ) -> None:
+        try:
+            shown = repr(value)
+        except (ValueError, RecursionError):  # an integer of thousands of digits, say
+            value = shown = f"a {type(value).__name__} too large to show"
         self.name, self.value, self.origin, self.expected = name, value, origin, expected
-        shown = repr(value)
         if len(shown) > VALUE_EXCERPT:
             shown = f"{shown[:VALUE_EXCERPT]}..."
         super().__init__(

@@ -18,6 +18,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from ajit._printable import printable_line
 from ajit._system.config_files import VARIABLE, read_config_files
 from ajit._system.config_values import check_names, value_in
 from ajit._system.limits import available_cpus, memory_limit_bytes
@@ -684,7 +685,8 @@ def _warn_unknown(environ: Mapping[str, str]) -> None:
         if variable.startswith("AJIT_") and variable not in known:
             near = _close_names(variable.removeprefix("AJIT_").lower())
             hint = f"; did you mean AJIT_{near[0].upper()}?" if near else ""
-            warnings.warn(f"unknown variable {variable}{hint}", AjitWarning, stacklevel=3)
+            text = f"unknown variable {printable_line(variable)}{hint}"
+            warnings.warn(text, AjitWarning, stacklevel=3)
 
 
 def _close_names(name: str) -> list[str]:

@@ -29,6 +29,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ajit._printable import printable_line
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ MAX_BYTES = 1024 * 1024
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in its place does not block
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # one that may not be listed has files as well
-_HEADER = re.compile(r"\s*\[\s*tool\s*\.\s*ajit\s*\]")
+_TABLE = r"([\"']?)tool\1\s*\.\s*([\"']?)ajit\2\s*"
+_HEADER = re.compile(rf"\s*\[\s*{_TABLE}\]")
+_ABOUT_US = re.compile(rf"\s*\[*\s*{_TABLE}[\].=]")
 
 Role = Literal["named", "project", "user"]
 
@@ -68,18 +71,25 @@ class ConfigFile:
     text: str = field(repr=False)
 
     def origin(self, name: str) -> str:
-        """Return ``path:line`` of a setting, or the path where the line cannot be told."""
+        """Return ``path:line`` of a setting, or the path if the line cannot be told. One line."""
+        path = printable_line(self.path)
         begun = not self.path.endswith(PROJECT_NAME)
-        key = re.compile(rf"\s*[\"']?{re.escape(name)}[\"']?\s*=")
+        rest = rf"[\"']?{re.escape(name)}[\"']?\s*="
+        key, dotted = re.compile(rf"\s*{rest}"), re.compile(rf"\s*{_TABLE}\.\s*{rest}")
         for number, line in enumerate(self.text.splitlines(), 1):
-            begun = begun or bool(_HEADER.match(line))
-            if begun and key.match(line):
-                return f"{self.path}:{number}"
-        return self.path
+            if line.lstrip().startswith("["):
+                begun = bool(_HEADER.match(line))
+            if (begun and key.match(line)) or dotted.match(line):
+                return f"{path}:{number}"
+        return path
 
 
 class _Unusable(Exception):
     """A file is there and is not read; the text says why."""
+
+
+class _NotToml(Exception):
+    """The text says why a file is none."""
 
 
 def read_config_files(environ: Mapping[str, str], *, search: bool) -> list[ConfigFile]:
@@ -102,8 +112,9 @@ def read_config_files(environ: Mapping[str, str], *, search: bool) -> list[Confi
 
 
 def _named(path: str) -> ConfigFile:
-    path = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111  # a text
+    path = os.path.expanduser(path)  # noqa: PTH111  # a text
     try:
+        path = _absolute(path)
         text, reason = _read(path)
     except FileNotFoundError:
         reason = "there is no such file"
@@ -111,8 +122,25 @@ def _named(path: str) -> ConfigFile:
         reason = _reason(exc)
     else:
         if not reason:
-            return _parsed(path, "named", text)
+            return _named_and_parsed(path, text)
     raise _error(f"configuration file {path} (from {VARIABLE}): {reason}", path, VARIABLE)
+
+
+def _named_and_parsed(path: str, text: str) -> ConfigFile:
+    try:
+        found, problem = _parsed(path, "named", text), ": it has no table [tool.ajit]"
+    except _NotToml as exc:
+        found, problem = None, f" {exc}"
+    if found is None:
+        raise _error(f"configuration file {path}{problem}", path, VARIABLE)
+    return found
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)  # noqa: PTH100  # a text
+    except OSError as exc:
+        raise _Unusable(f"the working directory: {_reason(exc)}") from None
 
 
 def _user(environ: Mapping[str, str]) -> ConfigFile | None:
@@ -145,12 +173,20 @@ def _found(path: str, role: Role, folder: int | None = None) -> ConfigFile | Non
         if not path.endswith(PROJECT_NAME):  # what is not read may be about anything
             _warn(path, _reason(exc))
         return None
-    if path.endswith(PROJECT_NAME) and not any(map(_HEADER.match, text.splitlines())):
+    if path.endswith(PROJECT_NAME) and "ajit" not in text:
         return None
+    meant = path.endswith(NAME) or any(map(_ABOUT_US.match, text.splitlines()))
     if objection:
-        _warn(path, objection)
+        if meant:
+            _warn(path, objection)
         return None
-    return _parsed(path, role, text)
+    try:
+        return _parsed(path, role, text)
+    except _NotToml as exc:
+        if meant:
+            raise _error(f"configuration file {path} {exc}", path, path) from None
+        _warn(path, f"it {exc}")
+        return None
 
 
 def _folders() -> Generator[tuple[str, int]]:
@@ -187,7 +223,10 @@ def _read(path: str, folder: int | None = None) -> tuple[str, str]:
         _Unusable: It is no file of text.
     """
     parent, _, name = path.rpartition("/")
-    fd = os.open(path if folder is None else name, _OPEN, dir_fd=folder)
+    try:
+        fd = os.open(path if folder is None else name, _OPEN, dir_fd=folder)
+    except ValueError:  # it has a NUL, or is not of the file system's encoding
+        raise _Unusable("there can be no such path") from None
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
@@ -213,24 +252,39 @@ def _objection(what: str, status: os.stat_result) -> str:
     return ""
 
 
-def _parsed(path: str, role: Role, text: str) -> ConfigFile:
+def _parsed(path: str, role: Role, text: str) -> ConfigFile | None:
+    """Return what a file says; None if it is a project's that has no table for ajit.
+
+    Raises:
+        _NotToml: It is no TOML.
+        SettingsError: It has something else in the table's place.
+    """
     import tomllib  # noqa: PLC0415  # 5 ms, which a process without a file does not pay
 
     try:
         values: Any = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise _error(f"configuration file {path} is not TOML: {exc}", path, path) from None
+    except RecursionError:
+        raise _NotToml("is nested too deeply") from None
+    except ValueError as exc:  # no TOML, or a number that Python does not hold
+        raise _NotToml(f"is not TOML: {exc}") from None
     if path.endswith(PROJECT_NAME):
         tool = values.get("tool")
-        values = tool.get("ajit") if isinstance(tool, dict) else None
-    # What looked like its header may have been in a text.
-    return ConfigFile(path, role, values if isinstance(values, dict) else {}, text)
+        if not isinstance(tool, dict) or "ajit" not in tool:
+            return None
+        values = tool["ajit"]
+        if not isinstance(values, dict):
+            raise _error(f"configuration file {path}: tool.ajit is not a table", path, path)
+    return ConfigFile(path, role, values, text)
 
 
 def _error(problem: str, path: str, origin: str) -> SettingsError:
     expected = "a TOML file of this user that no one else may write to"
     return SettingsError(
-        name="config_file", value=path, origin=origin, expected=expected, problem=problem
+        name="config_file",
+        value=path,
+        origin=printable_line(origin),
+        expected=expected,
+        problem=printable_line(problem),
     )
 
 
@@ -239,5 +293,5 @@ def _reason(exc: OSError | _Unusable) -> str:
 
 
 def _warn(path: str, reason: str) -> None:
-    text = f"configuration file {path} is not used: {reason}"
+    text = printable_line(f"configuration file {path} is not used: {reason}")
     warnings.warn(text, AjitWarning, stacklevel=6)

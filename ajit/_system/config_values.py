@@ -12,6 +12,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from ajit._printable import printable_line
 from ajit.errors import AjitWarning, SettingsError
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def check_names(files: Iterable[ConfigFile], known: Sequence[str], stacklevel: i
             if name not in known:
                 near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
                 hint = f"; did you mean {near[0]}?" if near else ""
-                text = f"unknown setting {name} in {file.origin(name)}{hint}"
+                text = f"unknown setting {printable_line(name)} in {file.origin(name)}{hint}"
                 warnings.warn(text, AjitWarning, stacklevel=stacklevel)
             elif error := _misplaced(file, name):
                 del file.values[name]

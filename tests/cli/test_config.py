@@ -121,3 +121,15 @@ def test_who_names_the_cache_to_look_at_is_not_stopped_by_a_setting(ajit, wrong,
     assert f"{wrong}); expected" in ended.err
     assert "it goes on without configuration files" in ended.err
     assert "it goes on without AJIT_TRUST" in ended.err
+
+
+@pytest.mark.parametrize("value", ["0x" + "f" * 5000, "2026-01-01", "inf", "[1, 2026-01-01]"])
+def test_a_value_that_json_does_not_have_is_told_without_a_traceback(ajit, value):
+    """To people and to programs."""
+    (ajit.folder / "ajit.toml").write_text(f"compile_slots = {value}\n")
+    del ajit.environ["AJIT_CONFIG_FILE"]
+
+    for ended in (ajit("config"), ajit("config", "--json")):
+        assert ended.code == exits.PROBLEM
+        assert "Traceback" not in ended.err
+        assert "ajit.toml:1" in ended.out + ended.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -100,6 +101,85 @@ def test_pyproject_with_the_header_in_a_text_is_not_about_ajit(home):
     project('text = """\n[tool.ajit]\n"""\n', "pyproject.toml")
 
     assert Settings().origins["device"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[tool."ajit"]\ndevice = "cpu"\n', 2),
+        ("['tool' . ajit] # so\n  'device' = \"cpu\"\n", 2),
+        ("[x]\n[tool.ajit]\n[y]\ndevice = 1\n[tool.x]\n", None),
+        ('tool.ajit.mode = "normal"\ntool.ajit.device = "cpu"\n[x]\ndevice = 1\n', 2),
+        ('tool."ajit" = {device = "cpu"}\n[x]\ndevice = 1\n', 0),
+        ('[tool]\najit = {device = "cpu"}\n[x]\ndevice = 1\n', 0),
+        ('[tool]\najit.device = "cpu"\n', 0),
+        ('tool = {x = {}, ajit = {device = "cpu"}}\n', 0),
+    ],
+)
+def test_the_table_counts_however_it_is_written(home, tmp_path, text, line):
+    """TOML has many spellings; where the line cannot be told, the file is, and no wrong line."""
+    write(tmp_path / "work" / "pyproject.toml", '[tool.ajit]\ndevice = "none"\n')
+    there = project(text, "pyproject.toml")
+
+    settings = Settings()
+
+    if line is None:  # an empty table is one as well
+        assert settings.origins["device"] == "default"
+    else:
+        assert settings.device == "cpu"
+        assert settings.origins["device"] == (f"{there}:{line}" if line else str(there))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'dependencies = ["ajit"]\n',
+        '[tool.uv.sources]\najit = {path = "."}\n',
+        '[tool.x]\ny = """\n[tool.ajit]\n"""\n',
+        "tool = 3  # ajit\n",
+    ],
+)
+def test_a_pyproject_that_only_mentions_ajit_is_passed_over(home, tmp_path, text):
+    """A dependency is no table: the next one above counts."""
+    write(tmp_path / "work" / "pyproject.toml", '[tool.ajit]\ndevice = "none"\n')
+    project(text, "pyproject.toml")
+
+    assert Settings().device == "none"
+
+
+@pytest.mark.parametrize("text", ["[[tool.ajit]]\n", "tool.ajit = 3\n", "[tool]\najit = []\n"])
+def test_what_is_no_table_is_an_error(home, text):
+    """It was meant for ajit, and must not be silently ignored."""
+    there = project(text, "pyproject.toml")
+
+    with pytest.raises(SettingsError, match=r"tool\.ajit is not a table") as caught:
+        Settings()
+
+    assert str(there) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['dependencies = ["ajit\n', '[tool]\najit = {device = "cpu\n'])
+def test_a_pyproject_that_is_no_toml_and_mentions_ajit_is_a_warning(home, text):
+    """It may be about anything; with the table's header it is an error."""
+    project(text, "pyproject.toml")
+    with pytest.warns(AjitWarning, match=r"pyproject\.toml is not used: .*not TOML") as caught:
+        Settings()
+    project(f'[tool."ajit"]\n{text}', "pyproject.toml")
+    with pytest.raises(SettingsError, match="not TOML"):
+        Settings()
+
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("text", ['[tool."ajit"]\ndevice = "cpu"\n', "tool.ajit.device = 'cpu'\n"])
+def test_a_table_that_is_not_taken_is_told_however_it_is_written(home, text):
+    """And a file that others may write to is not even parsed."""
+    project(text, "pyproject.toml", mode=0o666)
+    with pytest.warns(AjitWarning, match="others may write to it"):
+        settings = Settings()
+    project('dependencies = ["ajit"]\n' + "x = [" * 1000, "pyproject.toml", mode=0o666)
+
+    assert (settings.device, Settings().device) == ("cuda", "cuda")
 
 
 def test_a_named_file_is_the_only_one(home, tmp_path, monkeypatch):
@@ -229,6 +309,89 @@ def test_no_toml_is_an_error_that_names_the_file_and_the_place(home):
         Settings()
 
     assert str(there) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 100_000,
+        "x = " + "{a=" * 5000,
+        "cache_limit_bytes = " + "9" * 5000,
+        "cache_limit_bytes = 0x" + "f" * 5000,
+        "cache_dir = 0x" + "f" * 5000,
+        "x = 2026-02-31",
+    ],
+    ids=["arrays", "tables", "decimal", "hexadecimal", "of another type", "date"],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_what_a_parser_cannot_hold_is_an_error_that_names_the_file(home, monkeypatch, text, named):
+    """Whatever is in a file, what is raised is a SettingsError, in one line."""
+    there = project(f"{text}\n")
+    if named:
+        monkeypatch.setenv("AJIT_CONFIG_FILE", str(there))
+
+    with pytest.raises(SettingsError, match=re.escape(str(there))) as caught:
+        Settings()
+
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_relative_name_in_a_directory_that_was_removed_is_an_error(home, monkeypatch):
+    """The file was meant, and cannot be found."""
+    monkeypatch.setenv("AJIT_CONFIG_FILE", "named.toml")
+    Path.cwd().rmdir()
+
+    with pytest.raises(SettingsError, match=r"named\.toml .*: the working directory"):
+        Settings()
+
+
+def test_a_named_pyproject_without_the_table_is_an_error(home, monkeypatch):
+    """It was meant, and says nothing."""
+    monkeypatch.setenv("AJIT_CONFIG_FILE", "pyproject.toml")
+    project('[project]\nname = "x"\n', "pyproject.toml")
+
+    with pytest.raises(SettingsError, match=r"has no table \[tool\.ajit\]"):
+        Settings()
+
+
+@pytest.mark.parametrize("path", ["/a\0b", "/a\ud800b"])
+def test_what_cannot_be_a_path_is_an_error_where_it_is_named(home, path):
+    """A directory of the desktop's specification that cannot be one has no file."""
+    with pytest.raises(SettingsError, match="AJIT_CONFIG_FILE"):
+        Settings(environ={"AJIT_CONFIG_FILE": path})
+    with pytest.warns(AjitWarning, match="not used"):
+        assert config_files.read_config_files({"XDG_CONFIG_HOME": path}, search=True) == []
+
+
+def test_names_from_outside_begin_no_line_of_their_own(home, tmp_path, monkeypatch):
+    """A line break in a path or in a key forges no message."""
+    folder = tmp_path / "a\nforged: b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    texts = []
+    project('"x\\nforged: y" = 1\n')
+    with pytest.warns(AjitWarning) as caught:
+        Settings()
+    texts += [str(warning.message) for warning in caught]
+    project("", mode=0o666)
+    with pytest.warns(AjitWarning, match="others may write") as caught:
+        Settings()
+    texts += [str(warning.message) for warning in caught]
+    for text in ("=", "device = 3", 'trust = "hmac"', 'hmac_key = "x"'):
+        project(text, mode=0o644)
+        with pytest.raises(SettingsError) as raised:
+            Settings()
+        texts += [str(raised.value), raised.value.origin]
+    with pytest.raises(SettingsError) as raised:
+        Settings(environ={"AJIT_CONFIG_FILE": "/none\nforged: b"})
+    texts.append(str(raised.value))
+    with pytest.warns(AjitWarning) as caught:
+        Settings(environ={"AJIT_X\nforged: b": ""})
+    texts += [str(warning.message) for warning in caught]
+
+    assert all("forged" in text for text in texts)
+    assert not any("\n" in text for text in texts)
 
 
 def test_unknown_name_warns_with_file_line_and_the_nearest(home):
