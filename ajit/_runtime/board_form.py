@@ -320,22 +320,19 @@ def _decoded(data: bytes) -> RuntimeView | None:
         view = _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError):  # not UTF-8; nested too deep
         return None
-    return _clean(view) if _is_finite(view) else None
-
-
-def _is_finite(value: object) -> bool:
-    """Whether all numbers are; what shows them has no words for others."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, tuple):
-        return all(map(_is_finite, value))
-    return not is_dataclass(value) or all(_is_finite(getattr(value, f.name)) for f in fields(value))
+    shown: RuntimeView = _clean(view)
+    return shown
 
 
 def _clean(value: Any) -> Any:
-    """The same with printable texts, each in one line."""
+    """The same with printable texts, each in one line, and with numbers that can be shown.
+
+    What is infinite or not a number becomes 0: one such number must not hide the whole board.
+    """
     if isinstance(value, str):
         return printable_line(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else 0.0
     if isinstance(value, tuple):
         return tuple(map(_clean, value))
     if not is_dataclass(value) or isinstance(value, type):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import signal
@@ -28,6 +29,7 @@ from ajit._runtime.board_form import (
     MOST_LISTED,
     CompileView,
     RuntimeView,
+    WaitView,
     board_head,
     encode_post,
     read_post,
@@ -430,6 +432,17 @@ def test_texts_of_a_board_are_printable():
 
     assert found.program == "\\x1b[2Jgone"
     assert found.compiles[0].name == "a\\nb\\u202e"
+
+
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+def test_number_that_cannot_be_shown_does_not_hide_the_board(odd):
+    """It may come from others: the age of a holder, out of its record."""
+    wait = WaitView(name="k", waited_seconds=2.0, age_seconds=odd)
+    view = RuntimeView(pid=1, saved_seconds=odd, compiled=3, waits=(wait,))
+
+    found = read_post(whole(view)).view
+
+    assert found == RuntimeView(pid=1, compiled=3, waits=(WaitView(name="k", waited_seconds=2.0),))
 
 
 @given(at=st.integers(0, BOARD_BYTES), junk=st.binary(max_size=300), size=st.integers(0, 70_000))

@@ -20,7 +20,6 @@ taken for a new beat is up to `ajit._cache.leases.pulse`.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import struct
 import time
@@ -57,6 +56,9 @@ _EMPTY = bytes(RECORD_BYTES)
 HOST_BYTES = 128
 COMPILER_BYTES = 256
 NAME_BYTES = 128
+
+END_OF_TIME = 1e11
+"""Seconds beyond which no time of a record is believed; of the wall clock: the year 5138."""
 
 
 class HolderRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -193,7 +195,9 @@ def fitting(text: str, limit_bytes: int) -> str:
 
 
 def _is_in_time(record: HolderRecord) -> bool:
-    return math.isfinite(record.started + record.beat_time + record.cpu_seconds)
+    """Whether its times can be, each by itself: a sum may hide one, and an age become infinite."""
+    times = (record.started, record.beat_time, record.cpu_seconds)
+    return all(0 <= value < END_OF_TIME for value in times)  # not so for what is not a number
 
 
 def _cleaned(record: HolderRecord) -> HolderRecord:

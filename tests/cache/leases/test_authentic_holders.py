@@ -74,9 +74,12 @@ def test_a_record_changed_anywhere_says_nothing():
         assert decode_record(bytes(changed), "place", SECRET) is None, position
 
 
-@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan, 1e308, -1e308, 1e11, -1.0])
 def test_a_record_of_no_time_says_nothing(odd: float):
-    """Not a number is equal to nothing, so each look at it would be a new beat."""
+    """Not a number is equal to nothing, so each look at it would be a new beat.
+
+    Times that are finite and far apart give an age that is not.
+    """
     for name in ("started", "beat_time", "cpu_seconds"):
         record = msgspec.structs.replace(RECORD, **{name: odd})
         assert decode_record(encode_record(record)) is None
