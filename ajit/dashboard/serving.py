@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -63,6 +62,9 @@ def serve(
         logs: Whether logs of compilers are shown.
         names: By which browsers may call this server, besides IP addresses and ``localhost``.
         kv_socket: Of the KV service that is shown if it is there.
+
+    Raises:
+        KeyboardInterrupt: A signal has ended it, and all is closed.
     """
     app = Dashboard(settings, logs=logs, hosts=names, kv_socket=kv_socket)
     config = uvicorn.Config(
@@ -75,5 +77,5 @@ def serve(
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=ENDING_SECONDS,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn ends, and then raises the signal once more
-        uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn ends, and then raises the signal once more: it decides about the exit code.
+    uvicorn.Server(config).run(sockets=[listening])

@@ -32,9 +32,15 @@ def get(url, **headers):
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number):
-    """For this machine only; also while a page is open. Says nothing but where it listens."""
+@pytest.mark.parametrize(
+    ("number", "ended"),
+    [
+        (signal.SIGTERM, (exits.TERMINATED, "ajit: terminated")),
+        (signal.SIGINT, (exits.INTERRUPTED, "ajit: interrupted")),
+    ],
+)
+def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number, ended):
+    """For this machine only; also while a page is open. It ends as any command by that signal."""
     with Served(tmp_path / "cache", boards) as served:
         status, page = get(served.url)
         with urllib.request.urlopen(f"{served.url}events", timeout=60) as stream:  # noqa: S310
@@ -44,7 +50,7 @@ def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number):
     assert served.url.startswith("http://127.0.0.1:")
     assert (200, b"retry: 250\n") == (status, first)
     assert "Who waits for whom" in page
-    assert (exits.FINE, "") == (code, said)
+    assert ended == (code, said.strip())
 
 
 def test_it_makes_no_cache(tmp_path, boards):
