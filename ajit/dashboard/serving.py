@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from ajit.dashboard.app import Dashboard
+from ajit.dashboard.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,6 +70,7 @@ def serve(
     app = Dashboard(settings, logs=logs, hosts=names, kv_socket=kv_socket)
     config = uvicorn.Config(
         app,
+        http=Connection,
         lifespan="off",
         ws="none",
         log_level="warning",
