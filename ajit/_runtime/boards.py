@@ -5,7 +5,8 @@ folder is this user's alone, and yet nothing is believed that does not verify.
 
 Whose process is gone says its board's name. It is shown as dead for a minute after its last beat,
 and then removed by who looks next. That cannot hit a live one: no process comes back under its id,
-start time and boot.
+start time and boot. Of another boot is what was there before a restart, or what a container writes
+that has a boot id of its own: such a board is removed once its file has not changed for a minute.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def sweep(setting: str) -> None:
     for folder in _folders(setting):
         for name in _names(folder):
             whose = parse_name(name)
-            if whose is not None and _is_gone(whose):
+            if whose is not None and (whose.boot != boot_digest() or _is_gone(whose)):
                 _look(folder, name, whose)
 
 
@@ -136,10 +137,14 @@ def _names(folder: int) -> list[str]:
 def _look(folder: int, name: str, whose: BoardName) -> RuntimeView | None:
     """Read a board, and remove it if it is of no use any more."""
     post = None if name.startswith(".") else _read(folder, name)
-    gone = _is_gone(whose)
-    silent = DEAD_SECONDS
-    if post is not None and whose.boot == boot_digest():
-        silent = max(0.0, (time.monotonic_ns() - post.monotonic_ns) / 1e9)
+    if whose.boot != boot_digest():
+        silent = _unchanged_seconds(folder, name)
+        gone = silent >= DEAD_SECONDS
+    else:
+        silent = DEAD_SECONDS
+        if post is not None:
+            silent = max(0.0, (time.monotonic_ns() - post.monotonic_ns) / 1e9)
+        gone = _is_gone(whose)
     state = _state(whose, gone=gone, silent_seconds=silent)
     most = DEAD_SECONDS if gone else UNKNOWN_SECONDS
     if state in ("dead", "unknown") and silent >= most:
@@ -177,18 +182,28 @@ def _read(folder: int, name: str) -> Post | None:
     return None
 
 
+def _unchanged_seconds(folder: int, name: str) -> float:
+    """For how long a file has not been written; each beat is a write."""
+    try:
+        changed = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0  # it is removed already
+    return abs(time.time() - changed)  # a time to come is of a clock that was set back
+
+
+def _is_here(whose: BoardName) -> bool:
+    """Whether its process id is one of this boot and namespace."""
+    return (whose.boot, whose.namespace) == (boot_digest(), this_process().namespace)
+
+
 def _is_gone(whose: BoardName) -> bool:
-    if whose.boot != boot_digest():
-        return True
-    if whose.namespace != this_process().namespace:
-        return False
-    return is_gone(whose.pid, whose.start_ticks)
+    return _is_here(whose) and is_gone(whose.pid, whose.start_ticks)
 
 
 def _state(whose: BoardName, *, gone: bool, silent_seconds: float) -> RuntimeState:
     if gone:
         return "dead"
-    here = whose.namespace == this_process().namespace
+    here = _is_here(whose)
     if here and is_stopped(whose.pid):
         return "stopped"
     if silent_seconds < LATE_SECONDS:

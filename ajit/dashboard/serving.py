@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from ajit.dashboard.app import Dashboard
+from ajit.dashboard.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,10 +63,14 @@ def serve(
         logs: Whether logs of compilers are shown.
         names: By which browsers may call this server, besides IP addresses and ``localhost``.
         kv_socket: Of the KV service that is shown if it is there.
+
+    Raises:
+        KeyboardInterrupt: A signal has ended it, and all is closed.
     """
     app = Dashboard(settings, logs=logs, hosts=names, kv_socket=kv_socket)
     config = uvicorn.Config(
         app,
+        http=Connection,
         lifespan="off",
         ws="none",
         log_level="warning",
@@ -75,5 +79,5 @@ def serve(
         limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=ENDING_SECONDS,
     )
-    with suppress(KeyboardInterrupt):  # uvicorn ends, and then raises the signal once more
-        uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn ends, and then raises the signal once more: it decides about the exit code.
+    uvicorn.Server(config).run(sockets=[listening])

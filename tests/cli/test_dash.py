@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -32,9 +33,15 @@ def get(url, **headers):
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number):
-    """For this machine only; also while a page is open. Says nothing but where it listens."""
+@pytest.mark.parametrize(
+    ("number", "ended"),
+    [
+        (signal.SIGTERM, (exits.TERMINATED, "ajit: terminated")),
+        (signal.SIGINT, (exits.INTERRUPTED, "ajit: interrupted")),
+    ],
+)
+def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number, ended):
+    """For this machine only; also while a page is open. It ends as any command by that signal."""
     with Served(tmp_path / "cache", boards) as served:
         status, page = get(served.url)
         with urllib.request.urlopen(f"{served.url}events", timeout=60) as stream:  # noqa: S310
@@ -44,7 +51,29 @@ def test_it_serves_until_it_is_told_to_end(tmp_path, boards, number):
     assert served.url.startswith("http://127.0.0.1:")
     assert (200, b"retry: 250\n") == (status, first)
     assert "Who waits for whom" in page
-    assert (exits.FINE, "") == (code, said)
+    assert ended == (code, said.strip())
+
+
+@pytest.mark.slow  # five seconds are their time
+def test_connections_that_ask_for_nothing_are_closed(tmp_path, boards):
+    """At once, after half a request, or half a second one: they would shut all others out."""
+    whole, half = b"GET /page.css HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHost:"
+    with Served(tmp_path / "cache", boards) as served, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", int(served.url.rpartition(":")[2].strip("/")))
+        idle = [
+            stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(3)
+        ]
+        idle[1].sendall(half)
+        idle[2].sendall(whole)
+        answer = idle[2].recv(100)
+        idle[2].sendall(half)
+        for one in idle:
+            while one.recv(65536):  # until it is closed
+                pass
+        status, _ = get(served.url)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert status == 200
 
 
 def test_it_makes_no_cache(tmp_path, boards):

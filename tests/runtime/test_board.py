@@ -344,6 +344,23 @@ def test_board_of_a_dead_process_is_swept(options, board, monkeypatch):
     assert server.process.returncode == -signal.SIGKILL
 
 
+def test_board_of_another_boot_is_removed_once_it_is_silent(options, board):
+    """A container may have a boot id of its own: what still beats is shown, and not removed."""
+    with Server(options) as server:
+        (path,) = until(lambda: runtimes(board=board) and files(board))
+        other = path.with_name(f"{'0' * 8}{path.name[8:]}")  # as one there is named
+        path.rename(other)
+        boards_module.sweep(board)
+        (view,) = until(lambda: [one for one in runtimes(board=board) if one.state == "running"])
+        assert view.pid == server.pid
+
+    hour_ago = time.time() - 3600
+    os.utime(other, (hour_ago, hour_ago))
+    boards_module.sweep(board)
+
+    assert files(board) == []
+
+
 def test_forked_child_leaves_the_board_to_its_parent(board):
     """It neither writes nor removes it, though it has the same descriptor."""
     file = BoardFile(board, "/cache", 1)
