@@ -283,7 +283,7 @@ _MAKERS: dict[type[events.Event], tuple[str, Callable[[Any, str], _Text]]] = {
 }
 
 _PHASES: dict[type[events.Event], str] = {
-    events.CompileStarted: "queued",
+    events.CompileStarted: "compiling",
     events.CompileRunning: "compiling",
     events.CompileFinished: "compiled",
     events.CompileFailed: "failed",

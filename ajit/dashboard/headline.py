@@ -31,7 +31,7 @@ _NO_BOARDS = "Runtimes are not shown: they keep no boards (AJIT_BOARD=off)."
 
 _NOT_WELL = {
     "stopped": _STOPPED + ", and has been silent for {}",
-    "dead": "has died {} ago without closing its runtime",
+    "dead": "died {} ago without closing its runtime",
     "late": "has not given a sign for {}: its event loop is blocked, or has no CPU",
     "unknown": "has not given a sign for {}, and is in another container",
 }

@@ -16,6 +16,9 @@ __all__ = ["MOST_ROWS", "log_rows"]
 
 MOST_ROWS = 20
 
+NEVER_KEPT = "no such kernel was kept"
+"""How the reason begins that most compiles have; the look-up has the whole of it."""
+
 
 def log_rows(compiled: Iterable[Compiled]) -> tuple[LogRow, ...]:
     """Return the last ones that are over, the newest first."""
@@ -33,6 +36,7 @@ def _row(one: Compiled) -> LogRow:
         compiler=short(one.compiler),
         arch=short(one.arch),
         reason=short(one.reason),
+        why=short(one.error or ("new" if one.reason.startswith(NEVER_KEPT) else one.reason)),
         pid=one.pid,
         host=short(one.host),
     )

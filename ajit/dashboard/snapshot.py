@@ -247,7 +247,12 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A compile that has ended, from the history that processes share."""
+    """A compile that has ended, from the history that processes share.
+
+    Attributes:
+        reason: Why it was not found.
+        why: The error of one that failed; of another the reason, of which the usual is ``new``.
+    """
 
     unix_seconds: float
     name: str
@@ -257,6 +262,7 @@ class LogRow(msgspec.Struct, frozen=True, kw_only=True):
     compiler: str
     arch: str
     reason: str
+    why: str
     pid: int
     host: str
 

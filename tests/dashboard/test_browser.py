@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
+import time
 
 import pytest
 
+from ajit._cache.files.directory import open_cache_directory
+from ajit._resolve.lookup import NEVER_KEPT
 from tests.dashboard.browser import Window, open_chromium
 from tests.dashboard.hostile import hostile_place
 from tests.dashboard.served import Served
@@ -95,7 +99,7 @@ def test_it_shows_who_waits_for_whom_while_kernels_compile_and_a_holder_is_kille
         line.rpartition(" waits, for ")[0] + " waits, for" for line in who[0].splitlines()[-2:]
     }
     assert f"1 kernel compiles, 2 processes wait for pid {first.pid}" in said
-    assert "has died" in died
+    assert "died" in died
     assert f"pid {left.pid} (program.py) waits" in then
     assert ["compiled", "disk"] == answers
 
@@ -124,6 +128,41 @@ def test_a_stopped_holder_stands_out(start, window, compiler):
     assert "is stopped (SIGSTOP, or a debugger) while 1 waits for saxpy." in said
     assert "stopped" == tag
     assert "stopped, silent for" in row
+
+
+@pytest.fixture
+def failed(cache_dir, boards):
+    """A cache whose history has a compile that failed, of a process that has ended."""
+    line = {"id": "1", "unix_seconds": time.time(), "outcome": "failed", "name": "gelu",
+            "key": "ab" * 32, "reason": NEVER_KEPT, "error": "gelu.cu:3: expected ;"}  # fmt: skip
+    open_cache_directory(cache_dir)
+    history = cache_dir / "history"
+    history.mkdir(exist_ok=True)
+    (history / f"node-{'0' * 16}.jsonl").write_text(json.dumps(line) + "\n")
+
+
+def test_a_failure_is_told_alike_in_all_places(failed, window):
+    """The banner's ground and marks, the tile, and the error where the table says why."""
+    page = window()
+    page.wait("#banner.warning")
+    tile = page.wait("#tiles .bad", "failed")
+    row = page.wait("#log tbody tr.bad")
+    grounds = page.ask(_GROUNDS)
+
+    assert ["failed", "1"] == tile.split()
+    assert "gelu.cu:3: expected ;" in row
+    assert NEVER_KEPT not in row
+    assert 4 == len(set(grounds.values()))
+
+
+_GROUNDS = """() => {
+  const banner = document.getElementById("banner");
+  return Object.fromEntries(["", "quiet", "warning", "bad"].map((level) => {
+    banner.className = `banner ${level}`;
+    return [level, getComputedStyle(banner).backgroundColor];
+  }));
+}"""
+"""The banner's ground, as soon as its level changes; "" before anything is known."""
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_a_process_that_was_killed_is_told():
     """Its runtime was not closed."""
     said = headline([a_view(1, state="dead", silent_seconds=12.0), a_view(2)])
 
-    assert ["pid 1 on node3 has died 12 s ago without closing its runtime."] == texts(said)
+    assert ["pid 1 on node3 died 12 s ago without closing its runtime."] == texts(said)
     assert "bad" == said.level
 
 

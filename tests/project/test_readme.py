@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -46,6 +47,24 @@ def test_program_of_a_page_runs(program, tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_program_of_the_page_about_the_log_writes_json(tmp_path):
+    """Each line of standard error is one object, with ajit's fields, as the page shows it."""
+    [program] = [text for text in PROGRAMS.values() if "class JsonLine" in text]
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("AJIT_")}
+    environ |= {"PYTHONPATH": str(PROJECT), "AJIT_CACHE_DIR": str(tmp_path / "cache")}
+    environ |= {"AJIT_DEVICE": "cpu"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environ, capture_output=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    page = (PROJECT / "docs" / "logging.md").read_text()
+    shown = [json.loads(line) for line in re.findall(r"^\{.*\}$", page, re.MULTILINE)]
+
+    assert [line["phase"] for line in lines] == ["compiling", "compiled"]
+    assert [list(line) for line in lines] == [list(line) for line in shown]
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -188,7 +188,7 @@ HOLDER = events.Holder(
             "compile",
             "INFO",
             f"saxpy ({KEY[:16]}): compiling with nvcc 13.0 for sm_90a: its entry is gone",
-            {"phase": "queued", "compiler": "nvcc 13.0", "arch": "sm_90a"},
+            {"phase": "compiling", "compiler": "nvcc 13.0", "arch": "sm_90a"},
         ),
         (
             events.CompileFinished(

@@ -102,7 +102,8 @@ function drawTiles(now) {
   const waiting = kernels.reduce((total, one) => total + Math.max(one.waiters.length + one.more_waiters, one.blocked), 0);
   const found = sum(alive, "memory") + sum(alive, "disk");
   const asked = found + sum(alive, "compiled") + sum(alive, "failed");
-  const failed = sum(alive, "failed");
+  const listed = now.problems.filter((one) => one.kind.startsWith("Compile")).length;
+  const failed = Math.max(sum(alive, "failed"), listed); // of processes that have ended as well
   const compiling = kernels.filter((one) => one.phase !== "queued").length;
   const queued = sum(alive, "queued");
   const tiles = [
@@ -347,7 +348,7 @@ function drawLog(now, here) {
     ["outcome", (one) => one.outcome, "s"],
     ["took", (one) => words.seconds(one.seconds), "n"],
     ["compiler", (one) => `${one.compiler}${one.arch ? ` for ${one.arch}` : ""}`, "wide"],
-    ["why", (one) => one.reason, "wide"],
+    ["why", (one) => one.why, "wide"],
     ["process", (one) => words.process(one.pid, one.host, here).replace("pid ", "pid\u00a0"), "wide"],
   ];
   const level = (one) => (!["compiled", "cancelled", "unknown"].includes(one.outcome) ? "bad" : "");
