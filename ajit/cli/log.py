@@ -73,7 +73,8 @@ def command(  # options
 
     Outcomes: compiled, failed, timed out, crashed (the compiler was), cancelled (nobody waited for
     it any more), running, killed (its process is gone), unknown (of another machine). WHY says what
-    was missing or had changed. TOOK is without the time in the queue.
+    was missing or had changed. TOOK is without the time in the queue; of one that was killed it is
+    more than half of it.
 
     Each node keeps the last megabyte or two (AJIT_HISTORY_LIMIT_BYTES).
     """
@@ -178,7 +179,7 @@ def _why(row: dict[str, Any]) -> str:
 
 def _took(row: dict[str, Any]) -> str:
     """How long it took; of one whose end is not known, how long it had taken at least."""
-    open_end = row["outcome"] in ("running", "killed", "unknown")
+    open_end = row["outcome"] in ("killed", "unknown")
     return f"{'>' if open_end else ''}{format_seconds(row['seconds'])}"
 
 

@@ -20,6 +20,7 @@ import math
 import os
 import re
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -92,7 +93,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         outcome: ``compiled``, ``failed``, ``timed out``, ``crashed``: its compiler was;
             ``cancelled``: nobody waited for it any more; ``running``; ``killed``: its process is
             gone; ``unknown``: nothing more is known of it.
-        seconds: How long it took.
+        seconds: How long it took; or goes on until now; or, where the end is not known, how long
+            it had taken at least.
         queued_seconds: How long it had waited before.
         size_bytes: Of what it made.
         error_type: The error's class, if it failed.
@@ -254,8 +256,11 @@ def _as_it_is(line: Compiled) -> Compiled:
     """What has become of a compile whose end was not written."""
     us = this_process()
     outcome: Outcome = "unknown"
+    seconds = line.seconds
     if line.host == us.host and line.boot_id != us.boot_id:
         outcome = "killed"
     elif (line.host, line.namespace) == (us.host, us.namespace):
         outcome = "killed" if is_gone(line.pid, line.start_ticks) else "running"
-    return msgspec.structs.replace(line, outcome=outcome)
+        if outcome == "running":  # the line was written some time ago, by the same clock
+            seconds += max(0.0, time.time() - line.unix_seconds)
+    return msgspec.structs.replace(line, outcome=outcome, seconds=seconds)
