@@ -39,7 +39,10 @@ LIMIT = 20
 """Compiles shown without --limit."""
 
 KEY_DIGITS = 8
-"""A text of so many hexadecimal digits is looked for as a key."""
+"""A text of so many hexadecimal digits is looked for as a key alone: fewer may be of a name."""
+
+FEW_DIGITS = 4
+"""One of so many is looked for as a key as well, as in other commands."""
 
 GOOD = ("compiled", "running")
 
@@ -68,8 +71,8 @@ def command(  # options
     """List the compiles of all processes that use the cache, the last one at the end.
 
     With TEXT only those that have it in the kernel's name, the program, the host, the outcome or
-    the error. With a KEY, or its first digits, at least 8, the whole of its last compile is shown,
-    with the compiler's log if that is kept.
+    the error, or whose key begins with it. With a KEY, or its first digits, at least 8, the whole
+    of its last compile is shown, with the compiler's log if that is kept.
 
     Outcomes: compiled, failed, timed out, crashed (the compiler was), cancelled (nobody waited for
     it any more), running, killed (its process is gone), unknown (of another machine). WHY says what
@@ -93,8 +96,9 @@ def command(  # options
         "left_out": len(found) - len(rows),
     }
     draw = _draw_whole if whole and rows else _draw
+    asked = text or failed or since
     output = Output(as_json=as_json)
-    output.result(payload, lambda: draw(payload))
+    output.result(payload, lambda: draw(payload) if rows else _nothing(cache, asked=bool(asked)))
     if not rows:
         tell_other_caches(Settings(cache_dir=cache_dir))
 
@@ -116,6 +120,8 @@ def _matches(line: Compiled, text: str) -> bool:
         line.name, line.entry, line.program, line.host, line.outcome, line.error_type, line.error,
         line.compiler, line.arch,
     )  # fmt: skip
+    if len(text) >= FEW_DIGITS and line.key.startswith(text.lower()):
+        return True
     return any(text.lower() in field.lower() for field in fields)
 
 
@@ -134,10 +140,13 @@ def _kept_log(cache: Cache, base: str) -> str:
     return ""
 
 
-def _draw(payload: dict[str, Any]) -> str | Table:
+def _nothing(cache: Cache, *, asked: bool) -> str:
+    what = "no such compile is known in" if asked else "no compile is known yet in"
+    return f"{what} {cache.path}"
+
+
+def _draw(payload: dict[str, Any]) -> Table:
     rows = payload["compiles"]
-    if not rows:
-        return f"no such compile is known in {payload['cache_dir']}"
     drawn = table(
         "ended", "took", "outcome", "kernel", "key", "process", "why",
         numbers=("took",), whole=("ended", "outcome", "key"),
