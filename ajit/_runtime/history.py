@@ -2,7 +2,8 @@
 
 The event loop only collects lines. A task has them written by a thread that the file system may
 hang: then they are lost, and requests notice nothing. A compile that takes a second gets a line at
-that time already, so that one whose process is killed is in the history as well.
+that time already, and another whenever that time has doubled: so one whose process is killed is in
+the history as well, and what is said of its time is more than half of it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ CLOSE_SECONDS = 0.5
 """The same when the runtime closes. Pretty arbitrary: what is not written then is lost."""
 
 RUNNING_SECONDS = 1.0
-"""A compile that has run for so long is noted before its end."""
+"""A compile that has run for so long, twice as long, and so on, is noted before its end."""
 
 MOST_PENDING = 1000
 """Lines that wait for a slow disk; those that come then are lost."""
@@ -69,7 +70,7 @@ class History:
         self._pending: list[Compiled] = []
         self._news = anyio.Event()
         self._under_way: dict[str, Compiled] = {}
-        self._noted: set[str] = set()
+        self._next_note: dict[str, float] = {}
         self._number = 0
         us = this_process()
         self._whose: dict[str, Any] = {
@@ -86,9 +87,9 @@ class History:
         match event:
             case events.CompileStarted():
                 self._begin(event)
-            case events.CompileRunning(seconds=seconds) if seconds >= RUNNING_SECONDS:
-                if event.key not in self._noted:
-                    self._noted.add(event.key)
+            case events.CompileRunning(seconds=seconds):
+                if seconds >= self._next_note.get(event.key, RUNNING_SECONDS):
+                    self._next_note[event.key] = 2 * seconds
                     self._note(event, "running", seconds=seconds)
             case events.CompileFinished():
                 facts = {"seconds": event.seconds, "queued_seconds": event.queued_seconds}
@@ -115,7 +116,7 @@ class History:
     def _begin(self, event: events.CompileStarted) -> None:
         self._number += 1
         us = this_process()
-        self._noted.discard(event.key)
+        self._next_note.pop(event.key, None)
         self._under_way[event.key] = Compiled(
             id=f"{us.file_prefix}.{id(self):x}.{self._number}",
             unix_seconds=event.unix_seconds,
@@ -131,7 +132,7 @@ class History:
     def _end(self, event: events.Event, outcome: Outcome, **facts: Any) -> None:
         self._note(event, outcome, **facts)
         self._under_way.pop(event.key, None)
-        self._noted.discard(event.key)
+        self._next_note.pop(event.key, None)
 
     def _note(self, event: events.Event, outcome: Outcome, **facts: Any) -> None:
         begun = self._under_way.get(event.key)

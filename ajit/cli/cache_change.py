@@ -18,6 +18,7 @@ from ajit.cli.cache_stack import several
 from ajit.cli.cache_verified import draw_fixed, draw_verified
 from ajit.cli.options import cache_dir_option
 from ajit.cli.output import Output, count, format_bytes, json_option
+from ajit.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,6 +92,7 @@ def rm(  # options
     found, missing = (cache.keys, []) if everything else _found(cache, keys)
     if dry_run:
         return _preview(output, cache, found, missing)
+    _must_be_writable(cache)
     if everything and not yes:
         _ask(cache)
     removed, stuck, lists = cache.remove(found)
@@ -109,6 +111,18 @@ def rm(  # options
     if not failed:
         return exits.FINE
     return exits.PARTLY if removed else exits.PROBLEM
+
+
+def _must_be_writable(cache: Cache) -> None:
+    """Say it once, and not of each entry.
+
+    Raises:
+        CacheError: Nothing can be removed from it.
+    """
+    directory = cache.store.directory
+    if directory.access == "read-only":
+        reason = f"it cannot be written, so nothing was removed ({directory.problem})"
+        raise CacheError(path=directory.path, reason=reason)
 
 
 def _ask(cache: Cache) -> None:

@@ -16,6 +16,7 @@ import click
 
 from ajit._core.reads import BASE_DIGITS
 from ajit.cache.opened import OpenedCache
+from ajit.cli.output import SHORT_KEY
 from ajit.errors import AjitError
 from ajit.settings import Settings
 
@@ -34,6 +35,7 @@ NotRemoved: TypeAlias = dict[str, str]
 """An entry that was not removed: ``key``, as it was given, and ``reason``."""
 
 KEY_DIGITS = 64
+_LISTED = "(ajit cache ls lists them)"
 HEX_DIGITS = frozenset("0123456789abcdef")
 
 
@@ -122,7 +124,9 @@ class Cache(OpenedCache):
                 if self.store.remove(key):
                     removed.append(key)
             except OSError as exc:
-                failed.append({"key": key, "reason": str(exc)})
+                failed.append(
+                    {"key": key, "reason": f"entry {key[:SHORT_KEY]}: {exc.strerror or exc}"}
+                )
         return removed, failed, self._remove_lists(removed, led_by)
 
     def forget_history(self) -> None:
@@ -212,7 +216,10 @@ def _digits(text: str) -> str:
     """Return the digits of a key, or its first digits, that a text stands for."""
     digits = text.lower().removesuffix("...").removesuffix("…")
     if not HEX_DIGITS.issuperset(digits) or len(digits) > KEY_DIGITS:
-        raise NoKey(f"{text!r} is not a key: a key has {KEY_DIGITS} hexadecimal digits")
+        first = f"its first ones, at least {MINIMUM_PREFIX}"
+        form = f"give its {KEY_DIGITS} hexadecimal digits, or {first}"
+        raise NoKey(f"{text!r} is not a key: {form} {_LISTED}")
     if len(digits) < MINIMUM_PREFIX:
-        raise NoKey(f"{text!r} is too short for a key: give at least {MINIMUM_PREFIX} digits")
+        form = f"give at least {MINIMUM_PREFIX} digits"
+        raise NoKey(f"{text!r} is too short for a key: {form} {_LISTED}")
     return digits

@@ -34,6 +34,21 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one is meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            from difflib import get_close_matches  # noqa: PLC0415  # 3 ms, for who mistypes
+
+            near = get_close_matches(args[0], self.lines, 1)
+            if not near:
+                raise
+            text = f"{exc.format_message()} Did you mean {near[0]!r}?"
+            raise click.UsageError(text, ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002, D102  # click's
         with formatter.section("Commands"):
             formatter.write_dl(list(self.lines.items()))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ajit._system.process import is_stopped, this_process
 from ajit.cache.presence import must_be_cache
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.drawing import Stack
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ajit._cache.entries.holders import HeldLease
+    from ajit._cache.leases.holder import HolderRecord
     from ajit.cli.drawing import Drawn, Table
 
 __all__ = ["command"]
@@ -73,6 +75,7 @@ def _row(lease: HeldLease) -> dict[str, Any]:
         "host": record.host,
         "pid": record.pid,
         "phase": record.phase,
+        "stopped": _is_stopped(record),
         "compiler": record.compiler,
         "age_seconds": lease.age_seconds,
         "cpu_seconds": record.cpu_seconds,
@@ -94,7 +97,7 @@ def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> Table:
     drawn = table(
         heading, "kernel", "host", "pid", "phase", "compiler", "age", "CPU", "silent", "waiters",
         numbers=("pid", "age", "CPU", "silent", "waiters"), whole=(heading,),
-        optional=("compiler", "host", "CPU", "phase"),
+        optional=("compiler", "host", "CPU", "waiters"),
     )  # fmt: skip
     for row in rows:
         key = row["key"]
@@ -103,7 +106,7 @@ def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> Table:
             row["name"],
             row["host"],
             str(row["pid"]),
-            row["phase"] if row["authentic"] else "not authentic",
+            _phase(row),
             row["compiler"],
             format_age(row["age_seconds"]),
             format_age(row["cpu_seconds"]),
@@ -111,6 +114,19 @@ def _draw_rows(heading: str, rows: Sequence[dict[str, Any]]) -> Table:
             str(row["waiters"]),
         )
     return drawn
+
+
+def _phase(row: dict[str, Any]) -> str:
+    if not row["authentic"]:
+        return "not authentic"
+    return "stopped" if row["stopped"] else str(row["phase"])
+
+
+def _is_stopped(record: HolderRecord) -> bool:
+    """Whether its process is stopped; of one of another machine or container that is not known."""
+    us = this_process()
+    here = (record.boot_id, record.namespace) == (us.boot_id, us.namespace)
+    return here and is_stopped(record.pid)
 
 
 def _label(row: dict[str, Any]) -> str:

@@ -40,7 +40,10 @@ LIMIT = 20
 """Compiles shown without --limit."""
 
 KEY_DIGITS = 8
-"""A text of so many hexadecimal digits is looked for as a key."""
+"""A text of so many hexadecimal digits is looked for as a key alone: fewer may be of a name."""
+
+FEW_DIGITS = 4
+"""One of so many is looked for as a key as well, as in other commands."""
 
 GOOD = ("compiled", "running")
 
@@ -69,12 +72,13 @@ def command(  # options
     """List the compiles of all processes that use the cache, the last one at the end.
 
     With TEXT only those that have it in the kernel's name, the program, the host, the outcome or
-    the error. With a KEY, or its first digits, at least 8, the whole of its last compile is shown,
-    with the compiler's log if that is kept.
+    the error, or whose key begins with it. With a KEY, or its first digits, at least 8, the whole
+    of its last compile is shown, with the compiler's log if that is kept.
 
     Outcomes: compiled, failed, timed out, crashed (the compiler was), cancelled (nobody waited for
     it any more), running, killed (its process is gone), unknown (of another machine). WHY says what
-    was missing or had changed. TOOK is without the time in the queue.
+    was missing or had changed. TOOK is without the time in the queue; of one that was killed it is
+    more than half of it.
 
     Each node keeps the last megabyte or two (AJIT_HISTORY_LIMIT_BYTES).
     """
@@ -93,8 +97,9 @@ def command(  # options
         "left_out": len(found) - len(rows),
     }
     draw = _draw_whole if whole and rows else _draw
+    asked = text or failed or since
     output = Output(as_json=as_json)
-    output.result(payload, lambda: draw(payload))
+    output.result(payload, lambda: draw(payload) if rows else _nothing(cache, asked=bool(asked)))
     if not rows:
         tell_other_caches(Settings(cache_dir=cache_dir))
 
@@ -122,6 +127,8 @@ def _matches(line: Compiled, text: str) -> bool:
         line.name, line.entry, line.program, line.host, line.outcome, line.error_type, line.error,
         line.compiler, line.arch,
     )  # fmt: skip
+    if len(text) >= FEW_DIGITS and line.key.startswith(text.lower()):
+        return True
     return any(text.lower() in field.lower() for field in fields)
 
 
@@ -140,10 +147,13 @@ def _kept_log(cache: Cache, base: str) -> str:
     return ""
 
 
-def _draw(payload: dict[str, Any]) -> str | Table:
+def _nothing(cache: Cache, *, asked: bool) -> str:
+    what = "no such compile is known in" if asked else "no compile is known yet in"
+    return f"{what} {cache.path}"
+
+
+def _draw(payload: dict[str, Any]) -> Table:
     rows = payload["compiles"]
-    if not rows:
-        return f"no such compile is known in {payload['cache_dir']}"
     drawn = table(
         "ended", "took", "outcome", "kernel", "key", "process", "why",
         numbers=("took",), whole=("ended", "outcome", "key"),
@@ -185,7 +195,7 @@ def _why(row: dict[str, Any]) -> str:
 
 def _took(row: dict[str, Any]) -> str:
     """How long it took; of one whose end is not known, how long it had taken at least."""
-    open_end = row["outcome"] in ("running", "killed", "unknown")
+    open_end = row["outcome"] in ("killed", "unknown")
     return f"{'>' if open_end else ''}{format_seconds(row['seconds'])}"
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ajit.cli.drawing import Drawn, Table
-    from ajit.instrumentation import DeviceView, RuntimeView
+    from ajit.instrumentation import DeviceView, RuntimeView, WaitView
 
 __all__ = ["SORTS", "Rates", "draw", "requests_of"]
 
@@ -220,16 +220,31 @@ def _waits(views: Sequence[RuntimeView]) -> Table | None:
     ]
     if not rows:
         return None
-    here = {view.host for view in views}
     drawn = table("pid", "for", "kernel", "waits for", numbers=("pid", "for"))
     for seconds, view, wait in sorted(rows, key=lambda row: -row[0]):
-        whom = "another process"
-        if wait.pid:
-            where = "" if wait.host in here else f" on {wait.host}"
-            age = wait.age_seconds + view.silent_seconds
-            whom = f"pid {wait.pid}{where}, {wait.phase} for {age:.0f} s"
-        drawn.add_row(str(view.pid), f"{seconds:.1f} s", f"{wait.name} {wait.key[:8]}", whom)
+        drawn.add_row(
+            str(view.pid),
+            f"{seconds:.1f} s",
+            f"{wait.name} {wait.key[:8]}",
+            _whom(view, wait, views),
+        )
     return drawn
+
+
+def _whom(view: RuntimeView, wait: WaitView, views: Sequence[RuntimeView]) -> str:
+    """Who is waited for, and what that process is at, or that it is stopped."""
+    if not wait.pid:
+        return "another process"
+    if wait.host not in {one.host for one in views}:
+        return f"pid {wait.pid} on {wait.host}, {wait.phase} for {_since(view, wait)}"
+    for one in views:
+        if (one.pid, one.namespace, one.state) == (wait.pid, view.namespace, "stopped"):
+            return f"pid {wait.pid}, stopped {format_age(one.silent_seconds)}"
+    return f"pid {wait.pid}, {wait.phase} for {_since(view, wait)}"
+
+
+def _since(view: RuntimeView, wait: WaitView) -> str:
+    return f"{wait.age_seconds + view.silent_seconds:.0f} s"
 
 
 def _caches(views: Sequence[RuntimeView]) -> Table:

@@ -186,6 +186,8 @@ def test_text_that_is_no_key_is_a_usage_error(ajit, store, command, text, compla
 
     assert exits.USAGE == ended.code
     assert complaint in ended.err
+    assert "at least 4" in ended.err
+    assert "ajit cache ls" in ended.err
     assert [key] == [info.key for info in store.entries()]
 
 

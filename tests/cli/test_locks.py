@@ -19,6 +19,16 @@ from tests.cache.artifacts import a_job, a_key
 from tests.cache.helpers import age, is_waited_for, lock_file, poll
 
 KEY = a_key()
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+from ajit._cache.files.directory import open_cache_directory
+from ajit._cache.leases.table import LeaseTable
+
+with LeaseTable(open_cache_directory(Path(sys.argv[1]))).try_acquire(sys.argv[2], "nvcc") as lease:
+    lease.beat("compiling")
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
 WAIT = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX)"
 
 
@@ -50,6 +60,22 @@ def test_silence_is_counted_from_the_last_beat(ajit, table):
         [row] = ajit("locks", "--json").json()["leases"]
 
     assert 100 <= row["silent_seconds"] < 200
+
+
+def test_a_holder_that_is_stopped_is_called_so(ajit, table):
+    """And not compiling, as it was before."""
+    args = [sys.executable, "-c", STOPPED, str(ajit.cache_dir), KEY]
+    with subprocess.Popen(args) as process:
+        try:
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+            [row] = ajit("locks", "--json").json()["leases"]
+            shown = ajit("locks").out
+        finally:
+            process.kill()
+
+    assert (process.pid, True) == (row["pid"], row["stopped"])
+    assert "stopped" in shown
+    assert "compiling" not in shown
 
 
 def test_the_age_of_a_lease_on_another_host_is_by_that_hosts_clock(ajit, table):

@@ -81,9 +81,12 @@ def test_list_is_filtered(ajit, noted, args, expected):
 
 def test_nothing_found_is_said(ajit, noted):
     """And is no failure."""
+    open_cache_directory(ajit.cache_dir)
+    before = ajit("log")
     noted(a_line(1))
     ended = ajit("log", "nothing")
 
+    assert "no compile is known yet" in before.out
     assert "no such compile is known" in ended.out
     assert ended.code == exits.FINE
 
@@ -98,6 +101,14 @@ def test_key_shows_the_whole_of_a_failed_compile_with_its_log(ajit):
     assert failed.code == exits.PROBLEM
     for text in (row["key"], "failed", "CompileError", "log", "expected primary-expression", "why"):
         assert text in shown
+
+
+def test_four_digits_of_a_key_find_its_compiles(ajit, noted):
+    """As many as other commands ask for; they may be of a name, so that it is a list."""
+    noted(a_line(1), a_line(2))
+    rows = ajit("log", a_key("2")[:4], "--json").json()["compiles"]
+
+    assert [row["name"] for row in rows] == ["kernel2"]
 
 
 def test_key_shows_the_log_that_the_entry_has(ajit, noted):

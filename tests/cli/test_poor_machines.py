@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ajit._cache.entries.disk import DiskStore
+from ajit._cache.files.directory import open_cache_directory
 from ajit.cli import exits
+from tests.cache.artifacts import a_key, an_artifact
 from tests.cli.conftest import CommandLine
 
 pytestmark = pytest.mark.skipif(
@@ -28,6 +31,9 @@ WITHOUT_PROC = (
     "unshare", "--mount", "sh", "-c",
     'mount --make-rprivate / && mount -t tmpfs none /proc && exec "$@"', "sh",
 )  # fmt: skip
+_READ_ONLY = (
+    'mount --make-rprivate / && mount --bind "$CACHE" "$CACHE" && mount -o remount,bind,ro "$CACHE"'
+)
 ANOTHER_USER = (
     # Limits do not hold for root. This Python may lie where no other user can look.
     "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups",
@@ -97,6 +103,21 @@ def test_a_compile_without_proc_says_why_it_is_not_kept(ajit, no_proc, source):
 
     assert (host.code, nvrtc.code) == (exits.PARTLY, exits.FINE)
     assert "there is no /proc here" in host.json()["not_stored"]
+
+
+def test_who_removes_from_a_read_only_cache_is_told_so_once(ajit, no_proc):
+    """In words, and not for each entry by the number of an error."""
+    store = DiskStore(open_cache_directory(ajit.cache_dir))
+    for name in ("one", "two"):
+        store.publish(an_artifact(a_key(name)))
+    script = f'{_READ_ONLY} && exec "$@"'
+    through = ("unshare", "--mount", "sh", "-c", script, "sh")
+    ended = ajit("cache", "rm", "--all", "--yes", through=through, CACHE=str(ajit.cache_dir))
+
+    assert ended.code == exits.ENVIRONMENT
+    assert "it cannot be written, so nothing was removed" in ended.err
+    assert len(ended.err.splitlines()) <= 2
+    assert "Errno" not in ended.err
 
 
 def test_the_cpu_driver_says_that_it_needs_proc(ajit, no_proc):

@@ -195,6 +195,15 @@ def test_state_of_a_runtime_is_worded(view, expected):
     assert max(map(len, lines.splitlines())) <= 80
 
 
+def test_who_is_waited_for_and_is_stopped_is_called_so():
+    """What it was at when it was stopped says the wrong thing."""
+    holder = a_view(pid=7, state="stopped", silent_seconds=5)
+    waiter = a_view(waits=(WaitView(pid=7, host=holder.host, phase="compiling"),))
+
+    assert "pid 7, stopped 5 s" in shown(holder, waiter)
+    assert "pid 7, compiling for" in shown(a_view(pid=7), waiter)
+
+
 def test_widest_row_fits_80_columns():
     """With the largest numbers that a column is made for."""
     device = DeviceView(live_memory_bytes=139 << 30, in_flight=3, oldest_ticket_seconds=12.3)

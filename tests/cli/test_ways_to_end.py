@@ -202,6 +202,18 @@ def test_errors_have_their_exit_codes(error, expected):
     assert expected == exits.exit_code_of(error)
 
 
+@pytest.mark.parametrize(
+    ("args", "meant"), [(["cach"], "cache"), (["cache", "lss"], "ls"), (["zzzz"], "")], ids=str
+)
+def test_a_mistyped_command_is_answered_by_the_one_that_is_meant(ajit, args, meant):
+    """Where one is near."""
+    ended = ajit(*args)
+
+    assert ended.code == exits.USAGE
+    assert ("Did you mean" in ended.err) == bool(meant)
+    assert f"{meant!r}?" in ended.err or not meant
+
+
 def _imported(ended):
     """The modules that -X importtime lists; one imported by name only shows by its own imports."""
     return {line.rpartition("|")[2].strip() for line in ended.err.splitlines()}

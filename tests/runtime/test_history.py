@@ -31,6 +31,12 @@ def history(cache_dir: str | Path) -> list:
     return read_history(open_cache_directory(Path(cache_dir)))
 
 
+def lines_of_history(cache_dir: str | Path) -> list[str]:
+    """All lines, also of what goes on."""
+    files = Path(cache_dir).glob("history/*.jsonl")
+    return [line for file in files for line in file.read_text().splitlines() if line]
+
+
 async def test_compiles_are_noted_with_who_what_why_and_how(options):
     """Those that succeed and those that fail; what is found on disk is no compile."""
     async with ajit.open_runtime(**options) as rt:
@@ -92,6 +98,28 @@ def test_compile_whose_process_is_killed_is_in_the_history(options, compiler):
 
     assert (running.outcome, running.pid) == ("running", peer.pid)
     assert (killed.outcome, killed.pid, killed.program) == ("killed", peer.pid, "program.py")
+
+
+def test_time_of_a_compile_goes_on_and_most_of_it_is_known_after_its_process_was_killed(
+    options, compiler
+):
+    """A line is written each time it has doubled."""
+    compiler.hold()
+    with contextlib.ExitStack() as stack:
+        peer = stack.enter_context(Peer(options))
+        peer.hear("ready")
+        peer.go()
+        until_started(compiler, 1)
+        until(lambda: len(lines_of_history(options["cache_dir"])) >= 2)
+        (before,) = history(options["cache_dir"])
+        (running,) = history(options["cache_dir"])
+        peer.send(signal.SIGKILL)
+        peer.wait()
+        (killed,) = history(options["cache_dir"])
+    compiler.let_go()
+
+    assert 2.0 <= before.seconds < running.seconds
+    assert 2.0 <= killed.seconds <= running.seconds
 
 
 async def test_history_can_be_switched_off(options, cache_dir):

@@ -83,7 +83,8 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         outcome: ``compiled``, ``failed``, ``timed out``, ``crashed``: its compiler was;
             ``cancelled``: nobody waited for it any more; ``running``; ``killed``: its process is
             gone; ``unknown``: nothing more is known of it.
-        seconds: How long it took.
+        seconds: How long it took; or goes on until now; or, where the end is not known, how long
+            it had taken at least.
         queued_seconds: How long it had waited before.
         size_bytes: Of what it made.
         error_type: The error's class, if it failed.

@@ -9,6 +9,7 @@ Everything blocks.
 from __future__ import annotations
 
 import math
+import time
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -172,8 +173,11 @@ def _as_it_is(line: Compiled) -> Compiled:
     """What has become of a compile whose end was not written."""
     us = this_process()
     outcome: Outcome = "unknown"
+    seconds = line.seconds
     if line.host == us.host and line.boot_id != us.boot_id:
         outcome = "killed"
     elif (line.host, line.namespace) == (us.host, us.namespace):
         outcome = "killed" if is_gone(line.pid, line.start_ticks) else "running"
-    return msgspec.structs.replace(line, outcome=outcome)
+        if outcome == "running":  # the line was written some time ago, by the same clock
+            seconds += max(0.0, time.time() - line.unix_seconds)
+    return msgspec.structs.replace(line, outcome=outcome, seconds=seconds)
