@@ -67,9 +67,7 @@ def read_history(
     for text in _texts(directory, failed):
         line = _decoded(text) if text else None
         if line is not None:
-            known = found.get(line.id)
-            if known is None or known.outcome == "running":
-                found[line.id] = line
+            found[line.id] = _later(found.get(line.id), line)
     last = sorted(found.values(), key=lambda line: line.unix_seconds)
     kept = last if most is None else last[max(0, len(last) - most) :]
     return [_as_it_is(line) if line.outcome == "running" else line for line in kept]
@@ -167,6 +165,20 @@ def _clean(line: Compiled) -> Compiled:
         if isinstance(value := getattr(line, name), str)
     }
     return msgspec.structs.replace(line, **texts)
+
+
+def _later(known: Compiled | None, line: Compiled) -> Compiled:
+    """Of two lines about one compile, the one that was written later, whichever was read first.
+
+    One that goes on is noted several times, each time with more seconds.
+    """
+    if known is None:
+        return line
+    if "running" not in (known.outcome, line.outcome):
+        return known
+    if known.outcome == line.outcome:
+        return max(known, line, key=lambda one: one.seconds)
+    return line if known.outcome == "running" else known
 
 
 def _as_it_is(line: Compiled) -> Compiled:
