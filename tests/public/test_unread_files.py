@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 import ajit.cache
@@ -108,4 +110,20 @@ def test_a_directory_that_cannot_be_listed_is_named_and_not_taken_as_empty(path,
     assert verified.unread == pruned.unread == (expected,)
     assert not verified.good
     assert [folder in warning for warning in scanned.warnings] == [True] * (folder == "entries")
+    assert files(path) == there
+
+
+def test_a_bundle_whose_files_cannot_be_read_is_not_bad(path, monkeypatch):
+    """Its head could be read, and then the disk failed."""
+
+    def read(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    there = files(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("ajit._cache.entries.bundles.OpenBundle.read", read)
+        pruned, fixed = ajit.cache.prune(), ajit.cache.verify(fix=True)
+
+    assert (pruned.removed, fixed.bad) == ((), ())
+    assert [one.reason for one in pruned.unread] == ["it cannot be read: Input/output error"]
     assert files(path) == there
