@@ -65,9 +65,13 @@ class Terminal:
     def end(self) -> tuple[str, str]:
         """Wait for the end of the command; return its exit status and its signal."""
         deadline = time.monotonic() + WAIT_SECONDS
-        while self._say("#{pane_dead}") != "1":
+        # The terminal is closed a moment before tmux hears of the status.
+        while not any(ended := self._ended()):
             assert time.monotonic() < deadline, "it did not end"
             time.sleep(0.1)
+        return ended
+
+    def _ended(self) -> tuple[str, str]:
         return self._say("#{pane_dead_status}"), self._say("#{pane_dead_signal}")
 
     def is_second_screen(self) -> bool:
