@@ -69,6 +69,10 @@ own file, names the file, or sets a variable.
 """
 
 
+GUARDS = frozenset({"sandbox", "trust"})
+"""Of these: what asks for more care. A process that went on without would be less safe than was
+meant, so they are an error there, and not a warning."""
+
 USERS = "~/.config/ajit/ajit.toml or a file that AJIT_CONFIG_FILE names"
 
 
@@ -76,7 +80,8 @@ def check_names(files: Iterable[ConfigFile], known: Sequence[str], stacklevel: i
     """Warn of names that are no settings, and take out those that must not be in their file.
 
     In a project's file that is a warning, like a project's file that is not used: else a checkout
-    could keep servers from starting. Who wrote another file is told by an error.
+    could keep servers from starting. Who wrote another file is told by an error, and so are
+    `GUARDS` and secrets everywhere.
 
     Raises:
         SettingsError: A setting is where it must not be; it names file and setting.
@@ -90,7 +95,7 @@ def check_names(files: Iterable[ConfigFile], known: Sequence[str], stacklevel: i
                 warnings.warn(text, AjitWarning, stacklevel=stacklevel)
             elif error := _misplaced(file, name):
                 del file.values[name]
-                if file.role != "project":
+                if file.role != "project" or name in GUARDS | IN_NO_FILE:
                     raise error
                 warnings.warn(f"{error}; it is not used", AjitWarning, stacklevel=stacklevel)
 

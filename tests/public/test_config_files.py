@@ -429,13 +429,20 @@ def test_every_setting_that_is_a_path_is_known_as_one():
     assert described - absolute == config_values.PATHS
 
 
-@pytest.mark.parametrize("name", sorted(config_values.NOT_IN_A_PROJECT))
+@pytest.mark.parametrize("text", ['trust = "hmac"', 'sandbox = "landlock"'])
+def test_what_asks_for_more_care_is_not_left_out_of_a_projects_file(home, text):
+    """A server that went on without would be less safe than was meant."""
+    there = project(f"{text}\n")
+
+    with pytest.raises(SettingsError, match=f"may not be in {there}:1"):
+        Settings()
+
+
+@pytest.mark.parametrize("name", sorted(config_values.NOT_IN_A_PROJECT - config_values.GUARDS))
 def test_what_decides_whose_code_is_run_is_not_taken_from_a_project(home, tmp_path, name):
     """A checkout may bring a file, which keeps no server from starting; one's own counts."""
     assert name in setting_names()
-    value = {"allow_unsafe_cache": "true", "sandbox": '"landlock"', "trust": '"hmac"'}.get(
-        name, '"/x"'
-    )
+    value = "true" if name == "allow_unsafe_cache" else '"/x"'
     text = f"{name} = {value}\n"
     there = project(text)
 
@@ -460,12 +467,12 @@ def test_a_secret_is_in_no_file(home):
     assert "0123456789abcdef" not in str(caught.value)
 
 
-def test_a_secret_in_the_file_of_a_project_is_a_warning_and_not_used(home):
-    """As everything else that may not be there."""
+def test_a_secret_in_the_file_of_a_project_is_an_error_too(home):
+    """Such files are committed: who wrote it there has to know."""
     project('hmac_key = "0123456789abcdef0123456789abcdef"\n')
 
-    with pytest.warns(AjitWarning, match="hmac_key_file"):
-        assert Settings().hmac_key == ""
+    with pytest.raises(SettingsError, match="hmac_key_file"):
+        Settings()
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
