@@ -493,6 +493,7 @@ def usable_settings(**arguments: Unpack[SettingsOptions]) -> tuple[Settings, lis
     """
     problems: list[SettingsError] = []
     files: list[ConfigFile] = []
+    _warn_unknown(os.environ)
     try:
         files = read_config_files(os.environ, search=True)
     except SettingsError as exc:

@@ -301,7 +301,7 @@ def test_verify_names_directories_that_are_not_used(ajit, directory, top):
     [bad] = ended.json()["unsafe"]
     assert f"{top}/ab" == bad["name"]
     assert "remove it" in bad["reason"]
-    assert "1 directory is not used until removed" in " ".join(ajit("cache", "verify").out.split())
+    assert "1 name is not used until removed" in " ".join(ajit("cache", "verify").out.split())
 
 
 def test_a_command_on_a_directory_of_something_else_changes_nothing(ajit):

@@ -78,7 +78,7 @@ def test_json_after_two_dashes_is_an_argument(ajit):
 
 def test_failure_has_the_fields_of_its_error_and_a_value_of_any_kind(ajit):
     """The error names the value, its origin and the values allowed."""
-    failure = ajit("config", "--json", AJIT_COMPILE_SLOTS="many").json()
+    failure = ajit("cache", "path", "--json", AJIT_COMPILE_SLOTS="many").json()
 
     assert ("SettingsError", "compile_slots") == (failure["error"], failure["name"])
     assert ("many", "AJIT_COMPILE_SLOTS") == (failure["value"], failure["origin"])
@@ -86,7 +86,7 @@ def test_failure_has_the_fields_of_its_error_and_a_value_of_any_kind(ajit):
 
 def test_bad_setting_names_the_variable_and_what_is_expected(ajit):
     """A setting that cannot be is a usage error, without a traceback."""
-    ended = ajit("config", AJIT_COMPILE_SLOTS="many")
+    ended = ajit("cache", "path", AJIT_COMPILE_SLOTS="many")
 
     assert ended.code == exits.USAGE
     assert ended.err.startswith("ajit: setting compile_slots is 'many' (from AJIT_COMPILE_SLOTS)")
