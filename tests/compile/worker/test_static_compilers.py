@@ -101,8 +101,16 @@ def seen_where(forbidden: int, dirs: tuple[str, ...], source: str = SOURCE, **fi
 
 
 def user_reads(seen: Seen) -> set[tuple[str, str, str]]:
-    """What was seen in the user's directories."""
-    return {(read.place, read.name, read.kind) for read in seen.reads if read.place[0] == "i"}
+    """What was seen in the user's directories, without the directories that are on the way to it.
+
+    A compiler that is watched is seen to look whether those are there; what it reads in them, and
+    looks for in vain, is in the list by itself.
+    """
+    reads = {(read.place, read.name, read.kind) for read in seen.reads if read.place[0] == "i"}
+    way = {
+        (place, name[:end]) for place, name, _ in reads for end, c in enumerate(name) if c == "/"
+    }
+    return {read for read in reads if read[2] != "present" or (read[1] and read[:2] not in way)}
 
 
 def skip_unwatched(seen: Seen) -> None:
