@@ -15,7 +15,7 @@
     ├── CompiledLate          a compile after the runtime was frozen: what differs, and who asked
     ├── CompileFinished       with its duration and size
     ├── CompileFailed         with the error
-    ├── CompileCancelled      it was ended, since nobody waits for it any more
+    ├── CompileCancelled      it was ended, since no request waits for it any more
     ├── WaitingForPermit      a compile waits for other compiles of this machine
     ├── CacheUnresponsive     the cache's file system does not answer, and is not used
     ├── CacheResponsive       it answers again

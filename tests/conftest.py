@@ -37,7 +37,7 @@ POLL_SECONDS = 0.02
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Settings of whoever runs the tests are no part of them.
+# The tester's own settings are no part of the tests.
 os.environ["AJIT_CONFIG_FILE"] = ""
 
 # Examples have no time limit of their own, and may be drawn slowly: on a busy machine either would

@@ -1,7 +1,7 @@
 """check_site.py FOLDER: whether links of a site lead somewhere, and nothing is loaded from afar.
 
 Each link inside of the site has its file and its anchor, and no page, style or script names a
-resource of another host: the site is read without a network, and tells nobody that it is.
+resource of another host: the site is read without a network, and reports to no one.
 """
 
 from __future__ import annotations

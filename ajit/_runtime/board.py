@@ -195,7 +195,7 @@ class Board:
             due = time.monotonic() + BEAT_SECONDS
             await anyio.sleep(BEAT_SECONDS)
             lag = max(0.0, time.monotonic() - due)
-            if not (written and self._file.is_there):  # somebody has cleaned up, or cut it
+            if not (written and self._file.is_there):  # it was removed, or cut
                 await self._services.in_thread(self._make_again, seconds=MAKE_SECONDS)
 
     # --- in a thread

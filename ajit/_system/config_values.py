@@ -63,7 +63,7 @@ NOT_IN_A_PROJECT = frozenset(
 """What decides whose code is run or loaded, and which files are written beside the cache.
 
 A project's file is found because a command was started in its directory, which may be a checkout of
-something that nobody has looked at: `ajit doctor` there must not run a compiler that it brings, nor
+something unread: `ajit doctor` there must not run a compiler that it brings, nor
 `ajit compile` trust a key of it or write where it says. Who means these settings gives them in his
 own file, names the file, or sets a variable.
 """

@@ -1,4 +1,4 @@
-"""``ajit.cache.prune``: remove what is above a cache's limits, and what nobody can use."""
+"""``ajit.cache.prune``: remove what is above a cache's limits, and what is of no use."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def prune(
         max_bytes: Limit of its size in place of theirs; 0: none.
         max_age_seconds: Limit of the time without use in place of theirs; 0: none.
         dry_run: Remove nothing, and return what would be removed.
-        verify: Read every entry and reading list, and remove what nobody can use, whatever seals
+        verify: Read every entry and reading list, and remove what does not verify, whatever seals
             they ask for. Else no file is read.
         unusable: Remove also entries that no compiler of this machine looks up. Other machines that
             share the cache may still use them.
@@ -145,7 +145,7 @@ def _limits(settings: Settings) -> Limits:
 
 
 def _bad(cache: OpenedCache, settings: Settings) -> tuple[dict[str, Reason], list[Unread]]:
-    """The files that nobody can use: neither we, nor someone who asks for another seal.
+    """The files that do not verify, for this process and for those that ask for other seals.
 
     And those that could not be read just now.
     """

@@ -37,7 +37,7 @@ def fingerprints_here(toolchains: Toolchains) -> dict[str, str]:
 
 
 def is_usable(key_fields: Iterable[tuple[str, str]], here: dict[str, str]) -> bool | None:
-    """Whether a compiler of this machine would look an entry up; None if nobody can say.
+    """Whether a compiler of this machine would look an entry up; None if that cannot be known.
 
     Args:
         key_fields: What the entry's key was made of.

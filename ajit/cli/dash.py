@@ -67,7 +67,7 @@ def command(
 
     What compiles and who waits for whom; queues, hits, the cache, CUDA threads, and what went
     wrong, with logs. It shows the processes of this machine and user, and asks none of them. It
-    changes nothing, and while nobody looks it does nothing.
+    changes nothing, and without an open page it does nothing.
 
     It can be reached from this machine only, unless --host says otherwise: there is no password.
     From another machine, use a tunnel: ssh -L 8731:127.0.0.1:8731 MACHINE. Control-C ends it.
@@ -89,7 +89,7 @@ def command(
     with listening:
         if not is_loopback(listening):
             tell_warning(
-                f"it listens at {url_of(listening)}, and not only for this machine: whoever can "
+                f"it listens at {url_of(listening)}, and not only for this machine: who can "
                 "reach that address reads names of kernels and hosts, and logs; it has no password"
             )
         _tell_started(Output(as_json=as_json), url_of(listening), settings)

@@ -39,7 +39,7 @@ _MARKS = {
     "--bundle",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Also write a zip file for whoever is asked for help, without secrets.",
+    help="Also write a zip file for a report, without secrets.",
 )
 @click.option("--no-logs", is_flag=True, help="Leave compilers' logs out of that file.")
 @json_option

@@ -9,7 +9,7 @@
 == ================================================================================================
 
 1 is also the end of a command whose standard output cannot be written. Signals end commands as
-shells expect it: 130 for Control-C, 143 for SIGTERM, 141 where nobody reads the output any more.
+shells expect it: 130 for Control-C, 143 for SIGTERM, 141 where the output has no reader any more.
 """
 
 from __future__ import annotations

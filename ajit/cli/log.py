@@ -75,10 +75,10 @@ def command(  # options
     the error, or whose key begins with it. With a KEY, or its first digits, at least 8, the whole
     of its last compile is shown, with the compiler's log if that is kept.
 
-    Outcomes: compiled, failed, timed out, crashed (the compiler was), cancelled (nobody waited for
-    it any more), running, killed (its process is gone), unknown (of another machine). WHY says what
-    was missing or had changed. TOOK is without the time in the queue; of one that was killed it is
-    more than half of it.
+    Outcomes: compiled, failed, timed out, crashed (the compiler was), cancelled (no request
+    waited for it), running, killed (its process is gone), unknown (of another machine). WHY says
+    what was missing or had changed. TOOK is without the time in the queue; of one that was killed
+    it is more than half of it.
 
     Each node keeps the last megabyte or two (AJIT_HISTORY_LIMIT_BYTES).
     """

@@ -43,7 +43,7 @@ EPILOG = (
     "Results go to standard output, everything else to standard error. Exit codes: 0 fine, "
     "1 found a problem, 2 usage, 3 partly done, 4 environment. With --json there is always one "
     "object on standard output; if a command fails, it has error, message and exit_code. Signals: "
-    "130 Control-C, 143 SIGTERM, 141 nobody reads the output."
+    "130 Control-C, 143 SIGTERM, 141 the output has no reader."
 )
 
 

@@ -33,7 +33,7 @@ class OutputFailed(Exception):
 
 
 class OutputGone(OutputFailed):
-    """Nobody reads standard output any more (``ajit cache ls | head -1``)."""
+    """Standard output has no reader any more (``ajit cache ls | head -1``)."""
 
 
 class _Output(io.FileIO):

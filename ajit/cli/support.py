@@ -1,4 +1,4 @@
-"""``ajit doctor --bundle``: one file for whoever is asked for help, without secrets.
+"""``ajit doctor --bundle``: one file for a report, without secrets.
 
 It has what a maintainer asks for first, each as JSON: what `ajit doctor` found, versions, settings
 with their origins, a few variables, the cache in numbers, and the failures of the last hours with

@@ -78,7 +78,7 @@ def asgi_app(
     Args:
         cache_dir: The cache; None for the one that settings name.
         settings: Which cache it is and how it is opened; None for those of the runtime that it
-            watches (`Dashboard.watching`), else those of this process when somebody looks.
+            watches (`Dashboard.watching`), else those of this process at the first request.
         logs: Whether to show the logs of compiles that failed. They quote lines of the source.
         hosts: Names by which a browser may call this server, besides IP addresses and
             ``localhost``; None for any name, as behind a proxy that has looked. With names, a
@@ -192,7 +192,7 @@ class Dashboard:
         return await _static(name)
 
     async def _snapshot(self, _request: Request) -> Response:
-        """A snapshot of now, for programs. After a pause it waits until somebody has looked."""
+        """A snapshot of now, for programs. After a pause it waits for a fresh look."""
         with anyio.move_on_after(FRESH_SECONDS):
             while not self.feed.is_fresh():  # noqa: ASYNC110  # threads look
                 await anyio.sleep(0.02)

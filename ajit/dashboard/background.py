@@ -1,8 +1,8 @@
-"""Looks at something again and again in a thread, as long as somebody wants to know.
+"""Looks at something again and again in a thread, as long as it is asked for.
 
 What the page shows is read from files that may hang, or be many. So no event loop reads them: a
-daemon thread does, and who asks gets what it found last, at once. Nobody asks: the thread ends, and
-nothing is read. It hangs: the others go on, and say for how long there has been no answer.
+daemon thread does, and who asks gets what it found last, at once. Without questions the thread
+ends, and nothing is read. If it hangs, the others go on, and say how long ago the last answer was.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Background(Generic[T]):
         self._forget()
 
     def latest(self) -> Seen[T]:
-        """Return what was found last, and see to it that somebody looks. Never blocks."""
+        """Return what was found last, and see to it that there is a next look. Never blocks."""
         if self._pid != os.getpid():
             self._forget()
         self._asked = asked = time.monotonic()
@@ -82,7 +82,7 @@ class Background(Generic[T]):
         return self._seen
 
     def is_fresh(self) -> bool:
-        """Return whether somebody has looked since the last pause. Asks, too, and never blocks."""
+        """Return whether there was a look since the last pause. Asks, too, and never blocks."""
         return self.latest().at >= self._woken
 
     @property

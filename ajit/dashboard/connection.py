@@ -1,7 +1,7 @@
 """A connection to ``ajit dash``: closed where no whole request comes in time.
 
 uvicorn has a time limit between two requests, which ends with the first byte of the next one, and
-none before the first request. So whoever opens as many connections as there may be, and says
+none before the first request. So a client that opens as many connections as there may be, and says
 nothing, would shut everybody else out for good.
 """
 

@@ -1,4 +1,4 @@
-"""The feed of the live page: one snapshot a second, made in a thread, while somebody looks."""
+"""The feed of the live page: one snapshot a second, made in a thread, while it is asked for."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Feed:
         }  # fmt: skip
 
     def latest(self) -> Seen[bytes]:
-        """Return the last snapshot as JSON. Never blocks; whoever asks keeps the feed going."""
+        """Return the last snapshot as JSON. Never blocks; asking keeps the feed going."""
         return self._encoded.latest()
 
     def is_fresh(self) -> bool:
@@ -98,7 +98,7 @@ class Feed:
         return not self.not_read() and self._encoded.is_fresh()
 
     def not_read(self) -> tuple[str, ...]:
-        """Return what nobody has read since the last pause. Asks for it, too, and never blocks."""
+        """Return what was not read since the last pause. Asks for it, too, and never blocks."""
         return tuple(name for name, one in self._read.items() if not one.is_fresh())
 
     def _encode(self) -> bytes:

@@ -98,8 +98,9 @@ def _what_goes_on(processes: Sequence[ProcessRow], work: Sequence[Work]) -> tupl
     if not alive:
         return "No runtime uses this cache now.", "quiet"
     has = "runs" if len(alive) == 1 else "run"
-    return f"{counted(len(alive), 'runtime', 'runtimes')} {has}; nothing compiles, nobody waits.", (
-        "quiet"
+    return (
+        f"{counted(len(alive), 'runtime', 'runtimes')} {has}; nothing compiles, nothing waits.",
+        ("quiet"),
     )
 
 

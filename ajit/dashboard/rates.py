@@ -2,7 +2,7 @@
 
 Each look brings the counters of the runtimes that are there. What one has counted since the last
 look goes into the interval in which that is. A runtime that was not there before brings nothing but
-its counters to start from; after a pause in which nobody looked, that holds for all of them.
+its counters to start from; after a pause that holds for all of them.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class CacheState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """What happened in each of the last intervals, oldest first; None where nobody looked.
+    """What happened in each of the last intervals, oldest first; None in a pause.
 
     Attributes:
         last: Number of the last interval since 1970: pages join what several servers tell.
@@ -285,7 +285,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. ``schema`` rises when a field changes its meaning.
 
     Attributes:
-        not_read: What is not of now, because it has not been read since somebody began to look:
+        not_read: What is not of now, because it has not been read since the first request:
             ``leases``, ``history``, ``entries`` (the cache), ``service`` (of KV chunks).
     """
 

@@ -80,5 +80,5 @@ def _service(name: str, values: dict[str, Any]) -> KvRow:
 
 
 def _silent(name: str) -> KvRow:
-    text = f"does not answer within {ANSWER_SECONDS:.0f} s, or nobody listens there"
+    text = f"does not answer within {ANSWER_SECONDS:.0f} s, or no service listens there"
     return KvRow(name=name, level="bad", text=text)

@@ -17,7 +17,7 @@ __all__ = ["no_compiles", "told"]
 def no_compiles() -> AbstractContextManager[list[CompileForbidden]]:
     """Refuse every compile of this process, in a block, and list what was refused.
 
-    What is cached is served. Whoever asks for anything else gets `CompileForbidden`, as from a
+    What is cached is served. A request for anything else gets `CompileForbidden`, as from a
     runtime that is frozen with ``error``; that error is in the list as well, so that a program
     which swallows it, or serves a fallback instead, hides nothing. Compiles that have begun before
     the block go on. Other processes are not meant; ``AJIT_MODE=frozen`` in their environment is for

@@ -147,7 +147,7 @@ def test_boards_that_are_switched_off_are_told(ajit, put):
 
 
 def test_texts_of_boards_reach_no_terminal_as_they_are(ajit, put):
-    """Whoever wrote them."""
+    """Also on boards of other writers."""
     compiles = (CompileView(name=EVIL, reason=EVIL, phase=EVIL),)
     waits = (WaitView(name=EVIL, phase=EVIL, pid=1),)
     error = ErrorView(unix_seconds=time.time(), name=EVIL, text=EVIL, kind=EVIL)

@@ -136,7 +136,7 @@ async def test_a_snapshot_shows_this_process_and_its_cache(settings, options):
     assert (os.getpid(), "running", 1) == (process["pid"], process["state"], process["compiled"])
     assert "saxpy" == shown["cache"]["largest"][0]["name"]
     assert "" == shown["cache"]["problem"]
-    assert "1 runtime runs; nothing compiles, nobody waits." == shown["headline"]["text"]
+    assert "1 runtime runs; nothing compiles, nothing waits." == shown["headline"]["text"]
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def hasty(monkeypatch):
 
 
 async def test_the_first_snapshot_and_one_after_a_pause_are_of_now(settings, options, hasty):
-    """Nobody takes the cache for empty, or an old state for today's."""
+    """The cache is not taken for empty, nor an old state for today's."""
     app = dashboard.asgi_app(settings=settings)
     threads = [app.feed._encoded, *app.feed._read.values()]
     async with ajit.open_runtime(**options) as rt, client(app) as http:

@@ -1,4 +1,4 @@
-"""What is read in the background: only while somebody asks, and without holding up who asks."""
+"""What is read in the background: only while it is asked for, and without holding up the caller."""
 
 from __future__ import annotations
 

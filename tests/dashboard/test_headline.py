@@ -44,7 +44,7 @@ def test_all_is_well():
     said = headline([a_view(1), a_view(2)])
 
     assert ("quiet", ()) == (said.level, said.problems)
-    assert "2 runtimes run; nothing compiles, nobody waits." == said.text
+    assert "2 runtimes run; nothing compiles, nothing waits." == said.text
 
 
 def test_compiles_and_who_is_waited_for():

@@ -105,7 +105,7 @@ def test_the_kernel_that_most_wait_for_comes_first():
 
 
 def test_waiters_beyond_those_listed_are_counted():
-    """A page of a thousand lines helps nobody."""
+    """A page of a thousand lines is of no help."""
     waiting = [a_view(pid, waits=(a_wait(1),)) for pid in range(2, MOST_WAITERS + 5)]
 
     [work] = work_rows(waiting, [a_lease(1)])

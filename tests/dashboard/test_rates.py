@@ -37,7 +37,7 @@ def test_a_runtime_that_comes_brings_no_jump():
 
 
 def test_a_pause_is_a_gap():
-    """Nobody looked: nothing is known of that time, and what was counted in it is left out."""
+    """A pause: nothing is known of that time, and what was counted in it is left out."""
     history = RateHistory()
     note(history, 100.0, a_view(1, compiled=1))
     note(history, 101.0, a_view(1, compiled=2))

@@ -110,7 +110,7 @@ def test_clearing_removes_those_of_the_peer(store: Store, rt: ajit.BlockingRunti
 def test_clearing_fails_where_entries_cannot_be_listed(
     store: Store, options: dict[str, Any]
 ) -> None:
-    """Whoever clears believes afterwards that all are gone."""
+    """The caller believes afterwards that all are gone."""
     store.save("key", b"code")
     with FakeFileSystem(f"{options['cache_dir']}/entries") as system:
         system.fail("scandir")

@@ -73,7 +73,7 @@ def test_server_of_the_page_answers(command, folder):
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody has now."""
+    """A port of the loopback address that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
 

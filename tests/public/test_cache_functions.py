@@ -52,7 +52,7 @@ def damage(path, key):
 
 
 def leave_unused(path, key, seconds):
-    """Let an entry look as if nobody had used it for so long."""
+    """Let an entry look as if it was not used for so long."""
     then = time.time() - seconds
     os.utime(file_of(path, key), (then, then))
 
@@ -64,7 +64,7 @@ def test_public_names_are_these_and_no_others():
 
 
 def test_what_is_returned_is_frozen(store, path):
-    """Results are records: nobody changes them under another reader."""
+    """Results are records: they do not change under a reader."""
     put(store, "one")
     scanned, verified = ajit.cache.scan(), ajit.cache.verify()
 
@@ -178,7 +178,7 @@ def test_prune_removes_what_does_not_verify_however_new_it_is(store, path):
 
 
 def test_prune_keeps_entries_that_only_another_seal_is_asked_of(store, path, monkeypatch):
-    """They count as misses here; whoever made them can use them."""
+    """They count as misses here; their makers can use them."""
     key = put(store, "unsealed")
     monkeypatch.setenv("AJIT_HMAC_KEY", "a secret of thirty-two characters or more")
 

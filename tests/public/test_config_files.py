@@ -489,7 +489,7 @@ def test_a_file_that_others_may_write_to_is_a_warning_and_not_used(home, mode):
 
 
 def test_a_directory_that_others_may_write_to_has_no_file_for_us(home):
-    """A server started in /tmp must not take what lies there, whoever's it is."""
+    """A server started in /tmp must not take what lies there."""
     project('device = "cpu"\n')
     Path.cwd().chmod(0o1777)
 

@@ -184,7 +184,7 @@ async def test_compiles_under_way_and_errors_are_on_the_board(options, board, co
 
 
 async def test_cancelled_compile_is_an_event(options, compiler):
-    """Of a compile that was begun and that nobody waits for any more."""
+    """Of a compile that was begun and is not waited for any more."""
     seen: list[events.Event] = []
     compiler.hold()
     options["abandoned"] = "cancel"

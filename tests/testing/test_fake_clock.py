@@ -44,7 +44,7 @@ def options_of(compiler, folder):
 
 @pytest.mark.anyio
 async def test_failure_is_believed_until_its_time_is_over(clock, fake_compiler, tmp_path):
-    """Then the source is compiled again, though nobody has waited for a fake clock."""
+    """Then the source is compiled again, though no time has passed."""
     options = options_of(fake_compiler, tmp_path)
     unit = clock.unit_seconds
     async with ajit.open_runtime(failure_seconds=unit, **options) as rt:

@@ -197,7 +197,7 @@ class Collector:
             return self._unlink(doomed.file)
 
     def _discard(self, file: File) -> str:
-        """Remove a lock file. Whoever is on its way to the lock finds out, and makes a new one."""
+        """Remove a lock file. A process on its way to the lock finds out, and makes a new one."""
         try:
             if not self._is_as_seen(file):
                 return "it was used or replaced meanwhile"

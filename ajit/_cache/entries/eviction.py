@@ -11,8 +11,8 @@ Rules, the first that fits:
    dead by its age; and permits, digests and history of a machine that was not seen for long.
 6. So is the lock file of a base without entries, lists and failures that was not taken for long.
 
-Whoever plans may condemn files by name: one that does not verify goes before all others, however
-new it is; one that nobody here can use goes like them, but for the second rule.
+A plan may be given names of condemned files: one that does not verify goes before all others,
+however new it is; one that no compiler here can use goes like them, but for the second rule.
 
 An entry and the list that leads to it are touched together. If the list goes first, a look-up of
 the entry misses and the kernel is compiled once more, which publishes the list again. If that never

@@ -81,7 +81,7 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         arch: What it was for; "" for a build.
         reason: Why it was not found.
         outcome: ``compiled``, ``failed``, ``timed out``, ``crashed``: its compiler was;
-            ``cancelled``: nobody waited for it any more; ``running``; ``killed``: its process is
+            ``cancelled``: no request waited for it; ``running``; ``killed``: its process is
             gone; ``unknown``: nothing more is known of it.
         seconds: How long it took; or goes on until now; or, where the end is not known, how long
             it had taken at least.

@@ -1,4 +1,4 @@
-"""Reads the history of compiles, of all nodes, whoever may have written to it.
+"""Reads the history of compiles of all nodes. Any process may have written to its files.
 
 A line that is torn or foreign is passed over, as is a file that is no regular one. What is read is
 bounded: of each file the last lines, and of all together what a process can have in memory.

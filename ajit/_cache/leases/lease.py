@@ -165,7 +165,7 @@ class Lease(EndsWithBlock):
                 self._lock_file.pass_on()
 
     def discard(self) -> bool:
-        """Release the lease, and remove its lock file, which nobody has needed for long.
+        """Release the lease, and remove its lock file, which was not needed for long.
 
         Returns:
             Whether the file is gone. It stays where someone of this process waits for the lease, or

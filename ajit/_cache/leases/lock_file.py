@@ -14,8 +14,8 @@ waiter is forgotten.
 
 A lock file is unlinked only by who holds its lock (`LockFile.discard`; the collector does so, long
 after the key's last use). A process that was on its way to the lock of that file then gets it, but
-later ones make a new file: two would hold the lease. So whoever gets the lock looks whether the
-file has its name still, and begins again if not. A file that is locked and has its name keeps it
+later ones make a new file: two would hold the lease. So who gets the lock looks whether the file
+has its name still, and begins again if not. A file that is locked and has its name keeps it
 until the lock is released, and so there is one holder; tests enumerate every order of these steps.
 This needs a file system on which unlinking is seen at once, which a network's need not be.
 """

@@ -12,7 +12,7 @@ function element(name, attributes) {
   return made;
 }
 
-/** The runs of known values: [[index, value], ...] each; where nobody looked there is a gap. */
+/** The runs of known values: [[index, value], ...] each; a pause is a gap. */
 function runs(values) {
   const found = [];
   let run = [];

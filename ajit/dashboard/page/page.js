@@ -49,7 +49,7 @@ function tellLink() {
 }
 
 document.addEventListener("visibilitychange", () => {
-  // Nobody sees it, so nobody has to look: the server has nothing to do.
+  // It is not seen, so the server need not look.
   if (document.hidden) disconnect();
   else connect();
 });

@@ -453,7 +453,7 @@ def test_locks_of_a_cache_with_claims_are_kept(directory, table):
 
 
 def test_what_is_condemned_goes_first_and_counts_for_the_limit(store: DiskStore, directory):
-    """Bad ones however new; those that nobody can use unless they were used just now."""
+    """Bad ones however new; those of no use here unless they were used just now."""
     old, bad, useless, fresh = (
         put(store, label, idle=idle)
         for label, idle in (("old", DAY), ("bad", 0), ("useless", HOUR), ("fresh", 0))

@@ -233,7 +233,7 @@ def test_torn_and_foreign_lines_are_passed_over(directory: CacheDirectory, path:
 
 
 def test_texts_are_printable(directory: CacheDirectory):
-    """Whoever wrote them; a log has lines, all else has none."""
+    """Also of other writers; a log has lines, all else has none."""
     append_history(directory, [a_line(name="\x1b[2Jx\ny", log="a\n\x1b]0;t\x07")])
 
     (line,) = read_history(directory)

@@ -88,7 +88,7 @@ def test_nothing_is_removed_where_it_cannot_be_known_who_holds_a_lease(used: Cac
 
 
 def test_what_cannot_be_listed_raises_nothing_and_is_told(used: CacheDirectory):
-    """Whoever wants the files of a directory hears that they are not all."""
+    """A caller hears that these are not all files of a directory."""
     folder = f"entries/{KEY[:2]}"
     failed = []
     with FakeFileSystem(Path(used.path, folder)) as system:

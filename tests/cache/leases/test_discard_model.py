@@ -112,7 +112,7 @@ WORKERS = ("worker", "worker", "worker")
 @pytest.mark.parametrize("crashes", [0, 1, 2])
 @pytest.mark.parametrize("kinds", [(*WORKERS, "collector"), (*WORKERS[:2], *["collector"] * 2)])
 def test_there_is_one_holder_at_a_time_in_every_order(kinds, crashes):
-    """Whoever crashes, and a file that has the name is removed by its holder only."""
+    """With any crash; and a file that has the name is removed by its holder only."""
     states, wrong = explore(kinds, crashes=crashes)
 
     assert wrong == set()

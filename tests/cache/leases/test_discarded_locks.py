@@ -1,4 +1,4 @@
-"""A lock file is removed, and there is one holder all the same, whoever was on its way to it."""
+"""A lock file is removed, and there is one holder all the same."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_lease_that_is_discarded_leaves_no_lock_file(table: LeaseTable):
 async def test_who_was_blocked_in_the_lock_of_a_removed_file_takes_that_of_the_new_one(
     table: LeaseTable, start_peer, wait
 ):
-    """Else it would hold a lock that nobody else can see, and both would compile."""
+    """Else it would hold a lock that no other process can see, and both would compile."""
     peer = await in_thread(start_peer)
     lease = await in_thread(table.try_acquire, KEY, "nvrtc")
     await in_thread(peer.tell, wait, KEY)
