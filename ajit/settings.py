@@ -9,34 +9,40 @@ a misspelt setting that is silently ignored costs days.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ajit._printable import printable_line
 from ajit._system.config_files import VARIABLE, read_config_files
-from ajit._system.config_values import check_names, value_in
+from ajit._system.config_values import check_names
 from ajit._system.limits import available_cpus, memory_limit_bytes
 from ajit._system.setting_fields import (
     Origins,
     absolute_directory,
     byte_count,
-    joined_paths,
     number,
     one_of,
     setting,
     switch,
     usable_text,
 )
-from ajit.errors import AjitWarning, SettingsError
+from ajit._system.setting_values import (
+    check_environ,
+    check_value,
+    refuse_unknown,
+    shown_value,
+    unusable,
+    value_of,
+    warn_unknown,
+)
+from ajit.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from dataclasses import Field
     from typing import Unpack
 
     from ajit._system.config_files import ConfigFile
@@ -55,36 +61,12 @@ MOST_COMPILE_SECONDS = 1e6
 MOST_GROUP = 2**32 - 2
 """The largest number of a Unix group; the one above it means none."""
 
-HIDDEN = "(hidden)"
-"""Shown instead of a secret."""
-
 _A_PATH = "a path in UTF-8, without NUL"
 _PATHS = f"paths in UTF-8, without NUL, separated by {os.pathsep!r}"
 
 _REPR_LENGTH = 200
-_REPR_VALUE_LENGTH = 60
 
 _ONE_DEVICE = re.compile(r"(cuda|cpu):[0-9]{1,4}")
-
-
-def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """``$XDG_CACHE_HOME/ajit``, else ``~/.cache/ajit``.
-
-    Raises:
-        SettingsError: This user has no home directory, as happens in containers.
-    """
-    base = environ.get("XDG_CACHE_HOME", "")
-    if not Path(base).is_absolute():  # the XDG specification: a relative path is to be ignored
-        base = os.path.join(environ.get("HOME") or "~", ".cache")  # noqa: PTH118  # ~ stays
-    try:
-        return absolute_directory(base) / "ajit"
-    except ValueError:
-        raise SettingsError(
-            name="cache_dir",
-            value=None,
-            origin="default",
-            expected="a directory; this user has no home directory, so set AJIT_CACHE_DIR",
-        ) from None
 
 
 def default_compile_memory_limit() -> int:
@@ -449,14 +431,14 @@ class Settings:
     ) -> None:
         given: dict[str, Any] = dict(arguments)
         former = _former(given)
-        _refuse_unknown(given)
+        refuse_unknown(given, setting_names())
         search = environ is None
         if former is not None:
             environ, config_files = {}, False  # a copy keeps what was read for the original
         elif environ is None:
             environ = os.environ
-        _check_environ(environ)
-        _warn_unknown(environ)
+        check_environ(environ)
+        warn_unknown(environ, variable_names(), setting_names(), stacklevel=2)
         files = read_config_files(environ, search=search) if config_files else []
         check_names(files, setting_names(), stacklevel=3)
         values, origins = _values(given, environ, files)
@@ -471,7 +453,7 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = [
-            f"{name}={_shown(name, getattr(self, name))}"
+            f"{name}={shown_value(_item(name), getattr(self, name))}"
             for name, origin in self.origins.items()
             if origin != "default" and getattr(self, name) != _default(name)
         ]
@@ -493,7 +475,7 @@ def usable_settings(**arguments: Unpack[SettingsOptions]) -> tuple[Settings, lis
     """
     problems: list[SettingsError] = []
     files: list[ConfigFile] = []
-    _warn_unknown(os.environ)
+    warn_unknown(os.environ, variable_names(), setting_names(), stacklevel=2)
     try:
         files = read_config_files(os.environ, search=True)
     except SettingsError as exc:
@@ -505,14 +487,16 @@ def usable_settings(**arguments: Unpack[SettingsOptions]) -> tuple[Settings, lis
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name in setting_names():
+        item = _item(name)
         try:
-            values[name], origins[name] = _value(name, arguments.get(name), os.environ, files)
-            _check_one(name, values[name], origins[name])
+            values[name], origins[name] = value_of(item, arguments.get(name), os.environ, files)
+            check_value(item, values[name], origins[name])
         except SettingsError as exc:
             if exc.origin in ("argument", "default"):
                 raise
             problems.append(exc)
-            values[name], origins[name] = _value(name, None, {**os.environ, exc.origin: ""}, [])
+            without = {**os.environ, exc.origin: ""}
+            values[name], origins[name] = value_of(item, None, without, [])
     _fill_in(values)
     try:
         _validate(values, origins)
@@ -534,16 +518,16 @@ def variable_names() -> frozenset[str]:
 
 def describe(name: str) -> str:
     """What a setting is for, in one line."""
-    return str(_about(name, "doc"))
+    return str(_item(name).metadata["doc"])
 
 
 def is_secret(name: str) -> bool:
     """Whether the value of a setting must not be shown."""
-    return bool(_about(name, "secret"))
+    return bool(_item(name).metadata["secret"])
 
 
-def _about(name: str, what: str) -> Any:
-    return Settings.__dataclass_fields__[name].metadata[what]
+def _item(name: str) -> Field[Any]:
+    return Settings.__dataclass_fields__[name]
 
 
 def _former(given: dict[str, Any]) -> Origins | None:
@@ -562,15 +546,7 @@ def _restored(values: dict[str, Any], origins: dict[str, str]) -> Settings:
 
 
 def _default(name: str) -> Any:
-    return Settings.__dataclass_fields__[name].default
-
-
-def _shown(name: str, value: object) -> str:
-    if is_secret(name):
-        return HIDDEN
-    text = repr(str(value) if isinstance(value, Path) else value)
-    cut = _REPR_VALUE_LENGTH
-    return text if len(text) <= cut else f"{text[: cut // 2]}...{text[-cut // 2 :]}"
+    return _item(name).default
 
 
 def _values(
@@ -580,7 +556,7 @@ def _values(
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name in setting_names():
-        values[name], origins[name] = _value(name, given.get(name), environ, files)
+        values[name], origins[name] = value_of(_item(name), given.get(name), environ, files)
     _fill_in(values)
     return values, origins
 
@@ -593,105 +569,11 @@ def _fill_in(values: dict[str, Any]) -> None:
     values["compile_memory_limit_bytes"] = limit
 
 
-def _value(
-    name: str, argument: Any, environ: Mapping[str, str], files: Sequence[ConfigFile]
-) -> tuple[Any, str]:
-    """Return the value of a setting and its origin. What does not count is not even parsed."""
-    item = Settings.__dataclass_fields__[name]
-    variable = f"AJIT_{name.upper()}"
-    file = next((file for file in files if name in file.values), None)
-    given, origin = argument, "argument"
-    try:
-        if argument is not None:
-            return _taken(argument, item), origin
-        if given := environ.get(variable):
-            origin = variable
-            return item.metadata["parse"](given), origin
-        if file is not None:
-            given, origin = file.values[name], file.origin(name)
-            return _taken(value_in(file, item), item), origin
-    except (ValueError, TypeError, OverflowError):  # no float is as large as an int may be
-        raise _unusable(name, given, origin) from None
-    return (default_cache_dir(environ) if name == "cache_dir" else item.default), "default"
-
-
-def _taken(argument: Any, item: Field[Any]) -> Any:
-    """An argument has its setting's type: the text "0" must not pass for true."""
-    kind = type(item.default)
-    if item.name == "cache_dir":
-        return absolute_directory(argument)
-    if item.metadata["many"] and isinstance(argument, (list, tuple)):
-        argument = joined_paths(argument)
-    if kind is str and isinstance(argument, os.PathLike):
-        argument = os.fspath(argument)
-    if kind is float and isinstance(argument, int) and not isinstance(argument, bool):
-        argument = float(argument)
-    if not isinstance(argument, kind) or isinstance(argument, bool) is not (kind is bool):
-        raise TypeError(argument)
-    return argument
-
-
 def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
     for name, value in values.items():
-        _check_one(name, value, origins[name])
+        check_value(_item(name), value, origins[name])
     if values["hmac_key"] and values["hmac_key_file"]:
-        raise _unusable("hmac_key", values["hmac_key"], origins["hmac_key"])
-
-
-def _check_one(name: str, value: Any, origin: str) -> None:
-    if not _about(name, "holds")(value):
-        raise _unusable(name, value, origin)
-
-
-def _refuse_unknown(given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
-        if name not in setting_names():
-            near = _close_names(name)
-            problem = f"there is no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
-            raise SettingsError(
-                name=name,
-                value=value,
-                origin="argument",
-                expected="a setting's name",
-                problem=problem,
-            )
-
-
-def _check_environ(environ: object) -> None:
-    """Refuse what is no environment. The error shows no text of it: one may be a secret."""
-    wrong: object = environ
-    if isinstance(environ, Mapping):
-        pairs = environ.items()
-        wrong = [
-            name for name, text in pairs if not isinstance(name, str) or not isinstance(text, str)
-        ]
-        if not wrong:
-            return
-    raise SettingsError(
-        name="environ",
-        value=wrong,
-        origin="argument",
-        expected="a mapping of variables to texts, such as os.environ",
-    )
-
-
-def _unusable(name: str, value: Any, origin: str) -> SettingsError:
-    shown = HIDDEN if is_secret(name) else value
-    return SettingsError(name=name, value=shown, origin=origin, expected=_about(name, "expected"))
-
-
-def _warn_unknown(environ: Mapping[str, str]) -> None:
-    known = variable_names()
-    for variable in environ:
-        if variable.startswith("AJIT_") and variable not in known:
-            near = _close_names(variable.removeprefix("AJIT_").lower())
-            hint = f"; did you mean AJIT_{near[0].upper()}?" if near else ""
-            text = f"unknown variable {printable_line(variable)}{hint}"
-            warnings.warn(text, AjitWarning, stacklevel=3)
-
-
-def _close_names(name: str) -> list[str]:
-    return difflib.get_close_matches(name, setting_names(), 1)
+        raise unusable(_item("hmac_key"), values["hmac_key"], origins["hmac_key"])
 
 
 _OTHER_VARIABLES = frozenset(

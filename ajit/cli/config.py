@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ajit._system.setting_values import HIDDEN
 from ajit.cli import exits
 from ajit.cli.output import Output, format_bytes, format_seconds, json_option, table
-from ajit.settings import HIDDEN, describe, is_secret, setting_names, usable_settings
+from ajit.settings import describe, is_secret, setting_names, usable_settings
 
 if TYPE_CHECKING:
     from ajit.cli.drawing import Table

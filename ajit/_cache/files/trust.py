@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ajit._cache.files import signing
 from ajit._cache.files.key_files import Privacy, name_of, read_key_file
 from ajit._core.seal import HmacKey, Required, SealingKey, Trust
+from ajit._system.setting_values import HIDDEN
 from ajit.errors import SettingsError
-from ajit.settings import HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
