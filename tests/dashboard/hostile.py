@@ -90,7 +90,7 @@ def _entry(key: str, length: int = 3000) -> bytes:
 
 
 def _history(key: str) -> bytes:
-    """A compile that has failed, and one that is not one line of JSON."""
+    """A compile that has failed, as long as a line may be, and what is not one line of JSON."""
     texts = (
         "name",
         "entry",
@@ -103,7 +103,7 @@ def _history(key: str) -> bytes:
         "error_type",
     )
     facts = {"id": "evil", "unix_seconds": time.time(), "outcome": "failed", "key": key}
-    line = facts | dict.fromkeys(texts, EVIL) | {"log": f"error: {EVIL}\n" * 5000}
+    line = facts | dict.fromkeys(texts, EVIL) | {"log": f"error: {EVIL}\n" * 500}
     return json.dumps(line).encode() + b"\n" + EVIL.encode()
 
 
