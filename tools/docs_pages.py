@@ -70,6 +70,7 @@ MODULES = {
             "ajit.instrumentation",
             "ajit.instrumentation.prometheus",
             "ajit.instrumentation.opentelemetry",
+            "ajit.instrumentation.nvtx",
         ],
     ),
     "dashboard": ("The live page", ["ajit.dashboard"]),

@@ -44,6 +44,7 @@ _SLICES: dict[type[events.Event], _Slice] = {
     events.BundleReady: ("kernels", "", lambda e: e.seconds),
     events.CompileFinished: ("compiles", "compile", lambda e: e.seconds),
     events.CompileFailed: ("compiles", "compile failed", lambda e: e.seconds),
+    events.CompileCancelled: ("compiles", "compile cancelled", lambda e: e.seconds),
     events.WaitEnded: ("waits", "wait", lambda e: e.waited_seconds),
     events.KeyMade: ("keys and reads", "key", lambda e: e.seconds),
     events.EntryRead: ("keys and reads", "read", lambda e: e.seconds),

@@ -199,7 +199,7 @@ class Dashboard:
         with anyio.move_on_after(10.0):
             while not (seen := self.feed.latest()).number:  # noqa: ASYNC110  # a thread makes it
                 await anyio.sleep(0.05)
-        if seen.value is None:
+        if seen.problem or seen.value is None:  # what was found before is not of now
             return _plain(seen.problem or "nothing is known yet", 503)
         return Response(seen.value, 200, SECURITY, "application/json")
 

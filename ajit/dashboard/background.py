@@ -65,7 +65,7 @@ class Background(Generic[T]):
     def __init__(self, function: Callable[[], T], every_seconds: float) -> None:
         self._function = function
         self._every_seconds = every_seconds
-        self._seen: Seen[T] = Seen()
+        self._seen: Seen[T]
         self._forget()
 
     def latest(self) -> Seen[T]:
@@ -78,7 +78,7 @@ class Background(Generic[T]):
             try:
                 _threads.run(self._look_on)
             except RuntimeError as exc:  # no thread can be started: the next question tries again
-                self._seen = Seen(self._seen.number, self._seen.value, str(exc), asked)
+                self._seen = Seen(self._seen.number + 1, self._seen.value, str(exc), asked)
         return self._seen
 
     def is_fresh(self) -> bool:
@@ -94,7 +94,6 @@ class Background(Generic[T]):
     def _forget(self) -> None:
         self._pid = os.getpid()
         self._looking = threading.Lock()
-        self._wake = threading.Event()
         self._asked = self._woken = 0.0
         self._begun: float | None = None
         self._seen = Seen()
@@ -106,7 +105,7 @@ class Background(Generic[T]):
         try:
             while time.monotonic() - self._asked < LINGER_SECONDS:
                 took = self._look()
-                self._wake.wait(max(self._every_seconds - took, took / SHARE - took))
+                time.sleep(max(self._every_seconds - took, took / SHARE - took))
         finally:
             looking.release()
 

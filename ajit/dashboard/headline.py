@@ -100,7 +100,7 @@ def _what_goes_on(processes: Sequence[ProcessRow], work: Sequence[Work]) -> tupl
     has = "runs" if len(alive) == 1 else "run"
     return (
         f"{counted(len(alive), 'runtime', 'runtimes')} {has}; nothing compiles, nothing waits.",
-        ("quiet"),
+        "quiet",
     )
 
 

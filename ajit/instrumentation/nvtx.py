@@ -42,6 +42,7 @@ _BEGINS: dict[type[events.Event], str] = {
 _ENDS: dict[type[events.Event], str] = {
     events.CompileFinished: "compile",
     events.CompileFailed: "compile",
+    events.CompileCancelled: "compile",
     events.WaitEnded: "wait",
     events.DeviceResumed: "stall",
     events.DeviceLost: "stall",
@@ -49,6 +50,7 @@ _ENDS: dict[type[events.Event], str] = {
 _MARKS: dict[type[events.Event], str] = {
     events.BundleReady: "ready",
     events.CacheUnresponsive: "cache does not answer",
+    events.CompileCancelled: "compile cancelled",
     events.CompileFailed: "compile failed",
     events.DeviceLost: "device lost",
     events.EntryRead: "read",

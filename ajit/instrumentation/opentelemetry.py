@@ -93,6 +93,7 @@ _PARTS: dict[type[events.Event], tuple[str, Callable[[Any], float]]] = {
     events.WaitEnded: ("ajit.wait", lambda e: e.waited_seconds),
     events.CompileFinished: ("ajit.compile", lambda e: e.seconds),
     events.CompileFailed: ("ajit.compile", lambda e: e.seconds),
+    events.CompileCancelled: ("ajit.compile", lambda e: e.seconds),
 }
 
 
@@ -111,10 +112,10 @@ class _Spans:
                 del self._pending[next(iter(self._pending))]
         if isinstance(event, events.KernelReady | events.BundleReady):
             self._request(event, event.seconds, error="")
-        elif isinstance(event, events.CompileFailed):
+        elif isinstance(event, events.CompileFailed | events.CompileCancelled):
             first = self._pending[event.key][0]
             since = event.unix_seconds - (first.unix_seconds - _seconds_of(first))
-            self._request(event, since, error=event.error)
+            self._request(event, since, error=_error_of(event))
         elif isinstance(event, events.ModuleLoaded):
             self._span("ajit.load", event, event.seconds, None)
 
@@ -143,7 +144,7 @@ class _Spans:
             attributes=_attributes(event),
         )
         if error:
-            span.set_status(trace.StatusCode.ERROR, error.partition("\n")[0])
+            span.set_status(trace.StatusCode.ERROR, error)
         inside = trace.set_span_in_context(span)
         for part in parts:
             self._span(_PARTS[type(part)][0], part, _seconds_of(part), inside)
@@ -154,9 +155,19 @@ class _Spans:
         span = self._tracer.start_span(
             name, context=context, start_time=begun, attributes=_attributes(event)
         )
-        if isinstance(event, events.CompileFailed):
-            span.set_status(trace.StatusCode.ERROR, event.error.partition("\n")[0])
+        if error := _error_of(event):
+            span.set_status(trace.StatusCode.ERROR, error)
         span.end(_nanoseconds(event.unix_seconds))
+
+
+def _error_of(event: events.Event) -> str:
+    """Why there was no kernel; "" where this event does not say so."""
+    match event:
+        case events.CompileFailed():
+            return event.error.partition("\n")[0]
+        case events.CompileCancelled():
+            return "cancelled"
+    return ""
 
 
 def _recorded_context() -> Any:

@@ -16,7 +16,6 @@ from ajit.testing.seams import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["FakeClock"]
@@ -63,12 +62,7 @@ class FakeClock:
         self._installed = replaced("time", time, _Time(self))
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._installed is not None
         self._installed.close()
 

@@ -16,7 +16,6 @@ from ajit._gpu.wire import NATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["FakeDevice"]
@@ -111,12 +110,7 @@ class FakeDevice:
         self.reset()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.reset()
 
     def _inject(self, step: str, error: int, count: int, delay_us: int) -> None:

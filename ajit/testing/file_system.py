@@ -21,7 +21,6 @@ from ajit.testing.seams import replaced
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import ExitStack
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["FakeFileSystem"]
@@ -94,12 +93,7 @@ class FakeFileSystem:
         self._installed = replaced("os", os, _Os(self))
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self._installed is not None
         self.mend()
         self._installed.close()

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from ajit._system.loop import LoopHandle
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
 __all__ = ["LIMIT_SECONDS", "Block", "LoopWatch", "watch_loop"]
@@ -73,12 +72,7 @@ class LoopWatch:
         thread.start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # The thread is not waited for: the loop must not be blocked by its watch.
         self._ended = True
         self._signal.set()

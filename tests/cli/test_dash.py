@@ -13,6 +13,7 @@ import pytest
 
 from ajit.cli import exits
 from tests.dashboard.served import Served
+from tests.runtime.test_board import until
 
 
 @pytest.fixture
@@ -74,6 +75,18 @@ def test_connections_that_ask_for_nothing_are_closed(tmp_path, boards):
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert status == 200
+
+
+@pytest.mark.slow  # five seconds are its time
+def test_connection_that_reads_nothing_is_closed(tmp_path, boards):
+    """However much it has asked for before."""
+    whole = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with Served(tmp_path / "cache", boards) as served, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", int(served.url.rpartition(":")[2].strip("/"))))
+        deaf.sendall(whole * 1000)
+        until(lambda: served.connections() == 1)
+        until(lambda: served.connections() == 0)
 
 
 def test_it_makes_no_cache(tmp_path, boards):

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
+import psutil
+
 from tests.runtime.processes import PROJECT
 
 if TYPE_CHECKING:
@@ -44,6 +46,12 @@ class Served:
             text=True,
         )
         self.url = self._first_object()["url"]
+
+    def connections(self) -> int:
+        """How many connections it has."""
+        assert self._process is not None
+        found = psutil.Process(self._process.pid).net_connections("tcp")
+        return sum(one.status != psutil.CONN_LISTEN for one in found)
 
     def _first_object(self) -> Any:
         text = ""

@@ -22,6 +22,9 @@ async def main(cache_dir: str) -> None:
             await rt.kernel(GOOD)
             with contextlib.suppress(ajit.CompileError):
                 await rt.kernel(BROKEN)
+            begun = events.CompileStarted(name="cut", key="c", compiler="host", arch="cpu")
+            rt._emitter.emit(begun)
+            rt._emitter.emit(events.CompileCancelled(name="cut", key="c", seconds=1.0))
             stalled = events.DeviceStalled(
                 name="cpu", key="", operation="launch", seconds=1.0, in_flight=0
             )

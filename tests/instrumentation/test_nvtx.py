@@ -50,6 +50,9 @@ def test_compiles_are_ranges_and_answers_are_marks(tool, tmp_path, backend):
         "start compile broken",
         "end compile broken",
         "mark compile failed broken",
+        "start compile cut",
+        "end compile cut",
+        "mark compile cancelled cut",
         "start stall cpu",
         "end stall cpu",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -71,6 +72,28 @@ async def test_failed_compile_is_a_span_with_an_error(options, exporter, tracing
     assert spans["ajit.kernel"].status.status_code is StatusCode.ERROR
     assert "broken" in spans["ajit.kernel"].status.description
     assert spans["ajit.compile"].parent.span_id == spans["ajit.kernel"].context.span_id
+
+
+async def test_cancelled_compile_is_a_span_with_an_error(options, compiler, exporter, tracing):
+    """Its parts are told with it, and not with the next request for the key."""
+    compiler.hold()
+    options["abandoned"] = "cancel"
+    async with (
+        ajit.open_runtime(**options) as rt,
+        opentelemetry.instrument(rt, tracer_provider=tracing),
+    ):
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: rt.compile(SAXPY, arch=ARCH))
+            await compiler.wait_started()
+            group.cancel_scope.cancel()
+        compiler.let_go()
+        await rt.compile(SAXPY, arch=ARCH)
+
+    kernels = [s for s in exporter.get_finished_spans() if s.name == "ajit.kernel"]
+    compiles = [s for s in exporter.get_finished_spans() if s.name == "ajit.compile"]
+    descriptions = [(s.status.status_code, s.status.description) for s in kernels]
+    assert descriptions == [(StatusCode.ERROR, "cancelled"), (StatusCode.UNSET, None)]
+    assert [s.parent.span_id for s in compiles] == [s.context.span_id for s in kernels]
 
 
 async def test_hit_is_a_span_with_the_read_inside(options, exporter, tracing):

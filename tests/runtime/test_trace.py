@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import anyio
 import pytest
 
 import ajit
@@ -56,6 +57,23 @@ async def test_what_a_runtime_does_is_on_the_timeline(with_device, tmp_path):
     assert {line["pid"] for line in lines} == {os.getpid()}
     assert {"compiles", "tickets"} <= {line["name"] for line in lines if line["ph"] == "C"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_cancelled_compile_is_on_the_timeline(options, compiler, tmp_path):
+    """It has taken a compiler's time."""
+    compiler.hold()
+    options["abandoned"] = "cancel"
+    path = tmp_path / "trace.json"
+    async with (
+        ajit.open_runtime(trace=path, **options) as rt,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(lambda: rt.compile(SAXPY, arch=ARCH))
+        await compiler.wait_started()
+        group.cancel_scope.cancel()
+    compiler.let_go()
+
+    assert "compile cancelled saxpy" in {line["name"] for line in slices(lines_of(path))}
 
 
 async def test_device_work_is_on_the_timeline(options, tmp_path):

@@ -331,7 +331,7 @@ function drawProblems(now, here) {
       put(kind, inWords(one.kind));
       put(what, `${one.name ? ` ${one.name}` : ""}: ${one.text} `);
       const who = one.pid ? `, ${words.process(one.pid, one.host, here)}` : one.host && one.host !== here ? `, on ${one.host}` : "";
-      put(when, `${ago(one.unix_seconds, now.unix_seconds)}${who}`);
+      put(when, `${ago(one.unix_seconds, at.snapshot.unix_seconds)}${who}`);
       put(log, one.log);
       show(log, one.log !== "");
       node.classList.toggle("plain", one.log === "");
