@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ajit._resolve.services import Services
     from ajit._runtime.kernels import Kernels
 
-__all__ = ["UnderWay", "error_of", "first_view", "program_name", "view_of"]
+__all__ = ["UnderWay", "error_of", "first_view", "program_name", "trouble_of", "view_of"]
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ def view_of(
 
 def error_of(event: events.Event) -> ErrorView | None:
     """Return what a board says of an event; None if nothing went wrong."""
-    text = getattr(event, _TROUBLES.get(type(event), ""), None)
+    text = trouble_of(event)
     if text is None:
         return None
     return ErrorView(
@@ -119,8 +119,24 @@ def error_of(event: events.Event) -> ErrorView | None:
         kind=type(event).__name__,
         name=cut_text(event.name),
         key=event.key,
-        text=cut_text(first_error(str(text)) or str(text).partition("\n")[0]),
+        text=cut_text(first_error(text) or text.partition("\n")[0]),
     )
+
+
+def trouble_of(event: events.Event) -> str | None:
+    """Return what went wrong, with the compiler's log; None if nothing did."""
+    match event:
+        case events.CompileFailed():
+            return event.error
+        case events.EntryRejected() | events.CacheUnwritable() | events.CacheUnresponsive():
+            return event.reason
+        case events.BackgroundFailed():
+            return f"to {event.doing}: {event.reason}"
+        case events.DeviceStalled():
+            return f"in {event.operation} for {event.seconds:.0f} s"
+        case events.DeviceLost():
+            return f"the device is lost: driver code {event.code}"
+    return None
 
 
 _TAKEN = (
@@ -130,17 +146,6 @@ _TAKEN = (
     "events_dropped",
 )  # fmt: skip
 """Fields of the statistics that a board has under the same name."""
-
-_TROUBLES: dict[type[events.Event], str] = {
-    events.BackgroundFailed: "reason",
-    events.CacheUnresponsive: "reason",
-    events.CacheUnwritable: "reason",
-    events.CompileFailed: "error",
-    events.DeviceLost: "code",
-    events.DeviceStalled: "operation",
-    events.EntryRejected: "reason",
-}
-"""The events that count as errors, and the field that says what went wrong."""
 
 
 def _longest(waiting: tuple[events.Waiting, ...]) -> list[events.Waiting]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from ajit._cache.entries.history import short_reason
 from ajit.cli.answering import if_cache_answers
 from ajit.cli.cache_finder import Cache
 from ajit.cli.drawing import Stack, Styled
@@ -23,7 +24,6 @@ from ajit.cli.output import (
     format_seconds,
     format_time,
     json_option,
-    short_reason,
     table,
     tell_warning,
 )

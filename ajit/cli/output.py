@@ -46,7 +46,6 @@ __all__ = [
     "json_option",
     "print_json",
     "short_keys",
-    "short_reason",
     "table",
     "tell",
     "tell_warning",
@@ -62,9 +61,6 @@ entries of one base share 16 digits, see `short_keys`."""
 
 MORE_DIGITS = 4
 """Digits beyond those that two keys share."""
-
-NEVER_KEPT = "no such kernel was kept"
-"""How the reason begins that most compiles have; the look-up has the whole of it."""
 
 PIPE_WIDTH = 1000
 """Columns where standard output is no terminal, so that nothing is cut off in a pipe or a log.
@@ -128,11 +124,6 @@ def short_keys(keys: Iterable[str]) -> dict[str, str]:
             digits[a] = max(digits[a], shared + MORE_DIGITS)
             digits[b] = max(digits[b], shared + MORE_DIGITS)
     return {key: key[:number] for key, number in digits.items()}
-
-
-def short_reason(reason: str) -> str:
-    """Why something was compiled, for a table: the usual reason in one word, others as they are."""
-    return "new" if reason.startswith(NEVER_KEPT) else reason
 
 
 def format_seconds(seconds: float) -> str:

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ajit._cache.entries.history import short_reason
 from ajit.cli.drawing import Stack, Styled, table
-from ajit.cli.output import count, format_age, short_reason
+from ajit.cli.output import count, format_age
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ajit.dashboard.machine import SILENT_SECONDS
-from ajit.dashboard.snapshot import Headline, Level, Statement
+from ajit.dashboard.machine import SILENT_SECONDS, waiting
+from ajit.dashboard.snapshot import WORST_FIRST, Headline, Level, Statement
 from ajit.dashboard.words import counted, duration, process
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ RECENT_SECONDS = 300.0
 """Failures are told in the headline for so long. Pretty arbitrary."""
 
 MOST_STATEMENTS = 6
-
-_ORDER: dict[Level, int] = {"bad": 0, "warning": 1, "busy": 2, "quiet": 3}
 
 _STOPPED = "is stopped (SIGSTOP, or a debugger)"
 
@@ -67,9 +65,9 @@ def headline_of(
         *(Statement(row.level, f"{row.name}: {row.text}") for row in kv if row.level != "quiet"),
         *_of_failures(problems, now_unix_seconds),
     ]
-    statements.sort(key=lambda statement: _ORDER[statement.level])
+    statements.sort(key=lambda statement: WORST_FIRST[statement.level])
     text, level = _what_goes_on(processes, work)
-    worst = min([level, *(s.level for s in statements)], key=_ORDER.__getitem__)
+    worst = min([level, *(s.level for s in statements)], key=WORST_FIRST.__getitem__)
     more = len(statements) - MOST_STATEMENTS
     if more > 0:
         statements = [*statements[:MOST_STATEMENTS], Statement("warning", f"and {more} more")]
@@ -87,7 +85,7 @@ def _what_goes_on(processes: Sequence[ProcessRow], work: Sequence[Work]) -> tupl
         parts.append(f"{counted(compiling, 'kernel', 'kernels')} {verb}")
     if queued:
         parts.append(f"{queued} {'is' if queued == 1 else 'are'} queued")
-    awaited = [row for row in kernels if _waiting(row)]
+    awaited = [row for row in kernels if waiting(row)]
     parts += [_waits(row) for row in awaited[:1]]
     if len(awaited) > 1:
         others = counted(len(awaited) - 1, "other kernel is", "other kernels are")
@@ -105,15 +103,10 @@ def _what_goes_on(processes: Sequence[ProcessRow], work: Sequence[Work]) -> tupl
 
 
 def _waits(row: Work) -> str:
-    number = _waiting(row)
+    number = waiting(row)
     verb = "waits" if number == 1 else "wait"
     doing = ", ".join(filter(None, [f"{row.phase} {row.name}".strip(), duration(row.seconds)]))
     return f"{counted(number, 'process', 'processes')} {verb} for {_who(row)} ({doing})"
-
-
-def _waiting(row: Work) -> int:
-    """How many wait: by their boards, or in the lock as the kernel counts them."""
-    return max(len(row.waiters) + row.more_waiters, row.blocked)
 
 
 def _who(row: Work) -> str:
@@ -122,7 +115,7 @@ def _who(row: Work) -> str:
 
 def _of_holders(work: Sequence[Work]) -> Iterator[Statement]:
     for row in work:
-        waiting = _waiting(row)
+        number = waiting(row)
         silent = row.silent_seconds or 0.0
         if row.kind != "kernel":
             continue
@@ -130,10 +123,10 @@ def _of_holders(work: Sequence[Work]) -> Iterator[Statement]:
         if not row.authentic:
             text = f"The record of {_who(row)}, which holds {what}, is not authentic."
             yield Statement("bad", text)
-        elif waiting and (row.state == "stopped" or silent > SILENT_SECONDS):
+        elif number and (row.state == "stopped" or silent > SILENT_SECONDS):
             stands = _STOPPED if row.state == "stopped" else f"is silent for {duration(silent)}"
-            wait = "waits" if waiting == 1 else "wait"
-            yield Statement("bad", f"{_who(row)} {stands} while {waiting} {wait} for {what}.")
+            wait = "waits" if number == 1 else "wait"
+            yield Statement("bad", f"{_who(row)} {stands} while {number} {wait} for {what}.")
 
 
 def _of_devices(processes: Sequence[ProcessRow]) -> Iterator[Statement]:
@@ -164,7 +157,7 @@ def _of_cache(processes: Sequence[ProcessRow], cache: CacheState) -> Iterator[St
 
 
 def _of_processes(processes: Sequence[ProcessRow], work: Sequence[Work]) -> Iterator[Statement]:
-    told = {(one.pid, one.host) for one in work if one.state == "stopped" and _waiting(one)}
+    told = {(one.pid, one.host) for one in work if one.state == "stopped" and waiting(one)}
     for row in processes:
         if (row.pid, row.host) in told:
             continue

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ajit.dashboard.snapshot import DeviceRow, Level, ProcessRow, Waiter, Work, short
+from ajit.dashboard.snapshot import WORST_FIRST, DeviceRow, Level, ProcessRow, Waiter, Work, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ajit._cache.entries.holders import HeldLease
     from ajit.instrumentation import CompileView, DeviceView, RuntimeView, WaitView
 
-__all__ = ["SILENT_SECONDS", "process_rows", "work_rows"]
+__all__ = ["SILENT_SECONDS", "process_rows", "waiting", "work_rows"]
 
 SILENT_SECONDS = 10.0
 """A holder beats every second. One that has not done so for this long is said to be silent."""
@@ -41,10 +41,7 @@ _LEVELS: dict[str, Level] = {
 def process_rows(views: Iterable[RuntimeView], now_unix_seconds: float) -> list[ProcessRow]:
     """Return a row for each runtime, those with trouble first."""
     rows = [_process(view, now_unix_seconds) for view in views]
-    return sorted(rows, key=lambda row: (_ORDER[row.level], row.host, row.pid, row.number))
-
-
-_ORDER = {"bad": 0, "warning": 1, "busy": 2, "quiet": 3}
+    return sorted(rows, key=lambda row: (WORST_FIRST[row.level], row.host, row.pid, row.number))
 
 
 def _process(view: RuntimeView, now: float) -> ProcessRow:
@@ -124,11 +121,12 @@ def work_rows(views: Sequence[RuntimeView], leases: Iterable[HeldLease]) -> list
         found[holder] = _leased(lease, found.get(holder), its_view)
     waiters = _waiters(views, found, processes)
     rows = [_with_waiters(work, waiters[holder]) for holder, work in found.items()]
-    return sorted(rows, key=lambda row: (-_queue(row), row.kind != "kernel", -row.seconds))
+    return sorted(rows, key=lambda row: (-waiting(row), row.kind != "kernel", -row.seconds))
 
 
-def _queue(row: Work) -> int:
-    return len(row.waiters) + row.more_waiters
+def waiting(row: Work) -> int:
+    """How many wait: by their boards, or in the lock as the kernel counts them."""
+    return max(len(row.waiters) + row.more_waiters, row.blocked)
 
 
 def _compile(one: CompileView, view: RuntimeView) -> Work:

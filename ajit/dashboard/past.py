@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ajit._cache.entries.history import short_reason
 from ajit.dashboard.snapshot import LogRow, short
 
 if TYPE_CHECKING:
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["MOST_ROWS", "log_rows"]
 
 MOST_ROWS = 20
-
-NEVER_KEPT = "no such kernel was kept"
-"""How the reason begins that most compiles have; the look-up has the whole of it."""
 
 
 def log_rows(compiled: Iterable[Compiled]) -> tuple[LogRow, ...]:
@@ -36,7 +34,7 @@ def _row(one: Compiled) -> LogRow:
         compiler=short(one.compiler),
         arch=short(one.arch),
         reason=short(one.reason),
-        why=short(one.error or ("new" if one.reason.startswith(NEVER_KEPT) else one.reason)),
+        why=short(one.error or short_reason(one.reason)),
         pid=one.pid,
         host=short(one.host),
     )

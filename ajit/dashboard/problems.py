@@ -5,30 +5,28 @@ The same failure may be told by all three: then the one with a log is shown.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from ajit import events
+from ajit._runtime.board_view import error_of, trouble_of
 from ajit.dashboard.snapshot import Problem, long, short
 from ajit.dashboard.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ajit import events
     from ajit._cache.entries.history import Compiled
+    from ajit._runtime.board_form import ErrorView
     from ajit.instrumentation import RuntimeView
 
-__all__ = ["MOST_PROBLEMS", "Heard", "first_error", "merged", "of_boards", "of_history"]
+__all__ = ["MOST_PROBLEMS", "Heard", "merged", "of_boards", "of_history"]
 
 MOST_PROBLEMS = 24
 
 SAME_SECONDS = 30.0
 """Two reports of one failure are so far apart at most: waiters get it later, and clocks differ."""
-
-
-_SAYS_ERROR = re.compile(r"\berror\b:", re.IGNORECASE)
 
 
 class Heard:
@@ -45,42 +43,13 @@ class Heard:
 
     def __call__(self, event: events.Event) -> None:
         """Keep it if it is one. Does not block."""
-        text = _text_of(event)
-        if text is None:
+        error = error_of(event)
+        if error is None:
             return
-        problem = Problem(
-            unix_seconds=event.unix_seconds,
-            kind=type(event).__name__,
-            name=short(event.name),
-            key=short(event.key),
-            text=short(first_error(text)),
-            log=long(text) if self._logs and "\n" in text else "",
-            pid=event.pid,
-            host=short(event.host),
-        )
+        log = trouble_of(event) or ""
+        log = log if self._logs and "\n" in log else ""
+        problem = _problem(error, event.pid, event.host, log)
         self.problems = (problem, *self.problems)[:MOST_PROBLEMS]
-
-
-def first_error(text: str) -> str:
-    """Return the first line of a log that says that it is an error; else its first line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if _SAYS_ERROR.search(line)]
-    return (errors or lines or [""])[0]
-
-
-def _text_of(event: events.Event) -> str | None:
-    match event:
-        case events.CompileFailed():
-            return event.error
-        case events.EntryRejected() | events.CacheUnwritable() | events.CacheUnresponsive():
-            return event.reason
-        case events.BackgroundFailed():
-            return f"to {event.doing}: {event.reason}"
-        case events.DeviceStalled():
-            return f"in {event.operation} for {event.seconds:.0f} s"
-        case events.DeviceLost():
-            return f"the device is lost: driver code {event.code}"
-    return None
 
 
 def of_history(compiled: Iterable[Compiled], *, logs: bool) -> list[Problem]:
@@ -113,19 +82,21 @@ def _how_it_ended(one: Compiled) -> str:
 def of_boards(views: Iterable[RuntimeView]) -> list[Problem]:
     """Return what boards tell."""
     return [
-        Problem(
-            unix_seconds=one.unix_seconds,
-            kind=short(one.kind),
-            name=short(one.name),
-            key=short(one.key),
-            text=short(one.text),
-            log="",
-            pid=view.pid,
-            host=short(view.host),
-        )
-        for view in views
-        for one in view.recent_errors
+        _problem(one, view.pid, view.host, log="") for view in views for one in view.recent_errors
     ]
+
+
+def _problem(error: ErrorView, pid: int, host: str, log: str) -> Problem:
+    return Problem(
+        unix_seconds=error.unix_seconds,
+        kind=short(error.kind),
+        name=short(error.name),
+        key=short(error.key),
+        text=short(error.text),
+        log=long(log),
+        pid=pid,
+        host=short(host),
+    )
 
 
 def merged(now: float, *sources: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -14,6 +14,7 @@ import msgspec
 from ajit._printable import printable, printable_line
 
 __all__ = [
+    "WORST_FIRST",
     "CacheEntry",
     "CacheState",
     "DeviceRow",
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 Level: TypeAlias = Literal["quiet", "busy", "warning", "bad"]
+
+WORST_FIRST: dict[Level, int] = {"bad": 0, "warning": 1, "busy": 2, "quiet": 3}
+"""By what things of a level are sorted."""
 
 MOST_CHARACTERS = 160
 """Of a text in a table."""

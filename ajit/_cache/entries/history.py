@@ -42,6 +42,7 @@ __all__ = [
     "append_history",
     "is_history_name",
     "remove_history",
+    "short_reason",
 ]
 
 TOP = "history"
@@ -116,6 +117,14 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 _encoder = msgspec.json.Encoder()
+
+_NEVER_KEPT = "no such kernel was kept"
+"""How the reason begins that most compiles have; the look-up has the whole of it."""
+
+
+def short_reason(reason: str) -> str:
+    """Why something was compiled, for a table: the usual reason in one word, others as they are."""
+    return "new" if reason.startswith(_NEVER_KEPT) else reason
 
 
 def append_history(
