@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from ajit import dashboard
+from ajit.dashboard import background
 from ajit.dashboard import stream as stream_module
 from ajit.dashboard.stream import MOST_CLIENTS
 from tests.dashboard.hostile import hostile_place
@@ -184,12 +185,25 @@ async def test_what_the_page_cannot_tell_is_told(settings, monkeypatch):  # noqa
         browser.leave()
 
 
-async def test_without_a_client_nothing_is_read(settings):  # noqa: F811
-    """Neither boards nor the cache, also after there was one."""
+async def test_without_a_client_nothing_is_read(settings, monkeypatch):  # noqa: F811
+    """Neither boards nor the cache: before the first one, and a while after the last."""
+    monkeypatch.setattr(background, "LINGER_SECONDS", 0.2)
     app = dashboard.asgi_app(settings=settings)
-    threads = [app.feed._encoded, app.feed._leases, app.feed._entries, app.feed._history]
+    looks = [app.feed._encoded, app.feed._leases, app.feed._entries, app.feed._history]
+    before = [one._seen.number for one in looks]
+    browser = Browser()
+    async with anyio.create_task_group() as group:
+        group.start_soon(browser.run, app)
+        with anyio.fail_after(60):
+            while not all(one._seen.number for one in looks):  # noqa: ASYNC110  # threads look
+                await anyio.sleep(0.02)
+        browser.leave()
+    with anyio.fail_after(60):
+        # Who looks holds this, and nothing but a question begins anew.
+        while any(one._looking.locked() for one in looks):  # noqa: ASYNC110  # threads
+            await anyio.sleep(0.02)
 
-    assert [0] * 4 == [one._seen.number for one in threads]
+    assert [0] * 4 == before
 
 
 @pytest.fixture
