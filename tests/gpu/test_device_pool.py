@@ -390,7 +390,7 @@ async def test_memory_that_others_know_does_not_pile_up_under_load(faults, journ
     """Where a sixteenth of the memory waits to be freed, it waits no longer for a pause."""
     async with cpu_device(device_memory_limit_bytes=16 << 20, ring_capacity=1024) as device:
         peak, tickets = 0, []
-        for _ in range(400):
+        for _ in range(2000):
             buffer = await device.alloc(1 << 18)
             assert buffer.pointer
             tickets.append(device.fill(buffer, 1))
@@ -399,7 +399,7 @@ async def test_memory_that_others_know_does_not_pile_up_under_load(faults, journ
             if len(tickets) > 2:  # never idle: the next is submitted before this one is done
                 await tickets.pop(0)
 
-        assert peak <= 12 << 20  # of 16 MiB: a machine that is busy runs the thread late
+        assert peak <= 10 << 20  # of 16 MiB: a machine that is busy runs the thread late
         for ticket in tickets:
             await ticket
 
