@@ -60,10 +60,18 @@ class Background(Generic[T]):
     Args:
         function: It may block. What it raises is told as the problem.
         every_seconds: From the beginning of a call to that of the next, or longer: see `SHARE`.
+        rest: Called in that thread before it ends: it closes what is kept for the next look. Must
+            not raise.
     """
 
-    def __init__(self, function: Callable[[], T], every_seconds: float) -> None:
+    def __init__(
+        self,
+        function: Callable[[], T],
+        every_seconds: float,
+        rest: Callable[[], object] = lambda: None,
+    ) -> None:
         self._function = function
+        self._rest = rest
         self._every_seconds = every_seconds
         self._seen: Seen[T]
         self._forget()
@@ -106,6 +114,7 @@ class Background(Generic[T]):
             while time.monotonic() - self._asked < LINGER_SECONDS:
                 took = self._look()
                 time.sleep(max(self._every_seconds - took, took / SHARE - took))
+            self._rest()
         finally:
             looking.release()
 

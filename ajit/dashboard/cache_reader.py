@@ -53,6 +53,10 @@ class CacheReader:
         self._opened: OpenedCache | None = None
         self._described: dict[tuple[str, int], CacheEntry] = {}
 
+    def close(self) -> None:
+        """Keep nothing of the cache open. The next read opens it again."""
+        self._opened = None
+
     def leases(self) -> tuple[HeldLease, ...]:
         """Return who holds what.
 

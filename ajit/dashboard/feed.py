@@ -76,9 +76,9 @@ class Feed:
         self._logs = logs
         self._heard, self._stores = heard, stores
         self._rates = RateHistory()
-        self._leases = Background(reader.leases, TICK_SECONDS)
-        self._history = Background(reader.history, HISTORY_SECONDS)
-        self._entries = Background(reader.entries, ENTRIES_SECONDS)
+        self._leases = Background(reader.leases, TICK_SECONDS, reader.close)
+        self._history = Background(reader.history, HISTORY_SECONDS, reader.close)
+        self._entries = Background(reader.entries, ENTRIES_SECONDS, reader.close)
         self._service = Background(partial(_service, kv_socket), SERVICE_SECONDS)
         self._encoded = Background(self._encode, TICK_SECONDS)
         self._read: dict[str, Background[Any]] = {

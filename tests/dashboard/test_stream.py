@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import signal
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from ajit import dashboard
+from ajit._cache.files.directory import open_cache_directory
 from ajit.dashboard import background
 from ajit.dashboard import stream as stream_module
 from ajit.dashboard.stream import MOST_CLIENTS
@@ -190,7 +195,10 @@ async def test_without_a_client_nothing_is_read(settings, monkeypatch):  # noqa:
     monkeypatch.setattr(background, "LINGER_SECONDS", 0.2)
     app = dashboard.asgi_app(settings=settings)
     looks = [app.feed._encoded, app.feed._leases, app.feed._entries, app.feed._history]
+    for one in looks:
+        one._every_seconds = 0.02
     before = [one._seen.number for one in looks]
+    await anyio.to_thread.run_sync(open_cache_directory, settings.cache_dir)
     browser = Browser()
     async with anyio.create_task_group() as group:
         group.start_soon(browser.run, app)
@@ -202,8 +210,19 @@ async def test_without_a_client_nothing_is_read(settings, monkeypatch):  # noqa:
         # Who looks holds this, and nothing but a question begins anew.
         while any(one._looking.locked() for one in looks):  # noqa: ASYNC110  # threads
             await anyio.sleep(0.02)
+    gc.collect()
 
     assert [0] * 4 == before
+    assert [] == await anyio.to_thread.run_sync(open_below, settings.cache_dir)
+
+
+def open_below(place):
+    """What this process has open there."""
+    found = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(fd.readlink())
+    return [path for path in found if path.is_relative_to(place)]
 
 
 @pytest.fixture
