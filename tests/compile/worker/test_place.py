@@ -29,6 +29,8 @@ CHECKED = f'\nstatic_assert(VALUE == 1, "planted");{KERNEL}'
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The name of a header that lies in the temporary directories of all users."""
+    if Path(place.__file__).is_relative_to("/tmp"):
+        pytest.skip("ajit itself lies in /tmp: from its own headers a climb ends there")
     name = f"planted-{uuid.uuid4().hex}.h"
     monkeypatch.setattr(tempfile, "tempdir", "/tmp")
     paths = [Path(folder, name) for folder in ("/tmp", "/var/tmp") if os.access(folder, os.W_OK)]
