@@ -90,15 +90,15 @@ def plant_in_worker(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
 def plant_in_library(monkeypatch: pytest.MonkeyPatch, folder: Path, line: str) -> None:
     """Let workers start with a recorder that has a line more where it writes a record."""
     sources = Path(NATIVE_DIR) / "recorder"
-    text = (sources / "recorder.c").read_text()
+    text = (sources / "notes.c").read_text()
     head, append, tail = text.partition("static void append(const void *record, size_t bytes) {\n")
     assert append
-    source, library = folder / "recorder.c", folder / "librecorder.so"
+    source, library = folder / "notes.c", folder / "librecorder.so"
     source.write_text(head + append + line + tail)
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
-    others = [str(path) for path in sources.glob("*.c") if path.name != "recorder.c"]
+    others = [str(path) for path in sources.glob("*.c") if path.name != "notes.c"]
     command = [compiler, "-O1", "-w", "-shared", "-fPIC", "-pthread", f"-I{sources}", str(source)]
     subprocess.run([*command, *others, "-o", str(library), "-ldl"], check=True)
     preloaded = {worker_process.LIBRARY_VARIABLE: str(library)}

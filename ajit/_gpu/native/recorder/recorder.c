@@ -27,118 +27,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <link.h>
 #include <spawn.h>
 #include <stdarg.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "records.h"
-
-#define EXPORTED __attribute__((visibility("default")))
-
-static atomic_int record_fd = -1;
-static char record_path[64];
-static _Atomic uint64_t record_inode;
-
-/* The lowest number that the descriptor may get, where it can. Programs choose low ones by
- * themselves: `exec 3>log` of a shell takes 3 from whatever has it. Pretty arbitrary. */
-#define HIGH 400
-
-static int raw_open(const char *path, int flags) {
-    return (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0);
-}
-
-static uint64_t inode_of(int fd) {
-    struct stat state;
-    return syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) == 0 ? state.st_ino : 0;
-}
-
-/* Opens the record file again: a program may have closed all of its descriptors. */
-static int reopen(void) {
-    if (record_path[0] == 0) return -1;
-    int fd = raw_open(record_path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, HIGH);
-    if (fd >= 0 && high < 0) high = fcntl(fd, F_DUPFD_CLOEXEC, 3); /* the limit is lower */
-    if (fd >= 0) close(fd);
-    if (high >= 0) atomic_store(&record_inode, inode_of(high));
-    atomic_store(&record_fd, high);
-    return high;
-}
-
-static void append(const void *record, size_t bytes) {
-    int fd = atomic_load(&record_fd);
-    /* The program may have given the number to a file of its own. */
-    if (inode_of(fd) != atomic_load(&record_inode) && (fd = reopen()) < 0) return;
-    ssize_t ignored = write(fd, record, bytes);
-    (void)ignored;
-}
-
-/* The directory that a relative path starts from, with a slash at its end; 0 if it has no name,
- * as that of a worker has none: nothing can be found there. */
-static size_t base_of(int directory, char *out, size_t room) {
-    if (directory == AT_FDCWD) {
-        long length = syscall(SYS_getcwd, out, room - 1); /* counts the terminating zero */
-        if (length <= 1 || out[0] != '/') return 0;       /* removed, or outside of this root */
-        out[length - 1] = '/';
-        return (size_t)length;
-    }
-    char link[40];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", directory);
-    ssize_t length = readlink(link, out, room - 1);
-    if (length <= 0 || out[0] != '/') return 0;
-    out[length] = '/';
-    return (size_t)length + 1;
-}
-
-static void note(enum kind kind, int directory, const char *path, const struct stat *state) {
-    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL || path[0] == 0)
-        return;
-    int saved = errno;
-    struct {
-        struct head head;
-        char path[2 * PATH_MAX];
-    } record;
-    size_t length = 0, given = strnlen(path, PATH_MAX);
-    if (path[0] != '/') length = base_of(directory, record.path, PATH_MAX);
-    if (path[0] == '/' || length > 0) {
-        memcpy(record.path + length, path, given);
-        length += given;
-        fill_head(&record.head, kind, length, state);
-        append(&record, sizeof record.head + length);
-    }
-    errno = saved;
-}
-
-static enum kind failure(void) { return kind_of_failure(errno); }
-
-static void note_open(int fd, int directory, const char *path, int flags) {
-    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0) return;
-    if (fd < 0) {
-        note(failure(), directory, path, NULL);
-        return;
-    }
-    int saved = errno;
-    struct stat state;
-    if ((flags & O_ACCMODE) == O_WRONLY || (flags & O_TRUNC) != 0)
-        note(WRITTEN, directory, path, NULL);
-    else if (syscall(SYS_newfstatat, fd, "", &state, AT_EMPTY_PATH) != 0)
-        note(REFUSED, directory, path, NULL);
-    else if ((flags & O_PATH) != 0 || S_ISDIR(state.st_mode)) note(PRESENT, directory, path, NULL);
-    else note(S_ISREG(state.st_mode) ? READ : STREAM, directory, path, &state);
-    errno = saved;
-}
-
-static void note_look(int result, int directory, const char *path) {
-    note(result == 0 ? PRESENT : failure(), directory, path, NULL);
-}
+#include "notes.h"
 
 /* The real function of a name. dlsym takes locks, so it is called once for each name. */
 #define REAL(name)                 \
@@ -160,7 +58,7 @@ static void note_look(int result, int directory, const char *path) {
         REAL(name);                                       \
         TAKE_MODE(flags)                                  \
         int fd = real(path, flags, mode);                 \
-        note_open(fd, AT_FDCWD, path, flags);             \
+        ajit_note_open(fd, AT_FDCWD, path, flags);        \
         return fd;                                        \
     }
 OPEN(open)
@@ -171,7 +69,7 @@ OPEN(open64)
         REAL(name);                                                      \
         TAKE_MODE(flags)                                                 \
         int fd = real(directory, path, flags, mode);                     \
-        note_open(fd, directory, path, flags);                           \
+        ajit_note_open(fd, directory, path, flags);                      \
         return fd;                                                       \
     }
 OPENAT(openat)
@@ -186,7 +84,7 @@ int __openat64_2(int, const char *, int);
     EXPORTED int name(const char *path, int flags) { \
         REAL(name);                                  \
         int fd = real(path, flags);                  \
-        note_open(fd, AT_FDCWD, path, flags);        \
+        ajit_note_open(fd, AT_FDCWD, path, flags);   \
         return fd;                                   \
     }
 OPEN_2(__open_2)
@@ -195,7 +93,7 @@ OPEN_2(__open64_2)
     EXPORTED int name(int directory, const char *path, int flags) { \
         REAL(name);                                                 \
         int fd = real(directory, path, flags);                      \
-        note_open(fd, directory, path, flags);                      \
+        ajit_note_open(fd, directory, path, flags);                 \
         return fd;                                                  \
     }
 OPENAT_2(__openat_2)
@@ -206,26 +104,30 @@ static int flags_of(const char *mode) {
     return mode[0] == 'r' ? O_RDONLY : O_WRONLY;
 }
 
-#define FOPEN(name)                                                                  \
-    EXPORTED FILE *name(const char *path, const char *mode) {                        \
-        REAL(name);                                                                  \
-        FILE *file = real(path, mode);                                               \
-        note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode)); \
-        return file;                                                                 \
+#define FOPEN(name)                                                                       \
+    EXPORTED FILE *name(const char *path, const char *mode) {                             \
+        REAL(name);                                                                       \
+        FILE *file = real(path, mode);                                                    \
+        ajit_note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode)); \
+        return file;                                                                      \
     }
 FOPEN(fopen)
 FOPEN(fopen64)
 
-#define FREOPEN(name)                                                                    \
-    EXPORTED FILE *name(const char *path, const char *mode, FILE *old) {                 \
-        REAL(name);                                                                      \
-        FILE *file = real(path, mode, old);                                              \
-        if (path != NULL)                                                                \
-            note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode)); \
-        return file;                                                                     \
+#define FREOPEN(name)                                                                         \
+    EXPORTED FILE *name(const char *path, const char *mode, FILE *old) {                      \
+        REAL(name);                                                                           \
+        FILE *file = real(path, mode, old);                                                   \
+        if (path != NULL)                                                                     \
+            ajit_note_open(file != NULL ? fileno(file) : -1, AT_FDCWD, path, flags_of(mode)); \
+        return file;                                                                          \
     }
 FREOPEN(freopen)
 FREOPEN(freopen64)
+
+static void note_look(int result, int directory, const char *path) {
+    ajit_note(result == 0 ? PRESENT : kind_of_failure(errno), directory, path, NULL);
+}
 
 #define STAT(name, type)                                                      \
     EXPORTED int name(const char *restrict path, struct type *restrict out) { \
@@ -289,7 +191,8 @@ EXPORTED int statx(int directory, const char *restrict path, int flags, unsigned
 
 /* A file that is there without the rights that were asked for is there all the same. */
 static void note_access(int result, int directory, const char *path) {
-    note(result == 0 || failure() != ABSENT ? PRESENT : ABSENT, directory, path, NULL);
+    ajit_note(result == 0 || kind_of_failure(errno) != ABSENT ? PRESENT : ABSENT, directory, path,
+              NULL);
 }
 
 #define ACCESS(name)                                \
@@ -310,29 +213,28 @@ EXPORTED int faccessat(int directory, const char *path, int mode, int flags) {
     return result;
 }
 
-/* What a name leads to through links. gcc opens a system header by that where it is shorter, so
- * that the name itself would count for nothing: it is noted as if it had been read. */
+/* Whether a path is another one than the name itself, made absolute. */
 static int leads_elsewhere(const char *real_path, const char *path) {
     char base[PATH_MAX];
     while (path[0] == '.' && path[1] == '/') path += 2;
-    size_t length = path[0] == '/' ? 0 : base_of(AT_FDCWD, base, sizeof base);
+    size_t length = path[0] == '/' ? 0 : ajit_base_of(AT_FDCWD, base, sizeof base);
     return strncmp(real_path, base, length) != 0 || strcmp(real_path + length, path) != 0;
 }
 
 /* What a name leads to through links. gcc opens a system header by that where it is shorter, so
  * that the name itself would count for nothing: it is noted as if it had been read. */
 static void note_real(const char *real_path, const char *path) {
-    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL) return;
+    if (!ajit_notes_are_taken() || path == NULL) return;
     if (real_path == NULL) {
-        note(failure(), AT_FDCWD, path, NULL);
+        ajit_note(kind_of_failure(errno), AT_FDCWD, path, NULL);
         return;
     }
     int saved = errno;
     struct stat state;
     if (leads_elsewhere(real_path, path) &&
         syscall(SYS_newfstatat, AT_FDCWD, path, &state, 0) == 0) {
-        if (S_ISREG(state.st_mode)) note(READ, AT_FDCWD, path, &state);
-        else note(PRESENT, AT_FDCWD, path, NULL);
+        if (S_ISREG(state.st_mode)) ajit_note(READ, AT_FDCWD, path, &state);
+        else ajit_note(PRESENT, AT_FDCWD, path, NULL);
     }
     errno = saved;
 }
@@ -360,12 +262,12 @@ EXPORTED char *canonicalize_file_name(const char *path) {
 }
 
 /* Names that a compile gives or takes away: what it finds there later is its own. */
-#define ONE_NAME(name)                                        \
-    EXPORTED int name(const char *path) {                     \
-        REAL(name);                                           \
-        int result = real(path);                              \
-        if (result == 0) note(WRITTEN, AT_FDCWD, path, NULL); \
-        return result;                                        \
+#define ONE_NAME(name)                                             \
+    EXPORTED int name(const char *path) {                          \
+        REAL(name);                                                \
+        int result = real(path);                                   \
+        if (result == 0) ajit_note(WRITTEN, AT_FDCWD, path, NULL); \
+        return result;                                             \
     }
 ONE_NAME(unlink)
 ONE_NAME(remove)
@@ -373,14 +275,14 @@ ONE_NAME(remove)
 EXPORTED int unlinkat(int directory, const char *path, int flags) {
     REAL(unlinkat);
     int result = real(directory, path, flags);
-    if (result == 0) note(WRITTEN, directory, path, NULL);
+    if (result == 0) ajit_note(WRITTEN, directory, path, NULL);
     return result;
 }
 
 static int note_names(int result, int from, const char *old, int to, const char *new) {
     if (result == 0) {
-        note(WRITTEN, from, old, NULL);
-        note(WRITTEN, to, new, NULL);
+        ajit_note(WRITTEN, from, old, NULL);
+        ajit_note(WRITTEN, to, new, NULL);
     }
     return result;
 }
@@ -403,48 +305,28 @@ EXPORTED int renameat2(int from, const char *old, int to, const char *new, unsig
 EXPORTED int link(const char *old, const char *new) {
     REAL(link);
     int result = real(old, new);
-    if (result == 0) note(WRITTEN, AT_FDCWD, new, NULL);
+    if (result == 0) ajit_note(WRITTEN, AT_FDCWD, new, NULL);
     return result;
 }
 
 EXPORTED int linkat(int from, const char *old, int to, const char *new, int flags) {
     REAL(linkat);
     int result = real(from, old, to, new, flags);
-    if (result == 0) note(WRITTEN, to, new, NULL);
+    if (result == 0) ajit_note(WRITTEN, to, new, NULL);
     return result;
 }
 
 EXPORTED int symlink(const char *target, const char *path) {
     REAL(symlink);
     int result = real(target, path);
-    if (result == 0) note(WRITTEN, AT_FDCWD, path, NULL);
+    if (result == 0) ajit_note(WRITTEN, AT_FDCWD, path, NULL);
     return result;
-}
-
-/* Programs that are started: one that ignores the recorder is known by its own record missing. A
- * name without a slash is looked up in PATH by the reader of the record. */
-static void note_start(const char *path) {
-    if (atomic_load_explicit(&record_fd, memory_order_relaxed) < 0 || path == NULL) return;
-    if (strchr(path, '/') != NULL) {
-        note(STARTED, AT_FDCWD, path, NULL);
-        return;
-    }
-    int saved = errno;
-    struct {
-        struct head head;
-        char path[NAME_MAX];
-    } record;
-    size_t length = strnlen(path, NAME_MAX);
-    memcpy(record.path, path, length);
-    fill_head(&record.head, STARTED, length, NULL);
-    append(&record, sizeof record.head + length);
-    errno = saved;
 }
 
 #define EXEC(name)                                            \
     EXPORTED int name(const char *path, char *const argv[]) { \
         REAL(name);                                           \
-        note_start(path);                                     \
+        ajit_note_start(path);                                \
         return real(path, argv);                              \
     }
 EXEC(execv)
@@ -453,7 +335,7 @@ EXEC(execvp)
 #define EXECE(name)                                                               \
     EXPORTED int name(const char *path, char *const argv[], char *const envp[]) { \
         REAL(name);                                                               \
-        note_start(path);                                                         \
+        ajit_note_start(path);                                                    \
         return real(path, argv, envp);                                            \
     }
 EXECE(execve)
@@ -464,54 +346,8 @@ EXECE(execvpe)
                       const posix_spawnattr_t *attributes, char *const argv[],                 \
                       char *const envp[]) {                                                    \
         REAL(name);                                                                            \
-        note_start(path);                                                                      \
+        ajit_note_start(path);                                                                 \
         return real(pid, path, actions, attributes, argv, envp);                               \
     }
 SPAWN(posix_spawn)
 SPAWN(posix_spawnp)
-
-/* For a compiler that is a library in the worker: record into a descriptor of this process, which
- * is in append mode, until told to stop. */
-EXPORTED void ajit_record_start(int fd) {
-    atomic_store(&record_inode, inode_of(fd));
-    atomic_store(&record_fd, fd);
-}
-
-EXPORTED void ajit_record_stop(void) { atomic_store(&record_fd, -1); }
-
-/* The shared libraries of a program, which the dynamic loader opens by itself. Of a compiler they
- * count by its fingerprint; for what a build runs there is none, so it sets AJIT_READS_LIBRARIES.
- */
-static int note_library(struct dl_phdr_info *library, size_t size, void *own) {
-    (void)size;
-    struct stat state;
-    const char *path = library->dlpi_name;
-    if (path == NULL || path[0] != '/' || (void *)library->dlpi_addr == own) return 0;
-    if (syscall(SYS_newfstatat, AT_FDCWD, path, &state, 0) == 0) note(READ, AT_FDCWD, path, &state);
-    else note(ABSENT, AT_FDCWD, path, NULL); /* replaced since: what was read is not known */
-    return 0;
-}
-
-static void note_libraries(void) {
-    Dl_info own;
-    if (getenv("AJIT_READS_LIBRARIES") == NULL || atomic_load(&record_fd) < 0) return;
-    if (dladdr((void *)note_libraries, &own) != 0) dl_iterate_phdr(note_library, own.dli_fbase);
-}
-
-/* Those that were loaded meanwhile. Programs that end without it are few, and load none late. */
-__attribute__((destructor)) static void end(void) { note_libraries(); }
-
-__attribute__((constructor)) static void begin(void) {
-    const char *path = getenv("AJIT_READS");
-    if (path == NULL || strlen(path) >= sizeof record_path) return;
-    strcpy(record_path, path);
-    char program[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    struct stat state; /* of the file that is being run, whatever has its name by now */
-    if (syscall(SYS_newfstatat, AT_FDCWD, "/proc/self/exe", &state, 0) != 0) return;
-    if (reopen() >= 0 && length > 0) {
-        program[length] = 0;
-        note(PROGRAM, AT_FDCWD, program, &state);
-        note_libraries();
-    }
-}
