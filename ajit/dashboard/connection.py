@@ -60,4 +60,5 @@ class Connection(H11Protocol):
     def _close_if_waiting(self) -> None:
         cycle: Any = self.cycle  # None before the first request
         if cycle is None or cycle.response_complete:
-            self.transport.abort()  # to close would wait for what is not read
+            self.transport.close()  # after what is still to be sent, which may never be read
+            self._limit = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)

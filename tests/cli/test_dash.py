@@ -77,14 +77,15 @@ def test_connections_that_ask_for_nothing_are_closed(tmp_path, boards):
     assert status == 200
 
 
-@pytest.mark.slow  # five seconds are its time
-def test_connection_that_reads_nothing_is_closed(tmp_path, boards):
-    """However much it has asked for before."""
+@pytest.mark.slow  # five seconds are its time, or ten
+@pytest.mark.parametrize("requests", [8, 1000])
+def test_connection_that_reads_nothing_is_closed(tmp_path, boards, requests):
+    """However much it has asked for before: few responses wait in full, many fill what can wait."""
     whole = b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with Served(tmp_path / "cache", boards) as served, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", int(served.url.rpartition(":")[2].strip("/"))))
-        deaf.sendall(whole * 1000)
+        deaf.sendall(whole * requests)
         until(lambda: served.connections() == 1)
         until(lambda: served.connections() == 0)
 
