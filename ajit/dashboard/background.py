@@ -126,7 +126,8 @@ class Background(Generic[T]):
             value = self._function()
         except Exception as exc:  # whatever it is, it is shown, and tried again
             problem = printable_line(str(exc) or type(exc).__name__)
-            logger.debug("the live page could not look", exc_info=True)
+            if problem != self._seen.problem:  # told once, not every second
+                logger.debug("the live page could not look", exc_info=True)
         now = time.monotonic()
         self._begun = None
         self._seen = Seen(self._seen.number + 1, value, problem, now)

@@ -7,11 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
+from ajit._cache.entries.history import short_reason
 from ajit._resolve.lookup import NEVER_KEPT
 from ajit.cache.scanning import CachedEntry
 from ajit.cli.cache_views import draw_list
 from ajit.cli.drawing import Table, table
-from ajit.cli.output import short_reason
 from tests.cache.artifacts import a_key
 
 

@@ -158,3 +158,16 @@ def test_a_forked_child_begins_anew():
     )  # fmt: skip
 
     assert "0\n" == done.stdout
+
+
+def test_a_problem_that_stays_is_logged_once(caplog):
+    """Not at each look; it is shown all the time."""
+    caplog.set_level("DEBUG", "ajit.dashboard")
+    look = Counted()
+    look.error = OSError("there is no cache yet")
+    background = Background(look, 0.01)
+    poll(lambda: background.latest().number >= 5)
+    told = [one for one in caplog.records if "there is no cache yet" in (one.exc_text or "")]
+
+    assert "there is no cache yet" == background.latest().problem
+    assert 1 == len(told)
