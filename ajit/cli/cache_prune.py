@@ -100,6 +100,9 @@ def _draw(pruned: pruning.Pruned) -> Drawn:
     verb = "would remove" if pruned.dry_run else "removed"
     entries = count(pruned.kept_entries, "entry", "entries")
     kept = f"kept: {entries} of {format_bytes(pruned.kept_bytes)}"
+    if pruned.limit_bytes and pruned.kept_bytes > pruned.limit_bytes:
+        limit = format_bytes(pruned.limit_bytes)
+        kept += f", above the limit of {limit}: what was used in the last minute or is leased stays"
     if not pruned.removed:
         return f"nothing to remove, {kept}"
     drawn = table("file", "size", "unused for", "reason", numbers=("size", "unused for"))

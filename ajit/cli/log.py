@@ -157,7 +157,7 @@ def _draw(payload: dict[str, Any]) -> Table:
     drawn = table(
         "ended", "took", "outcome", "kernel", "key", "process", "why",
         numbers=("took",), whole=("ended", "outcome", "key"),
-        optional=("process", "key", "took"),
+        optional=("process", "took", "key"),
     )  # fmt: skip
     for row in rows:
         drawn.add_row(

@@ -31,9 +31,9 @@ __all__ = ["command"]
 def command(*, path: str | None, program: tuple[str, ...]) -> None:
     """Run PROGRAM with AJIT_TRACE set: a timeline of compiles, waits, loads and device work.
 
-    All processes that it starts add to the same file. Open it at https://ui.perfetto.dev, where it
-    is shown and sent nowhere. The program takes the place of this command: its output, signals and
-    exit code are its own.
+    All processes that it starts add to the same file; without an open runtime there is none. Open
+    it at https://ui.perfetto.dev, where it is shown and sent nowhere. The program takes the place
+    of this command: its output, signals and exit code are its own.
 
         ajit trace -o start.json -- python server.py --port 8000
     """
@@ -44,7 +44,7 @@ def command(*, path: str | None, program: tuple[str, ...]) -> None:
     found = shutil.which(program[0])
     if found is None:
         raise Lacking(f"there is no program {program[0]!r} that could be run")
-    tell(f"ajit: the timeline goes to {file}; open it at https://ui.perfetto.dev")
+    tell(f"ajit: what runtimes do goes to {file}, for https://ui.perfetto.dev")
     try:
         os.execve(found, program, {**os.environ, "AJIT_TRACE": str(file)})
     except OSError as exc:

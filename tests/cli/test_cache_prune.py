@@ -73,6 +73,16 @@ def test_prune_draws_what_went_and_what_is_kept(ajit, store):
         assert text in shown
     assert "removed: 1 file of" in pruned
     assert "nothing to remove" in again
+    assert "above the limit" not in again
+
+
+def test_prune_says_why_a_cache_stays_above_its_limit(ajit, store):
+    """What was used just now is not removed: else it would look as if the limit did not count."""
+    put(store, "new", idle=0)
+    said = ajit("cache", "prune", "--max-bytes", "1KiB").out
+
+    assert "nothing to remove, kept: 1 entry of 5.4 KiB, above the limit of 1.0 KiB" in said
+    assert "used in the last minute" in said
 
 
 def test_limits_come_from_the_settings(ajit, store):

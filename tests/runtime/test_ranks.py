@@ -133,9 +133,11 @@ def test_a_rank_that_is_killed_is_named_while_the_others_are_at_work(start, comp
 def test_the_work_of_a_killed_rank_is_done_by_the_others(start, compiler, path):
     """`warmup` names no rank: it has everything when it returns."""
     compiler.hold()
-    peers = [start(3, rank, only_warmup=True) for rank in range(3)]
+    changes = {"patience_seconds": 60.0}
+    peers = [start(3, rank, changes=changes, only_warmup=True) for rank in range(3)]
     for peer in peers:
-        peer.hear_seconds = 200.0  # one that was killed before it was seen may still come
+        # One that was killed before the others have seen it may still come: for START_SECONDS.
+        peer.hear_seconds = 200.0
     go_together(peers)
     for peer in peers:
         peer.hear_event("CompileStarted")
