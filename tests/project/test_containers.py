@@ -37,6 +37,8 @@ def may_mount() -> None:
     """Skip where there can be no machine of one's own."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount, and act for other users")
+    if Path(sys.prefix).is_relative_to("/srv"):
+        pytest.skip("what these tests run with lies in /srv, where they mount a file system")
     trial = "mount -t tmpfs ajit-test /srv && setpriv --reuid 1000 --clear-groups true"
     done = subprocess.run([*ALONE, "sh", "-ec", trial], capture_output=True, text=True, check=False)
     if done.returncode != 0:
